@@ -1,0 +1,43 @@
+"""The entry that ``python app.py`` and Hugging Face Spaces run: settings → lab → pages → serve."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+from persona_lab.errors import ConfigurationError, DiskFull, StorageError, from_foreign
+from persona_lab.server import check_port, only_instance
+from persona_lab.settings import load_settings
+
+
+def stopped(reason: str) -> int:
+    print(f"Persona Lab: {reason}", file=sys.stderr)
+    return 2
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser(prog="app.py", description="Persona Lab")
+    arguments.add_argument("--share", action="store_true", help="make a public share link")
+    share = arguments.parse_args().share
+    try:
+        settings = load_settings()
+        check_port(settings.gradio_server_name, settings.gradio_server_port)
+        with only_instance(settings.database_url):
+            from persona_lab.ui import serve
+
+            serve(settings, share=share)
+    except ConfigurationError as wrong:
+        return stopped(str(wrong))
+    except (StorageError, OSError) as wrong:
+        full = isinstance(from_foreign(wrong), DiskFull)
+        reason = "the disk is full" if full else str(wrong)
+        return stopped(f"DATABASE_URL: the database can't be written: {reason}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,29 @@
+"""``python -m bench [startup] [preview] [streaming] [memory]``; without names, all of them."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import platform
+import sys
+
+NAMES = ("startup", "preview", "streaming", "memory")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="bench", description="Persona Lab's benchmarks")
+    parser.add_argument("names", nargs="*", metavar="name", help=f"any of: {', '.join(NAMES)}")
+    names = parser.parse_args().names or NAMES
+    for name in names:
+        if name not in NAMES:
+            parser.error(f"{name}: there is {', '.join(NAMES)}")
+    print(f"Python {platform.python_version()}, {os.cpu_count()} cores, {platform.machine()}")
+    print(f"load {os.getloadavg()[0]:.1f} at the start\n")
+    for name in names:
+        print(importlib.import_module(f"bench.{name}").measure(), end="\n\n", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""Streams side by side on the compare tab, as far as the page and not just as far as the server.
+
+Mock models speak at a known rate, so what reaches the page can be set beside what was sent.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from pathlib import Path
+
+from bench.comparing import choose, compare, open_compare
+from bench.served import browser, served
+
+RATE = 100
+TOKENS = 300
+COLUMNS = 4
+ROUNDS = 7
+SHARE = 0.95
+DELAY = 50
+QUICK = f"mock:echo?rate={RATE}&tokens=100"
+SLOW = f"mock:echo?rate={RATE}&tokens=100&first=5"
+
+
+def measure() -> str:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        served("app.py", Path(folder), LLM_PROVIDER="mock", LLM_MODEL="echo") as lab,
+        browser() as chromium,
+    ):
+        page = open_compare(chromium, lab.url)
+        choose(page, [f"mock:echo?rate={RATE}&tokens={TOKENS}"] * COLUMNS)
+        compare(page, "warm", COLUMNS)
+        rates = [
+            [column.rate(TOKENS) / RATE for column in compare(page, f"round {number}", COLUMNS)]
+            for number in range(ROUNDS)
+        ]
+        first: dict[str, list[float]] = {QUICK: [], SLOW: []}
+        last: dict[str, list[float]] = {QUICK: [], SLOW: []}
+        for number in range(ROUNDS):
+            for beside in (QUICK, SLOW):
+                choose(page, [QUICK, beside])
+                quick = compare(page, f"turn {number}", 2)[0]
+                first[beside].append(quick.first)
+                last[beside].append(quick.last)
+    shares = [share for columns in rates for share in columns]
+    return "\n".join(
+        [
+            f"### {COLUMNS} columns at {RATE} tokens/s each ({ROUNDS} rounds)",
+            "",
+            "| | median | worst column | goal |",
+            "|---|---|---|---|",
+            f"| share of the rate that reaches the page | {statistics.median(shares):.3f} "
+            f"| {min(shares):.3f} | ≥ {SHARE} |",
+            "",
+            f"### A quick column beside one that waits 5 s ({ROUNDS} rounds, taking turns)",
+            "",
+            "| of the quick column | beside a quick one, ms | beside the slow one, ms "
+            "| delay, ms | goal |",
+            "|---|---|---|---|---|",
+            _row("first words", first),
+            _row("last words", last),
+        ]
+    )
+
+
+def _row(name: str, taken: dict[str, list[float]]) -> str:
+    quick, slow = (1000 * statistics.median(taken[beside]) for beside in (QUICK, SLOW))
+    return f"| {name} | {quick:.0f} | {slow:.0f} | {slow - quick:+.0f} | ≤ {DELAY} |"

@@ -1,0 +1,182 @@
+"""Anthropic's Messages API, as its raw stream of events.
+
+The raw stream closes its connection with the generator and keeps no second copy of the answer,
+which the SDK's helper does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import anthropic
+
+from persona_lab.clients import LLMClientInterface, ModelInfo
+from persona_lab.clients.remote import (
+    NO_KEY,
+    check_key,
+    http_timeout,
+    our_errors,
+    plain_key,
+    timely,
+)
+from persona_lab.errors import InvalidResponse, Offline
+from persona_lab.models import Chunk, Options, Prompt, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    import httpx2
+
+    from persona_lab.settings import Settings
+
+ANTHROPIC_URL = "https://api.anthropic.com"
+HOTTEST = 1.0
+"""Anthropic's highest temperature; other providers go to 2."""
+
+_FINISH = {
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "refusal": "refusal",
+}
+"""Theirs → ours; end_turn, stop_sequence and what is new are an ordinary end."""
+
+_COUNTS = (
+    "input_tokens",
+    "cache_read_input_tokens",
+    "cache_creation_input_tokens",
+    "output_tokens",
+)
+
+
+class AnthropicClient(LLMClientInterface):
+    """One of Anthropic's models. Thinking, where a model thinks, isn't part of the answer."""
+
+    def __init__(
+        self,
+        info: ModelInfo,
+        settings: Settings,
+        *,
+        http_client: httpx2.AsyncClient | None = None,
+    ) -> None:
+        super().__init__(info, settings)
+        self._key = plain_key(settings.anthropic_api_key)
+        self._sdk = anthropic.AsyncAnthropic(
+            api_key=self._key or NO_KEY,
+            base_url=settings.anthropic_base_url or ANTHROPIC_URL,
+            max_retries=0,
+            http_client=http_client,
+        )
+
+    async def stream(self, prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
+        check_key(self.info, self._key)
+        who: dict[str, Any] = {"provider": self.info.provider, "model": self.info.name}
+        finish, model = "", ""
+        counts: dict[str, int] = {}
+        opening = self._open(prompt, options)
+        with our_errors(self.info, self._key, anthropic.AnthropicError):
+            async with contextlib.aclosing(timely(opening, options.timeout)) as events:
+                async for event in events:
+                    try:
+                        piece = _Piece(event)
+                    except (AttributeError, TypeError, ValueError) as wrong:
+                        raise InvalidResponse(**who) from wrong
+                    model = piece.model or model
+                    finish = piece.finish or finish
+                    counts |= piece.counts
+                    if piece.text:
+                        yield Chunk(piece.text)
+        if not finish:
+            # A connection that is closed in order looks like an end; only the reason tells.
+            raise Offline(**who) if model else InvalidResponse(**who)
+        yield Chunk(
+            finish_reason=_FINISH.get(finish, "stop"),
+            usage=_usage(counts),
+            model=model or self.info.name,
+        )
+
+    async def aclose(self) -> None:
+        await self._sdk.close()
+
+    async def _open(self, prompt: Prompt, options: Options) -> Any:
+        """Ask. A transcript goes as one user's message, which the model then continues.
+
+        There is no endpoint for bare text, and newer models refuse an answer begun for them.
+        ``max_tokens`` is always sent: the API demands it.
+        """
+        accepts = self.info.accepts
+        request: dict[str, Any] = {
+            "model": self.info.name,
+            "max_tokens": options.max_tokens,
+            "stream": True,
+            "timeout": http_timeout(options.timeout),
+        }
+        if prompt.kind == "transcript":
+            request["messages"] = [{"role": "user", "content": prompt.system}]
+        else:
+            # A turn that was stopped before its first word has none; the API refuses it.
+            request["messages"] = [
+                {"role": turn.role, "content": turn.content}
+                for turn in prompt.turns
+                if turn.content.strip()
+            ]
+            if prompt.system:
+                request["system"] = [
+                    {
+                        "type": "text",
+                        "text": prompt.system,
+                        "cache_control": {"type": "ephemeral"},
+                    }
+                ]
+        # The API refuses stop strings of white space only.
+        stop = [text for text in (*prompt.stop, *options.stop) if text.strip()]
+        if stop and "stop" in accepts:
+            request["stop_sequences"] = list(dict.fromkeys(stop))
+        sampling = {
+            "temperature": options.temperature and min(options.temperature, HOTTEST),
+            "top_p": options.top_p,
+            "top_k": options.top_k,
+        }
+        body = {name: v for name, v in sampling.items() if v is not None and name in accepts}
+        if body:
+            # The SDK's methods no longer know them; models that still do read them here.
+            request["extra_body"] = body
+        return await self._sdk.messages.create(**request)
+
+
+class _Piece:
+    """What one event says.
+
+    The SDK checks no shapes: AttributeError, TypeError or ValueError mean a wrong one.
+    """
+
+    __slots__ = ("counts", "finish", "model", "text")
+
+    def __init__(self, event: Any) -> None:
+        self.text, self.finish, self.model = "", "", ""
+        self.counts: dict[str, int] = {}
+        if event.type == "message_start":
+            self.model = event.message.model or ""
+            self.counts = _counts(event.message.usage)
+        elif event.type == "content_block_delta" and event.delta.type == "text_delta":
+            if not isinstance(event.delta.text, str):
+                raise TypeError(type(event.delta.text).__name__)
+            self.text = event.delta.text
+        elif event.type == "message_delta":
+            self.finish = event.delta.stop_reason or ""
+            self.counts = _counts(event.usage)
+
+
+def _counts(usage: Any) -> dict[str, int]:
+    """What ``usage`` tells; totals so far, so that later ones replace earlier ones."""
+    told = {name: getattr(usage, name, None) for name in _COUNTS}
+    return {name: int(value) for name, value in told.items() if value is not None}
+
+
+def _usage(counts: dict[str, int]) -> Usage:
+    """Ours: ``prompt_tokens`` include what the cache held and took in; ``input_tokens`` don't."""
+    fresh, read, created, output = (counts.get(name, 0) for name in _COUNTS)
+    return Usage(prompt_tokens=fresh + read + created, completion_tokens=output, cached_tokens=read)
+
+
+Client = AnthropicClient

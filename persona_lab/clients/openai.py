@@ -1,0 +1,182 @@
+"""OpenAI, and every server that speaks its protocol: Ollama, vLLM, llama-server, LM Studio …
+
+``OPENAI_BASE_URL`` chooses the server, with the path that it wants (usually ``/v1``). Chat
+prompts go to ``/chat/completions``; transcripts, which base models continue, to
+``/completions``. What OpenAI's own servers take and others don't is sent to them only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import openai
+
+from persona_lab.clients import LLMClientInterface, ModelInfo, estimate_tokens
+from persona_lab.clients.remote import (
+    NO_KEY,
+    check_key,
+    http_timeout,
+    our_errors,
+    plain_key,
+    timely,
+)
+from persona_lab.errors import InvalidResponse, Offline
+from persona_lab.models import Chunk, Options, Prompt, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    import httpx2
+
+    from persona_lab.settings import Settings
+
+OPENAI_URL = "https://api.openai.com/v1"
+MOST_STOPS = 4
+"""Stop strings that OpenAI's own servers take in one request."""
+
+_FINISH = {"length": "length", "content_filter": "content_filter"}
+"""Theirs → ours; all other reasons (stop, eos, tool_calls …) are an ordinary end."""
+
+
+class OpenAIClient(LLMClientInterface):
+    """One model behind the OpenAI protocol.
+
+    A refusal's own words aren't passed on: they are the provider's, not the persona's, and the
+    house has words for it. The answer then ends in finish_reason "refusal".
+    """
+
+    def __init__(
+        self,
+        info: ModelInfo,
+        settings: Settings,
+        *,
+        http_client: httpx2.AsyncClient | None = None,
+    ) -> None:
+        super().__init__(info, settings)
+        base_url = settings.openai_base_url or OPENAI_URL
+        host = urlsplit(base_url).hostname or ""
+        self._own = host == "openai.com" or host.endswith(".openai.com")
+        self._key = plain_key(settings.openai_api_key)
+        self._sdk = openai.AsyncOpenAI(
+            api_key=self._key or NO_KEY,
+            base_url=base_url,
+            max_retries=0,
+            http_client=http_client,
+        )
+
+    async def stream(self, prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
+        check_key(self.info, self._key)
+        who: dict[str, Any] = {"provider": self.info.provider, "model": self.info.name}
+        finish, refused, usage, model, text = "", False, None, "", ""
+        opening = self._open(prompt, options)
+        with our_errors(self.info, self._key, openai.OpenAIError):
+            async with contextlib.aclosing(timely(opening, options.timeout)) as events:
+                async for event in events:
+                    try:
+                        piece = _Piece(event)
+                    except (AttributeError, TypeError, ValueError) as wrong:
+                        raise InvalidResponse(**who) from wrong
+                    model = piece.model or model
+                    usage = piece.usage or usage
+                    finish = piece.finish or finish
+                    refused = refused or piece.refused
+                    if piece.text:
+                        text += piece.text
+                        yield Chunk(piece.text)
+        if not finish:
+            # A connection that is closed in order looks like an end; only the reason tells.
+            raise Offline(**who) if model or text else InvalidResponse(**who)
+        yield Chunk(
+            finish_reason="refusal" if refused else _FINISH.get(finish, "stop"),
+            usage=usage
+            or Usage(estimate_tokens(str(prompt)), estimate_tokens(text), estimated=True),
+            model=model or self.info.name,
+        )
+
+    async def aclose(self) -> None:
+        await self._sdk.close()
+
+    async def _open(self, prompt: Prompt, options: Options) -> Any:
+        request: dict[str, Any] = {
+            "model": self.info.name,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            "timeout": http_timeout(options.timeout),
+            **self._sampling(prompt, options),
+        }
+        if prompt.kind == "transcript":
+            return await self._sdk.completions.create(prompt=prompt.system, **request)
+        if self._own and prompt.system:
+            # Requests with one key go to the machine that holds the persona's computation.
+            persona = hashlib.sha256(prompt.system.encode()).hexdigest()
+            request["prompt_cache_key"] = persona[:32]
+        request["messages"] = prompt.messages()
+        return await self._sdk.chat.completions.create(**request)
+
+    def _sampling(self, prompt: Prompt, options: Options) -> dict[str, Any]:
+        """The options that are set and that the model accepts, by the names of its server."""
+        accepts = self.info.accepts
+        stop = list(dict.fromkeys(text for text in (*prompt.stop, *options.stop) if text))
+        chat = prompt.kind == "chat"
+        fields: dict[str, Any] = {
+            "temperature": options.temperature,
+            "top_p": options.top_p,
+            "seed": options.seed,
+            "stop": (stop[:MOST_STOPS] if self._own else stop) or None,
+        }
+        sent = {name: v for name, v in fields.items() if v is not None and name in accepts}
+        if "max_tokens" in accepts:
+            sent["max_completion_tokens" if self._own and chat else "max_tokens"] = (
+                options.max_tokens
+            )
+        extra = {"top_k": options.top_k, "min_p": options.min_p}
+        body = {name: v for name, v in extra.items() if v is not None and name in accepts}
+        if options.repeat_penalty is not None and "repeat_penalty" in accepts:
+            # vLLM and OpenRouter read the first name, llama-server the second.
+            body |= dict.fromkeys(("repetition_penalty", "repeat_penalty"), options.repeat_penalty)
+        return {**sent, "extra_body": body} if body else sent
+
+
+class _Piece:
+    """What one event says.
+
+    The SDK checks no shapes: AttributeError, TypeError or ValueError mean a wrong one.
+    """
+
+    __slots__ = ("finish", "model", "refused", "text", "usage")
+
+    def __init__(self, event: Any) -> None:
+        self.model = _string(event.model)
+        self.usage = _usage(event.usage)
+        self.text, self.finish, self.refused = "", "", False
+        for choice in event.choices or ():
+            self.finish = _string(choice.finish_reason)
+            delta = getattr(choice, "delta", None)
+            if delta is None:
+                self.text += _string(getattr(choice, "text", None))
+            else:
+                self.text += _string(delta.content)
+                self.refused = bool(delta.refusal)
+
+
+def _string(value: object) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
+    raise TypeError(type(value).__name__)
+
+
+def _usage(counted: Any) -> Usage | None:
+    if counted is None:
+        return None
+    details = counted.prompt_tokens_details
+    return Usage(
+        prompt_tokens=int(counted.prompt_tokens),
+        completion_tokens=int(counted.completion_tokens),
+        cached_tokens=int((details and details.cached_tokens) or 0),
+    )
+
+
+Client = OpenAIClient

@@ -1,0 +1,108 @@
+"""What the clients of remote servers share: the bound on waiting, foreign errors, keys.
+
+Not a provider. It knows HTTP and no SDK; :mod:`openai <persona_lab.clients.openai>` and
+:mod:`anthropic <persona_lab.clients.anthropic>` know theirs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator
+from typing import Protocol, Self, TypeVar
+
+import anyio
+import httpx2
+from pydantic import SecretStr
+
+from persona_lab.clients import ModelInfo
+from persona_lab.errors import BadKey, from_foreign
+
+CONNECT_SECONDS = 10.0
+"""No server that will answer needs longer than this to accept a connection."""
+
+NO_KEY = "none"
+"""Sent to servers that ask for no key: the SDKs refuse to send nothing."""
+
+_HTTP = (
+    httpx2.HTTPError,
+    httpx2.StreamError,
+    httpx2.InvalidURL,
+    anyio.EndOfStream,
+    OSError,
+    ValueError,
+)
+"""What passes through the SDKs unwrapped: drops in mid-stream, TLS, JSON that isn't."""
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class EventStream(Protocol[T_co]):
+    """What both SDKs return for a stream of server-sent events."""
+
+    async def __anext__(self) -> T_co: ...
+    def __aiter__(self) -> AsyncIterator[T_co]: ...
+    async def __aenter__(self) -> Self: ...
+    async def __aexit__(self, *exception: object) -> None: ...
+
+
+def http_timeout(seconds: float) -> httpx2.Timeout:
+    """Seconds for each read and write; connecting gets no more than its own bound."""
+    return httpx2.Timeout(seconds, connect=min(seconds, CONNECT_SECONDS))
+
+
+async def timely(
+    opening: Awaitable[EventStream[T_co]], seconds: float
+) -> AsyncGenerator[T_co, None]:
+    """The events of a stream: the first within ``seconds``, none later than that after another.
+
+    Connecting counts towards the first. A socket's read timeout alone doesn't bound the wait: a
+    server may send keep-alive lines for minutes, and the SDKs swallow them. Closing this
+    generator closes the connection. Raises TimeoutError.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    async with asyncio.timeout_at(deadline):
+        stream = await opening
+    async with stream:
+        while True:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    event = await anext(stream)
+            except StopAsyncIteration:
+                return
+            yield event
+            deadline = loop.time() + seconds
+
+
+@contextlib.contextmanager
+def our_errors(info: ModelInfo, key: str, *foreign: type[Exception]) -> Iterator[None]:
+    """Errors of the wire and of the SDK (``foreign``) leave as ours, their cause behind them.
+
+    Some servers repeat the key that they refuse, and h11 prints a header it can't send: a cause
+    that tells the key is left out, because a traceback would carry it into the log.
+    """
+    try:
+        yield
+    except _HTTP + foreign as error:
+        ours = from_foreign(error, provider=info.provider, model=info.name)
+        raise ours from (None if _tells(error, key) else error)
+
+
+def plain_key(secret: SecretStr | None) -> str:
+    """The key without the blanks and line ends that pasting adds; "" when there is none."""
+    return secret.get_secret_value().strip() if secret is not None else ""
+
+
+def check_key(info: ModelInfo, key: str) -> None:
+    """Raises BadKey for a key that no header can hold, before a library prints it in an error."""
+    if not (key.isascii() and key.isprintable()):
+        raise BadKey(provider=info.provider, model=info.name)
+
+
+def _tells(error: BaseException | None, key: str) -> bool:
+    while key and error is not None:
+        if key in str(error) or key in repr(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -1,0 +1,53 @@
+"""What may come in. Text is data everywhere: nothing is escaped here.
+
+SQL takes it through bound parameters and a page escapes what it shows, so all that is removed
+are characters that no reader can see and that change how the rest is read.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from persona_lab.errors import EmptyMessage, MessageTooLong
+
+_HARMFUL = re.compile(
+    "["
+    "\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"  # control characters, all but tab and line ends
+    "\u202a-\u202e\u2066-\u2069"  # bidirectional overrides: text that reads otherwise than it is
+    "\ud800-\udfff"  # lone surrogates: no encoding takes them
+    "\ufdd0-\ufdef"
+    + "".join(map(chr, range(0xFFFE, 0x110000, 0x10000)))  # noncharacters
+    + "".join(map(chr, range(0xFFFF, 0x110000, 0x10000)))
+    + "]"
+)
+_COMPOSABLE = re.compile("[^\uf900-\ufaff\U0002f800-\U0002fa1f]+")
+
+
+class InputValidator:
+    """Cleans a message, or refuses it. ``max_length`` in characters after cleaning."""
+
+    def __init__(self, max_length: int = 2000) -> None:
+        self.max_length = max_length
+
+    def clean(self, text: str) -> str:
+        """``text`` as it is sent: NFC, line ends as ``\\n``, harmful characters gone.
+
+        Compatibility ideographs stay as typed, for names are written with them (神, U+FA19).
+        """
+        text = _HARMFUL.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
+        return _COMPOSABLE.sub(lambda part: unicodedata.normalize("NFC", part[0]), text).strip()
+
+    def validate_message(self, text: str) -> str:
+        """The clean message. Raises EmptyMessage and MessageTooLong."""
+        text = self.clean(text)
+        if not any(_is_visible(character) for character in text):
+            raise EmptyMessage
+        if len(text) > self.max_length:
+            raise MessageTooLong(length=len(text), limit=self.max_length)
+        return text
+
+
+def _is_visible(character: str) -> bool:
+    """Zero-width spaces and joiners are format characters: on their own they say nothing."""
+    return not character.isspace() and unicodedata.category(character) not in ("Cf", "Mn")

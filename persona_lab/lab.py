@@ -1,0 +1,139 @@
+"""Lab: every part of the house, put together once and handed to whoever needs them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from persona_lab.clients import Catalog, Clients, LLMClientInterface
+from persona_lab.compare import Comparison
+from persona_lab.context import ContextManager
+from persona_lab.errors import (
+    ConfigurationError,
+    ErrorHandler,
+    ModelUnavailable,
+    UnknownModel,
+)
+from persona_lab.guards import InputValidator
+from persona_lab.prompts import PromptBuilder, PromptTemplateEngine
+from persona_lab.replies import ResponseProcessor
+from persona_lab.seeds import load_seeds
+from persona_lab.service import LLMService
+from persona_lab.settings import Settings, load_settings
+from persona_lab.store import Store
+from persona_lab.words import Words
+
+
+@dataclass(frozen=True, slots=True)
+class Lab:
+    """The parts, by the names that the specification gives them. Made by :func:`open_lab`."""
+
+    settings: Settings
+    catalog: Catalog
+    store: Store
+    clients: Clients
+    template_engine: PromptTemplateEngine
+    prompt_builder: PromptBuilder
+    context_manager: ContextManager
+    response_processor: ResponseProcessor
+    error_handler: ErrorHandler
+    input_validator: InputValidator
+    service: LLMService
+    comparison: Comparison
+
+    async def aclose(self) -> None:
+        """Let go of models, connections and the database, in that order."""
+        try:
+            await self.clients.aclose()
+        finally:
+            await asyncio.to_thread(self.store.close)
+
+    def close(self) -> None:
+        """:meth:`aclose` from where no event loop runs."""
+        asyncio.run(self.aclose())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+
+def open_lab(
+    settings: Settings | None = None,
+    *,
+    client: LLMClientInterface | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Lab:
+    """Open the lab that ``settings`` (the environment's where None) describe.
+
+    Reads every template and word, brings the database up to date, puts the demo personas into
+    it and marks answers that a crash cut off. ``client`` answers in place of all models.
+    ``clock`` counts seconds. Raises ConfigurationError, one line that names what is wrong.
+    """
+    settings = settings if settings is not None else load_settings()
+    catalog = Catalog(settings.data_dir / "models.yaml")
+    clients = Clients(settings, catalog, injected=client)
+    try:
+        clients.check()
+    except (UnknownModel, ModelUnavailable) as wrong:
+        which = wrong.details.get("reason") or f"{wrong.details['model']} is no model that is known"
+        raise ConfigurationError(f"LLM_MODEL, LOCAL_MODEL: {which}") from wrong
+    engine = PromptTemplateEngine(settings.templates_dir)
+    error_handler = ErrorHandler(Words(settings.templates_dir / "fallbacks.yaml"))
+    seeds = load_seeds(settings.data_dir / "personas.yaml")
+    prompt_builder = PromptBuilder(engine)
+    response_processor = ResponseProcessor()
+    input_validator = InputValidator(settings.max_message_length)
+    store = Store(settings.database_url)
+    try:
+        store.seed_agents(seeds)
+        store.mark_interrupted()
+    except BaseException:
+        store.close()
+        raise
+    context_manager = ContextManager(store, max_context_length=settings.max_context_length)
+    service = LLMService(
+        store=store,
+        clients=clients,
+        input_validator=input_validator,
+        context_manager=context_manager,
+        prompt_builder=prompt_builder,
+        response_processor=response_processor,
+        error_handler=error_handler,
+        clock=clock,
+    )
+    return Lab(
+        settings=settings,
+        catalog=catalog,
+        store=store,
+        clients=clients,
+        template_engine=engine,
+        prompt_builder=prompt_builder,
+        context_manager=context_manager,
+        response_processor=response_processor,
+        error_handler=error_handler,
+        input_validator=input_validator,
+        service=service,
+        comparison=Comparison(service),
+    )

@@ -1,0 +1,45 @@
+"""The local engine: one worker, many sequences, personas evaluated once.
+
+A model's memory is a pool of *cells*, one for each token it has read. A *sequence* is a list
+of cells; two sequences that begin alike hold the same cells for as long as they agree::
+
+    cells        ┌──────────── persona ────────────┐┌── chat A ──┐┌─ chat B ─┐┌─ column C ─┐
+    sequence 0   ███████████████████████████████████ ████████████                            held
+    sequence 1   ███████████████████████████████████              ▓▓▓▓▓▓▓▓▓▓→                live
+    sequence 2   ███████████████████████████████████                          ▓▓▓▓→ ░░░░░░░  live
+
+    ███ read before, taken over at no cost    ▓▓▓ read for this request    ░░░ yet to be read
+
+A new request takes the longest beginning that any sequence already has (a copy of the list,
+not of the cells) and reads only the rest. When its answer is over its sequence is kept, *held*,
+for whoever begins alike next; the one used longest ago goes first when cells run out. Requests
+that arrive together and begin alike wait for the first of them to read what they share.
+
+The worker thread goes round in *steps*, one ``llama_decode`` each::
+
+    step n     A: its last token │ B: its last token │ C: 64 tokens of its prompt
+    step n+1   A: its last token │ B: its last token │ C: the last 20 of its prompt → first token
+
+Every stream that is writing advances by one token a step; a long prompt is read in pieces
+beside them. Cancelling takes effect before the next step. The same seed gives the same text as
+long as the same batches are computed: sums in a batch of eight round otherwise than alone, so
+neighbours may change a close choice.
+
+:mod:`native` wraps what llama.cpp gives, :mod:`text` turns tokens' bytes into text that never
+shows half a character or a part of a stop string, :mod:`memory` keeps the books of sequences and
+cells, :mod:`engine` is the worker. None of them knows personas, prompts or asyncio;
+:mod:`persona_lab.clients.llama_cpp` does.
+"""
+
+from persona_lab.llama.engine import Engine, Generation, Step, close_engines, open_engine
+from persona_lab.llama.native import Model, SamplerOptions
+
+__all__ = [
+    "Engine",
+    "Generation",
+    "Model",
+    "SamplerOptions",
+    "Step",
+    "close_engines",
+    "open_engine",
+]

@@ -1,0 +1,345 @@
+"""The worker: takes requests, advances all of them together, a step at a time."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from persona_lab.errors import BadRequest, ContextTooLong, Overloaded, ProviderError, from_foreign
+from persona_lab.llama import memory
+from persona_lab.llama.memory import Memory, common
+from persona_lab.llama.native import (
+    Context,
+    Entry,
+    Model,
+    Sampler,
+    SamplerOptions,
+    unavailable,
+)
+from persona_lab.llama.text import TextStream
+
+log = logging.getLogger(__name__)
+
+SEQUENCES = 32
+"""Beginnings that can be kept, live ones included."""
+LIVE = 16
+"""Answers that are written at a time; further ones wait."""
+WAITING = 64
+"""Requests that may wait; further ones are refused."""
+BATCH = 512
+"""Most tokens of a step."""
+PIECE = 64
+"""Tokens of prompts in a step in which somebody's answer is being written: 0.1 s of a stall."""
+MARGIN = 64
+"""Cells that must be free for an answer before it is begun."""
+WORTH_WAITING = 32
+"""Tokens that a neighbour is about to read which make it worth waiting for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """News of an answer; the last has ``finish``. ``cached_tokens`` weren't read anew."""
+
+    text: str = ""
+    finish: Literal["stop", "length"] | None = None
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+
+
+Listener = Callable[[Step | ProviderError], None]
+"""Called on the worker's thread: hand over and return. One that raises RuntimeError, as a closed
+event loop does, cancels its answer."""
+
+
+class Generation:
+    """An answer asked for. ``tokens`` are the prompt's and then, as it grows, the answer's."""
+
+    def __init__(
+        self,
+        tokens: Sequence[int],
+        *,
+        max_tokens: int,
+        sampler: Sampler,
+        text: TextStream,
+        listener: Listener,
+    ) -> None:
+        self.tokens = list(tokens)
+        self.prompt_tokens = len(tokens)
+        self.cached_tokens: int | None = None
+        self.max_tokens = max_tokens
+        self.sampler = sampler
+        self.text = text
+        self.listener = listener
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        """Stop before the next step. From any thread; harmless when the answer is over."""
+        self.cancelled = True
+
+    @property
+    def completion_tokens(self) -> int:
+        return len(self.tokens) - self.prompt_tokens
+
+    def unread(self, sequence: memory.Sequence) -> list[int]:
+        """What ``sequence`` hasn't read yet: one token while the answer is being written."""
+        return self.tokens[len(sequence.tokens) :]
+
+    def appetite(self, sequence: memory.Sequence) -> int:
+        """Cells that it will soon need."""
+        coming = min(MARGIN, self.max_tokens - self.completion_tokens)
+        return len(self.tokens) - len(sequence.tokens) + coming
+
+
+class Engine:
+    """One model, one context, one thread."""
+
+    def __init__(self, path: Path, *, context: int, threads: int, name: str = "") -> None:
+        """``context``: tokens of memory, shared by all answers. Loads the model.
+
+        Raises ModelUnavailable.
+        """
+        self.name = name or path.stem
+        self.model = Model(path)
+        try:
+            self._context = Context(
+                self.model,
+                cells=context,
+                sequences=SEQUENCES,
+                batch=BATCH,
+                threads=threads,
+            )
+        except ProviderError:
+            self.model.close()
+            raise
+        self.limit = min(self._context.cells, self.model.trained_context or self._context.cells)
+        """Most tokens of one prompt with its answer."""
+        self.memory = Memory(self._context, SEQUENCES, divisible=not self.model.recurrent)
+        self._live: dict[Generation, memory.Sequence] = {}
+        self._waiting: list[Generation] = []
+        self._inbox: queue.SimpleQueue[Generation | None] = queue.SimpleQueue()
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name=f"llama-{self.name}", daemon=True)
+        self._thread.start()
+
+    def submit(
+        self,
+        tokens: Sequence[int],
+        listener: Listener,
+        *,
+        max_tokens: int = 256,
+        options: SamplerOptions | None = None,
+        stop: Sequence[str] = (),
+    ) -> Generation:
+        """Ask for what follows ``tokens``; ``listener`` hears of it. From any thread.
+
+        Raises ContextTooLong, BadRequest when there are no tokens, Overloaded when too many
+        wait, ModelUnavailable when closed.
+        """
+        if not tokens:
+            raise BadRequest("an empty prompt", provider="local", model=self.name)
+        if len(tokens) >= self.limit:
+            raise ContextTooLong(
+                provider="local", model=self.name, tokens=len(tokens), limit=self.limit - 1
+            )
+        if self._closed:
+            raise unavailable(self.model.path, "it was closed")
+        if self._inbox.qsize() + len(self._waiting) >= WAITING:
+            raise Overloaded(provider="local", model=self.name)
+        generation = Generation(
+            tokens,
+            max_tokens=min(max_tokens, self.limit - len(tokens)),
+            sampler=Sampler(self.model, options or SamplerOptions()),
+            text=TextStream(stop),
+            listener=listener,
+        )
+        self._inbox.put(generation)
+        return generation
+
+    @property
+    def idle(self) -> bool:
+        return not (self._live or self._waiting) and self._inbox.empty()
+
+    def close(self) -> None:
+        """End what is being written, stop the thread, give the memory back."""
+        if not self._closed:
+            self._closed = True
+            self._inbox.put(None)
+            self._thread.join()
+
+    # ── on the worker's thread ────────────────────────────────────────────────────────────
+
+    def _work(self) -> None:
+        while not self._closed:
+            try:
+                self._receive()
+                self._forget_cancelled()
+                self._admit()
+                if self._live:
+                    self._step()
+            except Exception as wrong:  # the worker outlives whatever befalls a request
+                log.exception("a step of %s failed", self.name)
+                self._fail(list(self._live), wrong)
+                self.memory.clear()
+        while not self._inbox.empty():
+            late = self._inbox.get()
+            if late is not None:
+                self._waiting.append(late)
+        self._fail([*self._live, *self._waiting], unavailable(self.model.path, "it was closed"))
+        self._context.close()
+        self.model.close()
+
+    def _receive(self) -> None:
+        """Take in what was submitted; sleep while there is nothing to do."""
+        while True:
+            try:
+                news = self._inbox.get(block=not (self._live or self._waiting))
+            except queue.Empty:
+                return
+            if news is None:
+                return
+            self._waiting.append(news)
+
+    def _forget_cancelled(self) -> None:
+        for generation in [g for g in [*self._live, *self._waiting] if g.cancelled]:
+            self._retire(generation)
+
+    def _admit(self) -> None:
+        """Begin what fits, first come first served; who can share soon waits for it."""
+        for generation in list(self._waiting):
+            if len(self._live) == LIVE:
+                return
+            held = self.memory.find(generation.tokens)[1]
+            reading = (g for g, sequence in self._live.items() if len(g.unread(sequence)) > 1)
+            soon = max((common(g.tokens, generation.tokens) for g in reading), default=0)
+            if soon - held >= WORTH_WAITING:
+                continue
+            sequence = self.memory.take(generation.tokens)
+            wanted = sum(g.appetite(s) for g, s in [*self._live.items(), (generation, sequence)])
+            if not self.memory.room(wanted) and self._live:
+                self.memory.hold(sequence)
+                return
+            if generation.cached_tokens is None:
+                generation.cached_tokens = len(sequence.tokens)
+            self._waiting.remove(generation)
+            self._live[generation] = sequence
+
+    def _step(self) -> None:
+        """One decode: a token for everyone who is writing, a piece for those who still read."""
+        unread = {g: g.unread(sequence) for g, sequence in self._live.items()}
+        writing = sum(1 for tokens in unread.values() if len(tokens) == 1)
+        room = writing + PIECE if writing else BATCH
+        batch: list[Entry] = []
+        pieces: list[tuple[Generation, list[int]]] = []
+        complete: list[tuple[Generation, int]] = []
+        for generation in sorted(unread, key=lambda g: len(unread[g]) > 1):
+            sequence = self._live[generation]
+            piece = unread[generation][: room - len(batch)]
+            whole = len(piece) == len(unread[generation])
+            for number, token in enumerate(piece, 1):
+                position = len(sequence.tokens) + number - 1
+                wanted = whole and number == len(piece)
+                batch.append(Entry(token, position, sequence.number, wanted))
+            pieces.append((generation, piece))
+            if whole:
+                complete.append((generation, len(batch) - 1))
+        if not self.memory.room(len(batch)):
+            self._put_back(next(reversed(self._live)))
+            return
+        self._context.decode(batch)
+        for generation, piece in pieces:
+            self.memory.read(self._live[generation], piece)
+        for generation, index in complete:
+            self._write(generation, index)
+
+    def _write(self, generation: Generation, index: int) -> None:
+        """Choose the next token and tell what it makes readable."""
+        token = generation.sampler.sample(self._context, index)
+        finish: Literal["stop", "length"] | None = None
+        if self.model.is_end(token):
+            finish, text = "stop", generation.text.feed(b"", final=True)
+        else:
+            generation.tokens.append(token)
+            full = generation.completion_tokens >= generation.max_tokens
+            text = generation.text.feed(self.model.piece(token), final=full)
+            if generation.text.stopped:
+                finish = "stop"
+            elif full:
+                finish = "length"
+        if finish or text:
+            self._tell(
+                generation,
+                Step(
+                    text,
+                    finish,
+                    generation.prompt_tokens,
+                    generation.cached_tokens or 0,
+                    generation.completion_tokens,
+                ),
+            )
+        if finish:
+            self._retire(generation)
+
+    def _put_back(self, generation: Generation) -> None:
+        """Let the youngest wait again, with all it has written, until there are cells for it."""
+        self.memory.drop(self._live.pop(generation))
+        self._waiting.insert(0, generation)
+
+    def _retire(self, generation: Generation) -> None:
+        if generation in self._live:
+            self.memory.hold(self._live.pop(generation))
+        else:
+            self._waiting.remove(generation)
+        generation.sampler.close()
+
+    def _fail(self, generations: list[Generation], wrong: Exception) -> None:
+        ours = from_foreign(wrong, provider="local", model=self.name)
+        if not isinstance(ours, ProviderError):
+            ours = ProviderError(str(ours), provider="local", model=self.name)
+        for generation in generations:
+            self._retire(generation)
+            self._tell(generation, ours)
+
+    def _tell(self, generation: Generation, news: Step | ProviderError) -> None:
+        if generation.cancelled:
+            return
+        try:
+            generation.listener(news)
+        except RuntimeError:
+            log.info("nobody listens any more")
+            generation.cancel()
+
+
+# ── one engine for each file, whoever asks ────────────────────────────────────────────────
+
+_engines: dict[tuple[Path, int, int], Engine] = {}
+_opening = threading.Lock()
+
+
+def open_engine(path: Path, *, context: int, threads: int, name: str = "") -> Engine:
+    """The process's engine for ``path``, loaded at the first call (it takes a moment: call it
+    off the event loop). It stays until :func:`close_engines` or the end of the process.
+
+    Raises ModelUnavailable.
+    """
+    with _opening:
+        key = (path.resolve(), context, threads)
+        if key not in _engines:
+            _engines[key] = Engine(path, context=context, threads=threads, name=name)
+        return _engines[key]
+
+
+def close_engines() -> None:
+    """Close every engine of the process. Runs by itself at its end."""
+    with _opening:
+        while _engines:
+            _engines.popitem()[1].close()
+
+
+atexit.register(close_engines)

@@ -1,0 +1,274 @@
+"""What llama.cpp gives, owned and typed: a model, a context of many sequences, a sampler.
+
+The only module that calls llama.cpp. Its objects belong to one thread at a time, except that
+:meth:`Model.tokenize` and :meth:`Model.piece` only read and may be called from any.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from persona_lab.errors import ModelUnavailable
+
+log = logging.getLogger(__name__)
+
+_LEVELS = {3: logging.INFO, 4: logging.WARNING}
+"""llama.cpp's warnings are notes to developers; what fails becomes an error of ours anyway."""
+REPEAT_WINDOW = 64
+"""Tokens of the answer that ``repeat_penalty`` looks back on, as in llama.cpp."""
+TOP_K = 40
+TOP_P = 0.95
+MIN_P = 0.05
+"""What llama.cpp takes when nothing is said."""
+
+
+@functools.cache
+def _llama() -> Any:
+    """llama_cpp, loaded when first used (0.2 s) and made quiet."""
+    # OpenMP's threads spin where they wait for each other. As soon as anything else wants a
+    # processor (a page, a second model) that made it five to ten times slower here.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    import llama_cpp
+
+    @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator, unused-ignore]
+    def receive(level: int, text: bytes, _: object) -> None:
+        if level in _LEVELS:
+            log.log(_LEVELS[level], "%s", text.decode("utf-8", "replace").rstrip())
+
+    _keep.append(receive)
+    llama_cpp.llama_log_set(receive, ctypes.c_void_p(0))
+    llama_cpp.llama_backend_init()
+    return llama_cpp
+
+
+_keep: list[Any] = []
+"""Callbacks that C code holds on to."""
+
+
+class Model:
+    """The weights of one GGUF file, its vocabulary and its metadata."""
+
+    def __init__(self, path: Path, *, vocab_only: bool = False) -> None:
+        """Raises ModelUnavailable; ``reason`` says whether file, content or memory is at fault."""
+        self.path = path
+        if not path.is_file():
+            raise unavailable(path, "there is no such file")
+        llama = _llama()
+        self._pointer = _load(path, vocab_only)
+        if not self._pointer:
+            whole = not vocab_only and _load(path, vocab_only=True)
+            if whole:
+                llama.llama_model_free(whole)
+            raise unavailable(
+                path, "not enough memory" if whole else "not a GGUF file, or a damaged one"
+            )
+        self._vocab = llama.llama_model_get_vocab(self._pointer)
+        self.vocabulary: int = llama.llama_vocab_n_tokens(self._vocab)
+        self.trained_context: int = llama.llama_model_n_ctx_train(self._pointer)
+        self.recurrent = bool(
+            llama.llama_model_is_recurrent(self._pointer)
+            or llama.llama_model_is_hybrid(self._pointer)
+        )
+
+    def tokenize(self, text: str, *, special: bool = False, bos: bool = False) -> list[int]:
+        """``special``: names of control tokens in ``text`` become them.
+
+        ``bos``: begin as the model wants a text to begin.
+        """
+        data = text.encode("utf-8", "replace")
+        room = len(data) + 8
+        while True:
+            tokens = (ctypes.c_int32 * room)()
+            count = _llama().llama_tokenize(
+                self._vocab, data, len(data), tokens, room, bos, special
+            )
+            if count >= 0:
+                return list(tokens[:count])
+            room = -count
+
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        """The bytes of a token; those of a control token only if ``special``."""
+        for room in (64, 4096):
+            buffer = ctypes.create_string_buffer(room)
+            count = _llama().llama_token_to_piece(self._vocab, token, buffer, room, 0, special)
+            if count >= 0:
+                return buffer.raw[:count]
+        return b""
+
+    def is_end(self, token: int) -> bool:
+        return bool(_llama().llama_vocab_is_eog(self._vocab, token))
+
+    def is_control(self, token: int) -> bool:
+        return bool(_llama().llama_vocab_is_control(self._vocab, token))
+
+    @property
+    def bos(self) -> str:
+        return self._named(_llama().llama_vocab_bos(self._vocab))
+
+    @property
+    def eos(self) -> str:
+        return self._named(_llama().llama_vocab_eos(self._vocab))
+
+    def _named(self, token: int) -> str:
+        return self.piece(token, special=True).decode("utf-8", "replace") if token >= 0 else ""
+
+    def metadata(self, key: str) -> str:
+        """A value of the file's header, "" when it has none."""
+        llama = _llama()
+        name = key.encode()
+        length = llama.llama_model_meta_val_str(self._pointer, name, None, 0)
+        if length < 0:
+            return ""
+        buffer = ctypes.create_string_buffer(length + 1)
+        llama.llama_model_meta_val_str(self._pointer, name, buffer, length + 1)
+        return buffer.value.decode("utf-8", "replace")
+
+    def close(self) -> None:
+        if self._pointer:
+            _llama().llama_model_free(self._pointer)
+            self._pointer = None
+
+
+def unavailable(path: Path, reason: str) -> ModelUnavailable:
+    return ModelUnavailable(
+        f"{path}: {reason}", provider="local", model=path.stem, reason=reason, path=str(path)
+    )
+
+
+def _load(path: Path, vocab_only: bool) -> Any:
+    llama = _llama()
+    params = llama.llama_model_default_params()
+    params.vocab_only = vocab_only
+    return llama.llama_model_load_from_file(str(path).encode(), params)
+
+
+class Entry(NamedTuple):
+    """One token of a batch: where it stands, whose it is, whether the next one is asked for."""
+
+    token: int
+    position: int
+    sequence: int
+    wanted: bool
+
+
+class Context:
+    """``cells`` of memory shared by ``sequences`` (numbered from 0)."""
+
+    def __init__(
+        self, model: Model, *, cells: int, sequences: int, batch: int, threads: int
+    ) -> None:
+        """``batch``: most tokens of one :meth:`decode`; one next token a sequence may be wanted.
+
+        Raises ModelUnavailable when memory is short.
+        """
+        llama = _llama()
+        params = llama.llama_context_default_params()
+        params.n_ctx = cells
+        params.n_seq_max = sequences
+        params.n_batch = params.n_ubatch = batch
+        params.n_threads = params.n_threads_batch = threads
+        params.n_outputs_max = sequences  # by default ``batch``: 0.5 GB of logits for Gemma
+        params.kv_unified = True  # sequences can share cells
+        params.swa_full = True  # so can those of models with a sliding window
+        params.flash_attn_type = 0  # no gain on a processor; off, answers equal llama_cpp.Llama's
+        self._model = model
+        self._pointer = llama.llama_init_from_model(model._pointer, params)
+        if not self._pointer:
+            raise unavailable(model.path, "not enough memory")
+        self._memory = llama.llama_get_memory(self._pointer)
+        self._batch = llama.llama_batch_init(batch, 0, 1)
+        self.cells: int = llama.llama_n_ctx(self._pointer)
+
+    def decode(self, entries: Sequence[Entry]) -> None:
+        """Read the tokens. Raises ModelUnavailable when llama.cpp couldn't."""
+        batch = self._batch
+        batch.n_tokens = len(entries)
+        for i, entry in enumerate(entries):
+            batch.token[i] = entry.token
+            batch.pos[i] = entry.position
+            batch.n_seq_id[i] = 1
+            batch.seq_id[i][0] = entry.sequence
+            batch.logits[i] = entry.wanted
+        status = _llama().llama_decode(self._pointer, batch)
+        if status != 0:
+            raise unavailable(self._model.path, f"llama_decode returned {status}")
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Let ``target`` begin with the first ``length`` cells of ``source``."""
+        _llama().llama_memory_seq_cp(self._memory, source, target, 0, length)
+
+    def cut(self, sequence: int, length: int = 0) -> bool:
+        """Keep the first ``length`` cells of ``sequence``; False if its kind of memory can't."""
+        return bool(_llama().llama_memory_seq_rm(self._memory, sequence, length, -1))
+
+    def clear(self) -> None:
+        _llama().llama_memory_clear(self._memory, True)
+
+    def use_threads(self, threads: int) -> None:
+        _llama().llama_set_n_threads(self._pointer, threads, threads)
+
+    def close(self) -> None:
+        if self._pointer:
+            _llama().llama_batch_free(self._batch)
+            _llama().llama_free(self._pointer)
+            self._pointer = None
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerOptions:
+    """Temperature 0 takes the likeliest token. ``seed`` None: another answer each time."""
+
+    temperature: float = 0.8
+    top_k: int = TOP_K
+    top_p: float = TOP_P
+    min_p: float = MIN_P
+    repeat_penalty: float = 1.0
+    seed: int | None = None
+
+
+class Sampler:
+    """llama.cpp's own chain of samplers, with its memory of what it chose."""
+
+    def __init__(self, model: Model, options: SamplerOptions) -> None:
+        llama = _llama()
+        self._pointer = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
+        penalties = (
+            [
+                llama.llama_sampler_init_penalties(
+                    model.vocabulary, REPEAT_WINDOW, options.repeat_penalty, 0.0, 0.0
+                )
+            ]
+            if options.repeat_penalty != 1
+            else []
+        )
+        if options.temperature <= 0:
+            chain = [*penalties, llama.llama_sampler_init_greedy()]
+        else:
+            # Penalties after top-k: over a vocabulary of 262,144 they'd cost more than a step.
+            seed = 0xFFFFFFFF if options.seed is None else options.seed % 0xFFFFFFFF
+            chain = [
+                llama.llama_sampler_init_top_k(options.top_k),
+                *penalties,
+                llama.llama_sampler_init_top_p(options.top_p, 1),
+                llama.llama_sampler_init_min_p(options.min_p, 1),
+                llama.llama_sampler_init_temp(options.temperature),
+                llama.llama_sampler_init_dist(seed),
+            ]
+        for sampler in chain:
+            llama.llama_sampler_chain_add(self._pointer, sampler)
+
+    def sample(self, context: Context, index: int) -> int:
+        """The token that follows entry ``index`` of the batch just decoded."""
+        return int(_llama().llama_sampler_sample(self._pointer, context._pointer, index))
+
+    def close(self) -> None:
+        if self._pointer:
+            _llama().llama_sampler_free(self._pointer)
+            self._pointer = None

@@ -1,0 +1,329 @@
+"""Every noun: the tables, and the frozen values that travel between the parts.
+
+Tables are rows of the store and stay near it. What moves along the path of a message
+(:class:`Prompt` → :class:`Chunk` → :class:`Reply`) is frozen. Nothing here does anything.
+"""
+
+import uuid
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from sqlalchemy import JSON, Column, UniqueConstraint
+from sqlmodel import Field, Relationship, SQLModel
+
+Language = Literal["ja", "en"]
+Sender = Literal["user", "ai"]
+Status = Literal["ok", "streaming", "stopped", "interrupted", "failed"]
+"""Of an answer: whole, on its way, stopped by the user, cut off by a crash, a stand-in's words."""
+
+
+def new_id() -> str:
+    return uuid.uuid4().hex
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _json_list() -> Any:
+    return Field(default_factory=list, sa_column=Column(JSON, nullable=False))
+
+
+def _traits(link: type[SQLModel]) -> Any:
+    """Rows through ``link`` in its order, loaded with the persona, written by the store only."""
+    order = {"order_by": link.position, "viewonly": True, "lazy": "selectin"}  # type: ignore[attr-defined]
+    return Relationship(link_model=link, sa_relationship_kwargs=order)
+
+
+SQLModel.metadata.naming_convention = {
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    "pk": "pk_%(table_name)s",
+    "ix": "ix_%(column_0_label)s",
+}  # a migration on SQLite can only change a constraint that has a name
+
+
+# ── tables ────────────────────────────────────────────────────────────────────────────────
+
+
+class User(SQLModel, table=True):
+    """Who owns rows. ``secret_hash`` is the SHA-256 of the secret that their browser keeps."""
+
+    id: str = Field(default_factory=new_id, primary_key=True)
+    secret_hash: str | None = Field(default=None, unique=True, index=True)
+    created_at: datetime = Field(default_factory=now)
+
+
+class AgentPersonality(SQLModel, table=True):
+    agent_id: str = Field(foreign_key="agent.id", primary_key=True, ondelete="CASCADE")
+    personality_id: str = Field(foreign_key="personality.id", primary_key=True)
+    position: int = 0
+
+
+class AgentRole(SQLModel, table=True):
+    agent_id: str = Field(foreign_key="agent.id", primary_key=True, ondelete="CASCADE")
+    role_id: str = Field(foreign_key="role.id", primary_key=True)
+    position: int = 0
+
+
+class AgentTone(SQLModel, table=True):
+    agent_id: str = Field(foreign_key="agent.id", primary_key=True, ondelete="CASCADE")
+    tone_id: str = Field(foreign_key="tone.id", primary_key=True)
+    position: int = 0
+
+
+class Personality(SQLModel, table=True):
+    """性格特性: フレンドリー, 知的 …"""
+
+    id: str = Field(default_factory=new_id, primary_key=True)
+    name: str = Field(unique=True, index=True)
+
+
+class Role(SQLModel, table=True):
+    """役割: カスタマーサポート, 教師 …"""
+
+    id: str = Field(default_factory=new_id, primary_key=True)
+    name: str = Field(unique=True, index=True)
+
+
+class Tone(SQLModel, table=True):
+    """口調: 敬語, カジュアル …"""
+
+    id: str = Field(default_factory=new_id, primary_key=True)
+    name: str = Field(unique=True, index=True)
+
+
+class Agent(SQLModel, table=True):
+    """A persona. ``owner_id`` None: a demo, everyone's to read and duplicate.
+
+    ``examples`` are exchanges ``{"user": …, "ai": …}``. A deleted persona keeps its row
+    (``deleted_at``), so that deleting can be undone and past conversations stay readable.
+    """
+
+    id: str = Field(default_factory=new_id, primary_key=True)
+    owner_id: str | None = Field(default=None, foreign_key="user.id", index=True)
+    seed: str | None = Field(default=None, unique=True)
+    """A demo's name in ``data/personas.yaml``."""
+    position: int = 0
+    """A demo's place in that file."""
+    name: str
+    description: str = ""
+    gender: str = ""
+    background: str = ""
+    first_person: str = ""
+    second_person: str = ""
+    sentence_endings: list[str] = _json_list()
+    catchphrases: list[str] = _json_list()
+    forbidden_words: list[str] = _json_list()
+    examples: list[dict[str, str]] = _json_list()
+    greeting: str = ""
+    language: str = "ja"
+    created_at: datetime = Field(default_factory=now)
+    updated_at: datetime = Field(default_factory=now)
+    deleted_at: datetime | None = None
+
+    personalities: list[Personality] = _traits(AgentPersonality)
+    roles: list[Role] = _traits(AgentRole)
+    tones: list[Tone] = _traits(AgentTone)
+
+
+class AgentRevision(SQLModel, table=True):
+    """What a persona was before a change: undo steps back through these."""
+
+    id: int | None = Field(default=None, primary_key=True)
+    agent_id: str = Field(foreign_key="agent.id", index=True, ondelete="CASCADE")
+    owner_id: str = Field(foreign_key="user.id", index=True)
+    persona: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
+    created_at: datetime = Field(default_factory=now)
+
+
+class Chat(SQLModel, table=True):
+    id: str = Field(default_factory=new_id, primary_key=True)
+    user_id: str = Field(foreign_key="user.id", index=True)
+    agent_id: str = Field(foreign_key="agent.id", index=True)
+    title: str = ""
+    created_at: datetime = Field(default_factory=now)
+    updated_at: datetime = Field(default_factory=now, index=True)
+    deleted_at: datetime | None = None
+
+
+class Message(SQLModel, table=True):
+    """One turn. ``position`` orders a chat; ``details`` holds an answer's metadata and its prompt.
+
+    ``superseded``: a regenerated answer that a newer one replaced; kept, no longer sent.
+    """
+
+    __table_args__ = (UniqueConstraint("chat_id", "position"),)
+
+    id: str = Field(default_factory=new_id, primary_key=True)
+    chat_id: str = Field(foreign_key="chat.id", ondelete="CASCADE")
+    position: int
+    sender: str
+    content: str = ""
+    image_url: str | None = None
+    status: str = "ok"
+    superseded: bool = False
+    details: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    created_at: datetime = Field(default_factory=now)
+
+
+class TurnRecord(SQLModel, table=True):
+    """One generation: what it was, how long it took, what it cost. Times in milliseconds.
+
+    ``cost`` in US dollars; None where the price of the model is unknown.
+    """
+
+    id: str = Field(default_factory=new_id, primary_key=True)
+    user_id: str = Field(foreign_key="user.id", index=True)
+    agent_id: str = Field(index=True)
+    chat_id: str | None = Field(default=None, index=True)
+    kind: str = "chat"
+    provider: str
+    model: str
+    status: str
+    error_type: str | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    first_token_ms: float | None = None
+    total_ms: float = 0
+    cost: float | None = None
+    created_at: datetime = Field(default_factory=now, index=True)
+
+
+# ── values that travel ────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    role: Literal["user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """``system[start:end]`` came from the persona's field ``field`` (offsets in characters)."""
+
+    start: int
+    end: int
+    field: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Why a prompt reads as it does. ``rule`` counts from 1; 0 is the default's."""
+
+    template: str
+    rule: int
+    reason: str
+    spans: tuple[Span, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What is sent to a model, to the byte.
+
+    kind "chat": ``system`` is the persona and ``turns`` the conversation, the last the user's.
+    kind "transcript": ``system`` is the whole text, ending in the persona's name, and ``turns``
+    is empty; models without a chat template continue it until one of ``stop`` appears.
+    ``system`` of a chat is stable from turn to turn, so that its computation can be reused.
+    """
+
+    system: str
+    turns: tuple[Turn, ...] = ()
+    kind: Literal["chat", "transcript"] = "chat"
+    message: str = ""
+    stop: tuple[str, ...] = ()
+    trace: Trace = Trace("", 0, "")
+
+    def __str__(self) -> str:
+        return "\n\n".join([self.system, *(turn.content for turn in self.turns)])
+
+    def __contains__(self, text: str) -> bool:
+        return text in str(self)
+
+    def messages(self) -> list[dict[str, str]]:
+        """The form that chat APIs take, the persona as the system's message."""
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        return system + [{"role": turn.role, "content": turn.content} for turn in self.turns]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to generate. None leaves it to the provider. ``timeout`` in seconds."""
+
+    temperature: float | None = 0.7
+    max_tokens: int = 1000
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repeat_penalty: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    timeout: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens. ``prompt_tokens`` includes ``cached_tokens``; ``estimated`` where nobody counted."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    estimated: bool = False
+
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+    def as_dict(self) -> dict[str, int]:
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.total_tokens,
+            "cached_tokens": self.cached_tokens,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of an answer. The last has ``finish_reason``, ``usage`` and the model's own name.
+
+    ``finish_reason``: "stop", "length", "content_filter" or "refusal".
+    """
+
+    text: str = ""
+    finish_reason: str | None = None
+    usage: Usage | None = None
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A whole raw answer of a client."""
+
+    content: str
+    model: str
+    usage: Usage
+    finish_reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A finished answer. ``metadata``: model, usage, processing_applied; on a fallback also
+    error (the words shown), error_type and fallback=True."""
+
+    content: str
+    metadata: dict[str, Any] = field(default_factory=dict)
+    message_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A step of a streamed answer: "start", "delta" (new text) or "done" (the whole text)."""
+
+    type: Literal["start", "delta", "done"]
+    content: str = ""
+    metadata: dict[str, Any] = field(default_factory=dict)
+    message_id: str = ""

@@ -1,0 +1,316 @@
+"""ResponseProcessor: a stream of raw text in, a stream of finished text out.
+
+A step opens a filter for each answer. Filters work by the character (or hold back what they
+can't judge yet), so that the final text never depends on how a provider cut its stream. What a
+filter has given out is never taken back.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from persona_lab.models import Agent
+
+USER_LABELS = ("ユーザー", "ユーザ", "あなた", "User", "Human", "You")
+"""Names under which models write turns for the user."""
+
+_COLONS = (":", "：", " :", " ：")
+_FRAMES = (("", ""), ("**", "**"), ("【", "】"), ("[", "]"), ("「", "」"), ("### ", ""))
+
+
+@dataclass(frozen=True, slots=True)
+class Processed:
+    """``applied`` names the steps that changed the text, in their order."""
+
+    content: str
+    applied: tuple[str, ...]
+
+
+class Filter(ABC):
+    """One step at work on one answer."""
+
+    ended = False
+    """True once nothing more will come, whatever is fed."""
+
+    @abstractmethod
+    def feed(self, text: str) -> str:
+        """Finished text so far unseen; "" while it can't be judged yet."""
+
+    def finish(self) -> str:
+        """What is left at the end."""
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """``name`` is what the metadata of a reply calls it."""
+
+    name: str
+    open: Callable[[Agent], Filter]
+
+
+class ReplyStream:
+    """One answer on its way through all steps."""
+
+    def __init__(self, steps: Sequence[Step], agent: Agent) -> None:
+        self._names = [step.name for step in steps]
+        self._filters = [step.open(agent) for step in steps]
+        self._seen = [""] * len(steps)
+        self._given = [""] * len(steps)
+
+    @property
+    def ended(self) -> bool:
+        """True when no further text can change the answer: the model may stop."""
+        return any(step.ended for step in self._filters)
+
+    def feed(self, text: str) -> str:
+        """New finished text, to be shown after what came before."""
+        for number, step in enumerate(self._filters):
+            self._seen[number] += text
+            text = step.feed(text)
+            self._given[number] += text
+        return text
+
+    def finish(self) -> tuple[str, tuple[str, ...]]:
+        """The last finished text, and the names of the steps that changed something."""
+        text = ""
+        for number, step in enumerate(self._filters):
+            self._seen[number] += text
+            text = step.feed(text) + step.finish()
+            self._given[number] += text
+        changed = zip(self._names, self._seen, self._given, strict=True)
+        return text, tuple(name for name, seen, given in changed if seen != given)
+
+
+class ResponseProcessor:
+    """Runs ``steps`` over answers, in their order. Without steps given: :data:`STEPS`."""
+
+    def __init__(self, steps: Sequence[Step] | None = None) -> None:
+        self.steps = tuple(STEPS if steps is None else steps)
+
+    def open_stream(self, agent: Agent) -> ReplyStream:
+        return ReplyStream(self.steps, agent)
+
+    def process(self, raw: str, agent: Agent) -> Processed:
+        """A whole raw answer, finished: the same text as through a stream."""
+        stream = self.open_stream(agent)
+        text = stream.feed(raw)
+        rest, applied = stream.finish()
+        return Processed(text + rest, applied)
+
+
+# ── the steps ─────────────────────────────────────────────────────────────────────────────
+
+
+class _Fences:
+    """Knows whether the line at hand stands inside a fenced block of code (CommonMark)."""
+
+    _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)", re.DOTALL)
+
+    def __init__(self) -> None:
+        self.open = ""
+        """The fence that would close the block; "" outside."""
+        self._line = ""
+
+    def feed(self, text: str) -> None:
+        for piece in text.splitlines(keepends=True):
+            self._line += piece
+            if piece.endswith("\n"):
+                self.end_line()
+
+    def end_line(self) -> None:
+        fence = self._FENCE.match(self._line.rstrip("\n"))
+        self._line = ""
+        if fence is None:
+            return
+        marks, rest = fence.groups()
+        if not self.open:
+            # Backticks after the opening ones make it code within a line.
+            if marks[0] == "~" or "`" not in rest:
+                self.open = marks
+        elif marks.startswith(self.open) and not rest.strip():
+            self.open = ""
+
+
+def labels(name: str) -> list[str]:
+    """The ways in which models write that ``name`` speaks: ``名前：``, ``**Name**:`` …"""
+    if not name.strip():
+        return []
+    framed = [f"{left}{name}{right}{colon}" for left, right in _FRAMES for colon in _COLONS]
+    return [*framed, f"**{name}:**", f"**{name}：**"]
+
+
+class _Labels:
+    """Tells, a character at a time, whether a beginning is one of ``labels``."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._labels = [label.casefold() for name in names for label in labels(name)]
+
+    def is_one(self, text: str) -> bool:
+        return text.casefold() in self._labels
+
+    def may_become_one(self, text: str) -> bool:
+        start = text.casefold()
+        return any(label.startswith(start) for label in self._labels)
+
+
+class LeadingName(Filter):
+    """Takes away the persona's own name before its words (``さくら：こんにちは``)."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._labels = _Labels([agent.name])
+        self._held = ""
+        self._state = "before"
+
+    def feed(self, text: str) -> str:
+        out = ""
+        for position, character in enumerate(text):
+            if self._state == "after" and not character.isspace():
+                self._state = "through"
+            if self._state == "through":
+                return out + text[position:]
+            if self._state == "after":
+                continue
+            if not self._held and character.isspace():
+                out += character
+                continue
+            self._held += character
+            if self._labels.is_one(self._held):
+                self._held, self._state = "", "after"
+            elif not self._labels.may_become_one(self._held):
+                out += self._held
+                self._held, self._state = "", "through"
+        return out
+
+    def finish(self) -> str:
+        held, self._held = self._held, ""
+        return held
+
+
+class SpokenForUser(Filter):
+    """Ends the answer where a line begins a further turn, the user's or the persona's own.
+
+    Models that continue a transcript write on for both sides. Code is left alone.
+    """
+
+    def __init__(self, agent: Agent) -> None:
+        self._labels = _Labels([*USER_LABELS, agent.name])
+        self._fences = _Fences()
+        self._held = ""
+        self._at_line_start = True
+
+    def feed(self, text: str) -> str:
+        out = ""
+        for character in text:
+            if self.ended:
+                break
+            if not self._at_line_start:
+                out += self._pass(character)
+                continue
+            self._held += character
+            begun = self._held.lstrip(" \t　")
+            if character == "\n" or self._fences.open:
+                out += self._release()
+            elif self._labels.is_one(begun):
+                self._held, self.ended = "", True
+            elif begun and not self._labels.may_become_one(begun):
+                out += self._release()
+        return out
+
+    def finish(self) -> str:
+        held, self._held = self._held, ""
+        return held
+
+    def _release(self) -> str:
+        held, self._held = self._held, ""
+        return self._pass(held)
+
+    def _pass(self, text: str) -> str:
+        self._fences.feed(text)
+        self._at_line_start = text.endswith("\n")
+        return text
+
+
+class Strip(Filter):
+    """Takes away white space at both ends."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._begun = False
+        self._held = ""
+
+    def feed(self, text: str) -> str:
+        if not self._begun:
+            text = text.lstrip()
+            self._begun = bool(text)
+        text = self._held + text
+        kept = text.rstrip()
+        self._held = text[len(kept) :]
+        return kept
+
+
+class BlankLines(Filter):
+    """Leaves at most one blank line between paragraphs. Code keeps its own."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._fences = _Fences()
+        self._held = ""
+        """White space from the first line end on, outside code."""
+
+    def feed(self, text: str) -> str:
+        out = ""
+        for character in text:
+            if self._fences.open:
+                self._fences.feed(character)
+                if self._fences.open:
+                    out += character
+                else:  # a closing fence's line end is the first of those to be counted
+                    self._held = character
+            elif character == "\n" or (self._held and character.isspace()):
+                if not self._held:
+                    self._fences.feed("\n")
+                    if self._fences.open:  # this very line end opened the block
+                        out += character
+                        continue
+                self._held += character
+            else:
+                out += self.finish() + character
+                self._fences.feed(character)
+        return out
+
+    def finish(self) -> str:
+        held, self._held = self._held, ""
+        lines = held.split("\n")
+        out = "\n" * min(len(lines) - 1, 2) + lines[-1]
+        self._fences.feed(lines[-1])
+        return out
+
+
+class CloseFence(Filter):
+    """Closes a block of code that the answer left open."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._fences = _Fences()
+        self._last = ""
+
+    def feed(self, text: str) -> str:
+        self._fences.feed(text)
+        self._last = text[-1:] or self._last
+        return text
+
+    def finish(self) -> str:
+        self._fences.end_line()
+        if not self._fences.open:
+            return ""
+        return ("" if self._last == "\n" else "\n") + self._fences.open
+
+
+STEPS = (
+    Step("leading_name", LeadingName),
+    Step("spoken_for_user", SpokenForUser),
+    Step("strip", Strip),
+    Step("blank_lines", BlankLines),
+    Step("close_fence", CloseFence),
+)

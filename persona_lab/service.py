@@ -1,0 +1,591 @@
+"""LLMService: the one path that a message takes, from the box it was typed in to the store.
+
+validate → keep the user's message → context → prompt → client → processor → keep the answer.
+
+What a caller can rely on:
+
+- Errors that leave a method before its first event mean that nothing was stored; the "start"
+  event says that the user's message is.
+- InputError and NotFound are raised: the caller has something to choose again. Every other
+  failure becomes an answer in the persona's name, with ``fallback`` in its metadata.
+- However a turn ends (whole, stopped, failed) it leaves one :class:`TurnRecord`, and what had
+  come of the answer stays in the chat. A crash keeps all but the last half second of it.
+- ``error`` in the metadata without ``fallback``: the answer is whole, the store didn't take it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from persona_lab.clients import estimate_tokens
+from persona_lab.errors import (
+    InputError,
+    InvalidResponse,
+    NotFound,
+    PersonaLabError,
+    from_foreign,
+)
+from persona_lab.models import (
+    Agent,
+    Completion,
+    Event,
+    Language,
+    Message,
+    Prompt,
+    Reply,
+    Status,
+    TurnRecord,
+    Usage,
+)
+
+if TYPE_CHECKING:
+    from persona_lab.clients import Clients, LLMClientInterface, ModelInfo
+    from persona_lab.context import ContextManager, Entry
+    from persona_lab.errors import ErrorHandler
+    from persona_lab.guards import InputValidator
+    from persona_lab.prompts import PromptBuilder
+    from persona_lab.replies import ReplyStream, ResponseProcessor
+    from persona_lab.store import Store
+
+log = logging.getLogger("persona_lab.service")
+
+_T = TypeVar("_T")
+_MARKS = 8
+"""Tokens that a chat's form puts around each turn, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What is to be answered. ``agent`` and ``context`` are looked up where there is a chat."""
+
+    kind: str
+    user_id: str
+    agent_id: str
+    message: str
+    model: str
+    options: Mapping[str, Any]
+    language: Language | None
+    agent: Agent | None = None
+    context: Sequence[Entry] = ()
+    chat_id: str | None = None
+    asked: Message | None = None
+
+
+@dataclass(slots=True)
+class _Course:
+    """How far a turn has come. Times are the clock's seconds."""
+
+    began: float
+    agent: Agent | None = None
+    info: ModelInfo | None = None
+    client: LLMClientInterface | None = None
+    prompt: Prompt | None = None
+    stream: ReplyStream | None = None
+    text: str = ""
+    applied: tuple[str, ...] = ()
+    first: float | None = None
+    load: float = 0
+    usage: Usage | None = None
+    finish_reason: str | None = None
+    model: str = ""
+    status: Status = "stopped"
+    error: PersonaLabError | None = None
+    excuse: Reply | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def finish(self) -> str:
+        """What the processor still held back; "" when asked again."""
+        if self.stream is None:
+            return ""
+        rest, self.applied = self.stream.finish()
+        self.stream = None
+        self.text += rest
+        return rest
+
+    @property
+    def content(self) -> str:
+        """The answer as it is shown and kept."""
+        excuse = self.excuse.content if self.excuse else ""
+        return "\n\n".join(filter(None, [self.text, excuse]))
+
+    @property
+    def spent(self) -> Usage:
+        """The provider's count, or an estimate where the answer ended before it came.
+
+        An answer that never began is counted as nothing.
+        """
+        if self.usage is not None or self.first is None or not (self.client and self.prompt):
+            return self.usage or Usage()
+        count = self.client.count_tokens
+        return Usage(count(str(self.prompt)), count(self.text), estimated=True)
+
+
+class LLMService:
+    """Answers messages. Holds no state of any user: each turn's is local to it.
+
+    ``clock`` counts seconds; ``save_every`` is how often a growing answer is written down.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        clients: Clients,
+        input_validator: InputValidator,
+        context_manager: ContextManager,
+        prompt_builder: PromptBuilder,
+        response_processor: ResponseProcessor,
+        error_handler: ErrorHandler,
+        clock: Callable[[], float] = time.perf_counter,
+        save_every: float = 0.5,
+    ) -> None:
+        self.store = store
+        self.clients = clients
+        self.input_validator = input_validator
+        self.context_manager = context_manager
+        self.prompt_builder = prompt_builder
+        self.response_processor = response_processor
+        self.error_handler = error_handler
+        self.clock = clock
+        self.save_every = save_every
+
+    # ── with a chat ───────────────────────────────────────────────────────────────────────
+
+    async def generate_response(
+        self,
+        message: str,
+        agent_id: str,
+        chat_id: str,
+        user_id: str,
+        *,
+        model: str = "",
+        language: Language | None = None,
+        **options: Any,
+    ) -> Reply:
+        """The whole answer of :meth:`generate_streaming`, which see."""
+        events = self.generate_streaming(
+            message, agent_id, chat_id, user_id, model=model, language=language, **options
+        )
+        async with contextlib.aclosing(events):
+            async for event in events:
+                if event.type == "done":
+                    return Reply(event.content, event.metadata, event.message_id)
+        raise AssertionError("a stream ends with done or an error")
+
+    async def generate_streaming(
+        self,
+        message: str,
+        agent_id: str,
+        chat_id: str,
+        user_id: str,
+        *,
+        model: str = "",
+        language: Language | None = None,
+        **options: Any,
+    ) -> AsyncGenerator[Event, None]:
+        """The answer as it comes: "start", "delta" …, "done".
+
+        ``model``: ``provider:name``, the default's where empty. ``language``: of the words shown
+        on failure, the persona's where None. ``options`` are fields of
+        :class:`~persona_lab.models.Options`. Closing the generator stops the model and keeps
+        what has come.
+
+        Raises InputError, NotFound, and StorageError when the message itself can't be kept.
+        """
+        text = self.input_validator.validate_message(message)
+        asked = await asyncio.to_thread(
+            self.store.add_message, chat_id, user_id=user_id, sender="user", content=text
+        )
+        task = _Task(
+            "chat", user_id, agent_id, text, model, options, language, chat_id=chat_id, asked=asked
+        )
+        async with contextlib.aclosing(self._turn(task)) as events:
+            async for event in events:
+                yield event
+
+    async def regenerate_streaming(
+        self,
+        chat_id: str,
+        user_id: str,
+        agent_id: str | None = None,
+        *,
+        model: str = "",
+        language: Language | None = None,
+        **options: Any,
+    ) -> AsyncGenerator[Event, None]:
+        """Another answer to the chat's last message; the one before is kept, out of sight.
+
+        Raises NotFound when nothing was asked yet, InputError and StorageError.
+        """
+        self.clients.info(model)  # an unknown model must not cost the answer that stands
+        if agent_id is None:
+            chat = await asyncio.to_thread(self.store.get_chat, chat_id, user_id=user_id)
+            agent_id = chat.agent_id
+        asked = await asyncio.to_thread(self.store.supersede_answer, chat_id, user_id=user_id)
+        self.context_manager.forget(chat_id)
+        task = _Task(
+            "chat",
+            user_id,
+            agent_id,
+            asked.content,
+            model,
+            options,
+            language,
+            chat_id=chat_id,
+            asked=asked,
+        )
+        async with contextlib.aclosing(self._turn(task)) as events:
+            async for event in events:
+                yield event
+
+    # ── without a chat ────────────────────────────────────────────────────────────────────
+
+    async def answer(
+        self,
+        agent: Agent,
+        message: str,
+        *,
+        user_id: str,
+        context: Sequence[Entry] = (),
+        model: str = "",
+        kind: str = "try",
+        language: Language | None = None,
+        **options: Any,
+    ) -> AsyncGenerator[Event, None]:
+        """The path without a chat: ``agent`` may be unsaved, and no message is kept.
+
+        ``kind`` is what the turn's record calls it. Raises InputError.
+        """
+        text = self.input_validator.validate_message(message)
+        task = _Task(
+            kind, user_id, agent.id, text, model, options, language, agent=agent, context=context
+        )
+        async with contextlib.aclosing(self._turn(task)) as events:
+            async for event in events:
+                yield event
+
+    async def preview(
+        self,
+        agent: Agent,
+        message: str,
+        *,
+        chat_id: str | None = None,
+        user_id: str = "",
+        model: str = "",
+    ) -> Prompt:
+        """What would be sent, to the byte. An empty message is fine here.
+
+        With ``chat_id``, one of the user's, the conversation so far stands in it. Raises
+        InputError, NotFound and TemplateError.
+        """
+        info = self.clients.info(model)
+        context: Sequence[Entry] = ()
+        count: Callable[[str], int] = estimate_tokens
+        if chat_id is not None:
+            context = await self.context_manager.get_context(chat_id, user_id=user_id)
+            if self.clients.available(info):
+                count = (await self.clients.open(model)).count_tokens
+        text = self.input_validator.clean(message)
+        return await self._prompt(agent, text, context, info, count, {})
+
+    # ── the path ──────────────────────────────────────────────────────────────────────────
+
+    async def _turn(self, task: _Task) -> AsyncGenerator[Event, None]:
+        course = _Course(began=self.clock(), agent=task.agent)
+        draft = None
+        if task.chat_id is not None:
+            draft = _Draft(self.store, task.chat_id, task.user_id, self.clock, self.save_every)
+        rest = ""
+        try:
+            yield Event("start", metadata={"user_message_id": task.asked.id if task.asked else ""})
+            course.began = self.clock()
+            async with contextlib.aclosing(self._pieces(task, course)) as pieces:
+                async for piece in pieces:
+                    if draft is not None:
+                        draft.grow(course.text)
+                    yield Event(
+                        "delta", piece, message_id=draft.message_id if draft is not None else ""
+                    )
+            course.status = "ok"
+        except (InputError, NotFound) as error:
+            course.status, course.error = "failed", error
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, the user gets an answer
+            course.status = "failed"
+            course.error = from_foreign(
+                error,
+                provider=course.info.provider if course.info else "",
+                model=course.info.name if course.info else "",
+            )
+            rest = course.finish()
+            course.excuse = await self.error_handler.handle(
+                # An error that stays unknown is passed on as it was: the log wants its trace.
+                error if type(course.error) is PersonaLabError else course.error,
+                task.message,
+                course.agent or task.agent_id,
+                language=task.language,
+                begun=bool(course.text),
+            )
+        finally:
+            course.finish()
+            await _to_the_end(self._keep(task, course, draft))
+        if rest:
+            yield Event("delta", rest, message_id=draft.message_id if draft else "")
+        if course.excuse is not None:
+            lead = "\n\n" if course.text else ""
+            yield Event("delta", lead + course.excuse.content, metadata={"fallback": True})
+        yield Event("done", course.content, course.metadata, draft.message_id if draft else "")
+
+    async def _pieces(self, task: _Task, course: _Course) -> AsyncGenerator[str, None]:
+        """Steps 4 to 7: finished text as it comes, with ``course`` kept up to date."""
+        context = task.context
+        course.info = info = self.clients.info(task.model)
+        if course.agent is None:
+            course.agent = await asyncio.to_thread(
+                self.store.get_agent, task.agent_id, user_id=task.user_id
+            )
+        if task.chat_id is not None and task.asked is not None:
+            context = await self.context_manager.get_context(
+                task.chat_id, user_id=task.user_id, before=task.asked
+            )
+        course.client = client = await self.clients.open(task.model)
+        if not client.ready:
+            loading = self.clock()
+            await client.warm()
+            course.load = self.clock() - loading
+        course.prompt = await self._prompt(
+            course.agent, task.message, context, info, client.count_tokens, task.options
+        )
+        course.stream = stream = self.response_processor.open_stream(course.agent)
+        options = self.clients.options(info, **task.options)
+        async with contextlib.aclosing(client.stream(course.prompt, options)) as chunks:
+            async for chunk in chunks:
+                if chunk.text and course.first is None:
+                    course.first = self.clock()
+                course.usage = chunk.usage or course.usage
+                course.finish_reason = chunk.finish_reason or course.finish_reason
+                course.model = chunk.model or course.model
+                if text := stream.feed(chunk.text):
+                    course.text += text
+                    yield text
+                if stream.ended:
+                    break
+        if text := course.finish():
+            yield text
+        course.finish_reason = course.finish_reason or "stop"
+        client.validate_response(
+            Completion(course.text, course.model or info.name, course.spent, course.finish_reason)
+        )
+        if not course.text:
+            raise InvalidResponse(provider=info.provider, model=info.name)
+
+    async def _prompt(
+        self,
+        agent: Agent,
+        message: str,
+        context: Sequence[Entry],
+        info: ModelInfo,
+        count: Callable[[str], int],
+        options: Mapping[str, Any],
+    ) -> Prompt:
+        """The prompt with as much of ``context`` as leaves the model room to answer."""
+        prompt = await self.prompt_builder.build(agent, message, context, info=info)
+        answer = self.clients.options(info, **options).max_tokens
+        room = info.context - min(answer, info.context // 2)
+        if not context or _tokens(prompt, count) <= room:
+            return prompt
+        bare = await self.prompt_builder.build(agent, message, (), info=info)
+        fitting = self.context_manager.fit(
+            context, room - _tokens(bare, count), lambda text: count(text) + _MARKS
+        )
+        return await self.prompt_builder.build(agent, message, fitting, info=info)
+
+    async def _keep(self, task: _Task, course: _Course, draft: _Draft | None) -> None:
+        """Step 8: the answer and the turn's record. Fills ``course.metadata``; never raises."""
+        usage = course.spent
+        info = course.info
+        provider, _, name = task.model.partition(":")
+        record = TurnRecord(
+            user_id=task.user_id,
+            agent_id=task.agent_id,
+            chat_id=task.chat_id,
+            kind=task.kind,
+            provider=info.provider if info else provider,
+            model=course.model or (info.name if info else name),
+            status=course.status,
+            error_type=course.error.type.value if course.error else None,
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            cached_tokens=usage.cached_tokens,
+            first_token_ms=(
+                None
+                if course.first is None
+                else _milliseconds(course.first - course.began - course.load)
+            ),
+            total_ms=_milliseconds(self.clock() - course.began),
+            cost=_cost(info, usage),
+        )
+        course.metadata = {
+            "model": record.model,
+            "provider": record.provider,
+            "spec": info.spec if info else task.model,
+            "usage": usage.as_dict(),
+            "cached_tokens": usage.cached_tokens,
+            "estimated": usage.estimated,
+            "processing_applied": list(course.applied),
+            "finish_reason": course.finish_reason,
+            "first_token_ms": record.first_token_ms,
+            "total_ms": record.total_ms,
+            "load_ms": _milliseconds(course.load),
+            "cost": record.cost,
+            "status": course.status,
+            "prompt": course.prompt.system if course.prompt else "",
+            "turns": len(course.prompt.turns) if course.prompt else 0,
+        }
+        if course.excuse is not None:
+            course.metadata |= course.excuse.metadata
+        writes: list[Callable[[], Awaitable[object]]] = [
+            lambda: self._settle(task, course, draft),
+            lambda: asyncio.to_thread(self.store.record, record),
+        ]
+        for write in writes:
+            try:
+                await write()
+            except Exception as error:  # noqa: BLE001 - one failed write must not cost the next
+                excuse = await self.error_handler.handle(
+                    error, task.message, course.agent or task.agent_id, language=task.language
+                )
+                noted = {k: v for k, v in excuse.metadata.items() if k != "fallback"}
+                course.metadata = noted | course.metadata
+        log.info(
+            "turn",
+            extra={
+                "event": "turn",
+                "kind": task.kind,
+                "chat_id": task.chat_id,
+                "agent_id": task.agent_id,
+                "user_id": task.user_id,
+                "provider": record.provider,
+                "model": record.model,
+                "status": record.status,
+                "error": record.error_type,
+                "tokens": usage.as_dict(),
+                "first_token_ms": record.first_token_ms,
+                "latency_ms": record.total_ms,
+                "cost": record.cost,
+            },
+        )
+
+    async def _settle(self, task: _Task, course: _Course, draft: _Draft | None) -> None:
+        if draft is None:
+            return
+        answer = await draft.settle(course.content, course.status, course.metadata)
+        if answer is not None and task.chat_id is not None and task.asked is not None:
+            await self.context_manager.update_context(task.chat_id, task.asked, answer)
+
+
+class _Draft:
+    """An answer's row in the store while it grows: at most one write at a time."""
+
+    def __init__(
+        self, store: Store, chat_id: str, user_id: str, clock: Callable[[], float], every: float
+    ) -> None:
+        self.row: Message | None = None
+        self._store = store
+        self._chat_id = chat_id
+        self._user_id = user_id
+        self._clock = clock
+        self._every = every
+        self._due = clock()
+        self._writing: asyncio.Task[Message] | None = None
+
+    @property
+    def message_id(self) -> str:
+        return self.row.id if self.row else ""
+
+    def grow(self, text: str) -> None:
+        """Write ``text`` down beside the stream, unless that was done just now.
+
+        A write that fails here is tried again; :meth:`settle` is the one that counts.
+        """
+        if self._clock() < self._due or (self._writing and not self._writing.done()):
+            return
+        self._collect()
+        self._due = self._clock() + self._every
+        self._writing = asyncio.create_task(self._write(text, "streaming", None))
+
+    async def settle(self, text: str, status: Status, details: dict[str, Any]) -> Message | None:
+        """The last write. Nothing is kept of an answer without a word."""
+        if self._writing:
+            await asyncio.wait([self._writing])
+            self._collect()
+        return await self._write(text, status, details) if text else None
+
+    def _collect(self) -> None:
+        if self._writing and not self._writing.cancelled() and self._writing.exception():
+            log.warning("a growing answer couldn't be written", extra={"event": "draft_failed"})
+        self._writing = None
+
+    async def _write(self, text: str, status: Status, details: dict[str, Any] | None) -> Message:
+        if self.row is not None:
+            self.row = await asyncio.to_thread(
+                self._store.update_message,
+                self.row.id,
+                user_id=self._user_id,
+                content=text,
+                status=status,
+                details=details,
+            )
+        else:
+            self.row = await asyncio.to_thread(
+                self._store.add_message,
+                self._chat_id,
+                user_id=self._user_id,
+                sender="ai",
+                content=text,
+                status=status,
+                details=details,
+            )
+        return self.row
+
+
+async def _to_the_end(work: Awaitable[_T]) -> _T:
+    """Wait for ``work`` even when cancelled meanwhile; the cancellation follows after it."""
+    inner = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not inner.done():
+        try:
+            await asyncio.wait([inner])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+    return inner.result()
+
+
+def _tokens(prompt: Prompt, count: Callable[[str], int]) -> int:
+    turns = sum(count(turn.content) + _MARKS for turn in prompt.turns)
+    return count(prompt.system) + _MARKS + turns
+
+
+def _milliseconds(seconds: float) -> float:
+    return round(seconds * 1000, 1)
+
+
+def _cost(info: ModelInfo | None, usage: Usage) -> float | None:
+    """US dollars, cached tokens at the full price: an upper bound."""
+    if info is None:
+        return None
+    if info.provider in ("local", "mock"):
+        return 0.0
+    if info.input_price is None or info.output_price is None:
+        return None
+    return (
+        usage.prompt_tokens * info.input_price + usage.completion_tokens * info.output_price
+    ) / 1e6

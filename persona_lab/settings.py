@@ -1,0 +1,110 @@
+"""Everything a deployment can set. Nothing else in the house reads the environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AnyUrl, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from persona_lab.errors import ConfigurationError
+
+ROOT = Path(__file__).resolve().parent.parent
+"""The project's folder: ``templates/`` and ``data/`` stand in it."""
+
+Provider = Literal["local", "openai", "anthropic", "mock"]
+
+
+class Settings(BaseSettings):
+    """Each field is the environment variable of the same name in capitals.
+
+    Lengths are in characters, times in seconds, unless a name says otherwise.
+    """
+
+    model_config = SettingsConfigDict(
+        extra="ignore", hide_input_in_errors=True, env_ignore_empty=True, frozen=True
+    )
+
+    openai_api_key: SecretStr | None = None
+    openai_base_url: str | None = None
+    anthropic_api_key: SecretStr | None = None
+    anthropic_base_url: str | None = None
+
+    llm_provider: Provider = "local"
+    llm_model: str = ""
+    """Name of the model at ``llm_provider``; empty takes the provider's first in models.yaml."""
+    llm_temperature: float | None = Field(default=None, ge=0, le=2)
+    """Overrides what ``data/models.yaml`` says for the model."""
+    llm_max_tokens: int | None = Field(default=None, ge=1, le=100_000)
+    llm_timeout: float = Field(default=30, gt=0)
+    """Bound on the wait for the first token and between two tokens."""
+    local_model: str = ""
+    """Names in models.yaml, paths to ``.gguf`` files, or ``owner/repo:file`` from the hub, with
+    commas between several. The first is the default; pages offer all of them."""
+    local_context: int = Field(default=4096, ge=512, le=131_072)
+    """Tokens of context that a local model is opened with."""
+    local_threads: int = Field(default=0, ge=0)
+    """Threads for local models; 0 takes what the machine has."""
+
+    database_url: str = f"sqlite:///{ROOT / 'data' / 'lab.db'}"
+    redis_url: str | None = None
+
+    max_message_length: int = Field(default=2000, ge=1)
+    max_context_length: int = Field(default=10, ge=0)
+    """Messages of the conversation that are sent along."""
+
+    templates_dir: Path = ROOT / "templates"
+    data_dir: Path = ROOT / "data"
+    models_dir: Path = ROOT / "data" / "models"
+    """Where weights that come in parts are put together."""
+
+    gradio_server_name: str = "127.0.0.1"
+    gradio_server_port: Annotated[int, Field(ge=0, le=65_535)] = 7860
+
+    @field_validator("openai_base_url", "anthropic_base_url")
+    @classmethod
+    def _is_http(cls, value: str | None) -> str | None:
+        if value is not None and AnyUrl(value).scheme not in ("http", "https"):
+            raise ValueError("must begin with http:// or https://")
+        return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_database(cls, value: str) -> str:
+        if not value.startswith(("sqlite:", "postgresql")):
+            raise ValueError("must begin with sqlite: or postgresql:")
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_redis(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("must begin with redis://, rediss:// or unix://")
+        return value
+
+    @property
+    def local_models(self) -> list[str]:
+        """The local models that this deployment names."""
+        names = [self.llm_model] if self.llm_provider == "local" else []
+        names += [name.strip() for name in self.local_model.split(",")]
+        return list(dict.fromkeys(filter(None, names)))
+
+    @property
+    def default_model(self) -> str:
+        """``provider:model`` that answers when nobody chose; "" after the colon means its first."""
+        local = self.local_models if self.llm_provider == "local" else []
+        return f"{self.llm_provider}:{self.llm_model or next(iter(local), '')}"
+
+
+def load_settings() -> Settings:
+    """Settings from the environment.
+
+    Raises ConfigurationError with one line that names the variable and what it takes.
+    """
+    try:
+        return Settings()
+    except ValidationError as wrong:
+        first = wrong.errors(include_url=False, include_input=False)[0]
+        name = str(first["loc"][0]).upper() if first["loc"] else "settings"
+        raise ConfigurationError(f"{name}: {first['msg']}") from None

@@ -1,0 +1,739 @@
+"""Every query, each taking the user it is for: nobody reads or changes another's rows.
+
+Methods are synchronous and short (call them through ``asyncio.to_thread``); a transaction never
+spans a call to a model. What they return is detached and whole: readable without a session.
+
+All methods raise StorageError when the database fails (DiskFull when it has no room) and NotFound
+for a row that is missing or another user's: which of the two isn't told. Nothing is half written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sqlite3
+import threading
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import StaticPool
+from sqlmodel import Session, SQLModel, col, delete, func, select, update
+
+from persona_lab import migrations
+from persona_lab.errors import (
+    ConfigurationError,
+    DiskFull,
+    InputError,
+    InvalidPersona,
+    NotFound,
+    from_foreign,
+)
+from persona_lab.models import (
+    Agent,
+    AgentRevision,
+    Chat,
+    Message,
+    Sender,
+    Status,
+    TurnRecord,
+    User,
+    now,
+)
+
+TRAITS = {"personalities": "personality", "roles": "role", "tones": "tone"}
+"""A persona's field → the table of its names; ``agent<table>`` links them in their order."""
+TEXTS = ("description", "gender", "background", "first_person", "second_person", "greeting")
+LISTS = ("sentence_endings", "catchphrases", "forbidden_words")
+
+NAME_LENGTH = 100
+TEXT_LENGTH = 10_000
+LIST_ITEMS = 50
+ITEM_LENGTH = 200
+EXAMPLES = 20
+TITLE_LENGTH = 40
+
+BURST = timedelta(seconds=20)
+"""Edits that follow one another within this time are one step of undo."""
+REVISIONS = 100
+"""Steps of undo that a persona keeps."""
+
+_ANSWERS_SENT: tuple[Status, ...] = ("ok", "stopped", "interrupted")
+_UNSTORABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_COMPOSABLE = re.compile("[^\uf900-\ufaff\U0002f800-\U0002fa1f]+")
+
+
+# ── what a persona may hold ───────────────────────────────────────────────────────────────
+
+
+def clean_text(text: str) -> str:
+    """``text`` composed (NFC), with ``\\n`` for line ends and no other control characters but tabs.
+
+    Compatibility ideographs stay as typed: NFC would turn a name's 神 (U+FA19) into another form.
+    Halves of surrogate pairs and NUL go, which no database takes.
+    """
+    text = _UNSTORABLE.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
+    return _COMPOSABLE.sub(lambda part: unicodedata.normalize("NFC", part[0]), text)
+
+
+def persona_of(agent: Agent) -> dict[str, Any]:
+    """All that can be edited of ``agent``, as plain data that create and update take back."""
+    persona: dict[str, Any] = {field: getattr(agent, field) for field in ("name", *TEXTS)}
+    persona |= {field: [trait.name for trait in getattr(agent, field)] for field in TRAITS}
+    persona |= {field: list(getattr(agent, field)) for field in LISTS}
+    persona["examples"] = [dict(example) for example in agent.examples]
+    persona["language"] = agent.language
+    return persona
+
+
+def clean_persona(fields: dict[str, Any]) -> dict[str, Any]:
+    """``fields`` of a persona, cleaned: all of :func:`persona_of`'s keys or some of them.
+
+    None counts as empty; empty list items go, and a trait named twice counts once. Raises
+    InvalidPersona with ``field``, ``reason`` ("empty", "too_long", "too_many", "wrong_type" or
+    "unknown") and, where there is one, ``limit`` (characters or items).
+    """
+    return {field: _clean_field(field, value) for field, value in fields.items()}
+
+
+def _clean_field(field: str, value: Any) -> Any:
+    if field == "name":
+        name = _clean_item(field, value, NAME_LENGTH)
+        if not name:
+            raise _invalid(field, "empty")
+        return name
+    if field in TEXTS:
+        return _clean_string(field, value, TEXT_LENGTH)
+    if field in LISTS or field in TRAITS:
+        texts = [_clean_item(field, item, ITEM_LENGTH) for item in _items(field, value, LIST_ITEMS)]
+        texts = [text for text in texts if text]
+        return list(dict.fromkeys(texts)) if field in TRAITS else texts
+    if field == "examples":
+        return [_clean_example(item) for item in _items(field, value, EXAMPLES)]
+    if field == "language":
+        if value not in ("ja", "en"):
+            raise _invalid(field, "unknown")
+        return value
+    raise _invalid(field, "unknown")
+
+
+def _clean_string(field: str, value: Any, limit: int) -> str:
+    if not isinstance(value, str | None):
+        raise _invalid(field, "wrong_type")
+    text = clean_text(value or "")
+    if len(text) > limit:
+        raise _invalid(field, "too_long", limit=limit)
+    return text
+
+
+def _clean_item(field: str, value: Any, limit: int) -> str:
+    """One line, without space around it."""
+    if isinstance(value, str):
+        value = re.sub(r"[\r\n\t]+", " ", value).strip()
+    return _clean_string(field, value, limit)
+
+
+def _items(field: str, value: Any, limit: int) -> Sequence[Any]:
+    if value is None:
+        return ()
+    if not isinstance(value, list | tuple):
+        raise _invalid(field, "wrong_type")
+    if len(value) > limit:
+        raise _invalid(field, "too_many", limit=limit)
+    return value
+
+
+def _clean_example(example: Any) -> dict[str, str]:
+    if not isinstance(example, dict) or set(example) != {"user", "ai"}:
+        raise _invalid("examples", "wrong_type")
+    return {who: _clean_string("examples", example[who], TEXT_LENGTH) for who in ("user", "ai")}
+
+
+def _invalid(field: str, reason: str, **details: Any) -> InvalidPersona:
+    return InvalidPersona(f"{field}: {reason}", field=field, reason=reason, **details)
+
+
+# ── the store ─────────────────────────────────────────────────────────────────────────────
+
+
+class Store:
+    """The database behind ``url``: ``sqlite:///file``, ``sqlite://`` (in memory), ``postgresql://``.
+
+    Safe to use from many threads. SQLite takes one writer at a time: writers of this process wait
+    in line for a lock, those of other processes up to 30 seconds for the file.
+    """
+
+    def __init__(self, url: str, *, clock: Callable[[], datetime] = now) -> None:
+        """Open the database, making it and its folder if need be, and bring its schema up to date.
+
+        ``clock`` gives aware moments. Raises ConfigurationError with one line when ``url`` can't be
+        used: no database, no permission, no driver, or a schema newer than this code.
+        """
+        self._clock = clock
+        with _opening(url) as address:
+            self.engine = _engine(address)
+            # A transaction that begins by reading can't always go on to write in SQLite: those
+            # that mean to write say so at their beginning.
+            self._writer = self.engine.execution_options(persona_lab_writes=True)
+            in_memory = isinstance(self.engine.pool, StaticPool)
+            lock = threading.RLock()
+            self._writing: AbstractContextManager[Any] = (
+                lock if self.engine.dialect.name == "sqlite" else nullcontext()
+            )
+            # In memory, all threads share the one connection that holds the data.
+            self._reading: AbstractContextManager[Any] = lock if in_memory else nullcontext()
+            try:
+                migrations.upgrade(self._writer)
+            except BaseException:
+                self.engine.dispose()
+                raise
+
+    def close(self) -> None:
+        """Let go of all connections. What was in memory is gone."""
+        self.engine.dispose()
+
+    @contextmanager
+    def _read(self) -> Iterator[Session]:
+        with _ours(), self._reading, Session(self.engine, expire_on_commit=False) as session:
+            yield session
+
+    @contextmanager
+    def _write(self) -> Iterator[Session]:
+        with _ours(), self._writing, Session(self._writer, expire_on_commit=False) as session:
+            yield session
+            session.commit()
+
+    # ── users ──
+
+    def create_user(self) -> User:
+        with self._write() as session:
+            user = User(created_at=self._clock())
+            session.add(user)
+        return user
+
+    def user_for_secret(self, secret: str) -> User:
+        """The user whose browser keeps ``secret``; a new one the first time.
+
+        Only its SHA-256 is stored. Raises InputError for an empty secret, which many would share.
+        """
+        if not secret:
+            raise InputError("an empty secret")
+        digest = hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
+        known = select(User).where(User.secret_hash == digest)
+        with self._read() as session:
+            found = session.exec(known).first()
+        if found is not None:
+            return found
+        with self._write() as session:
+            user = User(secret_hash=digest, created_at=self._clock())
+            _insert_new(session, "user", [user.model_dump()])
+            return session.exec(known).one()
+
+    # ── personas ──
+
+    def create_agent(
+        self,
+        *,
+        user_id: str | None,
+        name: str,
+        personalities: Sequence[str] = (),
+        roles: Sequence[str] = (),
+        tones: Sequence[str] = (),
+        **fields: Any,
+    ) -> Agent:
+        """A new persona of the user's; a demo for ``user_id`` None.
+
+        ``fields`` are those of :func:`persona_of`. Raises InvalidPersona.
+        """
+        traits = {"personalities": personalities, "roles": roles, "tones": tones}
+        persona = clean_persona({"name": name, **traits, **fields})
+        with self._write() as session:
+            return self._new_agent(session, persona, owner_id=user_id)
+
+    def get_agent(self, agent_id: str, *, user_id: str, deleted: bool = False) -> Agent:
+        """The user's own persona or a demo; with ``deleted``, also one that was deleted."""
+        with self._read() as session:
+            return _readable_agent(session, agent_id, user_id, deleted=deleted)
+
+    def list_agents(self, *, user_id: str) -> list[Agent]:
+        """The user's own, the last changed first, then the demos in the order of their file."""
+        alive = select(Agent).where(col(Agent.deleted_at).is_(None))
+        own = alive.where(Agent.owner_id == user_id).order_by(
+            col(Agent.updated_at).desc(), col(Agent.created_at).desc(), col(Agent.id)
+        )
+        demos = alive.where(col(Agent.owner_id).is_(None)).order_by(
+            col(Agent.position), col(Agent.created_at), col(Agent.id)
+        )
+        with self._read() as session:
+            return [*session.exec(own), *session.exec(demos)]
+
+    def update_agent(self, agent_id: str, *, user_id: str, **fields: Any) -> Agent:
+        """Change ``fields`` of the user's own persona, keeping what it was for undo.
+
+        A demo isn't changed: the user gets a copy of their own with the change, and goes on with
+        the ``id`` that comes back. Fields that already are so change nothing and copy nothing.
+        A deleted persona is changed too, and stays deleted: nothing typed is lost. Raises
+        InvalidPersona.
+        """
+        changes = clean_persona(fields)
+        with self._write() as session:
+            agent = _readable_agent(session, agent_id, user_id, deleted=True, lock=True)
+            former = persona_of(agent)
+            if former | changes == former:
+                return agent
+            if agent.owner_id is None:
+                agent = self._new_agent(session, former | changes, owner_id=user_id)
+                self._keep_revision(session, agent, former)
+                return agent
+            self._keep_revision(session, agent, former)
+            return self._change(session, agent, changes)
+
+    def undo_agent(self, agent_id: str, *, user_id: str) -> Agent | None:
+        """The persona as it was before its last change; None when there is no step to go back."""
+        with self._write() as session:
+            agent = _readable_agent(session, agent_id, user_id, deleted=True, lock=True)
+            revision = session.exec(_revisions(agent_id)).first()
+            if agent.owner_id is None or revision is None:
+                return None
+            session.delete(revision)
+            return self._change(session, agent, revision.persona)
+
+    def duplicate_agent(self, agent_id: str, *, user_id: str, name: str) -> Agent:
+        """The user's own copy of one of theirs or of a demo. Raises InvalidPersona."""
+        renamed = clean_persona({"name": name})
+        with self._write() as session:
+            agent = _readable_agent(session, agent_id, user_id)
+            return self._new_agent(session, persona_of(agent) | renamed, owner_id=user_id)
+
+    def delete_agent(self, agent_id: str, *, user_id: str) -> None:
+        """Hide the user's own persona. Its conversations stay."""
+        with self._write() as session:
+            agent = _own_agent(session, agent_id, user_id)
+            agent.deleted_at = agent.deleted_at or self._clock()
+
+    def restore_agent(self, agent_id: str, *, user_id: str) -> Agent:
+        with self._write() as session:
+            agent = _own_agent(session, agent_id, user_id)
+            agent.deleted_at = None
+            return agent
+
+    def seed_agents(self, personas: list[dict[str, Any]]) -> None:
+        """Make the demos be ``personas``: the fields of a persona and ``id``, in their order.
+
+        ``try``, what a page suggests to say to it, isn't the store's and is passed over. A demo
+        that is no longer among them is deleted as a user's would be. Raises ConfigurationError
+        naming the persona and the field that is wrong.
+        """
+        wanted: dict[str, dict[str, Any]] = {}
+        for number, fields in enumerate(personas, 1):
+            seed = fields.get("id")
+            if not isinstance(seed, str) or not seed or seed in wanted:
+                raise ConfigurationError(f"personas: number {number}: id is missing or not its own")
+            blank = persona_of(Agent(name=""))
+            given = {field: value for field, value in fields.items() if field not in ("id", "try")}
+            try:
+                wanted[seed] = clean_persona(blank | given)
+            except InvalidPersona as wrong:
+                raise ConfigurationError(f"personas: {seed}: {wrong}") from wrong
+        with self._write() as session:
+            if self.engine.dialect.name == "postgresql":
+                session.connection().exec_driver_sql("SELECT pg_advisory_xact_lock(7266)")
+            demos = {agent.seed: agent for agent in session.exec(select(Agent).where(_is_seed()))}
+            for seed, demo in demos.items():
+                if seed not in wanted:
+                    demo.deleted_at = demo.deleted_at or self._clock()
+            for position, (seed, persona) in enumerate(wanted.items()):
+                known = demos.get(seed)
+                if known is None:
+                    known = self._new_agent(session, persona, owner_id=None)
+                    known.seed = seed
+                elif persona_of(known) != persona:
+                    self._change(session, known, persona)
+                known.position = position
+                known.deleted_at = None
+
+    def choices(self, user_id: str) -> dict[str, list[str]]:
+        """Names of personalities, roles and tones in use by the user's own personas and the demos.
+
+        Keyed as the fields of a persona, the most used first.
+        """
+        used: dict[str, Counter[str]] = {field: Counter() for field in TRAITS}
+        for agent in self.list_agents(user_id=user_id):
+            for field, counter in used.items():
+                counter.update(trait.name for trait in getattr(agent, field))
+        return {
+            field: sorted(counter, key=lambda name: (-counter[name], name))
+            for field, counter in used.items()
+        }
+
+    def _new_agent(
+        self, session: Session, persona: dict[str, Any], *, owner_id: str | None
+    ) -> Agent:
+        moment = self._clock()
+        agent = Agent(name="", owner_id=owner_id, created_at=moment)
+        session.add(agent)
+        return self._change(session, agent, persona)
+
+    def _change(self, session: Session, agent: Agent, persona: dict[str, Any]) -> Agent:
+        for field, value in persona.items():
+            if field not in TRAITS:
+                setattr(agent, field, value)
+        agent.updated_at = self._clock()
+        session.flush()
+        for field in TRAITS.keys() & persona.keys():
+            _link(session, agent.id, TRAITS[field], persona[field])
+        session.refresh(agent)
+        return agent
+
+    def _keep_revision(self, session: Session, agent: Agent, former: dict[str, Any]) -> None:
+        moment = self._clock()
+        newest = session.exec(_revisions(agent.id)).first()
+        if newest is not None and moment - newest.created_at < BURST:
+            return
+        old = select(AgentRevision.id).where(AgentRevision.agent_id == agent.id)
+        old = old.order_by(col(AgentRevision.id).desc()).offset(REVISIONS - 1)
+        session.exec(delete(AgentRevision).where(col(AgentRevision.id).in_(old)))
+        session.add(
+            AgentRevision(
+                agent_id=agent.id, owner_id=str(agent.owner_id), persona=former, created_at=moment
+            )
+        )
+
+    # ── conversations ──
+
+    def create_chat(self, *, user_id: str, agent_id: str) -> Chat:
+        with self._write() as session:
+            _readable_agent(session, agent_id, user_id)
+            moment = self._clock()
+            chat = Chat(user_id=user_id, agent_id=agent_id, created_at=moment, updated_at=moment)
+            session.add(chat)
+        return chat
+
+    def get_chat(self, chat_id: str, *, user_id: str) -> Chat:
+        with self._read() as session:
+            return _own_chat(session, chat_id, user_id, deleted=False)
+
+    def list_chats(
+        self, *, user_id: str, agent_id: str | None = None, limit: int = 50
+    ) -> list[Chat]:
+        """The user's conversations, the last used first; those with one persona on request."""
+        chats = select(Chat).where(Chat.user_id == user_id, col(Chat.deleted_at).is_(None))
+        if agent_id is not None:
+            chats = chats.where(Chat.agent_id == agent_id)
+        newest = chats.order_by(
+            col(Chat.updated_at).desc(), col(Chat.created_at).desc(), col(Chat.id)
+        )
+        with self._read() as session:
+            return list(session.exec(newest.limit(limit)))
+
+    def delete_chat(self, chat_id: str, *, user_id: str) -> None:
+        """Hide the conversation. An answer that is still on its way is kept with it."""
+        with self._write() as session:
+            chat = _own_chat(session, chat_id, user_id)
+            chat.deleted_at = chat.deleted_at or self._clock()
+
+    def restore_chat(self, chat_id: str, *, user_id: str) -> Chat:
+        with self._write() as session:
+            chat = _own_chat(session, chat_id, user_id)
+            chat.deleted_at = None
+            return chat
+
+    def messages(self, chat_id: str, *, user_id: str, superseded: bool = False) -> list[Message]:
+        """The conversation in its order; with ``superseded``, also the answers set aside."""
+        turns = select(Message).where(Message.chat_id == chat_id).order_by(col(Message.position))
+        if not superseded:
+            turns = turns.where(col(Message.superseded).is_(False))
+        with self._read() as session:
+            _own_chat(session, chat_id, user_id, deleted=False)
+            return list(session.exec(turns))
+
+    def add_message(
+        self,
+        chat_id: str,
+        *,
+        user_id: str,
+        sender: Sender,
+        content: str,
+        status: Status = "ok",
+        image_url: str | None = None,
+        details: dict[str, Any] | None = None,
+    ) -> Message:
+        """Add the conversation's next message. The user's first one also gives it its title.
+
+        Works on a deleted conversation too, so that an answer that comes late isn't lost.
+        """
+        content = clean_text(content)
+        moment = self._clock()
+        with self._write() as session:
+            chat = _own_chat(session, chat_id, user_id, lock=True)
+            last = select(func.max(Message.position)).where(Message.chat_id == chat_id)
+            position = session.exec(last).one()
+            message = Message(
+                chat_id=chat_id,
+                position=0 if position is None else position + 1,
+                sender=sender,
+                content=content,
+                status=status,
+                image_url=clean_text(image_url) if image_url else None,
+                details=details or {},
+                created_at=moment,
+            )
+            session.add(message)
+            chat.updated_at = moment
+            if sender == "user" and not chat.title:
+                chat.title = " ".join(content.split())[:TITLE_LENGTH]
+        return message
+
+    def update_message(
+        self,
+        message_id: str,
+        *,
+        user_id: str,
+        content: str | None = None,
+        status: Status | None = None,
+        details: dict[str, Any] | None = None,
+    ) -> Message:
+        """Change what is given of a message; None leaves it."""
+        with self._write() as session:
+            message = session.get(Message, message_id) if _is_id(message_id) else None
+            chat = session.get(Chat, message.chat_id) if message else None
+            if message is None or chat is None or chat.user_id != user_id:
+                raise NotFound(kind="message")
+            if content is not None:
+                message.content = clean_text(content)
+            if status is not None:
+                message.status = status
+            if details is not None:
+                message.details = details
+            return message
+
+    def supersede_answer(self, chat_id: str, *, user_id: str) -> Message:
+        """Set aside what answered the user's last message, and return that message.
+
+        Raises NotFound(kind="message") when the user hasn't written anything yet.
+        """
+        with self._write() as session:
+            _own_chat(session, chat_id, user_id, lock=True)
+            asked = session.exec(
+                select(Message)
+                .where(Message.chat_id == chat_id, Message.sender == "user")
+                .order_by(col(Message.position).desc())
+            ).first()
+            if asked is None:
+                raise NotFound(kind="message")
+            session.exec(
+                update(Message)
+                .where(col(Message.chat_id) == chat_id, col(Message.position) > asked.position)
+                .values(superseded=True)
+            )
+            return asked
+
+    def exchanges(
+        self,
+        chat_id: str,
+        *,
+        user_id: str | None,
+        limit: int,
+        before: int | None = None,
+    ) -> list[tuple[Message, Message]]:
+        """The last ``limit`` questions with their answers, oldest first, for sending along.
+
+        Left out are failed, unfinished, empty and superseded answers with their questions, and
+        what stands at position ``before`` or after it. ``user_id`` None doesn't ask whose it is:
+        for callers within the house that have.
+        """
+        turns = (
+            select(Message)
+            .where(
+                Message.chat_id == chat_id,
+                col(Message.superseded).is_(False),
+                col(Message.status).in_(_ANSWERS_SENT),
+                Message.content != "",
+            )
+            .order_by(col(Message.position).desc())
+            .execution_options(yield_per=2 * limit + 2)
+        )
+        if before is not None:
+            turns = turns.where(Message.position < before)
+        found: list[tuple[Message, Message]] = []
+        answer: Message | None = None
+        with self._read() as session:
+            if user_id is not None:
+                _own_chat(session, chat_id, user_id, deleted=False)
+            for message in session.exec(turns) if limit > 0 else ():
+                if message.sender == "ai":
+                    answer = answer or message
+                elif answer is not None:
+                    found.append((message, answer))
+                    answer = None
+                    if len(found) == limit:
+                        break
+        return found[::-1]
+
+    # ── what was generated ──
+
+    def record(self, turn: TurnRecord) -> None:
+        """Keep ``turn``, which says whose it is."""
+        with self._write() as session:
+            session.add(turn)
+
+    def records(self, *, user_id: str, since: datetime | None = None) -> list[TurnRecord]:
+        """The user's generations, oldest first."""
+        turns = select(TurnRecord).where(TurnRecord.user_id == user_id)
+        if since is not None:
+            turns = turns.where(TurnRecord.created_at >= since)
+        with self._read() as session:
+            return list(
+                session.exec(turns.order_by(col(TurnRecord.created_at), col(TurnRecord.id)))
+            )
+
+    def mark_interrupted(self) -> int:
+        """At start: answers that a crash left "streaming" become "interrupted". How many.
+
+        One that another replica is still streaming gets its true status when it ends.
+        """
+        with self._write() as session:
+            left = update(Message).where(col(Message.status) == "streaming")
+            return session.exec(left.values(status="interrupted")).rowcount
+
+
+# ── within a transaction ──────────────────────────────────────────────────────────────────
+
+
+def _is_id(given: str) -> bool:
+    """Whether ``given`` can name a row; drivers choke on NUL and on halves of surrogate pairs."""
+    return given.isascii() and given.isprintable()
+
+
+def _agent(session: Session, agent_id: str, *, lock: bool = False) -> Agent:
+    agent = session.get(Agent, agent_id, with_for_update=lock) if _is_id(agent_id) else None
+    if agent is None:
+        raise NotFound(kind="agent")
+    return agent
+
+
+def _readable_agent(
+    session: Session, agent_id: str, user_id: str, *, deleted: bool = False, lock: bool = False
+) -> Agent:
+    agent = _agent(session, agent_id, lock=lock)
+    if agent.owner_id not in (None, user_id) or (agent.deleted_at and not deleted):
+        raise NotFound(kind="agent")
+    return agent
+
+
+def _own_agent(session: Session, agent_id: str, user_id: str) -> Agent:
+    agent = _agent(session, agent_id)
+    if agent.owner_id is None or agent.owner_id != user_id:
+        raise NotFound(kind="agent")
+    return agent
+
+
+def _own_chat(
+    session: Session, chat_id: str, user_id: str, *, deleted: bool = True, lock: bool = False
+) -> Chat:
+    chat = session.get(Chat, chat_id, with_for_update=lock) if _is_id(chat_id) else None
+    if chat is None or chat.user_id != user_id or (chat.deleted_at and not deleted):
+        raise NotFound(kind="chat")
+    return chat
+
+
+def _is_seed() -> Any:
+    return col(Agent.owner_id).is_(None) & col(Agent.seed).is_not(None)
+
+
+def _revisions(agent_id: str) -> Any:
+    return (
+        select(AgentRevision)
+        .where(AgentRevision.agent_id == agent_id)
+        .order_by(col(AgentRevision.id).desc())
+    )
+
+
+def _link(session: Session, agent_id: str, kind: str, names: list[str]) -> None:
+    """Let the persona have exactly ``names`` of ``kind`` ("personality", "role", "tone")."""
+    traits, links = (SQLModel.metadata.tables[name] for name in (kind, f"agent{kind}"))
+    connection = session.connection()
+    connection.execute(links.delete().where(links.c.agent_id == agent_id))
+    if not names:
+        return
+    _insert_new(session, kind, [{"name": name} for name in sorted(names)])
+    known = connection.execute(traits.select().where(traits.c.name.in_(names)))
+    ids = {trait.name: trait.id for trait in known}
+    rows = [
+        {"agent_id": agent_id, f"{kind}_id": ids[name], "position": position}
+        for position, name in enumerate(names)
+    ]
+    connection.execute(links.insert(), rows)
+
+
+def _insert_new(session: Session, table: str, rows: list[dict[str, Any]]) -> None:
+    """Insert those of ``rows`` that aren't there yet, also while others insert the same."""
+    dialect = {"sqlite": sqlite, "postgresql": postgresql}[session.get_bind().dialect.name]
+    insert = dialect.insert(SQLModel.metadata.tables[table]).on_conflict_do_nothing()
+    session.connection().execute(insert, rows)
+
+
+# ── opening a database ────────────────────────────────────────────────────────────────────
+
+
+@contextmanager
+def _ours() -> Iterator[None]:
+    """Errors of the database and of its driver leave as ours."""
+    try:
+        yield
+    except (SQLAlchemyError, sqlite3.Error, UnicodeError) as error:
+        raise from_foreign(error) from error
+
+
+@contextmanager
+def _opening(url: str) -> Iterator[URL]:
+    """The parsed ``url``; whatever goes wrong within becomes one line that names the variable."""
+    try:
+        yield make_url(url)
+    except (SQLAlchemyError, sqlite3.Error, OSError) as error:
+        if isinstance(from_foreign(error), DiskFull):
+            raise DiskFull() from error
+        reason = " ".join(str(getattr(error, "orig", None) or error).split())
+        raise ConfigurationError(f"DATABASE_URL: {reason}") from error
+    except ModuleNotFoundError as error:
+        wanted = "psycopg[binary]" if error.name == "psycopg" else error.name
+        raise ConfigurationError(f"DATABASE_URL needs a driver: pip install '{wanted}'") from error
+
+
+def _engine(url: URL) -> Engine:
+    if url.get_backend_name() != "sqlite":
+        if url.drivername == "postgresql":
+            url = url.set(drivername="postgresql+psycopg")
+        return create_engine(url, pool_pre_ping=True, hide_parameters=True)
+    options: dict[str, Any] = {"pool_size": 8, "max_overflow": -1}
+    if url.database in (None, "", ":memory:"):
+        options = {"poolclass": StaticPool}
+    elif not str(url.database).startswith("file:"):
+        Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(
+        url,
+        connect_args={"timeout": 30, "check_same_thread": False},
+        hide_parameters=True,
+        **options,
+    )
+    event.listen(engine, "connect", _set_up_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _set_up_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+    connection.isolation_level = None  # the driver would begin late and never "IMMEDIATE"
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get("persona_lab_writes")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

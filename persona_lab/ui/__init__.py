@@ -1,0 +1,21 @@
+"""The pages: one tab, one file. They receive a Lab and know no SDK and no SQL.
+
+``frame.py`` sets the tabs into the page; ``editor.py``, ``compare.py`` and ``chat.py`` are the
+tabs; ``desk.py`` opens a persona in all of them; ``look.py`` and ``page.css`` are how it looks;
+``api.py`` names what a program may call; ``text.py`` and ``stream.py`` turn what the service
+says into what a page shows; ``visitor.py`` knows who is looking.
+"""
+
+from __future__ import annotations
+
+from persona_lab.settings import Settings
+
+
+def serve(settings: Settings, *, share: bool = False) -> None:
+    """Opens the lab and serves its pages until interrupted. Raises ConfigurationError."""
+    from persona_lab.lab import open_lab
+    from persona_lab.ui.frame import build, launch
+
+    with open_lab(settings) as lab:
+        page, i18n = build(lab)
+        launch(page, i18n, settings, share=share)

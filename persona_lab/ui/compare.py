@@ -1,0 +1,260 @@
+"""The compare tab: one message, several models or personas, answering side by side."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from persona_lab.compare import MOST, Cell, Contestant
+from persona_lab.errors import PersonaLabError
+from persona_lab.lab import Lab
+from persona_lab.ui.text import figures, readable
+from persona_lab.ui.visitor import QUIET, Visitor, Visitors
+
+CURRENT = ""
+"""A column's persona: the one that is open in the editor."""
+
+
+@dataclass(frozen=True)
+class Column:
+    frame: gr.Column
+    model: gr.Dropdown
+    persona: gr.Dropdown
+    answer: gr.Markdown
+    figures: gr.HTML
+    again: gr.Button
+
+
+def cell_values(cell: Cell, visitor: Visitor) -> tuple[str, str]:
+    """(answer as Markdown, line under it as HTML) of a column."""
+    text = readable(cell.text)
+    if cell.state == "waiting":
+        return "", f'<p class="quiet waiting">{escape(visitor.say("compare.waiting"))}</p>'
+    if cell.state == "failed":
+        words = escape(cell.error)
+        return text, f'<p class="warning" role="alert">{words}</p>{figures(cell.metadata, visitor)}'
+    if cell.state == "stopped":
+        stopped = f'<p class="quiet">{escape(visitor.say("compare.stopped"))}</p>'
+        return text, stopped + figures(cell.metadata, visitor)
+    return text, figures(cell.metadata, visitor)
+
+
+class CompareActions:
+    """What the tab does."""
+
+    def __init__(self, lab: Lab, visitors: Visitors) -> None:
+        self.lab = lab
+        self.visitors = visitors
+
+    async def contestants(
+        self, picks: Sequence[tuple[str, str]], current: str, visitor: Visitor
+    ) -> list[Contestant | PersonaLabError]:
+        """For each (model, persona id) who answers, or why that column can't."""
+        found: list[Contestant | PersonaLabError] = []
+        for model, persona in picks:
+            try:
+                self.lab.clients.info(model)
+                agent = await asyncio.to_thread(
+                    self.lab.store.get_agent, persona or current, user_id=visitor.user_id
+                )
+            except PersonaLabError as wrong:
+                found.append(wrong)
+            else:
+                found.append(Contestant(model=model, agent=agent))
+        return found
+
+    async def run(
+        self, message: str, picks: Sequence[tuple[str, str]], current: str, visitor: Visitor
+    ) -> AsyncGenerator[list[Cell | None], None]:
+        """Cells in the columns' order, None where nothing is new. Closing it stops them all."""
+        message = self.lab.input_validator.validate_message(message)
+        found = await self.contestants(picks, current, visitor)
+        refused = {
+            i: Cell(
+                text="",
+                state="failed",
+                metadata={},
+                error=visitor.excuse(who),
+            )
+            for i, who in enumerate(found)
+            if isinstance(who, PersonaLabError)
+        }
+        seats = [i for i in range(len(found)) if i not in refused]
+        shown: dict[int, Cell] = dict(refused)
+        yield [refused.get(i) for i in range(len(found))]
+        if not seats:
+            return
+        players = [who for who in found if isinstance(who, Contestant)]
+        runs = self.lab.comparison.run(message, players, visitor.user_id, language=visitor.language)
+        async with aclosing(runs) as snapshots:
+            async for cells in snapshots:
+                news: list[Cell | None] = [None] * len(found)
+                for i, cell in zip(seats, cells, strict=True):
+                    if shown.get(i) != cell:
+                        shown[i] = news[i] = cell
+                yield news
+
+
+def build_compare(
+    actions: CompareActions,
+    i18n: gr.I18n,
+    editing: gr.Textbox,
+    models: Sequence[tuple[str, str]],
+    first: Sequence[str],
+    both: Callable[[str], str],
+) -> list[Column]:
+    """Lays the tab out: ``models`` as (label, spec); ``first`` fill the columns that are open."""
+    with gr.Row(elem_classes="writing sheet"):
+        message = gr.Textbox(
+            label=i18n("compare.message"),
+            placeholder=i18n("compare.message_hint"),
+            elem_id="compare-message",
+            lines=1,
+            max_lines=6,
+            scale=5,
+        )
+        run = gr.Button(
+            i18n("compare.run"), variant="primary", elem_id="compare-run", scale=0, min_width=110
+        )
+        stop = gr.Button(
+            i18n("compare.stop"), elem_id="compare-stop", scale=0, min_width=110, visible=False
+        )
+    with gr.Row(elem_classes="tools"):
+        add = gr.Button(i18n("compare.add"), size="sm", elem_id="compare-add", elem_classes="tool")
+        less = gr.Button(
+            i18n("compare.less"), size="sm", elem_id="compare-less", elem_classes="tool"
+        )
+    empty = f'<p class="empty">{both("compare.empty")}</p>'
+    count = gr.Number(len(first), visible="hidden", precision=0, elem_id="compare-count")
+    columns: list[Column] = []
+    with gr.Row(elem_id="columns"):
+        for i in range(MOST):
+            with gr.Column(
+                visible=i < len(first), elem_id=f"column-{i}", elem_classes="sheet contestant"
+            ) as frame:
+                with gr.Row(elem_classes="choosers"):
+                    model = gr.Dropdown(
+                        list(models),
+                        value=first[i % len(first)],
+                        label=i18n("compare.model"),
+                        allow_custom_value=True,
+                        min_width=130,
+                    )
+                    persona = gr.Dropdown(
+                        [(i18n("compare.current"), CURRENT)],
+                        value=CURRENT,
+                        label=i18n("compare.persona"),
+                        min_width=130,
+                    )
+                answer = gr.Markdown("", elem_classes="answer", line_breaks=True, show_label=False)
+                line = gr.HTML(
+                    empty if i == 0 else "",
+                    elem_classes="result",
+                )
+                again = gr.Button(
+                    i18n("compare.again"), size="sm", visible=False, elem_classes="tool again"
+                )
+            columns.append(Column(frame, model, persona, answer, line, again))
+
+    inputs: set[Component] = {message, editing, count}
+    for column in columns:
+        inputs |= {column.model, column.persona}
+    everything: list[Component] = [run, stop]
+    for column in columns:
+        everything += [column.answer, column.figures, column.again]
+
+    def news(
+        cells: Sequence[Cell | None], chosen: Sequence[Column], visitor: Visitor
+    ) -> dict[Component, Any]:
+        update: dict[Component, Any] = {}
+        for column, cell in zip(chosen, cells, strict=True):
+            if cell is not None:
+                update[column.answer], update[column.figures] = cell_values(cell, visitor)
+        return update
+
+    async def play(
+        values: Mapping[Component, Any], chosen: Sequence[Column], request: gr.Request
+    ) -> AsyncGenerator[dict[Component, Any], None]:
+        visitor = await actions.visitors.of(request)
+        picks = [(values[c.model] or "", values[c.persona] or "") for c in chosen]
+        with visitor.told():
+            started = False
+            last: dict[Component, Any] = {}
+            runs = actions.run(values[message], picks, values[editing], visitor)
+            async with aclosing(runs) as steps:
+                async for cells in steps:
+                    update = news(cells, chosen, visitor)
+                    if not started:
+                        started = True
+                        update |= {run: gr.update(visible=False), stop: gr.update(visible=True)}
+                        for column in chosen:
+                            update.setdefault(column.answer, "")
+                            update.setdefault(column.figures, "")
+                        update |= {column.again: gr.update(visible=False) for column in columns}
+                    yield update if update else {run: gr.skip()}
+                    last |= {k: v for k, v in update.items() if k not in (run, stop)}
+            # A page that is busy drawing can miss what comes just before the end.
+            await asyncio.sleep(0.2)
+            yield last or {run: gr.skip()}
+
+    async def run_all(
+        values: dict[Component, Any], request: gr.Request
+    ) -> AsyncGenerator[dict[Component, Any], None]:
+        async with aclosing(play(values, columns[: int(values[count])], request)) as steps:
+            async for update in steps:
+                yield update
+
+    def settle(shown: int) -> list[Any]:
+        update: list[Any] = [gr.update(visible=True), gr.update(visible=False)]
+        return update + [gr.update(visible=i < shown) for i in range(MOST)]
+
+    stream = gr.on(
+        [message.submit, run.click], run_all, inputs, everything, concurrency_limit=None, **QUIET
+    )
+    settled = [run, stop, *[c.again for c in columns]]
+    stream.then(settle, [count], settled, queue=False, **QUIET)
+    streams = [stream]
+    for column in columns:
+
+        async def run_one(
+            values: dict[Component, Any], request: gr.Request, column: Column = column
+        ) -> AsyncGenerator[dict[Component, Any], None]:
+            async with aclosing(play(values, [column], request)) as steps:
+                async for update in steps:
+                    yield update
+
+        one = column.again.click(run_one, inputs, everything, concurrency_limit=None, **QUIET)
+        one.then(settle, [count], settled, queue=False, **QUIET)
+        streams.append(one)
+
+    async def halt(shown: int, request: gr.Request, *lines: str) -> list[Any]:
+        """What still waited or streamed says that it was stopped."""
+        visitor = await actions.visitors.of(request)
+        stopped = f'<p class="quiet">{escape(visitor.say("compare.stopped"))}</p>'
+        ended = ("figures", "warning", "empty")
+        running = [i < shown and not any(e in line for e in ended) for i, line in enumerate(lines)]
+        return [*settle(shown), *[stopped if r else gr.skip() for r in running]]
+
+    lines_of = [column.figures for column in columns]
+    stop.click(
+        halt, [count, *lines_of], [*settled, *lines_of], cancels=streams, queue=False, **QUIET
+    )
+
+    def resize(by: int) -> Any:
+        def change(shown: int) -> list[Any]:
+            shown = min(MOST, max(1, int(shown) + by))
+            return [shown, *[gr.update(visible=i < shown) for i in range(MOST)]]
+
+        return change
+
+    frames = [column.frame for column in columns]
+    add.click(resize(+1), [count], [count, *frames], queue=False, **QUIET)
+    less.click(resize(-1), [count], [count, *frames], queue=False, **QUIET)
+    return columns

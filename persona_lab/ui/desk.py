@@ -1,0 +1,347 @@
+"""The persona on the desk: opening, keeping, making, deleting one, and all that changes with it.
+
+Opening a persona touches every tab: the form and its prompt, the chooser of the bar, the columns'
+choosers, the past conversations. That is why it stands here and in none of the tabs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from persona_lab.clients import ModelInfo
+from persona_lab.errors import NotFound, PersonaLabError
+from persona_lab.lab import Lab
+from persona_lab.models import Agent, Language
+from persona_lab.store import persona_of
+from persona_lab.ui.chat import ChatTab, halt
+from persona_lab.ui.compare import Column
+from persona_lab.ui.editor import (
+    TRAITS,
+    Editor,
+    EditorActions,
+    head_html,
+    hints_html,
+    saved_html,
+    unsaved,
+)
+from persona_lab.ui.visitor import QUIET, Visitor, Visitors
+from persona_lab.words import Words
+
+Update = dict[Component, Any]
+
+OPENING: Mapping[str, Any] = {**QUIET, "js": "(...values) => personaLab.opening(values)"}
+"""Closes the form until :data:`OPENED` (boot.js says why)."""
+OPENED = "() => personaLab.opened()"
+
+
+def model_choices(lab: Lab, words: Words, language: Language) -> list[tuple[str, str]]:
+    """Models as (label, spec); those that still need a key say so."""
+    return [(model_label(lab, words, info, language), info.spec) for info in lab.clients.listed()]
+
+
+def model_label(lab: Lab, words: Words, info: ModelInfo, language: Language) -> str:
+    label = info.label or Path(info.name).name
+    if not lab.clients.available(info):
+        label += " · " + words("model.needs_key", language)
+    elif info.languages == ("en",) and language == "ja":
+        label += " · " + words("model.english", language)
+    return label
+
+
+def persona_label(agent: Agent, visitor: Visitor) -> str:
+    if agent.owner_id is None:
+        return visitor.say("persona.demo", name=agent.name)
+    return agent.name
+
+
+def ready_html(key: str, visitor: Visitor, detail: str = "") -> str:
+    """Whether the chosen model can answer: "ready", "loading" or "failed"."""
+    words = escape(visitor.say("model.state." + key))
+    return (
+        f'<p class="{key}" role="status" title="{escape(detail)}">'
+        f'<span class="dot"></span>{words}</p>'
+    )
+
+
+@dataclass(frozen=True)
+class Desk:
+    """The components that show the open persona, and what can be done with it.
+
+    ``presets`` are the suggested words: language → trait → words; ``suggestions`` messages to
+    begin with: a demo's name → messages.
+    """
+
+    lab: Lab
+    visitors: Visitors
+    words: Words
+    presets: Mapping[str, Mapping[str, Sequence[str]]]
+    suggestions: Mapping[str, Sequence[str]]
+    actions: EditorActions
+    who: gr.Dropdown
+    model: gr.Dropdown
+    ready: gr.HTML
+    editor: Editor
+    columns: Sequence[Column]
+    chat: ChatTab
+
+    @property
+    def lists(self) -> list[Component]:
+        """Every chooser of personas."""
+        return [self.who, *[column.persona for column in self.columns]]
+
+    @property
+    def everything(self) -> list[Component]:
+        """What changes when a persona is opened."""
+        return [*self.lists, *self.editor.opened, *self.chat.shown]
+
+    # ── showing ───────────────────────────────────────────────────────────────────────────
+
+    async def listing(self, visitor: Visitor, chosen: str) -> Update:
+        """The choosers, with ``chosen`` open: one's own first, then demos in one's language."""
+        agents = await asyncio.to_thread(self.lab.store.list_agents, user_id=visitor.user_id)
+        agents.sort(key=lambda agent: (agent.owner_id is None, agent.language != visitor.language))
+        listed = [(persona_label(agent, visitor), agent.id) for agent in agents]
+        current = (visitor.say("compare.current"), "")
+        update: Update = {
+            column.persona: gr.update(choices=[current, *listed]) for column in self.columns
+        }
+        return update | {self.who: gr.update(choices=listed, value=chosen)}
+
+    async def find(self, persona: str, visitor: Visitor) -> Agent:
+        """The visitor's persona or a demo; the first that speaks their language if it's gone."""
+        store = self.lab.store
+        try:
+            return await asyncio.to_thread(store.get_agent, persona, user_id=visitor.user_id)
+        except NotFound:
+            agents = await asyncio.to_thread(store.list_agents, user_id=visitor.user_id)
+            return next((a for a in agents if a.language == visitor.language), agents[0])
+
+    async def open(self, persona: str, model: str, visitor: Visitor) -> Update:
+        """Everything on the page for ``persona``, with its newest conversation."""
+        editor, form = self.editor, self.editor.form
+        agent = await self.find(persona, visitor)
+        own = agent.owner_id is not None
+        kept = persona_of(agent)
+        self.actions.shown(agent, visitor)
+        used = await asyncio.to_thread(self.lab.store.choices, visitor.user_id)
+        update = await self.listing(visitor, agent.id) | form.show(kept)
+        for name in TRAITS:
+            offered = [*self.presets[agent.language][name], *used[name], *kept[name]]
+            update[form.fields[name]] = gr.update(
+                choices=list(dict.fromkeys(offered)), value=kept[name]
+            )
+        return (
+            update
+            | {
+                editor.editing: agent.id,
+                editor.head: head_html(agent, visitor),
+                editor.saved: saved_html(visitor, "editor.saved" if own else "editor.demo"),
+                editor.prompt: await self.actions.prompt_panel(agent, model, "", visitor),
+                editor.hints: hints_html(kept, visitor),
+                editor.tried: "",
+                editor.try_message: next(iter(self.suggestions.get(agent.seed or "", [])), ""),
+                **dict.fromkeys(editor.own, gr.update(visible=own)),
+            }
+            | await self.chat.newest(agent.id, visitor)
+        )
+
+    # ── what happens ──────────────────────────────────────────────────────────────────────
+
+    async def arrive(self, persona: str, model: str, request: gr.Request) -> Update:
+        """A page was opened; ``persona`` and ``model`` are what this browser had last."""
+        visitor = await self.visitors.of(request)
+        with visitor.told():
+            offered = model_choices(self.lab, self.words, visitor.language)
+            if model not in [spec for _, spec in offered]:
+                model = self.lab.clients.info().spec
+            update = await self.open(persona or "", model, visitor)
+            update |= {column.model: gr.update(choices=offered) for column in self.columns}
+            return update | {self.model: gr.update(choices=offered, value=model)}
+
+    async def choose(self, persona: str, model: str, request: gr.Request) -> Update:
+        visitor = await self.visitors.of(request)
+        with visitor.told():
+            if self.actions.holds(visitor) == persona:
+                return {self.who: gr.skip()}  # the list was opened and left again
+            return await self.open(persona or "", model, visitor)
+
+    async def edited(self, values: dict[Component, Any], request: gr.Request) -> Update:
+        """At each keystroke: keep it, and show the prompt that it makes."""
+        editor = self.editor
+        visitor = await self.visitors.of(request)
+        persona = editor.form.read(values)
+        agent, update = unsaved(persona), {}
+        editing = values[editor.editing]
+        if values[editor.touched]:
+            try:
+                agent, changed = await self.actions.save(editing, persona, visitor)
+            except PersonaLabError as wrong:
+                why = escape(visitor.excuse(wrong))
+                update[editor.saved] = f'<p class="saved warning" role="alert">{why}</p>'
+            else:
+                if changed:
+                    update = await self.kept(agent, persona, editing, visitor)
+        if not self.actions.is_open(agent.id if agent.owner_id else editing, visitor):
+            # Another persona was opened meanwhile: this answer comes too late.
+            return {editor.prompt: gr.skip()}
+        update[editor.prompt] = await self.actions.prompt_panel(
+            agent, values[self.model] or "", values[editor.try_message] or "", visitor
+        )
+        return update
+
+    async def kept(
+        self, agent: Agent, persona: Mapping[str, Any], former: str, visitor: Visitor
+    ) -> Update:
+        """After a change was kept. ``former`` is the id that was edited: a demo's gave a copy."""
+        editor = self.editor
+        update: Update = {
+            editor.head: head_html(agent, visitor),
+            editor.hints: hints_html(persona, visitor),
+            editor.saved: saved_html(visitor),
+        }
+        if agent.deleted_at is not None:
+            update |= {
+                editor.saved: saved_html(visitor, "editor.deleted_elsewhere"),
+                editor.buttons["restore"]: gr.update(visible=True),
+                editor.removed: agent.id,
+            }
+        if agent.id != former:
+            update |= await self.listing(visitor, agent.id)
+            update |= {
+                editor.editing: agent.id,
+                **dict.fromkeys(editor.own, gr.update(visible=True)),
+            }
+        return update
+
+    async def renamed(self, persona: str, request: gr.Request) -> Update:
+        visitor = await self.visitors.of(request)
+        with visitor.told():
+            return await self.listing(visitor, persona)
+
+    async def create(self, model: str, request: gr.Request) -> Update:
+        visitor = await self.visitors.of(request)
+        with visitor.told():
+            agent = await asyncio.to_thread(
+                self.lab.store.create_agent,
+                user_id=visitor.user_id,
+                name=visitor.say("editor.new_name"),
+                language=visitor.language,
+            )
+            return await self.open(agent.id, model, visitor)
+
+    async def duplicate(self, persona: str, model: str, request: gr.Request) -> Update:
+        store = self.lab.store
+        visitor = await self.visitors.of(request)
+        with visitor.told():
+            agent = await asyncio.to_thread(store.get_agent, persona, user_id=visitor.user_id)
+            name = visitor.say("editor.copy_name", name=agent.name)
+            copy = await asyncio.to_thread(
+                store.duplicate_agent, persona, user_id=visitor.user_id, name=name
+            )
+            return await self.open(copy.id, model, visitor)
+
+    async def revert(self, persona: str, model: str, request: gr.Request) -> Update:
+        """One step back to what the persona was before."""
+        visitor = await self.visitors.of(request)
+        with visitor.told():
+            agent = await asyncio.to_thread(
+                self.lab.store.undo_agent, persona, user_id=visitor.user_id
+            )
+            if agent is None:
+                gr.Info(visitor.say("editor.nothing_to_revert"), duration=4)
+                return {self.editor.editing: persona}
+            return await self.open(agent.id, model, visitor)
+
+    async def delete(self, persona: str, model: str, request: gr.Request) -> Update:
+        store = self.lab.store
+        visitor = await self.visitors.of(request)
+        with visitor.told():
+            agent = await asyncio.to_thread(
+                store.get_agent, persona, user_id=visitor.user_id, deleted=True
+            )
+            await asyncio.to_thread(store.delete_agent, persona, user_id=visitor.user_id)
+            words = escape(visitor.say("editor.deleted", name=agent.name))
+            return await self.open("", model, visitor) | {
+                self.editor.removed: persona,
+                self.editor.buttons["restore"]: gr.update(visible=True),
+                self.editor.saved: f'<p class="saved" role="status">{words}</p>',
+            }
+
+    async def restore(self, persona: str, model: str, request: gr.Request) -> Update:
+        visitor = await self.visitors.of(request)
+        with visitor.told():
+            await asyncio.to_thread(self.lab.store.restore_agent, persona, user_id=visitor.user_id)
+            return await self.open(persona, model, visitor) | {
+                self.editor.buttons["restore"]: gr.update(visible=False)
+            }
+
+    async def warm(self, model: str, request: gr.Request) -> AsyncGenerator[str, None]:
+        """Loads the chosen model ahead, and says how that goes."""
+        visitor = await self.visitors.of(request)
+        try:
+            client = await self.lab.clients.open(model or "")
+            if not client.ready:
+                yield ready_html("loading", visitor)
+                await client.warm()
+        except PersonaLabError as wrong:
+            yield ready_html("failed", visitor, visitor.excuse(wrong))
+            return
+        yield ready_html("ready", visitor)
+
+    # ── wiring ────────────────────────────────────────────────────────────────────────────
+
+    def wire(self, page: gr.Blocks) -> None:
+        """Ties what happens to where it happens. Call it inside the Blocks."""
+        editor, model, ready = self.editor, self.model, self.ready
+        fields = editor.form.fields
+        last = [gr.Textbox(visible="hidden") for _ in ("persona", "model")]
+        arrival = page.load(
+            self.arrive,
+            last,
+            [*self.everything, model, *[column.model for column in self.columns]],
+            **{**OPENING, "js": "() => personaLab.opening(personaLab.last())"},
+        )
+        arrival.then(None, js=OPENED)
+        arrival.then(self.warm, [model], [ready], concurrency_limit=None, **QUIET)
+        model.input(
+            self.warm, [model], [ready], concurrency_limit=None, trigger_mode="always_last", **QUIET
+        )
+        for name, component in (("persona", editor.editing), ("model", model)):
+            component.change(
+                None, [component], None, js=f"(id) => personaLab.remember('{name}', id)"
+            )
+        for trigger, act, subject in (
+            (self.who.input, self.choose, [self.who]),
+            (editor.buttons["new"].click, self.create, []),
+            (editor.buttons["duplicate"].click, self.duplicate, [editor.editing]),
+            (editor.buttons["revert"].click, self.revert, [editor.editing]),
+            (editor.buttons["delete"].click, self.delete, [editor.editing]),
+            (editor.buttons["restore"].click, self.restore, [editor.removed]),
+        ):
+            # Who chooses twice wants the last; who presses a button twice wants one.
+            mode = "always_last" if act == self.choose else "once"
+            # An answer that is under way stops first: it would go on under another's name.
+            halted = trigger(
+                halt, cancels=self.chat.streams, queue=False, trigger_mode=mode, **QUIET
+            )
+            halted.then(act, [*subject, model], self.everything, **OPENING).then(None, js=OPENED)
+        edit = gr.on(
+            [field.change for field in (*fields.values(), editor.try_message, model)],
+            self.edited,
+            editor.watched(model),
+            [*self.lists, *editor.edited],
+            queue=False,
+            trigger_mode="always_last",
+            js="(...values) => personaLab.byHand(values)",
+            **QUIET,
+        )
+        edit.then(None, js="() => personaLab.kept()")
+        fields["name"].blur(self.renamed, [editor.editing], self.lists, queue=False, **QUIET)

