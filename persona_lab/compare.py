@@ -129,8 +129,10 @@ class Comparison:
                     async with asyncio.timeout(self._heartbeat):
                         await news.wait()
                 news.clear()
-                yield list(cells)
-                if all(cell.state in ("done", "failed", "stopped") for cell in cells):
+                snapshot = list(cells)
+                yield snapshot
+                # What ends while the reader is busy belongs to the next snapshot.
+                if all(cell.state in ("done", "failed", "stopped") for cell in snapshot):
                     return
                 await asyncio.wait(tasks, timeout=self._tick)
         finally:

@@ -90,6 +90,20 @@ async def test_the_last_snapshot_has_every_cell_ended_with_its_numbers(make_lab:
     assert kinds == ["compare", "compare"]
 
 
+async def test_what_ends_while_the_reader_is_busy_still_reaches_it(make_lab: MakeLab) -> None:
+    stage = Stage("はな")
+    lab = make_lab(stage.play)
+    async with contextlib.aclosing(run(lab, stage, Visitor(lab))) as snapshots:
+        stage.say("はな", "はい")
+        await until(snapshots, lambda cells: cells[0].state == "streaming")
+        stage.say("はな", "、どうぞ", None)
+        async with asyncio.timeout(10):
+            while not stage.left:
+                await asyncio.sleep(0.01)
+        [cell] = [cells async for cells in snapshots][-1]
+    assert (cell.text, cell.state) == ("はい、どうぞ", "done")
+
+
 async def test_a_column_that_fails_says_why_and_leaves_the_others_alone(
     make_lab: MakeLab,
 ) -> None:

@@ -186,7 +186,6 @@ def build_compare(
         picks = [(values[c.model] or "", values[c.persona] or "") for c in chosen]
         with visitor.told():
             started = False
-            last: dict[Component, Any] = {}
             runs = actions.run(values[message], picks, values[editing], visitor)
             async with aclosing(runs) as steps:
                 async for cells in steps:
@@ -198,11 +197,7 @@ def build_compare(
                             update.setdefault(column.answer, "")
                             update.setdefault(column.figures, "")
                         update |= {column.again: gr.update(visible=False) for column in columns}
-                    yield update if update else {run: gr.skip()}
-                    last |= {k: v for k, v in update.items() if k not in (run, stop)}
-            # A page that is busy drawing can miss what comes just before the end.
-            await asyncio.sleep(0.2)
-            yield last or {run: gr.skip()}
+                    yield update or {run: gr.skip()}
 
     async def run_all(
         values: dict[Component, Any], request: gr.Request
