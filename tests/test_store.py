@@ -801,6 +801,19 @@ def test_new_stores_that_open_together_all_open(file: str, shared: bool) -> None
         assert len(set(threads.map(open_store, range(4)))) == (1 if shared else 4)
 
 
+def test_a_store_waits_for_another_that_is_making_the_file(file: str) -> None:
+    maker = sqlite3.connect(file.removeprefix("sqlite:///"), isolation_level=None)
+    maker.execute("PRAGMA user_version = 1")  # the file isn't in WAL mode yet
+    maker.execute("BEGIN IMMEDIATE")
+    with ThreadPoolExecutor(1) as threads:
+        opening = threads.submit(Store, file)
+        with pytest.raises(TimeoutError):
+            opening.result(0.3)
+        maker.execute("COMMIT")
+        maker.close()
+        opening.result(10).close()
+
+
 def test_a_step_that_rebuilds_a_table_keeps_the_rows_that_refer_to_it(
     file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
