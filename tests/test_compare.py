@@ -21,6 +21,7 @@ class Stage:
             name: asyncio.Queue() for name in names
         }
         self.left: list[str] = []
+        self.someone_left = asyncio.Event()
 
     def say(self, name: str, *pieces: str | Exception | None) -> None:
         for piece in pieces:
@@ -36,6 +37,7 @@ class Stage:
             yield Chunk(finish_reason="stop")
         finally:
             self.left.append(name)
+            self.someone_left.set()
 
     def contestants(self) -> list[Contestant]:
         return [Contestant("", Agent(name=name)) for name in self.lines]
@@ -98,8 +100,7 @@ async def test_what_ends_while_the_reader_is_busy_still_reaches_it(make_lab: Mak
         await until(snapshots, lambda cells: cells[0].state == "streaming")
         stage.say("はな", "、どうぞ", None)
         async with asyncio.timeout(10):
-            while not stage.left:
-                await asyncio.sleep(0.01)
+            await stage.someone_left.wait()
         [cell] = [cells async for cells in snapshots][-1]
     assert (cell.text, cell.state) == ("はい、どうぞ", "done")
 

@@ -801,9 +801,10 @@ def test_new_stores_that_open_together_all_open(file: str, shared: bool) -> None
         assert len(set(threads.map(open_store, range(4)))) == (1 if shared else 4)
 
 
-def test_a_store_waits_for_another_that_is_making_the_file(file: str) -> None:
-    maker = sqlite3.connect(file.removeprefix("sqlite:///"), isolation_level=None)
-    maker.execute("PRAGMA user_version = 1")  # the file isn't in WAL mode yet
+def test_a_store_waits_for_another_that_is_making_the_file(tmp_path: Path) -> None:
+    file = f"sqlite:///{tmp_path / 'lab.db'}"
+    maker = sqlite3.connect(tmp_path / "lab.db", isolation_level=None, check_same_thread=False)
+    maker.execute("PRAGMA user_version = 0")  # the file is there, and not in WAL mode yet
     maker.execute("BEGIN IMMEDIATE")
     with ThreadPoolExecutor(1) as threads:
         opening = threads.submit(Store, file)
