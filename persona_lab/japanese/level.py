@@ -1,0 +1,134 @@
+"""How polite a Japanese text is, on the four levels of the KeiCO corpus.
+
+A linear model over the words that carry politeness (auxiliaries, honorific verbs, prefixes,
+pronouns, closing particles and how the sentence ends); its weights stand in ``politeness.csv``
+and are fitted by ``python -m bench.politeness fit``. What no grammar leaves open is decided by
+grammar: です and ます are never plain, and a sentence without any polite word is never polite.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+from persona_lab.japanese.words import Word, words_of
+
+Level = Literal[1, 2, 3, 4]
+WEIGHTS = Path(__file__).with_name("politeness.csv")
+LEVELS: tuple[Level, ...] = (1, 2, 3, 4)
+
+_CARRIERS = (
+    "助動詞",
+    "接頭辞",
+    "代名詞",
+    "接尾辞",
+    "感動詞",
+    "動詞",
+    "形容詞",
+    "副詞",
+    "助詞-終助詞",
+)
+_POLITE_TYPES = ("助動詞-マス", "助動詞-デス")
+_HONORIFIC = frozenset(
+    [
+        "くださる",
+        "下さる",
+        "ござる",
+        "御座る",
+        "なさる",
+        "いらっしゃる",
+        "おっしゃる",
+        "仰る",
+        "いただく",
+        "頂く",
+        "いただける",
+        "頂ける",
+        "致す",
+        "いたす",
+        "おる",
+        "申す",
+        "申し上げる",
+        "参る",
+        "伺う",
+        "存じる",
+        "存ずる",
+        "召し上がる",
+        "召す",
+        "拝見",
+        "拝借",
+        "差し上げる",
+        "ご覧",
+        "いかが",
+        "よろしい",
+        "宜しい",
+        "ごめん",
+        "ありがとう",
+        "れる",
+        "られる",
+    ]
+)
+
+
+def politeness_level(text: str) -> Level:
+    """1 for the most respectful, 2 for honorific, 3 for です and ます, 4 for plain.
+
+    Quotations, code and addresses don't count. A text without words is plain.
+    """
+    words = [word for word in words_of(text) if not word.kept and _counts(word)]
+    if not words:
+        return 4
+    marked = any(word.type in _POLITE_TYPES for word in words)
+    if not marked and not _may_be_polite(words):
+        return 4
+    weights = _weights()
+    scores = [0.0] * len(LEVELS)
+    for feature in features(words, asks="？" in text or "?" in text):
+        for level, weight in enumerate(weights.get(feature, ())):
+            scores[level] += weight
+    if marked:
+        scores[-1] = float("-inf")
+    return LEVELS[scores.index(max(scores))]
+
+
+def is_polite(text: str) -> bool:
+    """Whether the text is in polite speech: every level but the plain one."""
+    return politeness_level(text) < 4
+
+
+def features(words: Sequence[Word], *, asks: bool) -> set[str]:
+    """What the model looks at: words that carry politeness, honorific prefixes, and the end."""
+    found = {"bias", "asks"} if asks else {"bias"}
+    found |= {f"word {word.lemma}" for word in words if word.pos.startswith(_CARRIERS)}
+    found |= {
+        f"prefix {word.surface} {after.pos.split('-')[0]}"
+        for word, after in pairwise(words)
+        if word.pos.startswith("接頭辞")
+    }
+    found |= {f"end {' '.join(word.lemma for word in words[-n:])}" for n in (1, 2, 3)}
+    found.add(f"end form {words[-1].type} {words[-1].form}")
+    return found
+
+
+def _counts(word: Word) -> bool:
+    return not word.pos.startswith(("補助記号", "空白", "記号"))
+
+
+def _may_be_polite(words: Sequence[Word]) -> bool:
+    """Some honorific word, prefix or suffix is there, or the sentence stops before its verb."""
+    last = words[-1]
+    ends = last.form.startswith(("終止形", "連体形", "意志推量形")) or last.pos == "助詞-終助詞"
+    return not ends or any(
+        word.lemma in _HONORIFIC or word.pos.startswith(("接頭辞", "接尾辞")) for word in words
+    )
+
+
+@lru_cache(maxsize=1)
+def _weights() -> dict[str, tuple[float, ...]]:
+    with WEIGHTS.open(encoding="utf-8", newline="") as file:
+        rows = csv.reader(file)
+        next(rows)
+        return {feature: tuple(map(float, weights)) for feature, *weights in rows}

@@ -1,0 +1,258 @@
+"""From polite to plain Japanese (敬体 → 常体): every predicate is conjugated anew."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from persona_lab.japanese.words import END, Form, Word, conjugate, words_of
+
+_HUMBLE = {
+    "おる": ("いる", "上一段-ア行"),
+    "致す": ("する", "サ行変格"),
+    "いたす": ("する", "サ行変格"),
+    "頂く": ("もらう", "五段-ワア行"),
+    "いただく": ("もらう", "五段-ワア行"),
+    "頂ける": ("もらえる", "下一段-ア行"),
+    "いただける": ("もらえる", "下一段-ア行"),
+    "くださる": ("くれる", "下一段-ラ行"),
+    "下さる": ("くれる", "下一段-ラ行"),
+    "存じる": ("思う", "五段-ワア行"),
+    "存ずる": ("思う", "五段-ワア行"),
+    "かしこまる": ("分かる", "五段-ラ行"),
+}
+"""Humble and polite verbs → the plain one, with its conjugation."""
+_GREETINGS = ("ありがとう", "有り難う", "有難う", "おはよう", "お早う", "おめでとう", "お目出度う")
+QUESTIONS = ("何", "なに", "なん", "誰", "だれ", "どこ", "何処", "いつ", "どれ", "どちら", "どう")
+_THANKS = ("お疲れ様", "お疲れさま", "ご苦労様", "ご苦労さま", "ご馳走様", "ごちそうさま")
+
+
+def to_plain(text: str, *, keep: Sequence[str] = ()) -> str:
+    """``text`` in plain form: 行きます→行く, 食べませんでした→食べなかった, 静かですね→静かだね.
+
+    Quotations, code, addresses and the names in ``keep`` stay as they are.
+    """
+    return "".join(_Plain(words_of(text, keep)).written())
+
+
+class _Plain:
+    """One pass from left to right. ``out`` is what is written so far."""
+
+    def __init__(self, words: list[Word]) -> None:
+        self.words = words
+        self.out: list[str] = []
+        self.at = 0
+
+    def word(self, offset: int = 0) -> Word:
+        at = self.at + offset
+        return self.words[at] if 0 <= at < len(self.words) else END
+
+    def written(self) -> list[str]:
+        steps = (self._polite_verb, self._favour_to_come, self._request, self._copula)
+        while self.at < len(self.words):
+            word = self.word()
+            if word.kept or not any(step() for step in steps):
+                self.out.append(word.surface)
+                self.at += 1
+        return self.out
+
+    # ── 〜ます ──
+
+    def _polite_verb(self) -> bool:
+        verb, masu = self.word(), self.word(1)
+        if masu.kept or masu.type != "助動詞-マス" or not verb.is_verb():
+            return False
+        form, length = self._masu_form(1)
+        length += 1
+        if form is None:
+            return False
+        if verb.lemma in ("ござる", "御座る"):
+            self._gozaru(form)
+        elif verb.lemma in ("願う", "いたす", "致す", "する", "申し上げる") and self._favour(form):
+            pass
+        else:
+            lemma, type_ = _HUMBLE.get(verb.lemma, (verb.lemma, verb.type))
+            self.out.append(conjugate(lemma, type_, form))
+        self.at += length
+        return True
+
+    def _masu_form(self, offset: int) -> tuple[Form | None, int]:
+        """(the form that ます at ``offset`` and what hangs on it mean, how many words that is)."""
+        masu, after, third = (self.word(offset + i) for i in range(3))
+        if masu.form.startswith("意志推量形") or (
+            masu.surface == "ましょ" and after.surface == "う"
+        ):
+            return "volitional", 1 if masu.surface != "ましょ" else 2
+        if masu.surface == "ませ" and after.type == "助動詞-ヌ":
+            if third.surface == "でし" and self.word(offset + 3).surface == "た":
+                return "negative_past", 4
+            if third.surface == "です":
+                return "negative", 3
+            return "negative", 2
+        if masu.surface == "まし":
+            if after.surface == "た":
+                return (
+                    ("past", 3)
+                    if third.type == "助動詞-デス" and third.surface == "です"
+                    else ("past", 2)
+                )
+            if after.surface == "たら":
+                return "if", 2
+            if after.surface == "て":
+                return "te", 2
+            return None, 0
+        if masu.surface == "ませ":  # いらっしゃいませ
+            return "stem", 1
+        return "plain", 1
+
+    def _gozaru(self, form: Form) -> None:
+        before = self.word(-1)
+        negative = form.startswith("negative")
+        past = form in ("past", "negative_past")
+        if "".join(self.out).endswith(_GREETINGS):
+            return
+        if before.surface == "で" and not negative and self.out[-1:] == ["で"]:
+            self.out[-1] = "だった" if past else "だ"
+            return
+        if before.surface == "で" and negative:
+            self.out.append("は")
+        self.out.append(conjugate("ある", "五段-ラ行", form))
+
+    def _favour(self, form: Form) -> bool:
+        """お願いします → お願い, お待ちします → 待つ."""
+        verb = self.word()
+        stem, prefix = self.word(-1), self.word(-2)
+        if verb.lemma == "願う":
+            return False
+        if stem.lemma == "願う" and prefix.surface in ("お", "御"):
+            if (form == "plain" and self.word(2).pos.startswith(("補助記号", "空白"))) or (
+                form == "plain" and self.word(2) is END
+            ):
+                if self.word(-3).lemma in ("よろしく", "宜しい", "よろしい"):
+                    del self.out[-2:]
+                return True
+            self.out.append(conjugate("する", "サ行変格", form))
+            return True
+        if (
+            prefix.surface in ("お", "ご", "御")
+            and stem.pos.startswith("動詞")
+            and len(self.out) > 1
+        ):
+            self.out[-2:] = [conjugate(stem.lemma, stem.type, form)]
+            return True
+        return False
+
+    def _favour_to_come(self) -> bool:
+        """お待ちしており… → 待ってい…."""
+        do, te = self.word(), self.word(1)
+        stem, prefix = self.word(-1), self.word(-2)
+        if do.lemma not in ("する", "いたす", "致す", "申し上げる") or te.surface not in (
+            "て",
+            "た",
+        ):
+            return False
+        honorific = prefix.surface in ("お", "御") and stem.pos.startswith("動詞")
+        if te.kept or stem.lemma == "願う" or not honorific or len(self.out) < 2:
+            return False
+        form: Form = "te" if te.surface == "て" else "past"
+        self.out[-2:] = [conjugate(stem.lemma, stem.type, form)]
+        self.at += 2
+        return True
+
+    # ── 〜てください, お待ちください ──
+
+    def _request(self) -> bool:
+        word = self.word()
+        if word.lemma not in ("くださる", "下さる") or not word.form.startswith("命令形"):
+            return False
+        before, prefix = self.word(-1), self.word(-2)
+        soft = self.word(1).surface == "ね"
+        give = "" if soft else "くれ"
+        honorific = prefix.surface in ("お", "ご", "御") and len(self.out) > 1
+        if before.kept:
+            return False
+        if honorific and before.pos.startswith("動詞"):
+            self.out[-2:] = [conjugate(before.lemma, before.type, "te") + give]
+        elif honorific and (verb := _verb_of(before)):
+            self.out[-2:] = [conjugate(verb.lemma, verb.type, "te") + give]
+        elif before.surface[:1] == "お" and (verb := _verb_of(before, 1)):  # お知らせ is one word
+            self.out[-1:] = [conjugate(verb.lemma, verb.type, "te") + give]
+        elif honorific and "サ変可能" in before.pos:
+            self.out[-2:] = [before.surface + "して" + give]
+        elif before.surface in ("て", "で", "ないで", "を", "も", "は"):
+            self.out.append("くれ" if before.surface in ("を", "も", "は") else give)
+        else:
+            return False
+        self.at += 1
+        if self.word().type == "助動詞-マス":  # くださいませ
+            self.at += 1
+        return True
+
+    # ── 〜です ──
+
+    def _copula(self) -> bool:
+        word = self.word()
+        if word.type != "助動詞-デス":
+            return False
+        before, after = self.word(-1), self.word(1)
+        drops = not before.kept and (
+            before.is_adjective()
+            or before.is_verb()
+            or before.type in ("助動詞-タ", "助動詞-ヌ", "助動詞-マス")
+        )
+        length = 1
+        if word.surface in ("でしょ", "でしょう"):
+            length = 2 if after.surface == "う" else 1
+            self.out.append("だろう" if length == 2 or word.surface == "でしょう" else "だろ")
+        elif word.surface == "でし":
+            length = 2
+            if after.surface == "たら":
+                self.out.append("なら")
+            elif after.surface == "て":
+                self.out.append("て" if drops else "で")
+            elif not drops:
+                self.out.append("だった")
+        elif not drops:
+            length = self._da(before, after)
+        self.at += length
+        return True
+
+    def _da(self, before: Word, after: Word) -> int:
+        """です after a noun or another word that だ can follow; how many words that was."""
+        ends = self.word(2)
+        if "".join(self.out).endswith(_THANKS):
+            return 1
+        if after.surface == "か":
+            if before.surface in ("ん", "の") and before.pos.startswith("助詞"):
+                self.out[-1] = "の"
+                return 1
+            if before.surface == "いかが":
+                self.out[-1] = "どう"
+            if before.surface in (*QUESTIONS, "いかが") and not ends.surface.startswith("な"):
+                self.out.append("だ")
+                return 2
+            return 1
+        if (after.surface, ends.surface) in (("の", "で"), ("の", "に")) or after.surface in (
+            "ので",
+            "のに",
+        ):
+            self.out.append("な")
+            return 1
+        self.out.append("だ")
+        return 1
+
+
+_U_ROW = dict(zip("いきぎしちにびみり", "うくぐすつぬぶむる", strict=True))
+
+
+def _verb_of(noun: Word, after: int = 0) -> Word | None:
+    """The verb that a noun like 知らせ or 話し is the stem of, from its letter ``after``."""
+    stem = noun.surface[after:]
+    if not noun.pos.startswith("名詞") or not stem:
+        return None
+    for lemma in (stem + "る", stem[:-1] + _U_ROW.get(stem[-1], "")):
+        words = words_of(lemma)
+        if len(words) == 1 and words[0].pos.startswith("動詞"):
+            verb = words[0]
+            if conjugate(verb.lemma, verb.type, "stem") == stem:
+                return verb
+    return None

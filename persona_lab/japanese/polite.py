@@ -1,0 +1,253 @@
+"""From plain to polite Japanese (常体 → 敬体): the predicate that ends a sentence, and those before
+が and けど, are conjugated anew; what stands before から, ので or a noun is plain in polite speech
+as well."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from persona_lab.japanese.words import END, Form, Word, conjugate, words_of
+
+_ENDS = "。！？!?…\n"
+_BUT = ("が", "けど", "けれど", "けれども")
+_WHOLE = {
+    "ありがとう": "ありがとうございます",
+    "有難う": "有難うございます",
+    "おはよう": "おはようございます",
+    "おめでとう": "おめでとうございます",
+    "ごめん": "ごめんなさい",
+    "うん": "はい",
+    "ううん": "いいえ",
+    "よろしく": "よろしくお願いします",
+    "おやすみ": "おやすみなさい",
+    "だが": "ですが",
+    "だけど": "ですけど",
+    "だから": "ですから",
+    "じゃあ": "では",
+}
+"""Words that are a sentence, or begin one."""
+_CONTRACTED = {
+    "てる": "ている",
+    "でる": "でいる",
+    "ちゃう": "てしまう",
+    "じゃう": "でしまう",
+    "とく": "ておく",
+    "どく": "でおく",
+}
+_POLITE: dict[Form, str] = {
+    "plain": "ます",
+    "past": "ました",
+    "negative": "ません",
+    "negative_past": "ませんでした",
+    "volitional": "ましょう",
+}
+_TAIL = {"ぜ": "よ", "ぞ": "よ", "わ": "", "さ": "", "なあ": "ね", "なぁ": "ね", "な": "ね"}
+"""Particles at the end that polite speech has others for."""
+
+
+def to_polite(text: str, *, keep: Sequence[str] = ()) -> str:
+    """``text`` in polite form: 行く→行きます, 静かだった→静かでした, 待って→待ってください.
+
+    What is polite already, quotations, code, addresses and the names in ``keep`` stay.
+    """
+    words = words_of(text, keep)
+    out: list[str] = []
+    start = 0
+    for at, word in enumerate(words):
+        if not word.kept and (word.surface[:1] in _ENDS or "\n" in word.surface):
+            if at > start:
+                out += _sentence(words[start:at], question=word.surface[:1] in "？?")
+            out.append(word.surface)
+            start = at + 1
+    return "".join([*out, *_sentence(words[start:], question=False)])
+
+
+def _sentence(words: list[Word], *, question: bool) -> list[str]:
+    """The sentence without its mark, lifted."""
+    end = len(words)
+    while end and (words[end - 1].pos.startswith(("補助記号", "空白", "記号"))):
+        end -= 1
+    if not end:
+        return [word.surface for word in words]
+    closing = [word.surface for word in words[end:]]
+    clauses: list[str] = []
+    start = 0
+    for at in range(1, end - 1):
+        but = words[at]
+        if but.surface in _BUT and but.pos == "助詞-接続助詞" and not but.kept:
+            clauses += [
+                *_Clause(words[start:at], final=False, question=False).lifted(),
+                but.surface,
+            ]
+            start = at + 1
+    return [*clauses, *_Clause(words[start:end], final=True, question=question).lifted(), *closing]
+
+
+class _Clause:
+    """Words up to the end of a predicate: ``words[:tail]`` and the particles that follow it."""
+
+    def __init__(self, words: list[Word], *, final: bool, question: bool) -> None:
+        self.words = words
+        self.final = final
+        self.question = question
+        self.tail = len(words)
+        while self.tail and (
+            words[self.tail - 1].pos == "助詞-終助詞"
+            or (self.tail == len(words) > 1 and words[-1].pos == "助詞-準体助詞")
+        ):
+            self.tail -= 1
+
+    def word(self, back: int = 1) -> Word:
+        """The word that is ``back`` from the predicate's end."""
+        return self.words[self.tail - back] if 0 < back <= self.tail else END
+
+    def lifted(self) -> list[str]:
+        surfaces = [word.surface for word in self.words]
+        if surfaces and surfaces[0] in _WHOLE and not self.words[0].kept:
+            whole = _WHOLE[surfaces[0]]
+            if len(surfaces) == 1 or self.tail == 1:
+                return [whole]
+            begins = self.words[0].pos.startswith(("感動詞", "接続詞"))
+            if (begins and self.words[1].lemma != "ござる") or surfaces[1] == "、":
+                surfaces[0] = whole
+        if not self.tail or self.word().kept:
+            return surfaces
+        found = self._predicate()
+        if found is None:
+            return surfaces
+        length, polite, tail = found
+        return [*surfaces[: self.tail - length], polite, *tail]
+
+    def _predicate(self) -> tuple[int, str, list[str]] | None:
+        """(words that go, what stands for them, the particles after); None to leave as it is."""
+        last = self.word()
+        tail = self._particles()
+        if self.final and last.surface in ("よろしく", "ごめん", "ありがとう"):
+            return 1, _WHOLE[last.surface], []
+        if self.final and last.surface == "めでとう":
+            return 0, "ございます", []
+        if last.type in ("助動詞-マス", "助動詞-デス") or self._is_polite_past():
+            return None
+        asked = tail[:1] == ["の"]
+        if asked or tail[:2] == ["か", "な"] or tail[:1] == ["かな"]:
+            return (
+                self._explained(tail)
+                if asked
+                else (0, "でしょうか", tail[2:] if tail[0] == "か" else tail[1:])
+            )
+        if tail[:1] == ["な"] and last.is_verb() and last.form.startswith(("終止", "連体")):
+            if self.question or not self.final:
+                return None
+            return 1, conjugate(last.lemma, last.type, "negative") + "でください", []
+        found = self._conjugated()
+        if found is None:
+            return None
+        length, polite = found
+        if polite.endswith(("ください", "ましょう")):
+            tail = [mark for mark in tail if mark in ("ね", "か")]
+        tail = [_TAIL.get(mark, mark) for mark in tail]
+        if (
+            self.question
+            and not {"か", "っけ"} & set(tail)
+            and not polite.endswith(("ください", "か"))
+        ):
+            tail = ["か", *[mark for mark in tail if mark == "ね"]]
+        return length, polite, tail
+
+    def _particles(self) -> list[str]:
+        return [word.surface for word in self.words[self.tail :]]
+
+    def _is_polite_past(self) -> bool:
+        return self.word().type in ("助動詞-タ", "助動詞-ヌ") and self.word(2).type in (
+            "助動詞-マス",
+            "助動詞-デス",
+        )
+
+    def _explained(self, tail: list[str]) -> tuple[int, str, list[str]]:
+        """行くの？ → 行くんですか？"""
+        rest = [mark for mark in tail[1:] if mark in ("よ", "ね", "か")]
+        if self.question and "か" not in rest:
+            rest = ["か", *rest]
+        return 0, "んです", rest
+
+    def _conjugated(self) -> tuple[int, str] | None:
+        """(how many words the predicate is, its polite form)."""
+        last, before, third = (self.word(back) for back in (1, 2, 3))
+        if last.type == "助動詞-タ":
+            return self._past(before, third)
+        if last.is_verb():
+            return self._verb(last, before)
+        if last.lemma in ("ない", "無い") and last.is_adjective():
+            return self._negative("negative", 1)
+        if last.is_adjective():
+            return (1, last.surface + "です") if last.form.startswith(("終止", "連体")) else None
+        if last.type == "助動詞-ダ":
+            if last.form.startswith("意志推量形"):
+                return 1, "でしょう"
+            recalls = self._particles()[:1] == ["っけ"]
+            return (1, "でした" if recalls else "です") if last.surface in ("だ", "な") else None
+        if last.surface in ("て", "で") and last.pos == "助詞-接続助詞" and self.final:
+            if before.is_verb() and before.lemma in _CONTRACTED:  # 待ってて
+                return 2, conjugate(*_whole(before), "te") + "ください"
+            if before.is_verb() or before.type == "助動詞-ナイ":
+                return 1, last.surface + "ください"
+            return None
+        if last.pos.startswith("形状詞"):
+            return 1, last.surface + "です"
+        noun = last.pos.startswith(("名詞", "代名詞", "接尾辞")) or last.surface in ("そう", "どう")
+        if noun and self.final and (self.question or self._particles()):
+            return 1, last.surface + "です"
+        return None
+
+    def _past(self, before: Word, third: Word) -> tuple[int, str] | None:
+        if before.is_verb():
+            return 2, _masu(before, "past")
+        if before.lemma in ("ない", "無い"):
+            return self._negative("negative_past", 2)
+        if before.is_adjective():
+            return 1, self.word().surface + "です"
+        return (2, "でした") if before.type == "助動詞-ダ" else None
+
+    def _negative(self, form: Form, length: int) -> tuple[int, str] | None:
+        """ない at the end, of ``length`` words: 行かない, 高くない, 静かじゃない, 時間がない."""
+        verb, earlier = self.word(length + 1), self.word(length + 2)
+        if verb.is_verb() and verb.form.startswith("未然形"):
+            return length + 1, _masu(verb, form)
+        if verb.surface == "じゃ":
+            asks = earlier.is_adjective() or earlier.pos == "助詞-準体助詞"
+            if asks and form == "negative":  # いいじゃない, 行くんじゃない？
+                return length, "ないですか" if self.question else "ないです"
+            return length + 1, "じゃ" + _masu(_ARU, form)
+        return length, _masu(_ARU, form)
+
+    def _verb(self, last: Word, before: Word) -> tuple[int, str] | None:
+        if last.form.startswith("意志推量形"):
+            return 1, _masu(last, "volitional")
+        if last.form.startswith("命令形"):
+            if last.lemma in ("くれる", "呉れる") and before.surface in ("て", "で"):
+                return 1, "ください"
+            if last.lemma in ("なさる",):
+                if before.is_verb():
+                    return 2, conjugate(before.lemma, before.type, "te") + "ください"
+                return None
+            if last.lemma in ("くださる", "下さる"):
+                return None
+            return 1, conjugate(last.lemma, last.type, "te") + "ください"
+        if last.form.startswith(("終止形", "連体形")):
+            return 1, _masu(last, "plain")
+        return None
+
+
+_ARU = Word("ある", "ある", "動詞", "五段-ラ行", "終止形")
+
+
+def _masu(verb: Word, form: Form) -> str:
+    return conjugate(*_whole(verb), "stem") + _POLITE[form]
+
+
+def _whole(verb: Word) -> tuple[str, str]:
+    """(dictionary form, conjugation) without contraction: てる is ている."""
+    if not verb.pos.startswith("助動詞") or verb.lemma not in _CONTRACTED:
+        return verb.lemma, verb.type
+    lemma = _CONTRACTED[verb.lemma]
+    return lemma, "上一段" if lemma.endswith("いる") else "五段"

@@ -1,0 +1,175 @@
+"""Japanese text as morphemes, and verbs in the form that is wanted.
+
+Analysis is SudachiPy's (UniDic's categories); the conjugation tables are the school grammar's.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from sudachipy import Dictionary, Tokenizer
+
+Form = Literal["plain", "past", "te", "negative", "negative_past", "volitional", "stem", "if"]
+"""行く, 行った, 行って, 行かない, 行かなかった, 行こう, 行き, 行ったら."""
+
+_LONGEST = 10_000
+"""Characters that are analysed at once: SudachiPy takes up to 49,149 bytes."""
+_KEPT = re.compile(
+    r"```.*?(?:```|\Z)|`[^`\n]+`|https?://[^\s、。」』）)]+|[\w.+-]+@[\w-]+\.[\w.]+"
+    r"|「[^「」]*」|『[^『』]*』|“[^”]*”|\"[^\"\n]*\"",
+    re.DOTALL,
+)
+"""Code, addresses and quotations: they are somebody else's words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A morpheme where it stands. ``kept`` words are never changed."""
+
+    surface: str
+    lemma: str
+    """Its dictionary form."""
+    pos: str
+    """Part of speech, from the general to the particular: 助詞-終助詞."""
+    type: str
+    """Kind of conjugation: 五段-カ行, 助動詞-マス; * for what doesn't conjugate."""
+    form: str
+    """Conjugated form: 連用形-一般."""
+    kept: bool = False
+
+    def is_verb(self) -> bool:
+        """A verb, or an auxiliary that conjugates like one (れる, ちゃう)."""
+        return self.pos.startswith("動詞") or (
+            self.pos.startswith("助動詞")
+            and self.type.startswith(("五段", "下一段", "助動詞-レル"))
+        )
+
+    def is_adjective(self) -> bool:
+        """い-adjectives and what conjugates like them: ない, たい, らしい."""
+        return self.pos.startswith("形容詞") or self.type in _ADJECTIVAL or "形容詞" in self.type
+
+
+_ADJECTIVAL = ("助動詞-ナイ", "助動詞-タイ", "助動詞-ラシイ")
+END = Word("", "", "", "*", "*", kept=True)
+"""What stands before the first and after the last word."""
+
+_local = threading.local()
+
+
+@lru_cache(maxsize=1)
+def _dictionary() -> Dictionary:
+    from sudachipy import Dictionary
+
+    return Dictionary(dict="small")
+
+
+def _tokenizer() -> Tokenizer:
+    """One for each thread: a shared one raises."""
+    if not hasattr(_local, "tokenizer"):
+        _local.tokenizer = _dictionary().tokenizer()
+    tokenizer: Tokenizer = _local.tokenizer
+    return tokenizer
+
+
+def words_of(text: str, keep: Sequence[str] = ()) -> list[Word]:
+    """The morphemes of ``text``; joined, their surfaces are ``text`` again.
+
+    Those within quotations, code, addresses and the names in ``keep`` are marked as kept.
+    """
+    kept = [match.span() for match in _KEPT.finditer(text)]
+    for name in filter(None, keep):
+        kept += [match.span() for match in re.finditer(re.escape(name), text)]
+    found: list[Word] = []
+    at = 0
+    for piece in _pieces(text):
+        for morpheme in _tokenizer().tokenize(piece):
+            surface, lemma = morpheme.surface(), morpheme.dictionary_form()
+            first, last = at, at + len(surface)
+            at = last
+            *pos, type_, form = morpheme.part_of_speech()
+            if lemma.endswith("ずる") and surface.endswith("じ"):  # 信じる, not 信ずる
+                lemma, type_ = lemma[:-2] + "じる", "上一段-ザ行"
+            found.append(
+                Word(
+                    surface,
+                    lemma,
+                    "-".join(part for part in pos if part != "*"),
+                    type_,
+                    form,
+                    any(start < last and first < end for start, end in kept),
+                )
+            )
+    return found
+
+
+def _pieces(text: str) -> list[str]:
+    """The text in lengths that can be analysed, cut after a line or a sentence where possible."""
+    pieces = []
+    while len(text) > _LONGEST:
+        cut = max(text.rfind(mark, 0, _LONGEST) for mark in "\n。！？") + 1 or _LONGEST
+        pieces.append(text[:cut])
+        text = text[cut:]
+    return [*pieces, text] if text else pieces
+
+
+# ── conjugation ───────────────────────────────────────────────────────────────────────────
+
+# Last kana of the dictionary form → the endings of 未然, 連用, 意志 and of て and た.
+_GODAN = {
+    "う": ("わ", "い", "おう", "って", "った"),
+    "く": ("か", "き", "こう", "いて", "いた"),
+    "ぐ": ("が", "ぎ", "ごう", "いで", "いだ"),
+    "す": ("さ", "し", "そう", "して", "した"),
+    "つ": ("た", "ち", "とう", "って", "った"),
+    "ぬ": ("な", "に", "のう", "んで", "んだ"),
+    "ぶ": ("ば", "び", "ぼう", "んで", "んだ"),
+    "む": ("ま", "み", "もう", "んで", "んだ"),
+    "る": ("ら", "り", "ろう", "って", "った"),
+}
+_HONORIFIC = ("くださる", "下さる", "なさる", "いらっしゃる", "おっしゃる", "仰る", "ござる")
+"""五段 verbs whose stem ends in い: ください, なさい."""
+
+
+def conjugate(lemma: str, type_: str, form: Form) -> str:
+    """``lemma`` (a dictionary form) in ``form``; ``type_`` as in :class:`Word`."""
+    if form == "plain":
+        return lemma
+    negative, stem, volitional, te, past = _bases(lemma, type_)
+    return {
+        "stem": stem,
+        "te": te,
+        "past": past,
+        "if": past + "ら",
+        "volitional": volitional,
+        "negative": negative + "ない",
+        "negative_past": negative + "なかった",
+    }[form]
+
+
+def _bases(lemma: str, type_: str) -> tuple[str, str, str, str, str]:
+    """未然, 連用, 意志推量, て, た."""
+    body, last = lemma[:-1], lemma[-1]
+    if type_.startswith("サ行変格") and lemma.endswith("する"):
+        body = lemma[:-2]
+        return tuple(body + end for end in ("し", "し", "しよう", "して", "した"))  # type: ignore[return-value]
+    if type_.startswith("カ行変格"):
+        if lemma.endswith("くる"):
+            body = lemma[:-2]
+            return body + "こ", body + "き", body + "こよう", body + "きて", body + "きた"
+        return body, body, body + "よう", body + "て", body + "た"
+    if not type_.startswith("五段") or last not in _GODAN:
+        return body, body, body + "よう", body + "て", body + "た"
+    a, i, o, te, ta = _GODAN[last]
+    if lemma in ("ある", "有る", "在る"):
+        return "", body + i, body + o, body + te, body + ta
+    if lemma.endswith(("行く", "いく", "ゆく", "逝く")):
+        te, ta = "って", "った"
+    if lemma in _HONORIFIC:
+        i = "い"
+    return body + a, body + i, body + o, body + te, body + ta

@@ -1,0 +1,287 @@
+"""Conversions and levels. ``data/conversions.csv`` was written apart from the rules."""
+
+import csv
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.politeness import read, scores
+from persona_lab.japanese import is_polite, politeness_level, to_casual, to_plain, to_polite
+from persona_lab.japanese.words import words_of
+from persona_lab.settings import ROOT
+
+PLAIN = """
+行きます → 行く
+食べませんでした → 食べなかった
+静かですね → 静かだね
+静かではありません → 静かではない
+学生でした → 学生だった
+美味しいです → 美味しい
+美味しかったです → 美味しかった
+美味しくありません → 美味しくない
+美味しくなかったです → 美味しくなかった
+美味しいでしょう → 美味しいだろう
+行きましょうか → 行こうか
+何をしているんですか？ → 何をしているのか？
+ありがとうございます。 → ありがとう。
+ありがとうございました → ありがとう
+おはようございます！ → おはよう！
+お待ちしております。 → 待っている。
+よろしくお願いします。 → よろしく。
+よろしくお願いいたします。 → よろしく。
+待ってください。 → 待ってくれ。
+お待ちください → 待ってくれ
+ご確認ください。 → 確認してくれ。
+お茶をください。 → お茶をくれ。
+申し訳ございません。 → 申し訳ない。
+申し訳ありません → 申し訳ない
+かもしれません → かもしれない
+行かなければなりません → 行かなければならない
+学生ですので行きません → 学生なので行かない
+来ます → 来る
+来ません → 来ない
+きます → くる
+来ました → 来た
+来ましょう → 来よう
+勉強しました → 勉強した
+いいですよ → いいよ
+本当ですか？ → 本当か？
+これは何ですか。 → これは何だ。
+「行きます」と言いました。 → 「行きます」と言った。
+すみません → すまない
+分かりました → 分かった
+書きまして、 → 書いて、
+泳ぎました → 泳いだ
+飲みましたら → 飲んだら
+行きました → 行った
+ですが、違います → だが、違う
+でも、好きですから → でも、好きだから
+食べられませんでした → 食べられなかった
+起きています → 起きている
+お疲れ様です → お疲れ様
+行くんです → 行くんだ
+知らないんですよ → 知らないんだよ
+書いてくださいました → 書いてくれた
+教えていただけますか → 教えてもらえるか
+あります → ある
+ありませんでした → なかった
+ではありませんでした → ではなかった
+話しませんか → 話さないか
+行きたいです → 行きたい
+行きたくありません → 行きたくない
+待ちましょう → 待とう
+買いました → 買った
+死にました → 死んだ
+ございません → ない
+日本の首都は東京でございます → 日本の首都は東京だ
+`print("です")` と書きます。 → `print("です")` と書く。
+いかがですか → どうだ
+なさいます → なさる
+いらっしゃいません → いらっしゃらない
+違いますよ → 違うよ
+しますので → するので
+待ってくださいね → 待ってね
+見ないでください → 見ないでくれ
+大丈夫でしょうか → 大丈夫だろうか
+行きませんでしょうか → 行かないだろうか
+"""
+POLITE = """
+行く。 → 行きます。
+食べなかった → 食べませんでした
+静かだ。 → 静かです。
+静かじゃない → 静かじゃありません
+学生だった → 学生でした
+美味しい！ → 美味しいです！
+美味しかった → 美味しかったです
+美味しくない → 美味しくありません
+美味しくなかった → 美味しくありませんでした
+明日は雨だろう → 明日は雨でしょう
+行こう → 行きましょう
+行こうか？ → 行きましょうか？
+何してるの？ → 何してるんですか？
+ありがとう。 → ありがとうございます。
+うん、行くよ。 → はい、行きますよ。
+待って。 → 待ってください。
+待ってね → 待ってくださいね
+待ってくれ → 待ってください
+早くしろよ → 早くしてください
+行くな！ → 行かないでください！
+食べなさい → 食べてください
+時間がない → 時間がありません
+行きたい → 行きたいです
+行きたくない → 行きたくありません
+雨だけど、行く → 雨ですけど、行きます
+寒いから行かない → 寒いから行きません
+行くんだ → 行くんです
+そうだね → そうですね
+本当？ → 本当ですか？
+本当だよ → 本当ですよ
+行く？ → 行きますか？
+行かない？ → 行きませんか？
+行くかな → 行くでしょうか
+もう食べちゃった → もう食べてしまいました
+寝てる → 寝ています
+してない → していません
+来た → 来ました
+くる → きます
+する → します
+した → しました
+「行く」と言った。 → 「行く」と言いました。
+読んでいた → 読んでいました
+行きます。 → 行きます。
+美味しいです → 美味しいです
+いいなあ → いいですね
+勉強しよう → 勉強しましょう
+知ってる？ → 知っていますか？
+ある → あります
+大丈夫？ → 大丈夫ですか？
+嬉しいよ → 嬉しいですよ
+行くぜ → 行きますよ
+それは違うが、いい考えだ。 → それは違いますが、いい考えです。
+食べられる → 食べられます
+泳がない → 泳ぎません
+行かなければならない → 行かなければなりません
+かもしれない → かもしれません
+好きだ → 好きです
+あそこが駅だ → あそこが駅です
+どうしたの？ → どうしたんですか？
+なぜ泣くの → なぜ泣くんです
+今日はいい天気。 → 今日はいい天気。
+分からないよ → 分かりませんよ
+飲んだ → 飲みました
+行ってらっしゃい → 行ってらっしゃい
+ごめんね → ごめんなさい
+"""
+CASUAL = """
+今、何をしていますか？ → 今、何をしてる？
+静かです。 → 静かだよ。
+食べてしまいました。 → 食べちゃった。
+飲んでしまいます。 → 飲んじゃう。
+それは本当ではありません。 → それは本当じゃない。
+待ってください。 → 待って。
+お茶をください。 → お茶をちょうだい。
+大丈夫でしょうか？ → 大丈夫かな？
+行きましょうか？ → 行こうか？
+これは何ですか？ → これは何？
+すみません、遅れました。 → ごめん、遅れた。
+忙しいのですが、行きます。 → 忙しいんだけど、行く。
+どうしたのですか？ → どうしたの？
+学生ですか？ → 学生？
+知りませんけれども、調べます → 知らないけど、調べる
+"""
+
+
+def pairs(table: str) -> list[tuple[str, str]]:
+    return [tuple(line.split(" → ")) for line in table.strip().splitlines()]  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(("polite", "plain"), pairs(PLAIN))
+def test_polite_becomes_plain(polite: str, plain: str) -> None:
+    assert to_plain(polite) == plain
+
+
+@pytest.mark.parametrize(("plain", "polite"), pairs(POLITE))
+def test_plain_becomes_polite(plain: str, polite: str) -> None:
+    assert to_polite(plain) == polite
+
+
+@pytest.mark.parametrize(("polite", "casual"), pairs(CASUAL))
+def test_polite_becomes_casual(polite: str, casual: str) -> None:
+    assert to_casual(polite) == casual
+
+
+@pytest.mark.parametrize(("way", "convert"), [("plain", to_plain), ("polite", to_polite)])
+def test_most_of_what_the_rules_were_not_written_for_is_right(way: str, convert: object) -> None:
+    with (ROOT / "tests" / "data" / "conversions.csv").open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["way"] == way]
+    assert len(rows) > 100
+    wrong = [(row["from"], convert(row["from"]), row["to"]) for row in rows]  # type: ignore[operator]
+    wrong = [(said, got, wanted) for said, got, wanted in wrong if got != wanted]
+    assert len(wrong) / len(rows) <= 0.05, wrong
+
+
+KEPT = [
+    "「行きます。」",
+    "『そうです』",
+    "`a です`",
+    "https://example.com/です?x=ます",
+    "です@example.com",
+    "デスさん",
+]
+
+
+@pytest.mark.parametrize("convert", [to_plain, to_polite, to_casual])
+@pytest.mark.parametrize("kept", KEPT)
+def test_quotations_code_addresses_and_names_stay(convert: object, kept: str) -> None:
+    text = f"彼は {kept} と書きました。私は{kept} を読んだ。"
+    assert convert(text, keep=["デスさん"]).count(kept) == 2  # type: ignore[operator]
+
+
+@given(
+    st.text(
+        st.sampled_from("行きますでした静か。「」`、ねよか？！ \n食べないんだんですのabc😀"),
+        max_size=40,
+    )
+)
+def test_no_text_breaks_a_conversion(text: str) -> None:
+    assert "".join(word.surface for word in words_of(text)) == text
+    for convert in (to_plain, to_polite, to_casual):
+        assert isinstance(convert(text), str)
+    assert politeness_level(text) in (1, 2, 3, 4)
+
+
+def test_what_is_plain_or_polite_already_stays() -> None:
+    for _, plain in pairs(PLAIN):
+        assert to_plain(plain) == plain
+    for _, polite in pairs(POLITE):
+        assert to_polite(polite) == polite
+
+
+def test_a_long_text_is_converted_whole() -> None:
+    assert to_plain("行きます。" * 20_000) == "行く。" * 20_000
+
+
+def test_threads_do_not_share_a_tokenizer() -> None:
+    wrong: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            for _ in range(50):
+                assert to_plain("食べませんでした。") == "食べなかった。"
+        except BaseException as error:  # noqa: BLE001 - whatever it is fails the test
+            wrong.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("text", "level"),
+    [
+        ("社長がいらっしゃいますので、少々お待ちいただけますでしょうか。", 1),
+        ("お客様がお待ちでございます。", 1),
+        ("先生がお書きになりました。", 2),
+        ("明日は学校に行きます。", 3),
+        ("それは本です。", 3),
+        ("明日は学校に行く。", 4),
+        ("猫が鳴いている。", 4),
+        ("「行きます」と言った。", 4),
+        ("", 4),
+    ],
+)
+def test_unmistakable_levels(text: str, level: int) -> None:
+    assert politeness_level(text) == level
+    assert is_polite(text) == (level < 4)
+
+
+def test_levels_on_sentences_that_nothing_was_fitted_to() -> None:
+    _, held_out = read()
+    exact, balanced = scores(held_out, [int(politeness_level(text)) for text, _ in held_out])
+    assert exact >= 0.68
+    assert balanced >= 0.94
