@@ -13,6 +13,15 @@ from persona_lab.errors import ConfigurationError, DiskFull, StorageError, from_
 from persona_lab.server import check_port, only_instance
 from persona_lab.settings import load_settings
 
+OPENING = (
+    "GRADIO_ALLOWED_PATHS",
+    "GRADIO_EXAMPLES_CACHE",
+    "GRADIO_LOCAL_DEV_MODE",
+    "GRADIO_VIBE_MODE",
+    "GRADIO_WATCH_DIRS",
+)
+"""Variables by which Gradio would show files of this machine to visitors, or let them change it."""
+
 
 def stopped(reason: str) -> int:
     print(f"Persona Lab: {reason}", file=sys.stderr)
@@ -23,6 +32,9 @@ def main() -> int:
     arguments = argparse.ArgumentParser(prog="app.py", description="Persona Lab")
     arguments.add_argument("--share", action="store_true", help="make a public share link")
     share = arguments.parse_args().share
+    dropped = [name for name in OPENING if os.environ.pop(name, "")]
+    if dropped:
+        print(f"Persona Lab: no files are served: {', '.join(dropped)} ignored", file=sys.stderr)
     try:
         settings = load_settings()
         check_port(settings.gradio_server_name, settings.gradio_server_port)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from bench import Measured
 from bench.comparing import choose, compare, open_compare
 from bench.served import browser, served
 from persona_lab.clients import Catalog
@@ -17,7 +18,7 @@ from persona_lab.settings import ROOT
 MESSAGE = "こんにちは。ひとことお願いします。"
 
 
-def measure() -> str:
+def measure() -> Measured:
     models = [
         info
         for info in Catalog(ROOT / "data" / "models.yaml").models.values()
@@ -34,15 +35,14 @@ def measure() -> str:
             choose(page, [info.spec])
             compare(page, MESSAGE, 1, patience=300)
             rows.append(_row(("" if number == 0 else "and ") + (info.label or info.name), lab.pid))
-    return "\n".join(
-        [
-            "### Resident memory of the serving process",
-            "",
-            "| | MB | of that, mapped files | own |",
-            "|---|---|---|---|",
-            *rows,
-        ]
-    )
+    tables = [
+        "### Resident memory of the serving process",
+        "",
+        "| | MB | of that, mapped files | own |",
+        "|---|---|---|---|",
+        *rows,
+    ]
+    return Measured("\n".join(tables), [])
 
 
 def _row(name: str, pid: int) -> str:

@@ -190,7 +190,8 @@ class ModelNotFound(ProviderError):
 
 
 class ModelUnavailable(ProviderError):
-    """A local model can't be loaded: ``reason`` says why (missing file, broken file, memory)."""
+    """A local model can't be used. ``reason`` says why in English, for logs and the terminal;
+    ``why`` names the words for it, ``reasons.`` and that name, which further details fill."""
 
     code = "model_unavailable"
     type = ErrorType.SYSTEM_ERROR
@@ -216,16 +217,14 @@ class Refused(ProviderError):
 def from_foreign(error: BaseException, *, provider: str = "", model: str = "") -> PersonaLabError:
     """Our error for somebody else's. Ours come back unchanged.
 
-    The SDKs are looked up among the modules already loaded: an error of theirs can't exist
-    without them, and importing them here would cost a second at start.
+    SDKs and libraries are looked up among the modules already loaded: an error of theirs can't
+    exist without them, and importing them here would cost a second at start.
     """
     if isinstance(error, PersonaLabError):
         return error
     who: dict[str, Any] = {"provider": provider, "model": model}
-    for name, root in (("openai", "OpenAIError"), ("anthropic", "AnthropicError")):
-        sdk = sys.modules.get(name)
-        if sdk is not None and isinstance(error, getattr(sdk, root)):
-            return _from_sdk(sdk, error, who)
+    if (sdk := _sdk_of(error)) is not None:
+        return _from_sdk(sdk, error, who)
     for name in ("httpx2", "httpx"):
         http = sys.modules.get(name)
         if http is None:
@@ -263,8 +262,20 @@ def _is(error: BaseException, *names: str) -> bool:
     return False
 
 
+def _sdk_of(error: BaseException) -> ModuleType | None:
+    """The SDK that ``error`` comes from, if it has the tree that :func:`_from_sdk` reads."""
+    for kind in type(error).__mro__:
+        sdk = sys.modules.get(kind.__module__.partition(".")[0])
+        if sdk is not None and all(isinstance(getattr(sdk, name, None), type) for name in _TREE):
+            return sdk
+    return None
+
+
+_TREE = ("APIStatusError", "APITimeoutError", "APIConnectionError", "APIResponseValidationError")
+
+
 def _from_sdk(sdk: ModuleType, error: Any, who: dict[str, Any]) -> ProviderError:
-    """The openai and anthropic packages share one shape of error tree."""
+    """SDKs that are generated alike, openai's and anthropic's among them, share one error tree."""
     if isinstance(error, sdk.APITimeoutError):
         return ModelTimeout(**who)
     if isinstance(error, sdk.APIConnectionError):
@@ -393,12 +404,18 @@ class ErrorHandler:
     def say(self, error: BaseException, language: str) -> str:
         """The plain words for ``error``, without a persona: for a page."""
         ours = from_foreign(error)
-        key = ours.code
-        details = {
-            name: _Unknown() if ours.details.get(name) in (None, "") else ours.details[name]
+        details = dict(ours.details)
+        reason = f"reasons.{details.get('why')}"
+        if reason in self._words:
+            details["reason"] = self._filled(reason, language, details)
+        return self._filled(ours.code, language, details)
+
+    def _filled(self, key: str, language: str, details: dict[str, Any]) -> str:
+        blanks = {
+            name: _Unknown() if details.get(name) in (None, "") else details[name]
             for name in self._words.blanks(key)
         }
-        return self._words(key, language, **details)
+        return self._words(key, language, **blanks)
 
     async def handle(
         self,

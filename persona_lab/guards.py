@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from persona_lab.errors import EmptyMessage, MessageTooLong
+from persona_lab.errors import EmptyMessage, InputError, MessageTooLong
 
 _HARMFUL = re.compile(
     "["
@@ -21,6 +21,8 @@ _HARMFUL = re.compile(
     + "".join(map(chr, range(0xFFFF, 0x110000, 0x10000)))
     + "]"
 )
+_BLANK_LETTERS = "\u115f\u1160\u2800\u3164\uffa0"
+"""Letters of Hangul and Braille that show nothing."""
 _COMPOSABLE = re.compile("[^\uf900-\ufaff\U0002f800-\U0002fa1f]+")
 
 
@@ -34,12 +36,15 @@ class InputValidator:
         """``text`` as it is sent: NFC, line ends as ``\\n``, harmful characters gone.
 
         Compatibility ideographs stay as typed, for names are written with them (神, U+FA19).
+        Raises InputError for what is no text.
         """
+        if not isinstance(text, str):
+            raise InputError(f"a message is text, not {type(text).__name__}")
         text = _HARMFUL.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
         return _COMPOSABLE.sub(lambda part: unicodedata.normalize("NFC", part[0]), text).strip()
 
     def validate_message(self, text: str) -> str:
-        """The clean message. Raises EmptyMessage and MessageTooLong."""
+        """The clean message. Raises InputError, EmptyMessage and MessageTooLong."""
         text = self.clean(text)
         if not any(_is_visible(character) for character in text):
             raise EmptyMessage
@@ -50,4 +55,5 @@ class InputValidator:
 
 def _is_visible(character: str) -> bool:
     """Zero-width spaces and joiners are format characters: on their own they say nothing."""
-    return not character.isspace() and unicodedata.category(character) not in ("Cf", "Mn")
+    blank = character.isspace() or character in _BLANK_LETTERS
+    return not blank and unicodedata.category(character) not in ("Cf", "Mn")

@@ -5,6 +5,7 @@ Tables are rows of the store and stay near it. What moves along the path of a me
 """
 
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -212,12 +213,16 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """Why a prompt reads as it does. ``rule`` counts from 1; 0 is the default's."""
+    """Why a prompt reads as it does. ``rule`` counts from 1; 0 is the default's.
+
+    ``reason`` is in the persona's language, ``reasons`` has it in each that a page can have.
+    """
 
     template: str
     rule: int
     reason: str
     spans: tuple[Span, ...] = ()
+    reasons: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)

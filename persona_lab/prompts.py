@@ -184,6 +184,10 @@ class _Words(_Strict):
     matched: _Localized
     between: _Localized
     default: _Localized
+    form: _Localized = _Localized(
+        ja="基本の形の「{form}」版（{matched}）",
+        en="the “{form}” variant of the basic form ({matched})",
+    )
     transcript: _Localized
 
 
@@ -309,7 +313,7 @@ class PromptTemplateEngine:
             "roles": [*roles],
             "tones": [*tones],
         }
-        name, number, found = "default", 0, []
+        name, number, found, prefix = "default", 0, [], ""
         for at, rule in enumerate(self._rules.rules, 1):
             if (match := rule.match(persona)) is not None:
                 name, number, found = rule.template, at, match
@@ -317,9 +321,11 @@ class PromptTemplateEngine:
         for form in self._rules.forms:
             if (match := form.match(persona)) is not None:
                 if f"{form.prefix}_{name}.{language}" in self._templates:
-                    name, found = f"{form.prefix}_{name}", [*found, *match]
+                    prefix = form.prefix
+                    name, found = f"{prefix}_{name}", [*found, *match]
                 break
-        return self._choice(name, number, self._reasons(found), language)
+        reasons = self._reasons(found, "" if number else prefix)
+        return self._choice(name, number, reasons, language)
 
     def render(self, choice: Choice, variables: Mapping[str, Any]) -> tuple[str, tuple[Span, ...]]:
         """The text and the spans of it that are traced values. Raises TemplateError."""
@@ -340,11 +346,12 @@ class PromptTemplateEngine:
             raise TemplateError(f"{file}: there is no such template", file=file)
         return Choice(name, rule, MappingProxyType(reasons), template, language)
 
-    def _reasons(self, found: Sequence[tuple[str, str]]) -> dict[str, str]:
+    def _reasons(self, found: Sequence[tuple[str, str]], form: str) -> dict[str, str]:
+        """What was ``found`` in the persona; ``form``: of the default, that it chose alone."""
         words = self._rules.words
         if not found:
             return words.default.model_dump()
-        return {
+        reasons = {
             language: getattr(words.between, language).join(
                 getattr(words.matched, language)
                 .replace("{list}", getattr(getattr(words, name), language))
@@ -353,6 +360,11 @@ class PromptTemplateEngine:
             )
             for language in LANGUAGES
         }
+        if form:
+            for language, matched in reasons.items():
+                text: str = getattr(words.form, language).replace("{form}", form)
+                reasons[language] = text.replace("{matched}", matched)
+        return reasons
 
     def _compile(self, file: str) -> jinja2.Template:
         return _naming(file, lambda: self._environment.get_template(file))
@@ -477,7 +489,7 @@ class PromptBuilder:
             with_examples=not as_turns,
         )
         system, spans = self.engine.render(choice, variables)
-        trace = Trace(choice.file, choice.rule, choice.reason, spans)
+        trace = Trace(choice.file, choice.rule, choice.reason, spans, dict(choice.reasons))
         if kind == "transcript":
             return Prompt(system, (), kind, message, stop, trace)
         turns: list[Turn] = []

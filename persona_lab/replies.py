@@ -91,8 +91,10 @@ class ResponseProcessor:
     def __init__(self, steps: Sequence[Step] | None = None) -> None:
         self.steps = tuple(STEPS if steps is None else steps)
 
-    def open_stream(self, agent: Agent) -> ReplyStream:
-        return ReplyStream(self.steps, agent)
+    def open_stream(self, agent: Agent, secrets: Sequence[str] = ()) -> ReplyStream:
+        """``secrets`` are hidden before any other step could cut them in two."""
+        hiding = Step("hidden_secrets", lambda _: HiddenSecrets(secrets))
+        return ReplyStream([hiding, *self.steps], agent)
 
     def process(self, raw: str, agent: Agent) -> Processed:
         """A whole raw answer, finished: the same text as through a stream."""
@@ -103,6 +105,44 @@ class ResponseProcessor:
 
 
 # ── the steps ─────────────────────────────────────────────────────────────────────────────
+
+
+HIDDEN = "••••••"
+SECRET_LENGTH = 8
+"""Characters that a secret has at least: compatible servers are given "none" or "ollama" for a
+key, which are words that an answer may hold."""
+
+
+def hide(text: str, secrets: Sequence[str]) -> str:
+    """``text`` with dots in the place of ``secrets``."""
+    for secret in secrets:
+        if len(secret) >= SECRET_LENGTH:
+            text = text.replace(secret, HIDDEN)
+    return text
+
+
+class HiddenSecrets(Filter):
+    """:func:`hide` for a stream. A secret that is broken off at the end is hidden as well."""
+
+    def __init__(self, secrets: Sequence[str]) -> None:
+        self._secrets = [secret for secret in secrets if len(secret) >= SECRET_LENGTH]
+        self._held = ""
+
+    def feed(self, text: str) -> str:
+        text = hide(self._held + text, self._secrets)
+        begun = max((_overlap(text, secret) for secret in self._secrets), default=0)
+        self._held = text[len(text) - begun :]
+        return text[: len(text) - begun]
+
+    def finish(self) -> str:
+        held, self._held = self._held, ""
+        return held if len(held) < SECRET_LENGTH else HIDDEN
+
+
+def _overlap(text: str, secret: str) -> int:
+    """How many characters at the end of ``text`` begin ``secret``."""
+    lengths = range(min(len(text), len(secret) - 1), 0, -1)
+    return next((length for length in lengths if text.endswith(secret[:length])), 0)
 
 
 class _Fences:

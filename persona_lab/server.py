@@ -10,7 +10,6 @@ import secrets
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import cookie_parser
@@ -26,6 +25,8 @@ _YEAR = 365 * 24 * 3600
 
 CLOSED = (
     "/gradio_api/deep_link",
+    "/gradio_api/file",
+    "/file=",
     "/gradio_api/upload",
     "/gradio_api/upload_progress",
     "/gradio_api/run-history",
@@ -56,16 +57,25 @@ POLICY = (
 
 
 class VisitorCookie:
-    """Gives every browser that opens the page a secret of its own, and keeps it fresh."""
+    """Gives every browser that opens the page a secret of its own, and keeps it fresh.
+
+    A page of another site calls without it: Gradio answers every origin, cookies included.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] != "/":
+        if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
+        if scope["type"] == "websocket" or scope["path"] != "/":
+            if _from_another_site(headers):
+                kept = [pair for pair in scope["headers"] if pair[0] != b"cookie"]
+                scope = {**scope, "headers": kept}
+            await self.app(scope, receive, send)
+            return
         secret = visitor_secret(cookie_parser(headers.get("cookie", ""))) or secrets.token_urlsafe(
             32
         )
@@ -82,6 +92,16 @@ class VisitorCookie:
             await send(message)
 
         await self.app(scope, receive, send_with_cookie)
+
+
+def _from_another_site(headers: Headers) -> bool:
+    """Browsers say so themselves, and no page can forge it; older ones name their origin."""
+    site = headers.get("sec-fetch-site")
+    if site is not None:
+        return site not in ("same-origin", "none")
+    origin = headers.get("origin")
+    ours = (headers.get("host"), headers.get("x-forwarded-host"))
+    return origin is not None and origin.partition("://")[2] not in ours
 
 
 class FrontPage:
@@ -150,13 +170,14 @@ def only_instance(database_url: str) -> Iterator[None]:
 
     Raises ConfigurationError when another holds it. Other databases need no such lock.
     """
-    path = database_url.removeprefix("sqlite:///").partition("?")[0]
-    if not database_url.startswith("sqlite:///") or path in ("", ":memory:"):
-        yield
-        return
     from filelock import FileLock, Timeout
 
-    file = Path(path)
+    from persona_lab.store import database_file
+
+    file = database_file(database_url)
+    if file is None:
+        yield
+        return
     file.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(f"{file}.lock", timeout=0)
     try:

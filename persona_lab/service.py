@@ -10,6 +10,9 @@ What a caller can rely on:
   failure becomes an answer in the persona's name, with ``fallback`` in its metadata.
 - However a turn ends (whole, stopped, failed) it leaves one :class:`TurnRecord`, and what had
   come of the answer stays in the chat. A crash keeps all but the last half second of it.
+- A chat has one turn at a time: a second waits until the first is kept, so that the chat is a
+  row of whole exchanges. (Within one process: replicas don't wait for one another.)
+- No key of the settings is in what comes out, even where a provider's answer repeats it.
 - ``error`` in the metadata without ``fallback``: the answer is whole, the store didn't take it.
 """
 
@@ -20,8 +23,11 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakValueDictionary
+
+from pydantic import SecretStr
 
 from persona_lab.clients import estimate_tokens
 from persona_lab.errors import (
@@ -43,6 +49,7 @@ from persona_lab.models import (
     TurnRecord,
     Usage,
 )
+from persona_lab.replies import hide
 
 if TYPE_CHECKING:
     from persona_lab.clients import Clients, LLMClientInterface, ModelInfo
@@ -68,6 +75,7 @@ class _Task:
     user_id: str
     agent_id: str
     message: str
+    _: KW_ONLY
     model: str
     options: Mapping[str, Any]
     language: Language | None
@@ -154,6 +162,10 @@ class LLMService:
         self.error_handler = error_handler
         self.clock = clock
         self.save_every = save_every
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """The turn of each chat that has one; those who wait for it keep it here."""
+        held = [value for _, value in clients.settings if isinstance(value, SecretStr)]
+        self._secrets = tuple(secret.get_secret_value().strip() for secret in held)
 
     # ── with a chat ───────────────────────────────────────────────────────────────────────
 
@@ -196,16 +208,18 @@ class LLMService:
         :class:`~persona_lab.models.Options`. Closing the generator stops the model and keeps
         what has come.
 
-        Raises InputError, NotFound, and StorageError when the message itself can't be kept.
+        Raises InputError, NotFound (also for an ``agent_id`` that isn't the chat's), and
+        StorageError when the message itself can't be kept.
         """
         text = self.input_validator.validate_message(message)
-        asked = await asyncio.to_thread(
-            self.store.add_message, chat_id, user_id=user_id, sender="user", content=text
+
+        def ask() -> Message:
+            return self.store.add_message(chat_id, user_id=user_id, sender="user", content=text)
+
+        events = self._in_chat(
+            ask, chat_id, user_id, agent_id, model=model, language=language, options=options
         )
-        task = _Task(
-            "chat", user_id, agent_id, text, model, options, language, chat_id=chat_id, asked=asked
-        )
-        async with contextlib.aclosing(self._turn(task)) as events:
+        async with contextlib.aclosing(events):
             async for event in events:
                 yield event
 
@@ -213,7 +227,6 @@ class LLMService:
         self,
         chat_id: str,
         user_id: str,
-        agent_id: str | None = None,
         *,
         model: str = "",
         language: Language | None = None,
@@ -224,25 +237,42 @@ class LLMService:
         Raises NotFound when nothing was asked yet, InputError and StorageError.
         """
         self.clients.info(model)  # an unknown model must not cost the answer that stands
-        if agent_id is None:
-            chat = await asyncio.to_thread(self.store.get_chat, chat_id, user_id=user_id)
-            agent_id = chat.agent_id
-        asked = await asyncio.to_thread(self.store.supersede_answer, chat_id, user_id=user_id)
-        self.context_manager.forget(chat_id)
-        task = _Task(
-            "chat",
-            user_id,
-            agent_id,
-            asked.content,
-            model,
-            options,
-            language,
-            chat_id=chat_id,
-            asked=asked,
+
+        def ask() -> Message:
+            asked = self.store.supersede_answer(chat_id, user_id=user_id)
+            self.context_manager.forget(chat_id)
+            return asked
+
+        events = self._in_chat(
+            ask, chat_id, user_id, model=model, language=language, options=options
         )
-        async with contextlib.aclosing(self._turn(task)) as events:
+        async with contextlib.aclosing(events):
             async for event in events:
                 yield event
+
+    async def _in_chat(
+        self,
+        ask: Callable[[], Message],
+        chat_id: str,
+        user_id: str,
+        agent_id: str | None = None,
+        **how: Any,
+    ) -> AsyncGenerator[Event, None]:
+        """One turn of a chat, after those before it: ``ask`` gives the message to be answered."""
+        chat = await asyncio.to_thread(self.store.get_chat, chat_id, user_id=user_id)
+        if agent_id not in (None, chat.agent_id):
+            raise NotFound(kind="agent")
+        async with contextlib.AsyncExitStack() as turn:
+            await turn.enter_async_context(self._turns.setdefault(chat_id, asyncio.Lock()))
+            asked = await asyncio.to_thread(ask)
+            task = _Task(
+                "chat", user_id, chat.agent_id, asked.content, chat_id=chat_id, asked=asked, **how
+            )
+            async with contextlib.aclosing(self._turn(task)) as events:
+                async for event in events:
+                    if event.type == "done":  # it is kept, and may be read at leisure
+                        await turn.aclose()
+                    yield event
 
     # ── without a chat ────────────────────────────────────────────────────────────────────
 
@@ -264,7 +294,15 @@ class LLMService:
         """
         text = self.input_validator.validate_message(message)
         task = _Task(
-            kind, user_id, agent.id, text, model, options, language, agent=agent, context=context
+            kind,
+            user_id,
+            agent.id,
+            text,
+            model=model,
+            options=options,
+            language=language,
+            agent=agent,
+            context=context,
         )
         async with contextlib.aclosing(self._turn(task)) as events:
             async for event in events:
@@ -324,13 +362,17 @@ class LLMService:
                 model=course.info.name if course.info else "",
             )
             rest = course.finish()
-            course.excuse = await self.error_handler.handle(
+            excuse = await self.error_handler.handle(
                 # An error that stays unknown is passed on as it was: the log wants its trace.
                 error if type(course.error) is PersonaLabError else course.error,
                 task.message,
                 course.agent or task.agent_id,
                 language=task.language,
                 begun=bool(course.text),
+            )
+            course.excuse = Reply(
+                hide(excuse.content, self._secrets),
+                excuse.metadata | {"error": hide(excuse.metadata["error"], self._secrets)},
             )
         finally:
             course.finish()
@@ -362,7 +404,7 @@ class LLMService:
         course.prompt = await self._prompt(
             course.agent, task.message, context, info, client.count_tokens, task.options
         )
-        course.stream = stream = self.response_processor.open_stream(course.agent)
+        course.stream = stream = self.response_processor.open_stream(course.agent, self._secrets)
         options = self.clients.options(info, **task.options)
         async with contextlib.aclosing(client.stream(course.prompt, options)) as chunks:
             async for chunk in chunks:
@@ -370,7 +412,7 @@ class LLMService:
                     course.first = self.clock()
                 course.usage = chunk.usage or course.usage
                 course.finish_reason = chunk.finish_reason or course.finish_reason
-                course.model = chunk.model or course.model
+                course.model = hide(chunk.model, self._secrets) or course.model
                 if text := stream.feed(chunk.text):
                     course.text += text
                     yield text
@@ -582,7 +624,7 @@ def _cost(info: ModelInfo | None, usage: Usage) -> float | None:
     """US dollars, cached tokens at the full price: an upper bound."""
     if info is None:
         return None
-    if info.provider in ("local", "mock"):
+    if info.free:
         return 0.0
     if info.input_price is None or info.output_price is None:
         return None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
-from pydantic import AnyUrl, Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, AnyUrl, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from persona_lab.errors import ConfigurationError
@@ -13,7 +14,40 @@ from persona_lab.errors import ConfigurationError
 ROOT = Path(__file__).resolve().parent.parent
 """The project's folder: ``templates/`` and ``data/`` stand in it."""
 
-Provider = Literal["local", "openai", "anthropic", "mock"]
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """Who models come from. ``module`` has its ``Client``; ``free``: tokens cost nothing.
+
+    ``key`` names the setting that holds its key ("": it asks for none), ``server`` the one that
+    holds the address of another server, which may do without a key.
+    """
+
+    module: str
+    key: str = ""
+    server: str = ""
+    free: bool = False
+
+
+PROVIDERS = {
+    "local": Provider("persona_lab.clients.llama_cpp", free=True),
+    "openai": Provider("persona_lab.clients.openai", "openai_api_key", "openai_base_url"),
+    "anthropic": Provider(
+        "persona_lab.clients.anthropic", "anthropic_api_key", "anthropic_base_url"
+    ),
+    "mock": Provider("persona_lab.clients.mock", free=True),
+}
+"""All that the house knows of a provider outside its own file. A module is imported when it is
+first used: an SDK costs up to a second and a half."""
+
+
+def _known(name: str) -> str:
+    if name not in PROVIDERS:
+        raise ValueError(f"must be one of {', '.join(PROVIDERS)}")
+    return name
+
+
+ProviderName = Annotated[str, AfterValidator(_known)]
 
 
 class Settings(BaseSettings):
@@ -31,7 +65,7 @@ class Settings(BaseSettings):
     anthropic_api_key: SecretStr | None = None
     anthropic_base_url: str | None = None
 
-    llm_provider: Provider = "local"
+    llm_provider: ProviderName = "local"
     llm_model: str = ""
     """Name of the model at ``llm_provider``; empty takes the provider's first in models.yaml."""
     llm_temperature: float | None = Field(default=None, ge=0, le=2)

@@ -21,10 +21,11 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 from sqlmodel import Session, SQLModel, col, delete, func, select, update
 
@@ -87,6 +88,12 @@ def clean_text(text: str) -> str:
     return _COMPOSABLE.sub(lambda part: unicodedata.normalize("NFC", part[0]), text)
 
 
+def _is_visible(character: str) -> bool:
+    """Not space, not a joiner or a mark without a letter, not a letter that shows nothing."""
+    blank = character.isspace() or character in "\u115f\u1160\u2800\u3164\uffa0"
+    return not blank and unicodedata.category(character) not in ("Cf", "Mn")
+
+
 def persona_of(agent: Agent) -> dict[str, Any]:
     """All that can be edited of ``agent``, as plain data that create and update take back."""
     persona: dict[str, Any] = {field: getattr(agent, field) for field in ("name", *TEXTS)}
@@ -100,7 +107,8 @@ def persona_of(agent: Agent) -> dict[str, Any]:
 def clean_persona(fields: dict[str, Any]) -> dict[str, Any]:
     """``fields`` of a persona, cleaned: all of :func:`persona_of`'s keys or some of them.
 
-    None counts as empty; empty list items go, and a trait named twice counts once. Raises
+    None counts as empty, and so does a name that shows nothing (of zero-width characters, say);
+    empty list items go, and a trait named twice counts once. Raises
     InvalidPersona with ``field``, ``reason`` ("empty", "too_long", "too_many", "wrong_type" or
     "unknown") and, where there is one, ``limit`` (characters or items).
     """
@@ -110,7 +118,7 @@ def clean_persona(fields: dict[str, Any]) -> dict[str, Any]:
 def _clean_field(field: str, value: Any) -> Any:
     if field == "name":
         name = _clean_item(field, value, NAME_LENGTH)
-        if not name:
+        if not any(map(_is_visible, name)):
             raise _invalid(field, "empty")
         return name
     if field in TEXTS:
@@ -430,6 +438,8 @@ class Store:
         """The user's conversations, the last used first; those with one persona on request."""
         chats = select(Chat).where(Chat.user_id == user_id, col(Chat.deleted_at).is_(None))
         if agent_id is not None:
+            if not _is_id(agent_id):
+                return []
             chats = chats.where(Chat.agent_id == agent_id)
         newest = chats.order_by(
             col(Chat.updated_at).desc(), col(Chat.created_at).desc(), col(Chat.id)
@@ -611,9 +621,9 @@ class Store:
 # ── within a transaction ──────────────────────────────────────────────────────────────────
 
 
-def _is_id(given: str) -> bool:
+def _is_id(given: object) -> bool:
     """Whether ``given`` can name a row; drivers choke on NUL and on halves of surrogate pairs."""
-    return given.isascii() and given.isprintable()
+    return isinstance(given, str) and given.isascii() and given.isprintable()
 
 
 def _agent(session: Session, agent_id: str, *, lock: bool = False) -> Agent:
@@ -685,6 +695,20 @@ def _insert_new(session: Session, table: str, rows: list[dict[str, Any]]) -> Non
 
 
 # ── opening a database ────────────────────────────────────────────────────────────────────
+
+
+def database_file(url: str) -> Path | None:
+    """The file behind a SQLite ``url``, past links and however it is written; None without one."""
+    try:
+        address = make_url(url)
+    except ArgumentError:
+        return None  # opening it will say what is wrong
+    name = address.database or ""
+    if name.startswith("file:") and "uri" in address.query:
+        name = "" if address.query.get("mode") == "memory" else unquote(urlsplit(name).path)
+    if address.get_backend_name() != "sqlite" or name in ("", ":memory:"):
+        return None
+    return Path(name).resolve()
 
 
 @contextmanager

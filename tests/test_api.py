@@ -6,17 +6,24 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator
+from html import escape
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
+import gradio as gr
 import httpx
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from serving import GEMMA, SMOLLM, Served, data_with, headers, serving
 
+from persona_lab.errors import DiskFull, StorageError
+from persona_lab.lab import Lab
 from persona_lab.server import COOKIE
 from persona_lab.settings import ROOT
+from persona_lab.store import Store
+from persona_lab.ui.visitor import Visitors
 from persona_lab.words import Words
 
 FALLBACKS = Words(ROOT / "templates" / "fallbacks.yaml")
@@ -311,6 +318,14 @@ def test_a_conversation_goes_on_is_kept_and_can_be_deleted_and_brought_back(
     assert client.predict(chat, api_name="/get_chat") == kept
 
 
+def test_a_conversation_does_not_change_its_persona(client: Client) -> None:
+    japanese, english = demo(client)["id"], demo(client, "en")["id"]
+    chat = client.predict("一つめ", japanese, api_name="/chat")["chat_id"]
+    kept = client.predict(chat, api_name="/get_chat")
+    assert refusal(client, "二つめ", english, chat, api_name="/chat") == said("not_found", "ja")
+    assert client.predict(chat, api_name="/get_chat") == kept
+
+
 def test_another_answer_takes_the_place_of_the_last(client: Client) -> None:
     first = client.predict("やあ", demo(client)["id"], api_name="/chat")
     again = client.predict(first["chat_id"], SLOW, api_name="/regenerate")
@@ -451,6 +466,83 @@ def test_values_of_the_wrong_kind_are_refused_as_such(
 ) -> None:
     words = refusal(client, *arguments, api_name=api_name)
     assert words in (said("invalid_input", "ja"), said("not_found", "ja"))
+
+
+@pytest.mark.parametrize("name", ["\u200b\u200d", "\ufeff\u3164", "\x00\x1b", "\u202e", "　"])
+def test_a_name_that_shows_nothing_is_refused_in_words(client: Client, name: str) -> None:
+    words = said("invalid_persona", "ja", field=PAGE("field.name", "ja"), reason="空です")
+    assert refusal(client, {"name": name}, api_name="/save_persona") == words
+    kept = client.predict(WHOLE, api_name="/save_persona")
+    assert refusal(client, {"name": name}, kept["id"], api_name="/save_persona") == words
+    assert kept in client.predict(api_name="/list_personas")
+
+
+def test_what_an_error_repeats_is_text_and_no_html(client: Client) -> None:
+    image = "<img src=x onerror=alert(1)>"
+    persona = demo(client)["id"]
+    for told in (
+        refusal(client, "やあ", persona, "", f"nobody:{image}", api_name="/chat"),
+        refusal(client, {"name": "x", image: ""}, api_name="/save_persona"),
+    ):
+        assert escape(image, quote=False) in told
+        assert "<" not in told
+
+
+def test_half_a_surrogate_pair_is_refused_or_left_out(served: Served, client: Client) -> None:
+    persona, half = demo(client)["id"], "\ud800"
+    headers = {"content-type": "application/json"}
+
+    def told(name: str, *data: Any) -> str:
+        call = f"{served.url}/gradio_api/call/{name}"
+        event = httpx.post(call, content=json.dumps({"data": data}), headers=headers).json()
+        return httpx.get(f"{call}/{event['event_id']}", timeout=30).text
+
+    logged = len(served.log)
+    for message, who, chat, model in (
+        ("やあ", half, "", ""),
+        ("やあ", persona, half, ""),
+        ("やあ", persona, "", f"x:{half}"),
+        (half, persona, "", ""),
+        (f"{half} \u200b", persona, "", ""),
+    ):
+        answer = told("chat", message, who, chat, model)
+        assert "event: error" in answer
+        assert json.loads(answer.rpartition("data: ")[2])["error"]
+    assert json.dumps("タロウ") in told("save_persona", {"name": f"タロ{half}ウ"}, "")
+    assert "Traceback" not in served.log[logged:]
+
+
+@pytest.mark.parametrize("full", [DiskFull(), StorageError()])
+@pytest.mark.parametrize("language", ["ja", "en"])
+async def test_a_new_visitor_is_told_that_the_database_takes_nothing(
+    make_lab: Callable[..., Lab], monkeypatch: pytest.MonkeyPatch, full: StorageError, language: str
+) -> None:
+    lab = make_lab()
+
+    def refuse(self: Store, secret: str) -> None:
+        raise full
+
+    monkeypatch.setattr(Store, "user_for_secret", refuse)
+    request: Any = SimpleNamespace(
+        session_hash="s", cookies={}, headers={"accept-language": language}
+    )
+    with pytest.raises(gr.Error) as told:
+        await Visitors(lab, PAGE).of(request)
+    assert told.value.message == said(full.code, language)
+    assert told.value.print_exception is False
+
+
+async def test_an_unexpected_error_is_logged_by_its_place_and_not_by_its_text(
+    make_lab: Callable[..., Lab], caplog: pytest.LogCaptureFixture
+) -> None:
+    request: Any = SimpleNamespace(session_hash="s", cookies={}, headers={})
+    visitor = await Visitors(make_lab(), PAGE).of(request)
+    key = "-".join(["sk", "0123456789"])
+    with pytest.raises(gr.Error) as told, visitor.told():
+        raise RuntimeError(key)
+    assert told.value.message == said("system_error", "ja")
+    assert key not in caplog.text
+    assert "test_api.py" in caplog.text
 
 
 def test_an_id_that_is_no_text_is_refused_as_such(client: Client) -> None:
@@ -644,6 +736,23 @@ def test_no_event_of_the_page_tells_or_changes_anything_of_anothers(
         assert theirs.secret not in told, event
         assert theirs.whisper not in told, event
     assert theirs.state() == before
+
+
+def test_the_events_of_the_page_answer_anothers_ids_as_they_answer_missing_ones(
+    served: Served, connect: Connect
+) -> None:
+    theirs = Mine(connect())
+    told = []
+    for persona, chat in ((theirs.persona, theirs.chat), (NOBODY, NOBODY)):
+        with httpx.Client(base_url=served.url, timeout=30) as http:
+            given = told_of(Page(http), persona, chat)
+        told.append({event: anonymous(text) for event, text in given.items()})
+    assert told[0] == told[1]
+
+
+def anonymous(told: str) -> str:
+    """The last word of it, without the ids and figures that differ from call to call."""
+    return re.sub(r"[0-9a-f]{32}|\d+(\.\d+)?(e-\d+)?|null", "#", told.splitlines()[-1])
 
 
 def test_the_events_of_the_page_do_tell_their_own_visitor(page: Page, connect: Connect) -> None:

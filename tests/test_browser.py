@@ -7,7 +7,9 @@ own, and fails also when the page raises an error or asks any other host for any
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -91,7 +93,7 @@ class Desk:
     def settle(self) -> None:
         """Waits until a persona is open and the form takes input."""
         self.page.wait_for_selector("#editor-form:not([inert])")
-        self.page.wait_for_selector("#prompt-preview pre.prompt")
+        self.page.wait_for_selector("#prompt-preview pre.prompt", state="attached")
         expect(self.box("editing")).not_to_have_value("")
 
     def say(self, key: str, **details: Any) -> str:
@@ -440,10 +442,18 @@ def test_a_persona_that_cannot_be_kept_says_so_and_loses_nothing(desk: Desk) -> 
     desk.settle()
     desk.box("field-name").fill("")
     expect(desk.at("#saved [role=alert]")).to_be_visible()
-    assert [a.name for a in desk.own()] == ["名のある人"]
+    desk.box("field-background").fill("灯台で育った。")
+    expect(desk.preview).to_contain_text("灯台で育った。")
+    desk.reload()
+    expect(desk.box("field-background")).to_have_value("灯台で育った。")
+    expect(desk.at("#saved [role=alert]")).to_be_visible()
+    assert [(a.name, a.background) for a in desk.own()] == [("名のある人", "")]
     desk.box("field-name").fill("また名のある人")
     expect(desk.at("#saved")).to_contain_text(desk.say("editor.saved"))
     until(lambda: [a.name for a in desk.own()] == ["また名のある人"])
+    for name in ("", "また名のある人"):  # back to what is saved, the warning goes
+        desk.box("field-name").fill(name)
+        expect(desk.at("#saved [role=alert]")).to_have_count(0 if name else 1)
 
 
 def test_editing_a_persona_that_was_deleted_in_another_tab_says_so_and_keeps_what_is_typed(
@@ -487,6 +497,88 @@ def test_one_message_can_be_tried_without_a_conversation(desk: Desk) -> None:
     expect(desk.at("#tried .figures")).to_be_visible()
     expect(desk.at("#try-run")).to_be_visible()
     assert desk.messages() == []
+
+
+def test_the_mark_says_saved_only_once_the_server_has_answered(desk: Desk) -> None:
+    held: list[Any] = []
+    desk.page.route("**/run/predict*", lambda route: held.append(route))
+    desk.box("field-description").press("End")
+    desk.page.keyboard.type("！")
+    expect(desk.at("#saving")).to_have_text(re.compile(desk.say("editor.saving")))
+    expect(desk.at("#saved")).to_be_hidden()
+    until(lambda: held)
+    expect(desk.at("#saved")).to_be_hidden()
+    desk.page.unroute("**/run/predict*")  # lets go on what was held
+    expect(desk.at("#saved")).to_have_text(desk.say("editor.saved"))
+    expect(desk.at("#saving")).to_be_hidden()
+    assert "！" in desk.own()[0].description
+
+
+@pytest.mark.parametrize("language", ["ja", "en"])
+def test_what_is_typed_while_the_server_is_gone_is_kept_and_saved_when_it_is_back(
+    sit: Sit, language: str
+) -> None:
+    desk = sit(language)
+    agent = desk.make("Ada")
+    desk.reload()
+    desk.pick("#who", agent.name)
+    expect(desk.box("field-name")).to_have_value(agent.name)
+    desk.settle()
+    expect(desk.at("#lost")).to_be_hidden()
+    desk.context.set_offline(True)
+    desk.box("field-background").fill("灯台で育った。")
+    expect(desk.at("#lost")).to_be_visible()
+    assert desk.say("bar.lost") in desk.at("#lost").inner_text()
+    expect(desk.at("#saving")).to_be_visible()
+    desk.write("#field-tones", "小声")
+    desk.box("field-description").fill("灯台守")
+    assert desk.own()[0].background == ""
+    desk.context.set_offline(False)
+    expect(desk.at("#lost")).to_be_hidden()  # the page opens anew by itself
+    desk.settle()
+    expect(desk.box("field-background")).to_have_value("灯台で育った。")
+    expect(desk.box("field-description")).to_have_value("灯台守")
+    expect(desk.chips("tones")).to_have_text(["小声"])
+    expect(desk.at("#saved")).to_have_text(desk.say("editor.saved"))
+    until(lambda: desk.page.evaluate("sessionStorage.length") == 0)
+    (kept,) = map(persona_of, desk.own())
+    assert (kept["background"], kept["description"], kept["tones"]) == (
+        "灯台で育った。", "灯台守", ["小声"],
+    )  # fmt: skip
+
+
+def test_the_preview_keeps_in_sight_what_is_being_edited(desk: Desk) -> None:
+    desk.at("#fold-voice button.label-wrap").click()
+    for field in ("greeting", "background"):
+        desk.box(f"field-{field}").fill(f"{field}の新しい言葉")
+        expect(desk.preview).to_contain_text(f"{field}の新しい言葉")
+        until(
+            lambda field=field: desk.page.evaluate(
+                """(field) => {
+                  const at = (s) => document.querySelector(`#prompt-preview ${s}`);
+                  const paper = at(".paper").getBoundingClientRect();
+                  const span = at(`.from-${field}`).getBoundingClientRect();
+                  return paper.top <= span.top && span.bottom <= paper.bottom;
+                }""",
+                field,
+            ),
+            seconds=5,
+        )
+
+
+def test_a_list_of_chips_opens_downwards_where_there_is_room(desk: Desk) -> None:
+    field = desk.at("#field-tones")
+    field.evaluate("element => window.scrollBy(0, element.getBoundingClientRect().top - 500)")
+    field.locator("input").click()
+    choices = field.locator(".options")
+    expect(choices).to_be_visible()
+    below, above = choices.bounding_box(), field.locator(".wrap").first.bounding_box()
+    assert below is not None
+    assert above is not None
+    assert below["y"] >= above["y"] + above["height"] - 1
+    assert below["y"] + below["height"] <= 900
+    field.get_by_role("option").nth(1).click()
+    expect(desk.chips("tones")).to_have_count(2)
 
 
 # ── talking ───────────────────────────────────────────────────────────────────────────────
@@ -731,13 +823,64 @@ def test_a_column_that_fails_says_why_and_the_other_answers(sit: Sit, language: 
     expect(desk.at("#column-0 [role=alert]")).to_have_text(
         desk.excuse("unknown_model", model="nobody:x")
     )
+    expect(desk.at("#column-0 .figures")).to_have_count(0)
     expect(desk.column(1)).to_contain_text("hello")
     desk.write("#column-0", "openai:gpt-x")
     desk.at("#compare-run").click()
     expect(desk.at("#column-0 [role=alert]")).to_have_text(
         desk.excuse("missing_key", variable="OPENAI_API_KEY")
     )
+    expect(desk.at("#column-0")).not_to_contain_text(desk.say("figures.free"))
+    expect(desk.at("#column-0")).not_to_contain_text("0＋0")
     expect(desk.box("compare-message")).to_have_value("hello")
+
+
+def test_an_empty_box_compares_with_the_suggestion_that_stands_in_it(desk: Desk) -> None:
+    desk.tab("compare")
+    for column in (0, 1):
+        desk.write(f"#column-{column}", ECHO)
+    desk.at("#compare-run").click()
+    for column in (0, 1):
+        expect(desk.column(column)).to_contain_text(desk.say("compare.message_hint"))
+
+
+def test_an_empty_box_begins_a_chat_with_the_suggestion_and_then_sends_nothing(desk: Desk) -> None:
+    desk.tab("chat")
+    suggestion = desk.say("compare.message_hint")
+    expect(desk.box("chat-message")).to_have_attribute("placeholder", suggestion)
+    desk.at("#chat-send").click()
+    desk.answered(1)
+    expect(desk.at("#thread [data-testid=user]")).to_have_text([suggestion])
+    expect(desk.box("chat-message")).to_have_attribute("placeholder", desk.say("chat.message_hint"))
+    desk.at("#chat-send").click()
+    expect(desk.toast).to_have_text(desk.excuse("empty_message"))
+    assert len(desk.messages()) == 2
+
+
+def test_every_column_names_its_persona_from_the_first_and_after_another_is_opened(
+    desk: Desk,
+) -> None:
+    desk.tab("compare")
+    chosen = desk.at("#column-0 .choosers input").nth(1)
+    for name in ("みさき", "さくら"):
+        if name == "さくら":
+            choose_in_header(desk, name)
+        expect(chosen).to_have_value(desk.say("compare.current", name=name))
+    desk.reload()
+    desk.tab("compare")
+    expect(chosen).to_have_value(desk.say("compare.current", name="さくら"))
+
+
+@pytest.mark.parametrize("width", [1024, 1280, 1440])
+def test_four_columns_lie_in_one_row_or_two_by_two(sit: Sit, width: int) -> None:
+    desk = sit("ja", width=width)
+    desk.tab("compare")
+    for number in (2, 3):
+        desk.at("#compare-add").click()
+        expect(desk.at(f"#column-{number}")).to_be_visible()
+    boxes = [desk.at(f"#column-{number}").bounding_box() for number in range(4)]
+    rows = Counter(round(box["y"]) for box in boxes if box)
+    assert list(rows.values()) in ([4], [2, 2])
 
 
 def test_stopping_a_comparison_keeps_what_had_come(desk: Desk) -> None:
@@ -875,6 +1018,28 @@ def test_nothing_scrolls_sideways_on_a_phone(sit: Sit, language: str) -> None:
             desk.answered(1)
         width = desk.page.evaluate("document.documentElement.scrollWidth")
         assert width <= 390, f"{name} is {width} wide"
+
+
+def test_on_a_phone_the_bar_is_low_and_the_chats_box_is_at_hand(sit: Sit) -> None:
+    desk = sit("ja", width=390)
+    bar = desk.at("#topbar").bounding_box()
+    assert bar is not None
+    assert bar["height"] < 130
+    desk.tab("chat")
+    for text in ("一つめ", "二つめ"):
+        expect(desk.box("chat-message")).to_be_in_viewport(ratio=1)
+        desk.send(text * 40)
+    expect(desk.at("#chat-send")).to_be_in_viewport(ratio=1)
+
+
+def test_a_message_lies_in_the_corner_and_not_over_the_bar(desk: Desk) -> None:
+    desk.tab("chat")
+    desk.send(" ")
+    expect(desk.toast).to_have_text(desk.excuse("empty_message"))
+    toast = desk.toast.bounding_box()
+    assert toast is not None
+    assert toast["y"] > 700
+    assert toast["x"] > 700
 
 
 @pytest.mark.parametrize(("language", "dark"), [("ja", False), ("en", True)])

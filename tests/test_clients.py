@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import sys
 import traceback
+from collections.abc import AsyncGenerator
 from dataclasses import replace
+from types import ModuleType
+from typing import Any
 
 import httpx2
 import pytest
+from pydantic import ValidationError
 from wires import (
     COUNTED,
     FAULTS,
@@ -27,13 +32,14 @@ from wires import (
     Wire,
 )
 
-from persona_lab.clients import LLMClientInterface, ModelInfo
+from persona_lab.clients import Catalog, Clients, LLMClientInterface, ModelInfo
 from persona_lab.clients.mock import MockClient
 from persona_lab.clients.openai import OpenAIClient
 from persona_lab.clients.remote import http_timeout
 from persona_lab.errors import (
     BadKey,
     InvalidResponse,
+    MissingKey,
     ModelTimeout,
     Overloaded,
     ProviderError,
@@ -42,7 +48,7 @@ from persona_lab.errors import (
     UnknownModel,
 )
 from persona_lab.models import Chunk, Options, Prompt, Turn, Usage
-from persona_lab.settings import Settings
+from persona_lab.settings import PROVIDERS, Provider, Settings
 
 OPTIONS = Options(timeout=30)
 EVERYTHING = Options(
@@ -264,6 +270,117 @@ async def test_connecting_is_not_waited_for_longer_than_its_own_bound() -> None:
     assert http_timeout(120).connect == 10
     assert http_timeout(120).read == 120
     assert http_timeout(2).connect == 2
+
+
+async def test_a_server_that_never_stops_is_left_at_the_answers_bound(http: HttpWire) -> None:
+    *_, word = http.answer()[: http.events_to_first_word]
+    begun = http.answer()[: http.events_to_first_word]
+    client = http.streaming(begun, then=word)
+    async with asyncio.timeout(10):
+        *pieces, last = await chunks_of(client, options=Options(max_tokens=10, timeout=30))
+    text = "".join(chunk.text for chunk in pieces)
+    assert text == (PIECES[0] * 160)[:160]
+    assert last.finish_reason == "length"
+    assert last.usage is not None
+    assert last.usage.estimated
+    assert last.usage.completion_tokens > 10
+    assert http.body.closed
+
+
+async def test_a_server_that_sends_wordless_events_without_end_is_left(http: HttpWire) -> None:
+    begun = http.answer()[: http.events_to_first_word]
+    client = http.streaming(begun, then=http.answer([""])[http.events_to_first_word - 1])
+    async with asyncio.timeout(10):
+        *_, last = await chunks_of(client, options=Options(max_tokens=10, timeout=30))
+    assert last.finish_reason == "length"
+    assert http.body.closed
+
+
+async def test_an_answer_as_long_as_the_bound_is_whole(http: HttpWire) -> None:
+    answer = http.answer(["あ" * 16])
+    *_, last = await chunks_of(http.streaming(answer), options=Options(max_tokens=1, timeout=30))
+    assert last.finish_reason == "stop"
+
+
+# ── one of many ───────────────────────────────────────────────────────────────────────────
+
+
+def clients(**settings: Any) -> Clients:
+    given = Settings(openai_api_key="k", anthropic_api_key="k", **settings)
+    return Clients(given, Catalog(given.data_dir / "models.yaml"))
+
+
+@pytest.mark.parametrize("provider", ["openai", "anthropic", "mock"])
+async def test_whatever_names_are_typed_a_provider_is_connected_to_once(provider: str) -> None:
+    many = clients()
+    names = [f"{provider}:{'echo?tokens=' if provider == 'mock' else 'm'}{n}" for n in range(20)]
+    opened = [await many.open(name) for name in names]
+    assert [client.info.spec for client in opened] == names
+    [kept] = many._open.values()
+    assert len(kept) == 1
+    if provider != "mock":
+        assert len({id(vars(client)["_sdk"]) for client in opened}) == 1
+    await many.aclose()
+
+
+async def test_a_client_that_fails_to_close_keeps_no_other_open() -> None:
+    many = clients()
+    closed = []
+
+    async def fail() -> None:
+        raise OSError("the first")
+
+    async def close() -> None:
+        closed.append(True)
+
+    bad, good = await many.open("openai:a"), await many.open("anthropic:b")
+    bad.aclose, good.aclose = fail, close  # type: ignore[method-assign]
+    with pytest.raises(OSError, match="the first"):
+        await many.aclose()
+    assert closed == [True]
+    await many.aclose()  # nothing is left to close
+
+
+class Toy(LLMClientInterface):
+    async def stream(self, prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
+        yield Chunk("はい", "stop", Usage(1, 1), self.info.name)
+
+
+async def test_a_new_provider_is_one_file_and_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("toys")
+    module.Client = Toy  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "toys", module)
+    monkeypatch.setitem(PROVIDERS, "toy", Provider("toys", free=True))
+    many = clients(llm_provider="toy", llm_model="bear")
+    client = await many.open()
+    assert (client.info.spec, client.info.free) == ("toy:bear", True)
+    assert (await client.generate(PROMPT)).content == "はい"
+
+
+@pytest.mark.parametrize(("name", "free"), [("mock", True), ("local", True), ("openai", False)])
+def test_a_provider_says_whether_its_tokens_are_free(name: str, free: bool) -> None:
+    assert ModelInfo(provider=name, name="x").free is free
+
+
+def test_the_table_of_providers_names_settings_that_exist() -> None:
+    for provider in PROVIDERS.values():
+        assert {provider.key, provider.server} - {""} <= set(Settings.model_fields)
+
+
+@pytest.mark.parametrize("name", ["openai", "anthropic"])
+async def test_a_provider_asks_for_its_key_unless_another_server_is_set(name: str) -> None:
+    bare = Catalog(Settings().data_dir / "models.yaml")
+    with pytest.raises(MissingKey) as missing:
+        await Clients(Settings(), bare).open(f"{name}:x")
+    assert missing.value.details["variable"] == f"{name.upper()}_API_KEY"
+    other = Settings(**{f"{name}_base_url": "http://127.0.0.1:1"})
+    assert Clients(other, bare).available(bare.find(f"{name}:x"))
+
+
+def test_an_unknown_provider_is_refused_by_settings_and_catalogue() -> None:
+    for make in (lambda: Settings(llm_provider="x"), lambda: ModelInfo(provider="x", name="y")):
+        with pytest.raises(ValidationError, match="must be one of local, openai"):
+            make()
 
 
 # ── OpenAI and its protocol ───────────────────────────────────────────────────────────────

@@ -21,6 +21,7 @@ class Stage:
             name: asyncio.Queue() for name in names
         }
         self.left: list[str] = []
+        self.tasks: dict[str, asyncio.Task[object] | None] = {}
         self.someone_left = asyncio.Event()
 
     def say(self, name: str, *pieces: str | Exception | None) -> None:
@@ -29,6 +30,7 @@ class Stage:
 
     async def play(self, prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
         name = next(name for name in self.lines if name in prompt)
+        self.tasks[name] = asyncio.current_task()
         try:
             while (piece := await self.lines[name].get()) is not None:
                 if isinstance(piece, Exception):
@@ -167,6 +169,25 @@ async def test_cancelling_the_watcher_stops_every_contestant(make_lab: MakeLab) 
     with pytest.raises(asyncio.CancelledError):
         await watcher
     assert sorted(stage.left) == sorted(stage.lines)
+
+
+async def test_a_column_whose_task_is_cancelled_alone_is_stopped_with_what_it_had(
+    make_lab: MakeLab,
+) -> None:
+    stage = Stage("かめ", "うさぎ")
+    lab = make_lab(stage.play)
+    async with contextlib.aclosing(run(lab, stage, Visitor(lab))) as snapshots:
+        stage.say("かめ", "半分")
+        await until(snapshots, lambda cells: cells[0].text == "半分" and len(stage.tasks) == 2)
+        task = stage.tasks["かめ"]
+        assert task is not None
+        task.cancel()
+        cells = await until(snapshots, lambda cells: cells[0].state != "streaming")
+        assert (cells[0].state, cells[0].text, cells[1].state) == ("stopped", "半分", "waiting")
+        stage.say("うさぎ", "はい", None)
+        async with asyncio.timeout(10):
+            *_, last = [cells async for cells in snapshots]
+    assert [cell.state for cell in last] == ["stopped", "done"]
 
 
 async def test_a_heartbeat_comes_while_nobody_speaks(make_lab: MakeLab) -> None:

@@ -13,6 +13,7 @@ import pytest
 from conftest import says
 from hypothesis import given
 from hypothesis import strategies as st
+from serving import GEMMA, SMOLLM
 
 from persona_lab.errors import EmptyMessage, NotFound, RateLimited
 from persona_lab.lab import Lab
@@ -21,6 +22,7 @@ from persona_lab.server import COOKIE, LANGUAGE_COOKIE
 from persona_lab.settings import ROOT
 from persona_lab.store import persona_of
 from persona_lab.ui import stream
+from persona_lab.ui.compare import CURRENT, first_comparison
 from persona_lab.ui.editor import (
     EditorActions,
     Form,
@@ -362,6 +364,50 @@ async def test_figures_stand_only_under_an_answer_that_was_measured(visitor: Vis
     line = figures({"total_ms": 1234.0, "first_token_ms": None, "cost": 0.0}, visitor)
     assert "1.23" in line
     assert "–" in line
+
+
+async def test_an_answer_that_never_began_has_neither_tokens_nor_price(visitor: Visitor) -> None:
+    failed = {"total_ms": 20.0, "first_token_ms": None, "fallback": True, "cost": 0.0}
+    line = figures(failed, visitor)
+    assert visitor.say("figures.total", seconds="0.02") in line
+    assert visitor.say("figures.free") not in line
+    half = figures({**failed, "first_token_ms": 9.0}, visitor)
+    assert visitor.say("figures.free") in half
+
+
+async def test_a_transcript_says_what_comes_with_it_and_what_is_left_out(visitor: Visitor) -> None:
+    for kind, told in (("transcript", True), ("chat", False)):
+        prompt = Prompt("ミナ：", kind=kind, trace=Trace("transcript", 0, "台本", ()))  # type: ignore[arg-type]
+        html = prompt_html(prompt, visitor, tokens=1, about=False, price="無料")
+        assert (visitor.say("preview.transcript_note") in html) == told
+
+
+# ── the first comparison ──────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("default", "language", "models"),
+    [
+        ("local", "ja", [GEMMA, GEMMA]),
+        ("local", "en", [GEMMA, SMOLLM]),
+        ("mock", "ja", ["mock:echo", GEMMA]),
+    ],
+)
+async def test_the_first_comparison_is_between_models_that_speak_the_language(
+    make_lab: Callable[..., Lab], default: str, language: str, models: list[str]
+) -> None:
+    lab = make_lab(llm_provider=default)
+    visitor = await Visitors(lab, WORDS).of(request(language=language))
+    personas = {a.id: a for a in lab.store.list_agents(user_id=visitor.user_id)}
+    opened = next(a.id for a in personas.values() if a.language == language)
+    specs, who = await first_comparison(lab, opened, visitor)
+    assert specs[:2] == models
+    assert who[0] == CURRENT
+    if models[0] == models[1]:
+        assert who[1] != opened
+        assert personas[who[1]].language == language
+    else:
+        assert who[1] == CURRENT
 
 
 # ── the pace of a page ────────────────────────────────────────────────────────────────────

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from persona_lab.errors import EmptyMessage, MessageTooLong
+from persona_lab.errors import EmptyMessage, InputError, MessageTooLong
 from persona_lab.guards import InputValidator
 
 validate = InputValidator(2000).validate_message
@@ -31,7 +31,7 @@ def test_the_kanji_of_a_name_stay_as_typed() -> None:
     assert validate("\ufa19田") == "\ufa19田"
 
 
-@pytest.mark.parametrize("text", ["", "  \n\t　", "\u200b\u200d", "\x00\u202e", "\ufeff"])
+@pytest.mark.parametrize("text", ["", "  \n\t　", "\u200b\u200d", "\x00\u202e", "\ufeff", "\u3164"])
 def test_a_message_without_a_visible_character_is_empty(text: str) -> None:
     with pytest.raises(EmptyMessage):
         validate(text)
@@ -53,3 +53,10 @@ def test_cleaning_twice_changes_nothing_more_and_leaves_storable_text(text: str)
     clean = InputValidator().clean(text)
     assert InputValidator().clean(clean) == clean
     clean.encode("utf-8")
+
+
+@pytest.mark.parametrize("text", [None, 5, b"a", ["a"]])
+def test_what_is_no_text_is_refused_as_such(text: object) -> None:
+    with pytest.raises(InputError) as refused:
+        validate(text)  # type: ignore[arg-type]
+    assert refused.value.code == "invalid_input"

@@ -13,6 +13,7 @@ from persona_lab import ErrorHandler, Lab, Settings, open_lab
 from persona_lab.errors import (
     ConfigurationError,
     MessageTooLong,
+    ModelUnavailable,
     PersonaLabError,
     ProviderError,
     RateLimited,
@@ -23,6 +24,7 @@ from persona_lab.settings import ROOT
 from persona_lab.words import Words
 
 FALLBACKS = ROOT / "templates" / "fallbacks.yaml"
+FRAMES = {"persona", "broken_off"}
 
 
 # ── the lab ───────────────────────────────────────────────────────────────────────────────
@@ -221,10 +223,10 @@ def test_an_error_without_words_stops_the_start(words: Callable[[str], Words]) -
 
 async def test_the_excuse_is_in_the_personas_name_and_language() -> None:
     japanese, english = Agent(name="さくら"), Agent(name="Emma", language="en")
-    assert (await handler().handle(RateLimited(), "x", japanese)).content.startswith("さくらです。")
-    assert (await handler().handle(RateLimited(), "x", english)).content.startswith("Emma here.")
+    assert (await handler().handle(RateLimited(), "x", japanese)).content.startswith("（さくらは")
+    assert (await handler().handle(RateLimited(), "x", english)).content.startswith("(Emma can't")
     both = await handler().handle(RateLimited(), "x", japanese, language="en")
-    assert both.content.startswith("さくら here.")
+    assert both.content.startswith("(さくら can't")
 
 
 async def test_without_a_persona_the_plain_words_stand_alone() -> None:
@@ -238,6 +240,20 @@ def test_the_details_of_an_error_fill_its_words_and_unknown_ones_leave_a_dash() 
     said = handler().say(MessageTooLong(length=100_000, limit=2000), "en")
     assert "100,000 characters; the limit is 2,000" in said
     assert "–" in handler().say(MessageTooLong(), "en")
+
+
+def test_why_a_local_model_is_unavailable_is_said_in_the_readers_language(
+    words: Callable[[str], Words],
+) -> None:
+    frame = 'model_unavailable: {ja: "{model}（{reason}）", en: "{model} ({reason})"}\n'
+    plain = "".join(f"{code}: {{ja: あ, en: a}}\n" for code in sorted(codes() | FRAMES))
+    plain = plain.replace("model_unavailable: {ja: あ, en: a}\n", frame)
+    why = 'reasons:\n  no_file: {ja: "{path}がない", en: "no {path}"}\n'
+    error = ModelUnavailable(model="m", why="no_file", reason="there is no file", path="x")
+    without, with_words = ErrorHandler(words(plain)), ErrorHandler(words(plain + why))
+    assert without.say(error, "ja") == "m（there is no file）"
+    assert with_words.say(error, "ja") == "m（xがない）"
+    assert with_words.say(error, "en") == "m (no x)"
 
 
 async def test_the_log_tells_the_error_apart_and_holds_neither_message_nor_key(

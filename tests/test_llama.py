@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import queue
 import random
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny_gguf
@@ -19,10 +22,19 @@ from persona_lab.errors import (
     Overloaded,
     ProviderError,
 )
-from persona_lab.llama import Engine, Generation, SamplerOptions, Step, close_engines, open_engine
-from persona_lab.llama.engine import LIVE, SEQUENCES, WAITING
+from persona_lab.llama import (
+    Engine,
+    Generation,
+    SamplerOptions,
+    Step,
+    close_engines,
+    open_engine,
+    release_engines,
+)
+from persona_lab.llama import engine as engine_module
+from persona_lab.llama.engine import LIVE, PIECE, SEQUENCES, WAITING
 from persona_lab.llama.memory import Memory
-from persona_lab.llama.native import _llama
+from persona_lab.llama.native import Sampler, _llama
 from persona_lab.llama.text import TextStream
 
 GREEDY = SamplerOptions(temperature=0)
@@ -72,6 +84,34 @@ def engine(tiny: Path) -> Iterator[Engine]:
     engine = Engine(tiny, context=512, threads=1)
     yield engine
     engine.close()
+
+
+@pytest.fixture
+def roomy(tiny: Path) -> Iterator[Engine]:
+    """Cells for many long prompts at a time."""
+    engine = Engine(tiny, context=4096, threads=1)
+    yield engine
+    engine.close()
+
+
+@contextlib.contextmanager
+def held_up(engine: Engine, tokens: int = 1) -> Iterator[None]:
+    """The worker waits inside while it writes an answer of ``tokens``, and then goes on with it.
+
+    What is asked for meanwhile arrives together.
+    """
+    there, go = threading.Event(), threading.Event()
+
+    def wait(_: object) -> None:
+        there.set()
+        assert go.wait(60)
+
+    engine.submit(engine.model.tokenize("wait"), wait, max_tokens=tokens, options=GREEDY)
+    assert there.wait(60)
+    try:
+        yield
+    finally:
+        go.set()
 
 
 def prompt(engine: Engine, text: str) -> list[int]:
@@ -154,13 +194,31 @@ def test_repetition_penalty_makes_an_answer_repeat_less(engine: Engine) -> None:
 
 
 def test_requests_that_begin_alike_and_arrive_together_read_the_beginning_once(
-    engine: Engine,
+    roomy: Engine,
 ) -> None:
     persona = "x" * 300
-    answers = [ask(engine, prompt(engine, f"{persona}{n}"), max_tokens=4) for n in range(8)]
+    with held_up(roomy):
+        answers = [ask(roomy, prompt(roomy, f"{persona}{n}"), max_tokens=4) for n in range(8)]
     cached = sorted(answer.wait().cached_tokens for answer in answers)
     assert cached[0] == 0
     assert cached[1] >= 300
+
+
+def test_a_long_prompt_is_read_in_pieces_beside_who_is_writing(
+    roomy: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = roomy._context.decode
+    steps: list[int] = []
+
+    def count(entries: list[object]) -> None:
+        steps.append(len(entries))
+        decode(entries)  # type: ignore[arg-type]
+
+    with held_up(roomy, tokens=60):
+        monkeypatch.setattr(roomy._context, "decode", count)
+        reader = ask(roomy, prompt(roomy, "y" * 400), max_tokens=1)
+    reader.wait()
+    assert steps[:6] == [1 + PIECE] * 6  # the writer's token, and a piece of the prompt
 
 
 def test_next_turn_reads_only_what_is_new(engine: Engine) -> None:
@@ -421,11 +479,54 @@ def test_closing_ends_what_is_being_written(tiny: Path) -> None:
         ask(engine, [1])
 
 
-def test_a_file_has_one_engine_in_the_process(tiny: Path) -> None:
+def test_what_is_submitted_in_the_midst_of_closing_is_told_so(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(tiny, context=512, threads=1)
+    tokens = prompt(engine, "Race")
+    closing = threading.Thread(target=engine.close)
+
+    class Slow(Sampler):
+        """Made after the look at whether the engine is closed, and while it is being closed."""
+
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
+            closing.start()
+            time.sleep(0.05)
+
+    monkeypatch.setattr(engine_module, "Sampler", Slow)
+    ask(engine, tokens).news.get(timeout=2)
+    closing.join()
+
+
+def test_a_closed_model_is_a_clear_error_and_not_the_end_of_the_process(tiny: Path) -> None:
+    engine = Engine(tiny, context=512, threads=1)
+    engine.close()
+    engine.close()
+    for use in (
+        lambda: engine.model.tokenize("Anyone?"),
+        lambda: engine.model.piece(5),
+        lambda: engine.model.is_end(5),
+        lambda: engine.model.is_control(5),
+        lambda: engine.model.bos,
+        lambda: engine.model.eos,
+        lambda: engine.model.metadata("general.name"),
+    ):
+        with pytest.raises(ModelUnavailable, match="closed"):
+            use()
+
+
+def test_a_file_has_one_engine_until_its_last_owner_leaves(tiny: Path) -> None:
     try:
-        one = open_engine(tiny, context=512, threads=1)
-        other = open_engine(tiny.parent / "." / tiny.name, context=512, threads=1)
+        one = open_engine(tiny, context=512, threads=1, owner="A")
+        other = open_engine(tiny.parent / "." / tiny.name, context=512, threads=1, owner="B")
         assert one is other
+        release_engines("A")
+        assert ask(one, prompt(one, "Still?")).wait()
+        release_engines("B")
+        with pytest.raises(ModelUnavailable, match="closed"):
+            one.model.tokenize("Still?")
+        new = open_engine(tiny, context=512, threads=1, owner="A")
+        assert ask(new, prompt(new, "Again")).wait()
     finally:
         close_engines()
-    assert one.idle

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import sys
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,7 +19,7 @@ import pytest
 import tiny_gguf
 from huggingface_hub import errors as hub_errors
 
-from persona_lab.clients import ModelInfo
+from persona_lab.clients import ModelInfo, llama_cpp
 from persona_lab.clients.llama_cpp import (
     LlamaCppClient,
     defused,
@@ -31,7 +35,8 @@ from persona_lab.errors import (
     ModelUnavailable,
     Offline,
 )
-from persona_lab.llama import Model, close_engines
+from persona_lab.lab import Lab, open_lab
+from persona_lab.llama import Engine, Model, close_engines, open_engine
 from persona_lab.models import Chunk, Options, Prompt, Turn
 from persona_lab.settings import Settings
 
@@ -191,6 +196,88 @@ async def test_tokens_are_the_models_own_once_it_is_loaded(base: Path) -> None:
     assert one.count_tokens("abcd") == 5
 
 
+# ── the life of an engine ─────────────────────────────────────────────────────────────────
+
+
+def lab(path: Path, **settings: Any) -> Lab:
+    chosen = {"database_url": "sqlite://", "local_context": 640, "local_threads": 1} | settings
+    return open_lab(Settings(llm_provider="local", local_model=str(path), **chosen))
+
+
+async def engine_of(lab: Lab) -> Engine:
+    client = await lab.clients.open()
+    await client.warm()
+    assert isinstance(client, LlamaCppClient)
+    assert client._engine is not None
+    return client._engine
+
+
+async def test_closing_the_last_lab_of_a_file_closes_its_engine(base: Path) -> None:
+    one, other = lab(base), lab(base)
+    engine = await engine_of(one)
+    assert await engine_of(other) is engine
+    await one.aclose()
+    assert engine.model.tokenize("Still here")
+    await other.aclose()
+    with pytest.raises(ModelUnavailable, match="closed"):
+        engine.model.tokenize("Anyone?")
+
+
+def test_a_labs_engine_outlives_the_loop_that_opened_it(base: Path) -> None:
+    own = lab(base)
+    engine = asyncio.run(engine_of(own))
+    gc.collect()
+    assert asyncio.run(engine_of(own)) is engine
+    own.close()
+    with pytest.raises(ModelUnavailable, match="closed"):
+        engine.model.tokenize("Anyone?")
+
+
+async def test_an_engine_whose_load_nobody_waited_for_is_closed_with_its_lab(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, go, opened = threading.Event(), threading.Event(), []
+
+    def slowly(*given: Any, **named: Any) -> Engine:
+        there.set()
+        assert go.wait(10)
+        opened.append(open_engine(*given, **named))
+        return opened[0]
+
+    monkeypatch.setattr(llama_cpp, "open_engine", slowly)
+    own = lab(base)
+    client = await own.clients.open()
+    warming = asyncio.create_task(client.warm())
+    await asyncio.to_thread(there.wait, 10)
+    warming.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await warming
+    go.set()
+    await own.aclose()
+    with pytest.raises(ModelUnavailable, match="closed"):
+        opened[0].model.tokenize("Anyone?")
+
+
+async def test_a_client_that_was_closed_opens_nothing_again(base: Path) -> None:
+    one = client(base)
+    await one.warm()
+    await one.aclose()
+    await one.aclose()
+    with pytest.raises(ModelUnavailable, match="closed"):
+        await said(one, TRANSCRIPT)
+    assert not one.ready
+
+
+async def test_a_client_whose_engine_was_closed_says_so(base: Path) -> None:
+    one = client(base, local_context=700)
+    await one.warm()
+    close_engines()
+    with pytest.raises(ModelUnavailable, match="closed"):
+        one.count_tokens("Anyone?")
+    with pytest.raises(ModelUnavailable, match="closed"):
+        await said(one, TRANSCRIPT)
+
+
 # ── words ─────────────────────────────────────────────────────────────────────────────────
 
 
@@ -326,6 +413,23 @@ def test_parts_are_put_together_once(parts: Parts, tmp_path: Path) -> None:
         assert find_weights(info, settings).read_bytes() == b"weights"
     assert parts.assembled == 1
     assert [path.name for path in settings.models_dir.iterdir()] == ["whole.gguf"]
+
+
+def test_parts_that_two_ask_for_at_once_are_put_together_once(
+    parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assemble = parts.assemble
+
+    def slowly(target: Path) -> None:
+        time.sleep(0.05)
+        assemble(target)
+
+    monkeypatch.setattr(parts, "assemble", slowly)
+    settings = Settings(models_dir=tmp_path / "models")
+    info = client("package:parted_weights").info
+    with ThreadPoolExecutor(2) as pool:
+        [*pool.map(lambda _: find_weights(info, settings), range(2))]
+    assert parts.assembled == 1
 
 
 def test_parts_half_put_together_by_a_crash_are_put_together_anew(

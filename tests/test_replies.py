@@ -5,7 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from persona_lab.models import Agent
-from persona_lab.replies import USER_LABELS, ResponseProcessor
+from persona_lab.replies import USER_LABELS, ResponseProcessor, hide
 
 AGENT = Agent(name="さくら")
 processor = ResponseProcessor()
@@ -125,3 +125,32 @@ def test_blank_lines_after_code_are_counted_from_its_end() -> None:
 
 def test_steps_can_be_chosen() -> None:
     assert ResponseProcessor(steps=[]).process("  a  ", AGENT).content == "  a  "
+
+
+# ── secrets ───────────────────────────────────────────────────────────────────────────────
+
+KEY = "sk-0123456789abcdef"
+
+
+@given(
+    st.lists(st.sampled_from([KEY, KEY[:5], KEY[:12], "s", "sk-", "はい", "\n"])).map("".join),
+    st.lists(st.integers(0, 200), max_size=12),
+)
+@example(f"鍵は{KEY}です", [4, 9])
+def test_a_secret_is_hidden_wherever_the_stream_is_cut(text: str, cuts: list[int]) -> None:
+    edges = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
+    streams = [processor.open_stream(AGENT, [KEY]) for _ in range(2)]
+    pieces = [streams[0].feed(text[a:b]) for a, b in itertools.pairwise(edges)]
+    streamed = "".join([*pieces, streams[0].finish()[0]])
+    assert streamed == streams[1].feed(text) + streams[1].finish()[0]
+    assert KEY not in streamed
+
+
+def test_a_secret_that_is_broken_off_is_hidden_and_the_rest_stays() -> None:
+    stream = processor.open_stream(AGENT, [KEY])
+    assert stream.feed(f"sk です。{KEY}、{KEY[:10]}") == "sk です。••••••、"
+    assert stream.finish() == ("••••••", ("hidden_secrets",))
+
+
+def test_a_word_that_a_server_takes_for_a_key_stays_a_word() -> None:
+    assert hide("none of ollama", ["none", "ollama", ""]) == "none of ollama"

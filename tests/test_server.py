@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 from serving import APP, Served, ended, environment, serving
+from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
 import app
@@ -121,6 +122,47 @@ def test_a_secret_is_known_by_its_form() -> None:
     assert visitor_secret({}) is None
 
 
+@pytest.mark.parametrize(
+    ("sent", "known"),
+    [
+        ({}, True),  # a program
+        ({"sec_fetch_site": "same-origin", "origin": "http://lab"}, True),
+        ({"sec_fetch_site": "same-origin", "origin": "https://behind.a.proxy"}, True),
+        ({"sec_fetch_site": "none"}, True),
+        ({"sec_fetch_site": "cross-site", "origin": "http://evil.example"}, False),
+        ({"sec_fetch_site": "cross-site"}, False),
+        ({"sec_fetch_site": "same-site", "origin": "http://lab:9999"}, False),
+        ({"origin": "http://lab"}, True),
+        ({"origin": "https://front", "x_forwarded_host": "front"}, True),
+        ({"origin": "http://evil.example"}, False),
+        ({"origin": "http://lab:9999"}, False),
+        ({"origin": "null"}, False),
+        ({"origin": "http://["}, False),
+        ({"origin": ""}, False),
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_page_of_another_site_calls_as_nobody(
+    sent: dict[str, str], known: bool, method: str
+) -> None:
+    cookies: list[str | None] = []
+
+    async def called(scope: Scope, receive: Receive, send: Send) -> None:
+        cookies.append(Headers(scope=scope).get("cookie"))
+        await page(scope, receive, send)
+
+    cookie = f"{COOKIE}={SECRET}"
+    await get(VisitorCookie(called), "/gradio_api/queue/join", method, cookie=cookie, **sent)
+    assert cookies == [cookie if known else None]
+
+
+async def test_a_link_or_a_frame_on_another_site_opens_the_visitors_own_page() -> None:
+    response = await get(
+        VisitorCookie(page), cookie=f"{COOKIE}={SECRET}", sec_fetch_site="cross-site"
+    )
+    assert secret_of(given(response)) == SECRET
+
+
 # ── the front page and the closed doors ───────────────────────────────────────────────────
 
 
@@ -156,8 +198,12 @@ async def test_a_websocket_passes_the_doors() -> None:
     async def nowhere(message: Message) -> None: ...
 
     for layer in (ClosedDoors(socket_app), VisitorCookie(socket_app), FrontPage(socket_app, "")):
-        await layer({"type": "websocket", "path": "/"}, nothing, nowhere)
+        await layer({"type": "websocket", "path": "/", "headers": []}, nothing, nowhere)
     assert len(passed) == 3
+    headers = [(b"cookie", SECRET.encode()), (b"origin", b"http://evil.example"), (b"host", b"lab")]
+    foreign = {"type": "websocket", "path": "/", "headers": headers}
+    await VisitorCookie(socket_app)(foreign, nothing, nowhere)
+    assert passed[-1]["headers"] == headers[1:]
 
 
 # ── one instance ──────────────────────────────────────────────────────────────────────────
@@ -189,7 +235,32 @@ def test_a_database_is_locked_for_one_instance_until_it_ends(tmp_path: Path) -> 
         pass
 
 
-@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "postgresql://host/lab"])
+def test_a_database_is_locked_by_whatever_name_it_is_called(tmp_path: Path) -> None:
+    file, link, folder = tmp_path / "la b.db", tmp_path / "link.db", tmp_path / "folder"
+    link.symlink_to(file)  # dangling, until the first instance makes the file
+    folder.symlink_to(tmp_path)
+    urls = [
+        f"sqlite:///{file}",
+        f"sqlite:///{link}",
+        f"sqlite:///{folder / file.name}",
+        f"sqlite:///{tmp_path}/deep/../{file.name}",
+        f"sqlite:///file:{file}?uri=true",
+        f"sqlite:///file://{str(file).replace(' ', '%20')}?uri=true&mode=rwc",
+        f"sqlite:///file:{link}?mode=rwc&uri=true",
+    ]
+    for held in urls:
+        with only_instance(held):
+            for other in urls:
+                with pytest.raises(ConfigurationError, match="already uses"), only_instance(other):
+                    pass
+            assert set(tmp_path.glob("*.lock")) == {Path(f"{file}.lock")}
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["sqlite://", "sqlite:///:memory:", "postgresql://host/lab", "sqlite:///file::memory:?uri=true",
+     "sqlite:///file:lab?mode=memory&uri=true", "sqlite:/no-url"],
+)  # fmt: skip
 def test_what_is_no_file_needs_no_lock(url: str) -> None:
     with only_instance(url), only_instance(url):
         pass
@@ -234,6 +305,41 @@ def test_no_file_of_the_machine_is_given_away(served: Served, path: str) -> None
     response = httpx.get(served.url + path, timeout=30)
     assert response.status_code >= 400
     assert "root:" not in response.text
+
+
+def test_files_that_the_environment_opens_to_visitors_stay_shut(tmp_path: Path) -> None:
+    shown = tmp_path / "shown.txt"
+    shown.write_text("ひみつ", "utf-8")
+    opening = {name: str(tmp_path) for name in app.OPENING}
+    with serving(tmp_path, **opening, GRADIO_TEMP_DIR=str(tmp_path)) as lab:
+        for path in ("/gradio_api/file=", "/gradio_api/file/", "/file="):
+            response = httpx.get(f"{lab.url}{path}{shown}", timeout=30)
+            assert response.status_code == 404, path
+            assert "ひみつ" not in response.text
+        assert lab.log.splitlines()[0] == (
+            f"Persona Lab: no files are served: {', '.join(app.OPENING)} ignored"
+        )
+
+
+def test_a_page_of_another_site_finds_nothing_of_the_visitors(served: Served) -> None:
+    secret = httpx.get(served.url).cookies[COOKIE]
+    owner = served.store.user_for_secret(secret)
+    served.store.create_agent(user_id=owner.id, name="ひみつの人")
+
+    def listed(**headers: str) -> str:
+        sent = {"cookie": f"{COOKIE}={secret}", **headers}
+        call = f"{served.url}/gradio_api/call/list_personas"
+        event = httpx.post(call, json={"data": []}, headers=sent, timeout=30).json()["event_id"]
+        return (
+            httpx.get(f"{call}/{event}", headers=sent, timeout=30)
+            .text.encode()
+            .decode("unicode_escape")
+        )
+
+    assert "ひみつの人" in listed()
+    assert "ひみつの人" in listed(origin=served.url)
+    for origin in ("http://evil.example", "http://localhost:1", "null"):
+        assert "ひみつの人" not in listed(origin=origin)
 
 
 def test_a_second_instance_on_the_same_port_says_so_in_one_line(

@@ -17,6 +17,7 @@ from persona_lab.errors import (
     InputError,
     MessageTooLong,
     ModelTimeout,
+    ModelUnavailable,
     NotFound,
     Offline,
     Overloaded,
@@ -357,7 +358,7 @@ async def test_a_model_that_fails_before_its_first_word_is_excused_in_the_person
     done = events[-1]
     assert (done.metadata["error_type"], done.metadata["fallback"]) == (kind, True)
     assert done.metadata["error"] in done.content
-    assert done.content.startswith("テスト太郎です。")
+    assert "テスト太郎" in done.content
     assert shown(events) == done.content
     assert visitor.thread() == [("user", ASKED, "ok"), ("ai", done.content, "failed")]
     [record] = records(visitor)
@@ -404,13 +405,14 @@ async def test_a_missing_key_names_its_variable_in_the_language_asked_for(lab: L
     )
     assert reply.metadata["error_type"] == "bad_key"
     assert "OPENAI_API_KEY" in reply.content
-    assert reply.content.startswith("テスト太郎 here.")
+    assert "テスト太郎" in reply.content
 
 
 async def test_an_english_persona_is_excused_in_english(make_lab: MakeLab) -> None:
     visitor = Visitor(make_lab(says(error=Offline())), "Taro", "en")
     reply = await visitor.lab.service.generate_response(message="Hello", **visitor.where)
-    assert reply.content.startswith("Taro here.")
+    assert "Taro" in reply.content
+    assert "ません" not in reply.content
 
 
 async def test_an_unknown_model_is_raised_and_the_message_kept(lab: Lab) -> None:
@@ -440,6 +442,29 @@ async def test_a_message_that_is_refused_is_not_stored(
         await lab.service.generate_response(message=message, **visitor.where)
     assert visitor.thread() == []
     assert records(visitor) == []
+
+
+@pytest.mark.parametrize("method", ["generate_response", "generate_streaming"])
+async def test_a_persona_that_is_not_the_chats_is_refused_and_nothing_is_kept(
+    lab: Lab, method: str
+) -> None:
+    visitor = Visitor(lab)
+    another = lab.store.create_agent(user_id=visitor.user_id, name="別人")
+    for agent_id in (another.id, "no-such-persona", ""):
+        call = getattr(lab.service, method)(ASKED, agent_id, visitor.chat.id, visitor.user_id)
+        with pytest.raises(NotFound) as refused:
+            await (collect(call) if method == "generate_streaming" else call)
+        assert refused.value.details == {"kind": "agent"}
+    assert visitor.thread() == []
+    assert records(visitor) == []
+
+
+@pytest.mark.parametrize("message", [None, 5, ["a"]])
+async def test_a_message_that_is_no_text_is_refused(lab: Lab, message: Any) -> None:
+    visitor = Visitor(lab)
+    with pytest.raises(InputError):
+        await lab.service.generate_response(message=message, **visitor.where)
+    assert visitor.thread() == []
 
 
 async def test_nobody_writes_into_somebody_elses_chat(lab: Lab) -> None:
@@ -650,6 +675,194 @@ async def test_a_crash_keeps_the_half_answer_and_marks_it(
     await events.aclose()
 
 
+@pytest.mark.parametrize("leaving", ["closed", "forgotten"])
+@pytest.mark.parametrize("again", [False, True])
+async def test_a_stream_that_nobody_reads_any_more_stops_the_model_and_keeps_the_half(
+    make_lab: MakeLab, leaving: str, again: bool
+) -> None:
+    gate = Gate("はい、", "それは", "長い")
+    visitor = Visitor(make_lab(gate.play))
+    service = visitor.lab.service
+    events: AsyncGenerator[Event, None] | None
+    if again:
+        visitor.lab.store.add_message(
+            visitor.chat.id, user_id=visitor.user_id, sender="user", content=ASKED
+        )
+        events = service.regenerate_streaming(visitor.chat.id, visitor.user_id)
+    else:
+        events = service.generate_streaming(message=ASKED, **visitor.where)
+    await anext(events)
+    for _ in range(2):
+        gate.open.release()
+        await anext(events)
+    if leaving == "closed":
+        await events.aclose()
+    events = None
+    await written()
+    assert gate.closed
+    assert visitor.thread() == [("user", ASKED, "ok"), ("ai", "はい、それは", "stopped")]
+    assert [record.status for record in records(visitor)] == ["stopped"]
+
+
+async def test_a_stream_closed_at_its_start_leaves_the_message_and_lets_the_next_go_on(
+    make_lab: MakeLab,
+) -> None:
+    visitor = Visitor(make_lab(says("はい。")))
+    events = visitor.lab.service.generate_streaming(message=ASKED, **visitor.where)
+    await anext(events)
+    await events.aclose()
+    assert visitor.thread() == [("user", ASKED, "ok")]
+    assert [record.status for record in records(visitor)] == ["stopped"]
+    await visitor.lab.service.generate_response(message="次", **visitor.where)
+    assert [content for _, content, _ in visitor.thread()] == [ASKED, "次", "はい。"]
+
+
+# ── one turn at a time ────────────────────────────────────────────────────────────────────
+
+
+async def echo(prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
+    for piece in ("答え", prompt.message):
+        await asyncio.sleep(0)
+        yield Chunk(piece)
+    yield Chunk(finish_reason="stop", usage=Usage(1, 1))
+
+
+async def test_messages_sent_at_once_are_answered_one_after_another(make_lab: MakeLab) -> None:
+    visitor = Visitor(make_lab(echo))
+    sent = [f"質問{number}" for number in range(5)]
+    await asyncio.gather(
+        *(visitor.lab.service.generate_response(message=m, **visitor.where) for m in sent)
+    )
+    said = [content for _, content, _ in visitor.thread()]
+    assert sorted(said[::2]) == sent
+    assert said[1::2] == [f"答え{question}" for question in said[::2]]
+    last = client_of(visitor.lab).prompts[-1]
+    assert [turn.content for turn in last.turns] == said[:-1]
+
+
+async def test_answering_again_waits_for_the_answer_under_way(make_lab: MakeLab) -> None:
+    visitor = Visitor(make_lab(echo))
+    service = visitor.lab.service
+    await service.generate_response(message="一つめ", **visitor.where)
+    sending = service.generate_streaming(message="二つめ", **visitor.where)
+    await anext(sending)
+    again = asyncio.create_task(
+        collect(service.regenerate_streaming(visitor.chat.id, visitor.user_id))
+    )
+    await asyncio.sleep(0.05)
+    assert not again.done()
+    await collect(sending)
+    await again
+    rows = visitor.lab.store.messages(visitor.chat.id, user_id=visitor.user_id, superseded=True)
+    assert [(row.content, row.superseded) for row in rows] == [
+        ("一つめ", False),
+        ("答え一つめ", False),
+        ("二つめ", False),
+        ("答え二つめ", True),
+        ("答え二つめ", False),
+    ]
+
+
+async def test_another_chat_does_not_wait_and_no_turn_is_remembered(make_lab: MakeLab) -> None:
+    visitor = Visitor(make_lab(echo))
+    service = visitor.lab.service
+    other = visitor.lab.store.create_chat(user_id=visitor.user_id, agent_id=visitor.agent.id)
+    held = service.generate_streaming(message="一つめ", **visitor.where)
+    await anext(held)
+    where = visitor.where | {"chat_id": other.id}
+    assert (await service.generate_response(message="別", **where)).content == "答え別"
+    await held.aclose()
+    assert len(service._turns) == 0
+
+
+async def test_a_stream_that_was_read_as_far_as_its_end_holds_nobody_up(make_lab: MakeLab) -> None:
+    visitor = Visitor(make_lab(echo))
+    service = visitor.lab.service
+    events = service.generate_streaming(message="一つめ", **visitor.where)
+    while (await anext(events)).type != "done":
+        pass
+    async with asyncio.timeout(5):
+        reply = await service.generate_response(message="二つめ", **visitor.where)
+    assert reply.content == "答え二つめ"
+    await events.aclose()
+
+
+async def test_a_message_that_waits_can_be_taken_back_and_is_not_kept(make_lab: MakeLab) -> None:
+    visitor = Visitor(make_lab(echo))
+    service = visitor.lab.service
+    held = service.generate_streaming(message="一つめ", **visitor.where)
+    await anext(held)
+    waiting = asyncio.create_task(service.generate_response(message="二つめ", **visitor.where))
+    await asyncio.sleep(0.05)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    await collect(held)
+    assert [content for _, content, _ in visitor.thread()] == ["一つめ", "答え一つめ"]
+    assert len(service._turns) == 0
+
+
+async def test_a_stranger_is_refused_at_once_where_a_turn_is_under_way(make_lab: MakeLab) -> None:
+    lab = make_lab(echo)
+    mine, other = Visitor(lab), Visitor(lab)
+    held = lab.service.generate_streaming(message=ASKED, **mine.where)
+    await anext(held)
+    with pytest.raises(NotFound):
+        await lab.service.generate_response(ASKED, other.agent.id, mine.chat.id, other.user_id)
+    with pytest.raises(NotFound):
+        await collect(lab.service.regenerate_streaming(mine.chat.id, other.user_id))
+    await held.aclose()
+
+
+# ── keys ──────────────────────────────────────────────────────────────────────────────────
+
+KEYS = {"openai_api_key": "sk-openai-0123456789", "anthropic_api_key": "sk-ant-0123456789"}
+
+
+async def test_a_key_that_a_provider_repeats_reaches_no_page_no_row_and_no_log(
+    make_lab: MakeLab, caplog: pytest.LogCaptureFixture
+) -> None:
+    key, other = KEYS.values()
+
+    async def play(prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
+        for piece in ("鍵は", key[:7], key[7:], "と", other, "です。"):
+            yield Chunk(piece)
+        yield Chunk(finish_reason="stop", usage=Usage(1, 1), model=f"m {key}")
+
+    visitor = Visitor(make_lab(play, **KEYS))
+    with caplog.at_level("DEBUG"):
+        events = await collect(
+            visitor.lab.service.generate_streaming(message=ASKED, **visitor.where)
+        )
+    assert events[-1].content == shown(events) == "鍵は••••••と••••••です。"
+    assert events[-1].metadata["processing_applied"] == ["hidden_secrets"]
+    rows = visitor.lab.store.messages(visitor.chat.id, user_id=visitor.user_id)
+    logged = [str(vars(record)) for record in caplog.records]
+    kept = str([events, [row.model_dump() for row in rows], records(visitor), logged])
+    assert not any(secret in kept for secret in KEYS.values())
+
+
+@pytest.mark.parametrize("pieces", [(), ("はい、",)])
+async def test_a_key_in_an_error_is_hidden_in_what_is_said_kept_and_logged(
+    make_lab: MakeLab, caplog: pytest.LogCaptureFixture, pieces: tuple[str, ...]
+) -> None:
+    key = KEYS["openai_api_key"]
+    for error in (
+        ModelUnavailable(model="m", reason=f"refused {key}"),
+        RuntimeError(f"Bearer {key}"),
+        BadKey(f"Incorrect API key provided: {key}"),
+    ):
+        visitor = Visitor(make_lab(says(*pieces, error=error), **KEYS))
+        with caplog.at_level("DEBUG"):
+            events = await collect(
+                visitor.lab.service.generate_streaming(message=ASKED, **visitor.where)
+            )
+        rows = visitor.lab.store.messages(visitor.chat.id, user_id=visitor.user_id)
+        logged = [str(vars(record)) for record in caplog.records]
+        kept = str([events, [row.model_dump() for row in rows], records(visitor), logged])
+        assert key not in kept, error
+
+
 # ── regenerate ────────────────────────────────────────────────────────────────────────────
 
 
@@ -700,10 +913,9 @@ async def test_a_replaced_answer_is_gone_from_the_preview_even_if_none_follows_i
 ) -> None:
     visitor = Visitor(lab)
     await lab.service.generate_response(message=ASKED, **visitor.where)
+    lab.store.delete_agent(visitor.agent.id, user_id=visitor.user_id)
     with pytest.raises(NotFound):
-        await collect(
-            lab.service.regenerate_streaming(visitor.chat.id, visitor.user_id, "no-such-agent")
-        )
+        await collect(lab.service.regenerate_streaming(visitor.chat.id, visitor.user_id))
     preview = await lab.service.preview(
         visitor.agent, "", chat_id=visitor.chat.id, user_id=visitor.user_id
     )

@@ -216,8 +216,12 @@ def test_every_public_method_takes_the_user_it_is_for_or_is_known_not_to() -> No
         assert methods[name]["user_id"].default is inspect.Parameter.empty, name
 
 
-@pytest.mark.parametrize("strange", ["", "\x00", "\ud800", "ペルソナ", "' OR 1=1 --", "x" * 9999])
-def test_an_id_that_cannot_be_one_names_no_row(store: Store, user: str, strange: str) -> None:
+@pytest.mark.parametrize(
+    "strange", ["", "\x00", "\ud800", "ペルソナ", "' OR 1=1 --", "x" * 9999, None, 5, []]
+)
+def test_an_id_that_cannot_be_one_names_no_row(store: Store, user: str, strange: Any) -> None:
+    if strange is not None:
+        assert store.list_chats(user_id=user, agent_id=strange) == []
     with pytest.raises(NotFound):
         store.get_agent(strange, user_id=user)
     with pytest.raises(NotFound):
@@ -278,6 +282,10 @@ def test_moments_are_aware_after_reading(store: Store, user: str, clock: Clock) 
     [
         ({"name": "  \n "}, "empty"),
         ({"name": None}, "empty"),
+        ({"name": "\u200b\u200d\ufeff"}, "empty"),
+        ({"name": "\x00\x1b\u202e\u2066"}, "empty"),
+        ({"name": "\ud800\u3164\u2800"}, "empty"),
+        ({"name": "\ufe0f\u0301"}, "empty"),
         ({"name": "あ" * 101}, "too_long"),
         ({"background": "あ" * 10_001}, "too_long"),
         ({"personalities": ["x"] * 51}, "too_many"),

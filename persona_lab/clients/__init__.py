@@ -3,8 +3,8 @@
 A client is a :meth:`~LLMClientInterface.stream` of :class:`~persona_lab.models.Chunk`; the rest
 comes with the base class. ``provider:model`` names one: ``openai:gpt-5-mini``,
 ``local:gemma-3-270m``, ``mock:echo``. A new provider is one file in this folder with a class
-``Client`` and a line in :data:`PROVIDERS`; what its models accept and cost stands in
-``data/models.yaml``.
+``Client`` and a line in :data:`~persona_lab.settings.PROVIDERS` (and a setting, if it asks for a
+key); what its models accept and cost stands in ``data/models.yaml``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -29,16 +29,8 @@ from persona_lab.errors import (
     UnknownModel,
 )
 from persona_lab.models import Chunk, Completion, Options, Prompt, Usage
-from persona_lab.settings import Settings
+from persona_lab.settings import PROVIDERS, ProviderName, Settings
 from persona_lab.words import read_yaml
-
-PROVIDERS = {
-    "local": "persona_lab.clients.llama_cpp",
-    "openai": "persona_lab.clients.openai",
-    "anthropic": "persona_lab.clients.anthropic",
-    "mock": "persona_lab.clients.mock",
-}
-"""Provider → module. Imported when first used: an SDK costs up to a second and a half."""
 
 
 class Sampling(BaseModel):
@@ -66,7 +58,7 @@ class ModelInfo(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    provider: Literal["local", "openai", "anthropic", "mock"]
+    provider: ProviderName
     name: str
     label: str = ""
     prompt: Literal["chat", "transcript"] = "chat"
@@ -85,6 +77,11 @@ class ModelInfo(BaseModel):
     @property
     def spec(self) -> str:
         return f"{self.provider}:{self.name}"
+
+    @property
+    def free(self) -> bool:
+        """Whether its tokens cost nothing."""
+        return PROVIDERS[self.provider].free
 
 
 class Catalog:
@@ -114,6 +111,8 @@ class Catalog:
         Raises UnknownModel for a provider that doesn't exist. A model that isn't listed is
         taken with cautious facts: its provider decides whether it exists.
         """
+        if not isinstance(spec, str) or spec != _sendable(spec):
+            raise UnknownModel(model=_sendable(str(spec)))
         provider, _, name = spec.partition(":")
         if provider not in PROVIDERS:
             raise UnknownModel(model=spec)
@@ -130,6 +129,9 @@ class Catalog:
 
 class LLMClientInterface(ABC):
     """A model that answers. ``info`` holds what is known of it."""
+
+    bound: ClassVar[bool] = True
+    """Whether it belongs to the event loop that it was first used on, as an SDK's client does."""
 
     def __init__(self, info: ModelInfo, settings: Settings) -> None:
         self.info = info
@@ -170,6 +172,13 @@ class LLMClientInterface(ABC):
         if not response.content.strip():
             raise InvalidResponse(**who)
 
+    def for_model(self, info: ModelInfo) -> LLMClientInterface | None:
+        """A client for another of the provider's models that has nothing of its own to close.
+
+        None where each model needs its own client.
+        """
+        return None
+
     @property
     def ready(self) -> bool:
         """False while the first call would have to load something that takes time."""
@@ -186,6 +195,11 @@ class LLMClientInterface(ABC):
         """Let go of connections and memory."""
 
 
+def _sendable(text: str) -> str:
+    """``text`` without half surrogates, which no wire and no page takes."""
+    return text.encode(errors="replace").decode()
+
+
 def estimate_tokens(text: str) -> int:
     """CJK ≈ 0.6 and other characters ≈ 0.25 tokens each: between today's large vocabularies."""
     wide = sum(1 for character in text if character > "\u2e7f")
@@ -193,9 +207,11 @@ def estimate_tokens(text: str) -> int:
 
 
 class Clients:
-    """Opens clients by name and keeps them, one set for each event loop.
+    """Opens clients by name and keeps those that hold something, until :meth:`aclose`.
 
-    An SDK's async client is bound to the loop it was first used on.
+    A provider's connections are opened once an event loop, whatever names are typed after it;
+    a local model's client is kept under its name, and only names of the settings and of the
+    catalogue have one.
     """
 
     def __init__(
@@ -212,6 +228,7 @@ class Clients:
         self._open: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, LLMClientInterface]] = (
             WeakKeyDictionary()
         )
+        self._unbound: dict[str, LLMClientInterface] = {}
 
     def info(self, spec: str = "") -> ModelInfo:
         """Facts of ``spec``, or of the default model.
@@ -258,27 +275,29 @@ class Clients:
             raise MissingKey(
                 provider=info.provider,
                 model=info.name,
-                variable=f"{info.provider.upper()}_API_KEY",
+                variable=PROVIDERS[info.provider].key.upper(),
             )
-        clients = self._open.setdefault(asyncio.get_running_loop(), {})
-        if info.spec not in clients:
-            module = importlib.import_module(PROVIDERS[info.provider])
-            clients[info.spec] = module.Client(info, self.settings)
-        return clients[info.spec]
+        kind = _client_class(info)
+        kept = self._unbound
+        if kind.bound:
+            kept = self._open.setdefault(asyncio.get_running_loop(), {})
+        if info.spec in kept:
+            return kept[info.spec]
+        alike = (c.for_model(info) for c in kept.values() if c.info.provider == info.provider)
+        shared = next(filter(None, alike), None)
+        return shared or kept.setdefault(info.spec, kind(info, self.settings))
 
     async def open(self, spec: str = "") -> LLMClientInterface:
         """:meth:`get`, with the SDK imported beside the loop: no other answer waits for that."""
         if self._injected is None and self.available(info := self.info(spec)):
-            await asyncio.to_thread(importlib.import_module, PROVIDERS[info.provider])
+            await asyncio.to_thread(_client_class, info)
         return self.get(spec)
 
     def available(self, info: ModelInfo) -> bool:
         """Whether the settings hold what ``info``'s provider asks for."""
-        if info.provider == "openai":
-            return bool(self.settings.openai_api_key or self.settings.openai_base_url)
-        if info.provider == "anthropic":
-            return bool(self.settings.anthropic_api_key or self.settings.anthropic_base_url)
-        return True
+        provider = PROVIDERS[info.provider]
+        names = [name for name in (provider.key, provider.server) if name]
+        return not provider.key or any(getattr(self.settings, name) for name in names)
 
     def options(self, info: ModelInfo, **overrides: Any) -> Options:
         """Sampling for a model: models.yaml, then the settings, then ``overrides``."""
@@ -298,7 +317,7 @@ class Clients:
         """
         for info in self.listed():
             if info.provider == "mock" and self._injected is None:
-                importlib.import_module(PROVIDERS["mock"]).Client(info, self.settings)
+                _client_class(info)(info, self.settings)
 
     def listed(self) -> list[ModelInfo]:
         """What a page offers: the default, what else the settings name, then the catalogue."""
@@ -307,19 +326,37 @@ class Clients:
         return list({info.spec: info for info in offered}.values())
 
     async def aclose(self) -> None:
-        """Close every client, each on the loop that it is bound to as far as that still runs."""
+        """Close every client, each on the loop that it is bound to as far as that still runs.
+
+        Raises the first of the errors that came, after all others were closed too.
+        """
         here = asyncio.get_running_loop()
-        for loop, clients in list(self._open.items()):
+        kept = [(here, self._unbound), *self._open.items()]
+        self._unbound, self._open = {}, WeakKeyDictionary()
+        errors: list[Exception] = []
+        for loop, clients in kept:
             for client in clients.values():
-                if loop is here:
-                    await client.aclose()
-                elif loop.is_running():
-                    closing = asyncio.run_coroutine_threadsafe(client.aclose(), loop)
-                    await asyncio.wrap_future(closing)
-                else:  # its connections went with its loop, and can't be closed again
-                    with contextlib.suppress(RuntimeError):
-                        await client.aclose()
-        self._open.clear()
+                try:
+                    await _close(client, loop)
+                except Exception as error:  # noqa: BLE001 - one's fault must not keep another open
+                    errors.append(error)
+        if errors:
+            raise errors[0]
+
+
+def _client_class(info: ModelInfo) -> type[LLMClientInterface]:
+    kind: type[LLMClientInterface] = importlib.import_module(PROVIDERS[info.provider].module).Client
+    return kind
+
+
+async def _close(client: LLMClientInterface, loop: asyncio.AbstractEventLoop) -> None:
+    if loop is asyncio.get_running_loop():
+        await client.aclose()
+    elif loop.is_running():
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(client.aclose(), loop))
+    else:  # its connections went with its loop, and can't be closed again
+        with contextlib.suppress(RuntimeError):
+            await client.aclose()
 
 
 def open_client(spec: str, settings: Settings | None = None) -> LLMClientInterface:

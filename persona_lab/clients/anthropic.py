@@ -7,13 +7,16 @@ which the SDK's helper does.
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import anthropic
 
-from persona_lab.clients import LLMClientInterface, ModelInfo
+from persona_lab.clients import ModelInfo, estimate_tokens
 from persona_lab.clients.remote import (
+    CHARACTERS,
     NO_KEY,
+    RemoteClient,
     check_key,
     http_timeout,
     our_errors,
@@ -49,7 +52,7 @@ _COUNTS = (
 )
 
 
-class AnthropicClient(LLMClientInterface):
+class AnthropicClient(RemoteClient):
     """One of Anthropic's models. Thinking, where a model thinks, isn't part of the answer."""
 
     def __init__(
@@ -71,7 +74,8 @@ class AnthropicClient(LLMClientInterface):
     async def stream(self, prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
         check_key(self.info, self._key)
         who: dict[str, Any] = {"provider": self.info.provider, "model": self.info.name}
-        finish, model = "", ""
+        finish, model, text, cut = "", "", "", False
+        most, silent = options.max_tokens * CHARACTERS, 0
         counts: dict[str, int] = {}
         opening = self._open(prompt, options)
         with our_errors(self.info, self._key, anthropic.AnthropicError):
@@ -84,14 +88,19 @@ class AnthropicClient(LLMClientInterface):
                     model = piece.model or model
                     finish = piece.finish or finish
                     counts |= piece.counts
-                    if piece.text:
-                        yield Chunk(piece.text)
+                    if shown := piece.text[: most - len(text)]:
+                        text += shown
+                        yield Chunk(shown)
+                    silent += not piece.text
+                    if cut := shown != piece.text or silent > most:
+                        finish = "max_tokens"
+                        break
         if not finish:
             # A connection that is closed in order looks like an end; only the reason tells.
             raise Offline(**who) if model else InvalidResponse(**who)
         yield Chunk(
             finish_reason=_FINISH.get(finish, "stop"),
-            usage=_usage(counts),
+            usage=_cut(_usage(counts), text) if cut else _usage(counts),
             model=model or self.info.name,
         )
 
@@ -177,6 +186,11 @@ def _usage(counts: dict[str, int]) -> Usage:
     """Ours: ``prompt_tokens`` include what the cache held and took in; ``input_tokens`` don't."""
     fresh, read, created, output = (counts.get(name, 0) for name in _COUNTS)
     return Usage(prompt_tokens=fresh + read + created, completion_tokens=output, cached_tokens=read)
+
+
+def _cut(usage: Usage, text: str) -> Usage:
+    """Of an answer whose end, and with it the count of its tokens, wasn't waited for."""
+    return replace(usage, completion_tokens=estimate_tokens(text), estimated=True)
 
 
 Client = AnthropicClient

@@ -16,17 +16,19 @@ import importlib.util
 import os
 import re
 import tempfile
+import threading
 from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from persona_lab.clients import LLMClientInterface, ModelInfo
 from persona_lab.errors import BadRequest, ModelTimeout, ModelUnavailable, Offline, ProviderError
-from persona_lab.llama import Engine, Model, SamplerOptions, Step, open_engine
+from persona_lab.llama import Engine, Model, SamplerOptions, Step, open_engine, release_engines
 from persona_lab.llama.native import MIN_P, TOP_K, TOP_P
 from persona_lab.models import Chunk, Options, Prompt, Usage
 
@@ -42,12 +44,16 @@ silence, and nobody else's server has to be given up."""
 
 
 class LlamaCppClient(LLMClientInterface):
-    """A local model. Its engine is the process's: other clients of the same file share it."""
+    """A local model, for any event loop. Clients of the same file share its engine."""
+
+    bound: ClassVar[bool] = False
 
     def __init__(self, info: ModelInfo, settings: Settings) -> None:
         super().__init__(info, settings)
         self._engine: Engine | None = None
-        self._opening = asyncio.Lock()
+        self._closed = False
+        self._opener = ThreadPoolExecutor(1, f"open-{info.name}")
+        """Its one thread opens and lets go in turn; who waits for it holds no other thread."""
 
     @property
     def ready(self) -> bool:
@@ -101,20 +107,35 @@ class LlamaCppClient(LLMClientInterface):
         finally:
             generation.cancel()
 
+    async def aclose(self) -> None:
+        """Let go of the engine, after a load that is under way. No answer can be had after it."""
+        if not self._closed:
+            self._closed = True
+            closing = self._opener.submit(self._let_go)
+            self._opener.shutdown(wait=False)
+            await asyncio.wrap_future(closing)
+
+    def _let_go(self) -> None:
+        self._engine = None
+        release_engines(self)
+
     async def _opened(self) -> Engine:
-        async with self._opening:  # columns that start together wait for one load
-            if self._engine is None:
-                self._engine = await asyncio.to_thread(self._open)
-        return self._engine
+        if self._engine is not None:
+            return self._engine
+        if self._closed:
+            raise _unavailable(self.info, "closed", "it was closed")
+        return await asyncio.wrap_future(self._opener.submit(self._open))
 
     def _open(self) -> Engine:
-        path = find_weights(self.info, self.settings)
-        return open_engine(
-            path,
-            context=self.settings.local_context,
-            threads=self.settings.local_threads or processors(),
-            name=self.info.name,
-        )
+        if self._engine is None:
+            self._engine = open_engine(
+                find_weights(self.info, self.settings),
+                context=self.settings.local_context,
+                threads=self.settings.local_threads or processors(),
+                owner=self,
+                name=self.info.name,
+            )
+        return self._engine
 
     def _worded(self, model: Model, prompt: Prompt) -> tuple[list[int], tuple[str, ...]]:
         """The prompt's tokens and the stop strings that its form brings."""
@@ -244,21 +265,27 @@ def _sampling(options: Options) -> SamplerOptions:
 # ── where the weights are ─────────────────────────────────────────────────────────────────
 
 
+_finding: dict[str, threading.Lock] = {}
+"""One for each source: who wants the same weights waits for them instead of fetching them too."""
+
+
 def find_weights(info: ModelInfo, settings: Settings) -> Path:
     """The GGUF file of ``info.source``, put together or downloaded if need be (blocks).
 
     Raises ModelUnavailable with the reason; Offline when the hub can't be reached.
     """
-    kind, _, name = info.source.partition(":")
-    if kind == "package":
-        return _from_package(info, name, settings.models_dir)
-    hub = _HUB.fullmatch(info.source)
-    path = Path(info.source).expanduser()
-    if hub is None or path.exists():
-        if not path.is_file():
-            raise _unavailable(info, f"there is no such file: {path}")
-        return path
-    return _from_hub(info, hub["repo"], hub["file"])
+    with _finding.setdefault(info.source, threading.Lock()):
+        kind, _, name = info.source.partition(":")
+        if kind == "package":
+            return _from_package(info, name, settings.models_dir)
+        hub = _HUB.fullmatch(info.source)
+        path = Path(info.source).expanduser()
+        if hub is None or path.exists():
+            if not path.is_file():
+                reason = f"there is no such file: {path}"
+                raise _unavailable(info, "no_file", reason, path=str(path))
+            return path
+        return _from_hub(info, hub["repo"], hub["file"])
 
 
 def weights_at_hand(info: ModelInfo, settings: Settings) -> Path | None:
@@ -279,7 +306,8 @@ def _from_package(info: ModelInfo, name: str, folder: Path) -> Path:
     """
     found = importlib.util.find_spec(name)
     if found is None or not found.submodule_search_locations:
-        raise _unavailable(info, f"the package {name} isn't installed")
+        reason = f"the package {name} isn't installed"
+        raise _unavailable(info, "no_package", reason, package=name)
     for place in found.submodule_search_locations:
         for file in sorted(Path(place).glob("*.gguf")):
             return file
@@ -295,9 +323,11 @@ def _from_package(info: ModelInfo, name: str, folder: Path) -> Path:
             package.assemble(whole)
             whole.replace(target)
     except (OSError, ImportError) as wrong:
-        raise _unavailable(info, f"{name}: {wrong}") from wrong
+        reason = f"{name}: {wrong}"
+        raise _unavailable(info, "assembly", reason, package=name, cause=str(wrong)) from wrong
     except ValueError as wrong:  # the checksum of the whole
-        raise _unavailable(info, f"the package {name} is damaged") from wrong
+        reason = f"the package {name} is damaged"
+        raise _unavailable(info, "damaged_package", reason, package=name) from wrong
     return target
 
 
@@ -305,19 +335,28 @@ def _from_hub(info: ModelInfo, repo: str, file: str) -> Path:
     """From the hub's own cache, which is where a Space preloads to, else downloaded into it."""
     from huggingface_hub import errors, hf_hub_download
 
+    where: dict[str, Any] = {"repo": repo, "file": file}
     try:
         return Path(hf_hub_download(repo, file))
     except (errors.LocalEntryNotFoundError, ConnectionError, TimeoutError) as wrong:
         raise Offline(provider="local", model=info.name) from wrong
     except (errors.HfHubHTTPError, errors.EntryNotFoundError) as wrong:
-        raise _unavailable(info, f"the hub has no {file} in {repo} for us") from wrong
+        reason = f"the hub has no {file} in {repo} for us"
+        raise _unavailable(info, "not_on_hub", reason, **where) from wrong
     except errors.HFValidationError as wrong:
-        raise _unavailable(info, f"{repo} is no name of a repository") from wrong
+        reason = f"{repo} is no name of a repository"
+        raise _unavailable(info, "no_repository", reason, **where) from wrong
     except OSError as wrong:
-        raise _unavailable(info, f"{file} from {repo}: {wrong}") from wrong
+        reason = f"{file} from {repo}: {wrong}"
+        raise _unavailable(info, "download", reason, cause=str(wrong), **where) from wrong
 
 
-def _unavailable(info: ModelInfo, reason: str) -> ModelUnavailable:
+def _unavailable(info: ModelInfo, why: str, reason: str, **details: Any) -> ModelUnavailable:
     return ModelUnavailable(
-        f"{info.name}: {reason}", provider="local", model=info.name, reason=reason
+        f"{info.name}: {reason}",
+        provider="local",
+        model=info.name,
+        why=why,
+        reason=reason,
+        **details,
     )

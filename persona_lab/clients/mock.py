@@ -89,6 +89,9 @@ class MockClient(LLMClientInterface):
         if name != "echo":
             raise UnknownModel(model=info.spec)
 
+    def for_model(self, info: ModelInfo) -> MockClient:
+        return MockClient(info, self.settings, clock=self._clock, sleep=self._sleep)
+
     async def stream(self, prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
         how = self.behaviour
         tokens = self._tokens(prompt)

@@ -14,9 +14,11 @@ from urllib.parse import urlsplit
 
 import openai
 
-from persona_lab.clients import LLMClientInterface, ModelInfo, estimate_tokens
+from persona_lab.clients import ModelInfo, estimate_tokens
 from persona_lab.clients.remote import (
+    CHARACTERS,
     NO_KEY,
+    RemoteClient,
     check_key,
     http_timeout,
     our_errors,
@@ -41,7 +43,7 @@ _FINISH = {"length": "length", "content_filter": "content_filter"}
 """Theirs → ours; all other reasons (stop, eos, tool_calls …) are an ordinary end."""
 
 
-class OpenAIClient(LLMClientInterface):
+class OpenAIClient(RemoteClient):
     """One model behind the OpenAI protocol.
 
     A refusal's own words aren't passed on: they are the provider's, not the persona's, and the
@@ -71,6 +73,7 @@ class OpenAIClient(LLMClientInterface):
         check_key(self.info, self._key)
         who: dict[str, Any] = {"provider": self.info.provider, "model": self.info.name}
         finish, refused, usage, model, text = "", False, None, "", ""
+        most, silent = options.max_tokens * CHARACTERS, 0
         opening = self._open(prompt, options)
         with our_errors(self.info, self._key, openai.OpenAIError):
             async with contextlib.aclosing(timely(opening, options.timeout)) as events:
@@ -83,9 +86,13 @@ class OpenAIClient(LLMClientInterface):
                     usage = piece.usage or usage
                     finish = piece.finish or finish
                     refused = refused or piece.refused
-                    if piece.text:
-                        text += piece.text
-                        yield Chunk(piece.text)
+                    if shown := piece.text[: most - len(text)]:
+                        text += shown
+                        yield Chunk(shown)
+                    silent += not piece.text
+                    if shown != piece.text or silent > most:
+                        finish = "length"
+                        break
         if not finish:
             # A connection that is closed in order looks like an end; only the reason tells.
             raise Offline(**who) if model or text else InvalidResponse(**who)

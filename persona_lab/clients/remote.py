@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator
 from typing import Protocol, Self, TypeVar
 
@@ -15,11 +16,15 @@ import anyio
 import httpx2
 from pydantic import SecretStr
 
-from persona_lab.clients import ModelInfo
+from persona_lab.clients import LLMClientInterface, ModelInfo
 from persona_lab.errors import BadKey, from_foreign
 
 CONNECT_SECONDS = 10.0
 """No server that will answer needs longer than this to accept a connection."""
+
+CHARACTERS = 16
+"""Characters that a token can have on average at most. It bounds an answer, and the events
+without words in it, where a server doesn't keep to ``max_tokens``."""
 
 NO_KEY = "none"
 """Sent to servers that ask for no key: the SDKs refuse to send nothing."""
@@ -44,6 +49,15 @@ class EventStream(Protocol[T_co]):
     def __aiter__(self) -> AsyncIterator[T_co]: ...
     async def __aenter__(self) -> Self: ...
     async def __aexit__(self, *exception: object) -> None: ...
+
+
+class RemoteClient(LLMClientInterface):
+    """One model of many that are reached through the same connections."""
+
+    def for_model(self, info: ModelInfo) -> Self:
+        twin = copy.copy(self)
+        twin.info = info
+        return twin
 
 
 def http_timeout(seconds: float) -> httpx2.Timeout:

@@ -25,13 +25,26 @@ beside them. Cancelling takes effect before the next step. The same seed gives t
 long as the same batches are computed: sums in a batch of eight round otherwise than alone, so
 neighbours may change a close choice.
 
+The process has one engine for each file. It belongs to the clients that opened it
+(:func:`open_engine`) and is closed with the last of them (:func:`release_engines`), so closing a
+lab gives its memory back unless another lab uses the same file; what is left at the end of the
+process is closed then. A closed engine and its model raise ModelUnavailable, whoever still holds
+them.
+
 :mod:`native` wraps what llama.cpp gives, :mod:`text` turns tokens' bytes into text that never
 shows half a character or a part of a stop string, :mod:`memory` keeps the books of sequences and
 cells, :mod:`engine` is the worker. None of them knows personas, prompts or asyncio;
 :mod:`persona_lab.clients.llama_cpp` does.
 """
 
-from persona_lab.llama.engine import Engine, Generation, Step, close_engines, open_engine
+from persona_lab.llama.engine import (
+    Engine,
+    Generation,
+    Step,
+    close_engines,
+    open_engine,
+    release_engines,
+)
 from persona_lab.llama.native import Model, SamplerOptions
 
 __all__ = [
@@ -42,4 +55,5 @@ __all__ = [
     "Step",
     "close_engines",
     "open_engine",
+    "release_engines",
 ]

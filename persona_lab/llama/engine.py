@@ -20,7 +20,7 @@ from persona_lab.llama.native import (
     Model,
     Sampler,
     SamplerOptions,
-    unavailable,
+    closed,
 )
 from persona_lab.llama.text import TextStream
 
@@ -125,6 +125,8 @@ class Engine:
         self._waiting: list[Generation] = []
         self._inbox: queue.SimpleQueue[Generation | None] = queue.SimpleQueue()
         self._closed = False
+        self._door = threading.Lock()
+        """What is put in while it is held is seen by the worker, at its end too."""
         self._thread = threading.Thread(target=self._work, name=f"llama-{self.name}", daemon=True)
         self._thread.start()
 
@@ -148,18 +150,19 @@ class Engine:
             raise ContextTooLong(
                 provider="local", model=self.name, tokens=len(tokens), limit=self.limit - 1
             )
-        if self._closed:
-            raise unavailable(self.model.path, "it was closed")
-        if self._inbox.qsize() + len(self._waiting) >= WAITING:
-            raise Overloaded(provider="local", model=self.name)
-        generation = Generation(
-            tokens,
-            max_tokens=min(max_tokens, self.limit - len(tokens)),
-            sampler=Sampler(self.model, options or SamplerOptions()),
-            text=TextStream(stop),
-            listener=listener,
-        )
-        self._inbox.put(generation)
+        with self._door:
+            if self._closed:
+                raise closed(self.model.path)
+            if self._inbox.qsize() + len(self._waiting) >= WAITING:
+                raise Overloaded(provider="local", model=self.name)
+            generation = Generation(
+                tokens,
+                max_tokens=min(max_tokens, self.limit - len(tokens)),
+                sampler=Sampler(self.model, options or SamplerOptions()),
+                text=TextStream(stop),
+                listener=listener,
+            )
+            self._inbox.put(generation)
         return generation
 
     @property
@@ -167,11 +170,11 @@ class Engine:
         return not (self._live or self._waiting) and self._inbox.empty()
 
     def close(self) -> None:
-        """End what is being written, stop the thread, give the memory back."""
-        if not self._closed:
+        """End what is being written, stop the thread, give the memory back. From any thread."""
+        with self._door:
             self._closed = True
             self._inbox.put(None)
-            self._thread.join()
+        self._thread.join()
 
     # ── on the worker's thread ────────────────────────────────────────────────────────────
 
@@ -191,9 +194,11 @@ class Engine:
             late = self._inbox.get()
             if late is not None:
                 self._waiting.append(late)
-        self._fail([*self._live, *self._waiting], unavailable(self.model.path, "it was closed"))
-        self._context.close()
-        self.model.close()
+        try:
+            self._fail([*self._live, *self._waiting], closed(self.model.path))
+        finally:
+            self._context.close()
+            self.model.close()
 
     def _receive(self) -> None:
         """Take in what was submitted; sleep while there is nothing to do."""
@@ -318,28 +323,40 @@ class Engine:
 
 # ── one engine for each file, whoever asks ────────────────────────────────────────────────
 
-_engines: dict[tuple[Path, int, int], Engine] = {}
+_engines: dict[tuple[Path, int, int], tuple[Engine, set[object]]] = {}
 _opening = threading.Lock()
 
 
-def open_engine(path: Path, *, context: int, threads: int, name: str = "") -> Engine:
-    """The process's engine for ``path``, loaded at the first call (it takes a moment: call it
-    off the event loop). It stays until :func:`close_engines` or the end of the process.
+def open_engine(path: Path, *, context: int, threads: int, owner: object, name: str = "") -> Engine:
+    """The process's engine for ``path``, which is ``owner``'s too from now on.
 
-    Raises ModelUnavailable.
+    Loaded for the first of its owners (it takes a moment: call it off the event loop); it stays
+    until the last has called :func:`release_engines`. Raises ModelUnavailable.
     """
     with _opening:
         key = (path.resolve(), context, threads)
         if key not in _engines:
-            _engines[key] = Engine(path, context=context, threads=threads, name=name)
-        return _engines[key]
+            _engines[key] = Engine(path, context=context, threads=threads, name=name), set()
+        engine, owners = _engines[key]
+        owners.add(owner)
+        return engine
+
+
+def release_engines(owner: object) -> None:
+    """``owner`` needs no engine any more; those that nobody else needs are closed (blocks)."""
+    with _opening:
+        for key, (engine, owners) in list(_engines.items()):
+            owners.discard(owner)
+            if not owners:
+                del _engines[key]
+                engine.close()
 
 
 def close_engines() -> None:
-    """Close every engine of the process. Runs by itself at its end."""
+    """Close every engine of the process, whoever owns it. Runs by itself at its end."""
     with _opening:
         while _engines:
-            _engines.popitem()[1].close()
+            _engines.popitem()[1][0].close()
 
 
 atexit.register(close_engines)

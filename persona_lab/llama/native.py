@@ -1,16 +1,19 @@
 """What llama.cpp gives, owned and typed: a model, a context of many sequences, a sampler.
 
 The only module that calls llama.cpp. Its objects belong to one thread at a time, except that
-:meth:`Model.tokenize` and :meth:`Model.piece` only read and may be called from any.
+what only reads of a :class:`Model` may be called from any, and raises ModelUnavailable once the
+model is closed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import logging
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,17 +61,18 @@ class Model:
     def __init__(self, path: Path, *, vocab_only: bool = False) -> None:
         """Raises ModelUnavailable; ``reason`` says whether file, content or memory is at fault."""
         self.path = path
+        self._using = threading.Lock()
         if not path.is_file():
-            raise unavailable(path, "there is no such file")
+            raise unavailable(path, "no_file", "there is no such file")
         llama = _llama()
         self._pointer = _load(path, vocab_only)
         if not self._pointer:
             whole = not vocab_only and _load(path, vocab_only=True)
             if whole:
                 llama.llama_model_free(whole)
-            raise unavailable(
-                path, "not enough memory" if whole else "not a GGUF file, or a damaged one"
-            )
+            if whole:
+                raise unavailable(path, "no_memory", "not enough memory")
+            raise unavailable(path, "damaged_file", "not a GGUF file, or a damaged one")
         self._vocab = llama.llama_model_get_vocab(self._pointer)
         self.vocabulary: int = llama.llama_vocab_n_tokens(self._vocab)
         self.trained_context: int = llama.llama_model_n_ctx_train(self._pointer)
@@ -76,6 +80,14 @@ class Model:
             llama.llama_model_is_recurrent(self._pointer)
             or llama.llama_model_is_hybrid(self._pointer)
         )
+
+    @contextlib.contextmanager
+    def _used(self) -> Iterator[Any]:
+        """llama.cpp, while nobody can close the model. Raises ModelUnavailable if somebody has."""
+        with self._using:
+            if not self._pointer:
+                raise closed(self.path)
+            yield _llama()
 
     def tokenize(self, text: str, *, special: bool = False, bos: bool = False) -> list[int]:
         """``special``: names of control tokens in ``text`` become them.
@@ -86,9 +98,10 @@ class Model:
         room = len(data) + 8
         while True:
             tokens = (ctypes.c_int32 * room)()
-            count = _llama().llama_tokenize(
-                self._vocab, data, len(data), tokens, room, bos, special
-            )
+            with self._used() as llama:
+                count = llama.llama_tokenize(
+                    self._vocab, data, len(data), tokens, room, bos, special
+                )
             if count >= 0:
                 return list(tokens[:count])
             room = -count
@@ -97,49 +110,66 @@ class Model:
         """The bytes of a token; those of a control token only if ``special``."""
         for room in (64, 4096):
             buffer = ctypes.create_string_buffer(room)
-            count = _llama().llama_token_to_piece(self._vocab, token, buffer, room, 0, special)
+            with self._used() as llama:
+                count = llama.llama_token_to_piece(self._vocab, token, buffer, room, 0, special)
             if count >= 0:
                 return buffer.raw[:count]
         return b""
 
     def is_end(self, token: int) -> bool:
-        return bool(_llama().llama_vocab_is_eog(self._vocab, token))
+        with self._used() as llama:
+            return bool(llama.llama_vocab_is_eog(self._vocab, token))
 
     def is_control(self, token: int) -> bool:
-        return bool(_llama().llama_vocab_is_control(self._vocab, token))
+        with self._used() as llama:
+            return bool(llama.llama_vocab_is_control(self._vocab, token))
 
     @property
     def bos(self) -> str:
-        return self._named(_llama().llama_vocab_bos(self._vocab))
+        with self._used() as llama:
+            token = llama.llama_vocab_bos(self._vocab)
+        return self._named(token)
 
     @property
     def eos(self) -> str:
-        return self._named(_llama().llama_vocab_eos(self._vocab))
+        with self._used() as llama:
+            token = llama.llama_vocab_eos(self._vocab)
+        return self._named(token)
 
     def _named(self, token: int) -> str:
         return self.piece(token, special=True).decode("utf-8", "replace") if token >= 0 else ""
 
     def metadata(self, key: str) -> str:
         """A value of the file's header, "" when it has none."""
-        llama = _llama()
         name = key.encode()
-        length = llama.llama_model_meta_val_str(self._pointer, name, None, 0)
-        if length < 0:
-            return ""
-        buffer = ctypes.create_string_buffer(length + 1)
-        llama.llama_model_meta_val_str(self._pointer, name, buffer, length + 1)
+        with self._used() as llama:
+            length = llama.llama_model_meta_val_str(self._pointer, name, None, 0)
+            if length < 0:
+                return ""
+            buffer = ctypes.create_string_buffer(length + 1)
+            llama.llama_model_meta_val_str(self._pointer, name, buffer, length + 1)
         return buffer.value.decode("utf-8", "replace")
 
     def close(self) -> None:
-        if self._pointer:
-            _llama().llama_model_free(self._pointer)
-            self._pointer = None
+        with self._using:
+            if self._pointer:
+                _llama().llama_model_free(self._pointer)
+                self._pointer = None
 
 
-def unavailable(path: Path, reason: str) -> ModelUnavailable:
+def unavailable(path: Path, why: str, reason: str, **details: Any) -> ModelUnavailable:
     return ModelUnavailable(
-        f"{path}: {reason}", provider="local", model=path.stem, reason=reason, path=str(path)
+        f"{path}: {reason}",
+        provider="local",
+        model=path.stem,
+        why=why,
+        reason=reason,
+        **{"path": str(path), **details},
     )
+
+
+def closed(path: Path) -> ModelUnavailable:
+    return unavailable(path, "closed", "it was closed")
 
 
 def _load(path: Path, vocab_only: bool) -> Any:
@@ -181,7 +211,7 @@ class Context:
         self._model = model
         self._pointer = llama.llama_init_from_model(model._pointer, params)
         if not self._pointer:
-            raise unavailable(model.path, "not enough memory")
+            raise unavailable(model.path, "no_memory", "not enough memory")
         self._memory = llama.llama_get_memory(self._pointer)
         self._batch = llama.llama_batch_init(batch, 0, 1)
         self.cells: int = llama.llama_n_ctx(self._pointer)
@@ -198,7 +228,9 @@ class Context:
             batch.logits[i] = entry.wanted
         status = _llama().llama_decode(self._pointer, batch)
         if status != 0:
-            raise unavailable(self._model.path, f"llama_decode returned {status}")
+            raise unavailable(
+                self._model.path, "decode", f"llama_decode returned {status}", code=status
+            )
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Let ``target`` begin with the first ``length`` cells of ``source``."""

@@ -319,7 +319,7 @@ def name_endpoints(page: gr.Blocks, lab: Lab, visitors: Visitors) -> None:
 
         Args:
             message: What you say.
-            persona_id: The id of the persona.
+            persona_id: The id of the persona, the one that the conversation was begun with.
             chat_id: The conversation to go on with; empty begins one.
             model: The model, as provider:name; empty takes the default.
 

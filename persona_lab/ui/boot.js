@@ -17,11 +17,61 @@
     setTimeout(applyLight, 300);
   });
 
+  const page = document.documentElement.dataset; // page.css shows its states
+
+  // Whoever asks the server and gets no answer learns it here: the page says so, waits, and opens
+  // anew once the server is back.
+  const ask = window.fetch.bind(window);
+  const knock = async () => {
+    const answer = await ask(location.href, { method: "HEAD", cache: "no-store" }).catch(() => null);
+    if (answer?.ok) location.reload();
+    else setTimeout(knock, 1500);
+  };
+  const lose = () => {
+    if (page.server === "lost") return;
+    page.server = "lost";
+    setTimeout(knock, 1500);
+  };
+  window.fetch = async (...request) => {
+    try {
+      const answer = await ask(...request);
+      if ([502, 504].includes(answer.status)) lose();
+      return answer;
+    } catch (error) {
+      if (error.name !== "AbortError") lose();
+      throw error;
+    }
+  };
+
   let touched = ""; // a hand has changed the form since it was opened
   let typed = false; // … and that change hasn't left the page yet
   let saving = false; // … or is on its way to the store
   let arrived = false;
   const editing = () => document.querySelector("#editing textarea, #editing input")?.value;
+
+  // What a hand has changed and the store hasn't confirmed survives a reload: the server takes it
+  // from here when the page arrives again.
+  const UNSAVED = "persona_lab.unsaved";
+  const unsaved = (persona, fields) => {
+    const before = JSON.parse(sessionStorage.getItem(UNSAVED) || "{}");
+    const known = before.persona === persona ? before.fields : {};
+    sessionStorage.setItem(UNSAVED, JSON.stringify({ persona, fields: { ...known, ...fields } }));
+    page.save = "saving";
+  };
+  const settle = (forget) => {
+    delete page.save;
+    if (forget) sessionStorage.removeItem(UNSAVED);
+  };
+  // Gradio tells nothing more of a field once its request was lost: chips are read off the page.
+  addEventListener("pagehide", () => {
+    if (!touched || !(page.save || page.server)) return;
+    const chips = [...document.querySelectorAll("#editor-form [id^=field-]:has([role=combobox])")];
+    unsaved(editing(), Object.fromEntries(chips.map((field) => [
+      field.id.slice("field-".length),
+      [...field.querySelectorAll(".token > span")].map((chip) => chip.textContent),
+    ])));
+  });
+  let idle;
   let reopening;
   const closeForm = (closed) => document.getElementById("editor-form")?.toggleAttribute("inert", closed);
   for (const kind of ["input", "pointerdown", "keydown", "paste", "drop"])
@@ -29,7 +79,13 @@
       const form = event.isTrusted && event.target.closest?.("#editor-form");
       if (!form || form.hasAttribute("inert")) return;
       touched = "yes";
-      if (kind === "input") typed = true;
+      if (kind !== "input") return;
+      typed = true;
+      const field = event.target.closest("[id^=field-]")?.id.slice("field-".length);
+      if (!field || !event.target.matches("[data-testid=textbox]")) return;
+      unsaved(editing(), { [field]: event.target.value });
+      clearTimeout(idle); // the same word written over itself is no change, and nothing is sent
+      idle = setTimeout(() => typed && !saving && page.server !== "lost" && settle(true), 1500);
     }, true);
 
   window.personaLab = {
@@ -59,6 +115,8 @@
       }
       touched = "";
       typed = false;
+      edited = "";
+      if (arrived && page.server !== "lost") settle(true);
       const after = editing();
       return values.map((value) => (before && value === before ? after : value));
     },
@@ -68,22 +126,67 @@
         document.querySelector("#prompt-fold button.label-wrap.open")?.click();
       }
       arrived = true;
+      watchPreview();
       clearTimeout(reopening);
       reopening = setTimeout(() => closeForm(false), 150);
     },
-    byHand(values) {
+    // `names` are the fields' among the values; the form's own ids come last.
+    byHand(values, names) {
       typed = false;
+      const fields = JSON.stringify(names.map((name, i) => name && [name, values[i]]).filter(Boolean));
+      if (touched && fields !== sent) unsaved(values.at(-2), Object.fromEntries(JSON.parse(fields)));
+      sent = fields;
       saving = Boolean(touched);
       return [...values.slice(0, -1), touched];
     },
-    kept() {
+    // The server has answered. `mark` is what it says of the saving: an alert where it couldn't.
+    kept(mark) {
       saving = false;
+      if (!typed) settle(!mark.includes('role="alert"'));
     },
     remember(name, value) {
       if (value) localStorage.setItem(`persona_lab.${name}`, value);
     },
-    last: () => ["persona", "model"].map((name) => localStorage.getItem(`persona_lab.${name}`) || ""),
+    last: () => [
+      ...["persona", "model"].map((name) => localStorage.getItem(`persona_lab.${name}`) || ""),
+      sessionStorage.getItem(UNSAVED) || "",
+    ],
   };
+
+  // The preview keeps in sight what is being edited. Each redraw begins a new paper at its top.
+  let edited = "";
+  let scrolled = 0;
+  let sent = "";
+  const showEdited = () => {
+    const paper = document.querySelector("#prompt-preview .paper");
+    if (!paper) return;
+    paper.scrollTop = scrolled;
+    const span = edited && paper.querySelector(`[data-field="${edited}"]`);
+    if (!span) return;
+    const [sheet, part] = [paper, span].map((element) => element.getBoundingClientRect());
+    if (part.height > sheet.height) paper.scrollTop += part.bottom - sheet.bottom + 24;
+    else if (part.top < sheet.top || part.bottom > sheet.bottom)
+      paper.scrollTop += part.top - sheet.top - sheet.height / 3;
+  };
+  const previews = new MutationObserver(showEdited);
+  const watchPreview = () => {
+    scrolled = 0;
+    const preview = document.getElementById("prompt-preview");
+    if (preview) previews.observe(preview, { childList: true, subtree: true });
+  };
+  document.addEventListener("scroll", (event) => {
+    if (event.target.matches?.("#prompt-preview .paper")) scrolled = event.target.scrollTop;
+  }, true);
+  document.addEventListener("focusin", (event) => {
+    const field = event.target.closest?.("#editor-form [id^=field-]");
+    if (!field) return;
+    edited = field.id.slice("field-".length);
+    showEdited();
+    // Gradio opens a list upwards from the lower half of the window; ours opens down while it fits.
+    const room = window.innerHeight - field.getBoundingClientRect().bottom - 16;
+    field.classList.toggle("opens-down", room >= 180);
+    field.style.setProperty("--room", `${room}px`);
+  });
 
   // A touch on a coloured span of the prompt leads to the field that it came from.
   document.addEventListener("click", (event) => {

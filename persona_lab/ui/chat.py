@@ -192,7 +192,8 @@ class ChatTab:
         shown = await self.actions.show(persona, chat_id, visitor)
         begun = gr.update(visible=bool(shown[0]))
         undo, send, stop = (gr.update(visible=seen) for seen in (False, True, False))
-        values = [*shown, begun, begun, undo, send, stop]
+        hint = visitor.say("chat.message_hint" if shown[0] else "compare.message_hint")
+        values = [*shown, begun, begun, undo, send, stop, gr.update(placeholder=hint)]
         return dict(zip(self.shown, values, strict=True))
 
     async def newest(self, persona: str, visitor: Visitor) -> dict[Component, Any]:
@@ -249,7 +250,7 @@ def build_chat(
             )
     chat_id = gr.Textbox(visible="hidden", elem_id="chat-id")
     deleted = gr.Textbox(visible="hidden", elem_id="chat-deleted")
-    tab = ChatTab(actions, [chat_id, listed, thread, again, delete, undo, send, stop])
+    tab = ChatTab(actions, [chat_id, listed, thread, again, delete, undo, send, stop, message])
 
     async def open_chat(persona: str, chat: str, request: gr.Request) -> dict[Component, Any]:
         visitor = await actions.visitors.of(request)
@@ -274,6 +275,8 @@ def build_chat(
         visitor = await actions.visitors.of(request)
         with visitor.told():
             emptied = False
+            if not (text or chat):  # the suggestion that stands in the empty box
+                text = visitor.say("compare.message_hint")
             async with aclosing(actions.send(text, persona, chat, spec, visitor)) as steps:
                 async for id_, shown, kept in steps:
                     update: dict[Component, Any] = {thread: shown}

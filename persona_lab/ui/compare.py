@@ -12,14 +12,20 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
+from persona_lab.clients import ModelInfo
 from persona_lab.compare import MOST, Cell, Contestant
 from persona_lab.errors import PersonaLabError
 from persona_lab.lab import Lab
+from persona_lab.models import Language
 from persona_lab.ui.text import figures, readable
 from persona_lab.ui.visitor import QUIET, Visitor, Visitors
 
-CURRENT = ""
-"""A column's persona: the one that is open in the editor."""
+CURRENT = "current"
+"""A column's persona: the one that is open in the editor. (An empty value shows an empty box.)"""
+
+
+FIRST = 2
+"""Columns that are open at first."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,29 @@ def cell_values(cell: Cell, visitor: Visitor) -> tuple[str, str]:
     return text, figures(cell.metadata, visitor)
 
 
+def speaks(info: ModelInfo, language: Language) -> bool:
+    """Whether a model knows a language, as far as is known."""
+    return not info.languages or language in info.languages
+
+
+async def first_comparison(lab: Lab, opened: str, visitor: Visitor) -> tuple[list[str], list[str]]:
+    """A model and a persona for each column: models of this machine that speak the visitor's
+    language; where there is only the default, it answers as two personas."""
+    default = lab.clients.info()
+    others = [
+        info.spec
+        for info in lab.clients.listed()
+        if info.provider == "local" and info.spec != default.spec
+        if speaks(info, visitor.language)
+    ]
+    personas = [CURRENT] * MOST
+    if not others:
+        agents = await asyncio.to_thread(lab.store.list_agents, user_id=visitor.user_id)
+        fellows = (a.id for a in agents if a.id != opened and a.language == visitor.language)
+        personas[1] = next(fellows, CURRENT)
+    return ([default.spec, *others[:1]] * MOST)[:MOST], personas
+
+
 class CompareActions:
     """What the tab does."""
 
@@ -62,7 +91,9 @@ class CompareActions:
             try:
                 self.lab.clients.info(model)
                 agent = await asyncio.to_thread(
-                    self.lab.store.get_agent, persona or current, user_id=visitor.user_id
+                    self.lab.store.get_agent,
+                    current if persona == CURRENT else persona,
+                    user_id=visitor.user_id,
                 )
             except PersonaLabError as wrong:
                 found.append(wrong)
@@ -107,10 +138,11 @@ def build_compare(
     i18n: gr.I18n,
     editing: gr.Textbox,
     models: Sequence[tuple[str, str]],
-    first: Sequence[str],
+    default: str,
     both: Callable[[str], str],
 ) -> list[Column]:
-    """Lays the tab out: ``models`` as (label, spec); ``first`` fill the columns that are open."""
+    """Lays the tab out: ``models`` as (label, spec), ``default`` the one that columns begin with.
+    ``both`` gives words inside HTML."""
     with gr.Row(elem_classes="writing sheet"):
         message = gr.Textbox(
             label=i18n("compare.message"),
@@ -132,23 +164,23 @@ def build_compare(
             i18n("compare.less"), size="sm", elem_id="compare-less", elem_classes="tool"
         )
     empty = f'<p class="empty">{both("compare.empty")}</p>'
-    count = gr.Number(len(first), visible="hidden", precision=0, elem_id="compare-count")
+    count = gr.Number(FIRST, visible="hidden", precision=0, elem_id="compare-count")
     columns: list[Column] = []
     with gr.Row(elem_id="columns"):
         for i in range(MOST):
             with gr.Column(
-                visible=i < len(first), elem_id=f"column-{i}", elem_classes="sheet contestant"
+                visible=i < FIRST, elem_id=f"column-{i}", elem_classes="sheet contestant"
             ) as frame:
                 with gr.Row(elem_classes="choosers"):
                     model = gr.Dropdown(
                         list(models),
-                        value=first[i % len(first)],
+                        value=default,
                         label=i18n("compare.model"),
                         allow_custom_value=True,
                         min_width=130,
                     )
                     persona = gr.Dropdown(
-                        [(i18n("compare.current"), CURRENT)],
+                        [("…", CURRENT)],
                         value=CURRENT,
                         label=i18n("compare.persona"),
                         min_width=130,
@@ -183,10 +215,11 @@ def build_compare(
         values: Mapping[Component, Any], chosen: Sequence[Column], request: gr.Request
     ) -> AsyncGenerator[dict[Component, Any], None]:
         visitor = await actions.visitors.of(request)
-        picks = [(values[c.model] or "", values[c.persona] or "") for c in chosen]
+        picks = [(values[c.model] or "", values[c.persona] or CURRENT) for c in chosen]
         with visitor.told():
             started = False
-            runs = actions.run(values[message], picks, values[editing], visitor)
+            said = values[message] or visitor.say("compare.message_hint")
+            runs = actions.run(said, picks, values[editing], visitor)
             async with aclosing(runs) as steps:
                 async for cells in steps:
                     update = news(cells, chosen, visitor)

@@ -7,7 +7,8 @@ choosers, the past conversations. That is why it stands here and in none of the 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+import json
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -20,9 +21,10 @@ from persona_lab.clients import ModelInfo
 from persona_lab.errors import NotFound, PersonaLabError
 from persona_lab.lab import Lab
 from persona_lab.models import Agent, Language
+from persona_lab.seeds import load_choices, load_messages
 from persona_lab.store import persona_of
 from persona_lab.ui.chat import ChatTab, halt
-from persona_lab.ui.compare import Column
+from persona_lab.ui.compare import CURRENT, Column, first_comparison, speaks
 from persona_lab.ui.editor import (
     TRAITS,
     Editor,
@@ -33,27 +35,28 @@ from persona_lab.ui.editor import (
     unsaved,
 )
 from persona_lab.ui.visitor import QUIET, Visitor, Visitors
-from persona_lab.words import Words
 
 Update = dict[Component, Any]
 
 OPENING: Mapping[str, Any] = {**QUIET, "js": "(...values) => personaLab.opening(values)"}
 """Closes the form until :data:`OPENED` (boot.js says why)."""
 OPENED = "() => personaLab.opened()"
+KEPT = "(mark) => personaLab.kept(mark)"
+"""Tells the page that what it sent is answered for."""
 
 
-def model_choices(lab: Lab, words: Words, language: Language) -> list[tuple[str, str]]:
+def model_choices(
+    lab: Lab, say: Callable[[str], str], language: Language = "ja"
+) -> list[tuple[str, str]]:
     """Models as (label, spec); those that still need a key say so."""
-    return [(model_label(lab, words, info, language), info.spec) for info in lab.clients.listed()]
 
+    def label(info: ModelInfo) -> str:
+        name = info.label or Path(info.name).name
+        if not lab.clients.available(info):
+            return f"{name} · {say('model.needs_key')}"
+        return name if speaks(info, language) else f"{name} · {say('model.english')}"
 
-def model_label(lab: Lab, words: Words, info: ModelInfo, language: Language) -> str:
-    label = info.label or Path(info.name).name
-    if not lab.clients.available(info):
-        label += " · " + words("model.needs_key", language)
-    elif info.languages == ("en",) and language == "ja":
-        label += " · " + words("model.english", language)
-    return label
+    return [(label(info), info.spec) for info in lab.clients.listed()]
 
 
 def persona_label(agent: Agent, visitor: Visitor) -> str:
@@ -71,31 +74,48 @@ def ready_html(key: str, visitor: Visitor, detail: str = "") -> str:
     )
 
 
-@dataclass(frozen=True)
-class Desk:
-    """The components that show the open persona, and what can be done with it.
+def unsaved_html(wrong: PersonaLabError, visitor: Visitor) -> str:
+    """Why the form couldn't be saved."""
+    why = escape(visitor.excuse(wrong))
+    return f'<p class="saved warning" role="alert">{why}</p>'
 
-    ``presets`` are the suggested words: language → trait → words; ``suggestions`` messages to
-    begin with: a demo's name → messages.
-    """
 
-    lab: Lab
-    visitors: Visitors
-    words: Words
-    presets: Mapping[str, Mapping[str, Sequence[str]]]
-    suggestions: Mapping[str, Sequence[str]]
-    actions: EditorActions
+@dataclass(frozen=True, kw_only=True)
+class Bar:
+    """The choosers at the top: persona and model, and whether the model is ready."""
+
     who: gr.Dropdown
     model: gr.Dropdown
     ready: gr.HTML
-    editor: Editor
-    columns: Sequence[Column]
-    chat: ChatTab
+
+
+class Desk:
+    """The components that show the open persona, and what can be done with it."""
+
+    def __init__(
+        self,
+        *,
+        actions: EditorActions,
+        bar: Bar,
+        editor: Editor,
+        columns: Sequence[Column],
+        chat: ChatTab,
+    ) -> None:
+        self.actions = actions
+        self.lab: Lab = actions.lab
+        self.visitors: Visitors = actions.visitors
+        self.bar = bar
+        self.editor = editor
+        self.columns = columns
+        self.chat = chat
+        seeds = self.lab.settings.data_dir / "personas.yaml"
+        self.presets = load_choices(seeds)
+        self.suggestions = load_messages(seeds)
 
     @property
     def lists(self) -> list[Component]:
         """Every chooser of personas."""
-        return [self.who, *[column.persona for column in self.columns]]
+        return [self.bar.who, *[column.persona for column in self.columns]]
 
     @property
     def everything(self) -> list[Component]:
@@ -109,11 +129,12 @@ class Desk:
         agents = await asyncio.to_thread(self.lab.store.list_agents, user_id=visitor.user_id)
         agents.sort(key=lambda agent: (agent.owner_id is None, agent.language != visitor.language))
         listed = [(persona_label(agent, visitor), agent.id) for agent in agents]
-        current = (visitor.say("compare.current"), "")
+        name = next((agent.name for agent in agents if agent.id == chosen), "…")
+        current = (visitor.say("compare.current", name=name), CURRENT)
         update: Update = {
             column.persona: gr.update(choices=[current, *listed]) for column in self.columns
         }
-        return update | {self.who: gr.update(choices=listed, value=chosen)}
+        return update | {self.bar.who: gr.update(choices=listed, value=chosen)}
 
     async def find(self, persona: str, visitor: Visitor) -> Agent:
         """The visitor's persona or a demo; the first that speaks their language if it's gone."""
@@ -143,7 +164,7 @@ class Desk:
             | {
                 editor.editing: agent.id,
                 editor.head: head_html(agent, visitor),
-                editor.saved: saved_html(visitor, "editor.saved" if own else "editor.demo"),
+                editor.saved: saved_html(agent, visitor),
                 editor.prompt: await self.actions.prompt_panel(agent, model, "", visitor),
                 editor.hints: hints_html(kept, visitor),
                 editor.tried: "",
@@ -155,22 +176,55 @@ class Desk:
 
     # ── what happens ──────────────────────────────────────────────────────────────────────
 
-    async def arrive(self, persona: str, model: str, request: gr.Request) -> Update:
-        """A page was opened; ``persona`` and ``model`` are what this browser had last."""
+    async def arrive(self, persona: str, model: str, unsaved: str, request: gr.Request) -> Update:
+        """A page was opened; ``persona`` and ``model`` are what this browser had last, ``unsaved``
+        what was typed there and no server took."""
         visitor = await self.visitors.of(request)
         with visitor.told():
-            offered = model_choices(self.lab, self.words, visitor.language)
+            offered = model_choices(self.lab, visitor.say, visitor.language)
             if model not in [spec for _, spec in offered]:
                 model = self.lab.clients.info().spec
             update = await self.open(persona or "", model, visitor)
-            update |= {column.model: gr.update(choices=offered) for column in self.columns}
-            return update | {self.model: gr.update(choices=offered, value=model)}
+            if unsaved:
+                update |= await self.regain(unsaved, update, model, visitor)
+            models, personas = await first_comparison(
+                self.lab, update[self.editor.editing], visitor
+            )
+            for column, spec, who in zip(self.columns, models, personas, strict=True):
+                update[column.model] = gr.update(choices=offered, value=spec)
+                update[column.persona] = {**update[column.persona], "value": who}
+            return update | {self.bar.model: gr.update(choices=offered, value=model)}
+
+    async def regain(self, unsaved: str, update: Update, model: str, visitor: Visitor) -> Update:
+        """Saves and shows what the browser kept of the persona that ``update`` opens.
+
+        ``unsaved`` is JSON: the persona's id, and fields by name as the form holds them.
+        """
+        form, opened = self.editor.form, update[self.editor.editing]
+        try:
+            kept = json.loads(unsaved)
+            written = {form.fields[name]: value for name, value in kept["fields"].items()}
+            known = persona_of(await self.find(opened, visitor))
+            persona = form.read(form.show(known) | written)
+        except (ValueError, LookupError, TypeError, AttributeError):
+            return {}  # not of this page's making
+        if kept["persona"] != opened:
+            return {}
+        try:
+            agent, _ = await self.actions.save(opened, persona, visitor)
+        except PersonaLabError as wrong:
+            shown = form.show(persona)
+            for name in TRAITS:  # with the words that they suggest
+                field = form.fields[name]
+                shown[field] = {**update[field], "value": persona[name]}
+            return shown | {self.editor.saved: unsaved_html(wrong, visitor)}
+        return await self.open(agent.id, model, visitor)
 
     async def choose(self, persona: str, model: str, request: gr.Request) -> Update:
         visitor = await self.visitors.of(request)
         with visitor.told():
             if self.actions.holds(visitor) == persona:
-                return {self.who: gr.skip()}  # the list was opened and left again
+                return {self.bar.who: gr.skip()}  # the list was opened and left again
             return await self.open(persona or "", model, visitor)
 
     async def edited(self, values: dict[Component, Any], request: gr.Request) -> Update:
@@ -184,16 +238,16 @@ class Desk:
             try:
                 agent, changed = await self.actions.save(editing, persona, visitor)
             except PersonaLabError as wrong:
-                why = escape(visitor.excuse(wrong))
-                update[editor.saved] = f'<p class="saved warning" role="alert">{why}</p>'
+                update[editor.saved] = unsaved_html(wrong, visitor)
             else:
+                update[editor.saved] = saved_html(agent, visitor)
                 if changed:
-                    update = await self.kept(agent, persona, editing, visitor)
+                    update |= await self.kept(agent, persona, editing, visitor)
         if not self.actions.is_open(agent.id if agent.owner_id else editing, visitor):
             # Another persona was opened meanwhile: this answer comes too late.
             return {editor.prompt: gr.skip()}
         update[editor.prompt] = await self.actions.prompt_panel(
-            agent, values[self.model] or "", values[editor.try_message] or "", visitor
+            agent, values[self.bar.model] or "", values[editor.try_message] or "", visitor
         )
         return update
 
@@ -205,11 +259,9 @@ class Desk:
         update: Update = {
             editor.head: head_html(agent, visitor),
             editor.hints: hints_html(persona, visitor),
-            editor.saved: saved_html(visitor),
         }
         if agent.deleted_at is not None:
             update |= {
-                editor.saved: saved_html(visitor, "editor.deleted_elsewhere"),
                 editor.buttons["restore"]: gr.update(visible=True),
                 editor.removed: agent.id,
             }
@@ -300,9 +352,9 @@ class Desk:
 
     def wire(self, page: gr.Blocks) -> None:
         """Ties what happens to where it happens. Call it inside the Blocks."""
-        editor, model, ready = self.editor, self.model, self.ready
+        editor, model, ready = self.editor, self.bar.model, self.bar.ready
         fields = editor.form.fields
-        last = [gr.Textbox(visible="hidden") for _ in ("persona", "model")]
+        last = [gr.Textbox(visible="hidden") for _ in ("persona", "model", "unsaved")]
         arrival = page.load(
             self.arrive,
             last,
@@ -310,6 +362,7 @@ class Desk:
             **{**OPENING, "js": "() => personaLab.opening(personaLab.last())"},
         )
         arrival.then(None, js=OPENED)
+        arrival.success(None, [editor.saved], js=KEPT)
         arrival.then(self.warm, [model], [ready], concurrency_limit=None, **QUIET)
         model.input(
             self.warm, [model], [ready], concurrency_limit=None, trigger_mode="always_last", **QUIET
@@ -319,7 +372,7 @@ class Desk:
                 None, [component], None, js=f"(id) => personaLab.remember('{name}', id)"
             )
         for trigger, act, subject in (
-            (self.who.input, self.choose, [self.who]),
+            (self.bar.who.input, self.choose, [self.bar.who]),
             (editor.buttons["new"].click, self.create, []),
             (editor.buttons["duplicate"].click, self.duplicate, [editor.editing]),
             (editor.buttons["revert"].click, self.revert, [editor.editing]),
@@ -333,6 +386,7 @@ class Desk:
                 halt, cancels=self.chat.streams, queue=False, trigger_mode=mode, **QUIET
             )
             halted.then(act, [*subject, model], self.everything, **OPENING).then(None, js=OPENED)
+        names = json.dumps(editor.watched_names(model))
         edit = gr.on(
             [field.change for field in (*fields.values(), editor.try_message, model)],
             self.edited,
@@ -340,8 +394,8 @@ class Desk:
             [*self.lists, *editor.edited],
             queue=False,
             trigger_mode="always_last",
-            js="(...values) => personaLab.byHand(values)",
+            js=f"(...values) => personaLab.byHand(values, {names})",
             **QUIET,
         )
-        edit.then(None, js="() => personaLab.kept()")
+        edit.success(None, [editor.saved], js=KEPT)
         fields["name"].blur(self.renamed, [editor.editing], self.lists, queue=False, **QUIET)

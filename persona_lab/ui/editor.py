@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from html import escape
@@ -125,6 +125,11 @@ class Editor:
         """What the prompt and the saving depend on."""
         return {self.editing, self.touched, self.try_message, model, *self.form.fields.values()}
 
+    def watched_names(self, model: gr.Dropdown) -> list[str]:
+        """The fields' names in the order in which a script gets :meth:`watched`, "" for others."""
+        names = {field: name for name, field in self.form.fields.items()}
+        return [names.get(c, "") for c in sorted(self.watched(model), key=lambda c: c._id)]
+
 
 def unsaved(persona: Mapping[str, Any]) -> Agent:
     """The persona as the form has it, saved or not."""
@@ -217,9 +222,14 @@ def head_html(agent: Agent, visitor: Visitor) -> str:
     )
 
 
-def saved_html(visitor: Visitor, key: str = "editor.saved") -> str:
-    warning = " warning" if key in ("editor.deleted_elsewhere",) else ""
-    return f'<p class="saved{warning}" role="status">{escape(visitor.say(key))}</p>'
+def saved_html(agent: Agent, visitor: Visitor) -> str:
+    """How the persona of the form is kept: saved, a demo until it changes, or deleted elsewhere."""
+    deleted = agent.deleted_at is not None
+    state = "deleted_elsewhere" if deleted else "saved" if agent.owner_id else "demo"
+    return (
+        f'<p class="saved{" warning" * deleted}" role="status">'
+        f"{escape(visitor.say('editor.' + state))}</p>"
+    )
 
 
 def hints_html(persona: Mapping[str, Any], visitor: Visitor) -> str:
@@ -272,8 +282,8 @@ async def try_message(
             )
 
 
-def build_editor(i18n: gr.I18n) -> Editor:
-    """Lays the tab out."""
+def build_editor(i18n: gr.I18n, both: Callable[[str], str]) -> Editor:
+    """Lays the tab out. ``both`` gives words inside HTML."""
     buttons: dict[str, gr.Button] = {}
     fields: dict[str, Component] = {}
 
@@ -301,6 +311,9 @@ def build_editor(i18n: gr.I18n) -> Editor:
             with gr.Row(elem_id="editor-head"):
                 head = gr.HTML(elem_id="persona-head")
                 saved = gr.HTML(elem_id="saved")
+                gr.HTML(
+                    f'<p class="saved" role="status">{both("editor.saving")}</p>', elem_id="saving"
+                )
             with gr.Row(elem_classes="tools"):
                 for name in ("new", "duplicate", "revert", "delete", "restore"):
                     buttons[name] = gr.Button(

@@ -10,13 +10,12 @@ from starlette.middleware import Middleware
 
 from persona_lab.errors import ConfigurationError
 from persona_lab.lab import Lab
-from persona_lab.seeds import load_choices, load_messages
 from persona_lab.server import ClosedDoors, FrontPage, VisitorCookie
 from persona_lab.settings import Settings
 from persona_lab.ui.api import name_endpoints
 from persona_lab.ui.chat import ChatActions, build_chat
 from persona_lab.ui.compare import CompareActions, build_compare
-from persona_lab.ui.desk import Desk, model_choices
+from persona_lab.ui.desk import Bar, Desk, model_choices
 from persona_lab.ui.editor import EditorActions, build_editor, wire_try
 from persona_lab.ui.look import head, theme
 from persona_lab.ui.visitor import Visitors
@@ -34,7 +33,6 @@ def build(lab: Lab) -> tuple[gr.Blocks, gr.I18n]:
             for tongue in LANGUAGES
         }
     )
-    seeds = lab.settings.data_dir / "personas.yaml"
     visitors = Visitors(lab, words)
 
     def both(key: str) -> str:
@@ -43,9 +41,8 @@ def build(lab: Lab) -> tuple[gr.Blocks, gr.I18n]:
             f'<span class="both" lang="{t}">{escape(words(key, t))}</span>' for t in LANGUAGES
         )
 
-    choices = model_choices(lab, words, "ja")
+    choices = model_choices(lab, lambda key: words(key, "ja"))
     default = lab.clients.info().spec
-    others = [spec for _, spec in choices if spec.startswith("local:") and spec != default]
 
     with gr.Blocks(title="Persona Lab", fill_width=True, analytics_enabled=False) as page:
         name_endpoints(page, lab, visitors)  # first, so that no event of the page takes a name
@@ -65,36 +62,25 @@ def build(lab: Lab) -> tuple[gr.Blocks, gr.I18n]:
                 elem_id="switches",
                 js_on_load=(HERE / "switches.js").read_text("utf-8"),
             )
+            gr.HTML(f'<p class="warning" role="alert">{both("bar.lost")}</p>', elem_id="lost")
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab(i18n("tab.persona"), id="persona"):
-                editor = build_editor(i18n)
+                editor = build_editor(i18n, both)
             with gr.Tab(i18n("tab.compare"), id="compare"):
                 columns = build_compare(
                     CompareActions(lab, visitors),
                     i18n,
                     editor.editing,
                     choices,
-                    [default, *others, default][:2],
+                    default,
                     both,
                 )
             with gr.Tab(i18n("tab.chat"), id="chat"):
                 chat = build_chat(ChatActions(lab, visitors), i18n, editor.editing, model)
         actions = EditorActions(lab, visitors)
         wire_try(actions, editor, model)
-        Desk(
-            lab,
-            visitors,
-            words,
-            load_choices(seeds),
-            load_messages(seeds),
-            actions,
-            who,
-            model,
-            ready,
-            editor,
-            columns,
-            chat,
-        ).wire(page)
+        bar = Bar(who=who, model=model, ready=ready)
+        Desk(actions=actions, bar=bar, editor=editor, columns=columns, chat=chat).wire(page)
     page.queue(default_concurrency_limit=64, max_size=1000)
     return page, i18n
 

@@ -82,10 +82,15 @@ def prompt_html(prompt: Prompt, visitor: Visitor, *, tokens: int, about: bool, p
         for turn in prompt.turns
     )
     kind = say("preview.kind." + prompt.kind)
+    note = (
+        f'<p class="quiet">{escape(say("preview.transcript_note"))}</p>'
+        if prompt.kind == "transcript"
+        else ""
+    )
     return (
         f'<div class="figures"><span>{escape(count)}</span><span>{escape(price)}</span>'
         f"<span>{escape(kind)}</span></div>"
-        f'<p class="rule"><code>{escape(prompt.trace.template)}</code> ← {escape(rule)}</p>'
+        f'<p class="rule"><code>{escape(prompt.trace.template)}</code> ← {escape(rule)}</p>{note}'
         f'<div class="paper" tabindex="0"><pre class="prompt">{"".join(_traced(prompt))}</pre>'
         f"{turns}</div>"
     )
@@ -109,16 +114,19 @@ def figures(metadata: dict[str, Any], visitor: Visitor) -> str:
     if metadata.get("total_ms") is None:
         return ""
     usage = metadata.get("usage") or {}
-    parts = [
-        visitor.say("figures.first", seconds=seconds(metadata.get("first_token_ms"))),
-        visitor.say("figures.total", seconds=seconds(metadata["total_ms"])),
-        visitor.say(
-            "figures.tokens",
-            prompt=usage.get("prompt_tokens", 0),
-            completion=usage.get("completion_tokens", 0),
-        ),
-    ]
-    if usage.get("cached_tokens"):
-        parts.append(visitor.say("figures.cached", count=usage["cached_tokens"]))
-    parts.append(money(metadata.get("cost"), visitor))
+    parts = [visitor.say("figures.total", seconds=seconds(metadata["total_ms"]))]
+    first = metadata.get("first_token_ms")
+    if first is not None or not metadata.get("fallback"):  # else no model has said anything
+        parts = [
+            visitor.say("figures.first", seconds=seconds(first)),
+            *parts,
+            visitor.say(
+                "figures.tokens",
+                prompt=usage.get("prompt_tokens", 0),
+                completion=usage.get("completion_tokens", 0),
+            ),
+        ]
+        if usage.get("cached_tokens"):
+            parts.append(visitor.say("figures.cached", count=usage["cached_tokens"]))
+        parts.append(money(metadata.get("cost"), visitor))
     return '<div class="figures">' + "".join(f"<span>{escape(p)}</span>" for p in parts) + "</div>"

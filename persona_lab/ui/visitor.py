@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from html import escape
 from typing import Any
 
 import gradio as gr
@@ -55,7 +57,9 @@ class Visitor:
     def told(self) -> Iterator[None]:
         """Errors inside become a message on the page (or in a client) in plain words.
 
-        What was typed stays where it was: the page's components are left as they are.
+        What was typed stays where it was: the page's components are left as they are. The page
+        shows the message as HTML, and a name or a model in it is anybody's text. A foreign
+        error's own text isn't logged: it may hold what nobody else should read.
         """
         try:
             yield
@@ -64,9 +68,10 @@ class Visitor:
         except Exception as wrong:
             ours = from_foreign(wrong)
             if ours is not wrong:
-                log.exception("unexpected error at the page")
+                where = "".join(traceback.format_tb(wrong.__traceback__))
+                log.error("unexpected %s at the page\n%s", type(wrong).__name__, where)
             raise gr.Error(
-                self.excuse(ours),
+                escape(self.excuse(ours).encode("utf-8", "replace").decode(), quote=False),
                 title=self.say("error.title"),
                 duration=12,
                 print_exception=False,
@@ -82,20 +87,23 @@ class Visitors:
         self._known: LRUCache[str, str] = LRUCache(10_000)
 
     async def of(self, request: gr.Request) -> Visitor:
+        """Who sends ``request``. Errors are told as :meth:`Visitor.told` does."""
         # A call with neither cookie nor session is nobody's: what it makes, no one finds again.
         session = request.session_hash or secrets.token_hex()
         secret = visitor_secret(dict(request.cookies)) or f"session:{session}"
-        user_id = self._known.get(secret)
-        if user_id is None:
-            user = await asyncio.to_thread(self._lab.store.user_for_secret, secret)
-            user_id = self._known[secret] = user.id
-        return Visitor(
-            user_id,
+        visitor = Visitor(
+            self._known.get(secret, ""),
             request.session_hash or "",
             language_of(request),
             self._words,
             self._lab.error_handler,
         )
+        if visitor.user_id:
+            return visitor
+        with visitor.told():  # a new visitor is a new row, which a full disk doesn't take
+            user = await asyncio.to_thread(self._lab.store.user_for_secret, secret)
+        self._known[secret] = user.id
+        return replace(visitor, user_id=user.id)
 
 
 def language_of(request: gr.Request) -> Language:
