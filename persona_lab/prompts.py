@@ -184,10 +184,7 @@ class _Words(_Strict):
     matched: _Localized
     between: _Localized
     default: _Localized
-    form: _Localized = _Localized(
-        ja="基本の形の「{form}」版（{matched}）",
-        en="the “{form}” variant of the basic form ({matched})",
-    )
+    form: _Localized
     transcript: _Localized
 
 

@@ -289,10 +289,10 @@ class Store:
     def update_agent(self, agent_id: str, *, user_id: str, **fields: Any) -> Agent:
         """Change ``fields`` of the user's own persona, keeping what it was for undo.
 
-        A demo isn't changed: the user gets a copy of their own with the change, and goes on with
-        the ``id`` that comes back. Fields that already are so change nothing and copy nothing.
-        A deleted persona is changed too, and stays deleted: nothing typed is lost. Raises
-        InvalidPersona.
+        A demo isn't changed: the user gets a copy of their own with the change, which takes over
+        their conversations with the demo, and goes on with the ``id`` that comes back. Fields
+        that already are so change nothing and copy nothing. A deleted persona is changed too,
+        and stays deleted: nothing typed is lost. Raises InvalidPersona.
         """
         changes = clean_persona(fields)
         with self._write() as session:
@@ -302,6 +302,8 @@ class Store:
                 return agent
             if agent.owner_id is None:
                 agent = self._new_agent(session, former | changes, owner_id=user_id)
+                theirs = (col(Chat.user_id) == user_id, col(Chat.agent_id) == agent_id)
+                session.connection().execute(update(Chat).where(*theirs).values(agent_id=agent.id))
                 self._keep_revision(session, agent, former)
                 return agent
             self._keep_revision(session, agent, former)

@@ -317,6 +317,23 @@ def test_an_edited_demo_becomes_exactly_one_copy_and_the_demo_stays(desk: Desk) 
     expect(desk.at("#persona-head")).to_contain_text(desk.say("editor.state.own"))
 
 
+def test_a_talk_with_a_demo_goes_on_when_the_demo_is_edited(desk: Desk) -> None:
+    desk.tab("chat")
+    desk.send("ひとつめ")
+    desk.answered(1)
+    desk.tab("persona")
+    desk.box("field-name").press("End")
+    desk.box("field-name").press_sequentially("さん", delay=15)
+    expect(desk.at("#persona-head")).to_contain_text(desk.say("editor.state.own"))
+    desk.tab("chat")
+    desk.send("ふたつめ")
+    desk.answered(2)
+    (copy,) = desk.own()
+    (chat,) = desk.served.store.list_chats(user_id=desk.user_id, agent_id=copy.id)
+    said = desk.served.store.messages(chat.id, user_id=desk.user_id)
+    assert [m.content for m in said if m.sender == "user"] == ["ひとつめ", "ふたつめ"]
+
+
 def test_opening_every_persona_one_after_another_copies_and_changes_nothing(desk: Desk) -> None:
     for number in range(3):
         desk.make(f"人{number}", background=f"背景{number}", roles=[f"役{number}"])

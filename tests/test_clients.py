@@ -699,6 +699,14 @@ def test_a_mock_that_does_not_exist_is_an_unknown_model(name: str) -> None:
         mock(name)
 
 
+@pytest.mark.parametrize("spec", [5, None, "openai:\ud800", "\ud800"])
+def test_what_is_no_name_of_a_model_is_an_unknown_model(spec: object) -> None:
+    catalog = Catalog(Settings().data_dir / "models.yaml")
+    with pytest.raises(UnknownModel) as told:
+        catalog.find(spec)  # type: ignore[arg-type]
+    assert str(told.value.details["model"]).encode()
+
+
 def test_a_question_mark_alone_changes_nothing() -> None:
     assert mock("echo?").behaviour == MockWire().answering().behaviour
 

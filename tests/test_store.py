@@ -356,6 +356,17 @@ def test_ones_own_come_first_by_newest_change_then_demos_in_their_order(
     assert names == ["first", "second", "C", "B", "A"]
 
 
+def test_a_changed_demo_goes_on_with_the_conversations_of_who_changed_it(
+    store: Store, user: str
+) -> None:
+    demo = store.create_agent(user_id=None, **FULL)
+    other = store.create_user().id
+    mine, theirs = (store.create_chat(user_id=who, agent_id=demo.id).id for who in (user, other))
+    copy = store.update_agent(demo.id, user_id=user, name="私の太郎")
+    assert [chat.id for chat in store.list_chats(user_id=user, agent_id=copy.id)] == [mine]
+    assert [chat.id for chat in store.list_chats(user_id=other, agent_id=demo.id)] == [theirs]
+
+
 def test_changing_a_demo_makes_a_copy_and_leaves_the_demo(store: Store, user: str) -> None:
     demo = store.create_agent(user_id=None, **FULL)
     copy = store.update_agent(demo.id, user_id=user, name="私の太郎", roles=["エンジニア"])

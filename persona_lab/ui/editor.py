@@ -160,7 +160,7 @@ class EditorActions:
             return f'<p class="warning" role="alert">{escape(visitor.excuse(wrong))}</p>'
         count = client.count_tokens if client else estimate_tokens
         tokens = await asyncio.to_thread(count, str(prompt))
-        cost = 0.0 if info.provider in ("local", "mock") else None
+        cost = 0.0 if info.free else None
         if info.input_price is not None:
             cost = tokens * info.input_price / 1_000_000
         return prompt_html(

@@ -72,10 +72,11 @@ def prompt_html(prompt: Prompt, visitor: Visitor, *, tokens: int, about: bool, p
     """
     say = visitor.say
     count = say("preview.tokens_about" if about else "preview.tokens", count=f"{tokens:,}")
+    reason = prompt.trace.reasons[visitor.language]
     if prompt.trace.rule:
-        rule = say("preview.rule", number=prompt.trace.rule, reason=prompt.trace.reason)
+        rule = say("preview.rule", number=prompt.trace.rule, reason=reason)
     else:
-        rule = prompt.trace.reason
+        rule = reason
     turns = "".join(
         f'<div class="turn turn-{turn.role}"><b>{escape(say("preview.turn." + turn.role))}</b>'
         f"<pre>{escape(turn.content)}</pre></div>"
