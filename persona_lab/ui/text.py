@@ -72,7 +72,7 @@ def prompt_html(prompt: Prompt, visitor: Visitor, *, tokens: int, about: bool, p
     """
     say = visitor.say
     count = say("preview.tokens_about" if about else "preview.tokens", count=f"{tokens:,}")
-    reason = prompt.trace.reasons[visitor.language]
+    reason = prompt.trace.reasons.get(visitor.language, prompt.trace.reason)
     if prompt.trace.rule:
         rule = say("preview.rule", number=prompt.trace.rule, reason=reason)
     else:
