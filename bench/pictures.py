@@ -18,7 +18,7 @@ SCENES = {
         "ja-JP",
         "さくら",
         "虹はどうしてできるんですか？",
-        ["こんにちは", "夕焼けはどうして赤いんですか？"],
+        ["おはようございます", "夕焼けはどうして赤いんですか？"],
     ),
     "en": (
         "en-US",
@@ -27,6 +27,7 @@ SCENES = {
         ["Hello!", "What is a good day for you?"],
     ),
 }
+BESIDE = "三毛之介"
 PATIENCE = 120_000
 """Milliseconds that a local model may take."""
 
@@ -49,6 +50,9 @@ def take(chromium: Browser, url: str, language: str) -> None:
     shoot(page, f"persona.{language}")
 
     page.get_by_role("tab").nth(1).click()
+    if persona:  # another one beside it
+        page.locator("#column-1 input").nth(1).click()
+        page.get_by_role("option", name=BESIDE).first.click()
     page.locator("#compare-message textarea").fill(question)
     page.locator("#compare-run").click()
     for column in range(2):
