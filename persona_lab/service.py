@@ -232,13 +232,18 @@ class LLMService:
         language: Language | None = None,
         **options: Any,
     ) -> AsyncGenerator[Event, None]:
-        """Another answer to the chat's last message; the one before is kept, out of sight.
+        """Another answer to the chat's last message; the one before is kept, out of sight, and
+        stands again where no word of a new one came.
 
         Raises NotFound when nothing was asked yet, InputError and StorageError.
         """
         self.clients.info(model)  # an unknown model must not cost the answer that stands
 
+        asked: Message | None = None
+        answered = False
+
         def ask() -> Message:
+            nonlocal asked
             asked = self.store.supersede_answer(chat_id, user_id=user_id)
             self.context_manager.forget(chat_id)
             return asked
@@ -246,9 +251,22 @@ class LLMService:
         events = self._in_chat(
             ask, chat_id, user_id, model=model, language=language, options=options
         )
-        async with contextlib.aclosing(events):
-            async for event in events:
-                yield event
+        try:
+            async with contextlib.aclosing(events):
+                async for event in events:
+                    answered |= event.type == "delta" and "fallback" not in event.metadata
+                    if event.type == "done" and not answered:
+                        await self._restore(asked, user_id)
+                    yield event
+        finally:
+            if not answered:
+                await self._restore(asked, user_id)
+
+    async def _restore(self, asked: Message | None, user_id: str) -> None:
+        """The answer that stood before stands again."""
+        if asked is not None:
+            await asyncio.to_thread(self.store.restore_answer, asked.id, user_id=user_id)
+            self.context_manager.forget(asked.chat_id)
 
     async def _in_chat(
         self,

@@ -551,6 +551,27 @@ class Store:
             )
             return asked
 
+    def restore_answer(self, asked_id: str, *, user_id: str) -> None:
+        """Let the newest whole or stopped answer to the message stand again, and no other one."""
+        with self._write() as session:
+            asked = session.get(Message, asked_id) if _is_id(asked_id) else None
+            if asked is None:
+                raise NotFound(kind="message")
+            _own_chat(session, asked.chat_id, user_id, lock=True)
+            after = [col(Message.chat_id) == asked.chat_id, col(Message.position) > asked.position]
+            following = session.exec(
+                select(func.min(Message.position)).where(*after, col(Message.sender) == "user")
+            ).one()
+            if following is not None:
+                after.append(col(Message.position) < following)
+            answers = session.exec(
+                select(Message).where(*after).order_by(col(Message.position).desc())
+            ).all()
+            kept = next((answer for answer in answers if answer.status in _ANSWERS_SENT), None)
+            if kept is not None:
+                for answer in answers:
+                    answer.superseded = answer is not kept
+
     def exchanges(
         self,
         chat_id: str,

@@ -550,6 +550,8 @@ def test_what_is_typed_while_the_server_is_gone_is_kept_and_saved_when_it_is_bac
     desk.write("#field-tones", "小声")
     desk.box("field-description").fill("灯台守")
     assert desk.own()[0].background == ""
+    # Another tab opens another persona meanwhile.
+    desk.page.evaluate("id => localStorage.setItem('persona_lab.persona', id)", desk.demos()[0].id)
     desk.context.set_offline(False)
     expect(desk.at("#lost")).to_be_hidden()  # the page opens anew by itself
     desk.settle()

@@ -908,9 +908,35 @@ async def test_regenerating_with_an_unknown_model_leaves_the_answer(lab: Lab) ->
     assert visitor.thread() == before
 
 
-async def test_a_replaced_answer_is_gone_from_the_preview_even_if_none_follows_it(
-    lab: Lab,
+@pytest.mark.parametrize("broken", [Offline(), None])
+async def test_an_answer_that_nothing_replaces_stands_again(
+    make_lab: MakeLab, broken: Exception | None
 ) -> None:
+    silent = asyncio.Event()
+
+    async def wait(prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
+        await silent.wait()
+        yield Chunk("遅い")
+
+    plays = iter([says("はい。"), says(error=broken) if broken else wait])
+
+    def play(prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
+        return next(plays)(prompt, options)
+
+    visitor = Visitor(make_lab(play))
+    await visitor.lab.service.generate_response(message=ASKED, **visitor.where)
+    before = visitor.thread()
+    again = visitor.lab.service.regenerate_streaming(visitor.chat.id, visitor.user_id)
+    if broken:
+        *_, done = await collect(again)
+        assert done.metadata["error_type"] == "offline"
+    else:  # stopped before its first word
+        assert (await anext(again)).type == "start"
+        await again.aclose()
+    assert visitor.thread() == before
+
+
+async def test_what_stands_again_is_in_the_preview_too(lab: Lab) -> None:
     visitor = Visitor(lab)
     await lab.service.generate_response(message=ASKED, **visitor.where)
     lab.store.delete_agent(visitor.agent.id, user_id=visitor.user_id)
@@ -919,7 +945,7 @@ async def test_a_replaced_answer_is_gone_from_the_preview_even_if_none_follows_i
     preview = await lab.service.preview(
         visitor.agent, "", chat_id=visitor.chat.id, user_id=visitor.user_id
     )
-    assert preview.turns == ()
+    assert [turn.role for turn in preview.turns] == ["user", "assistant"]
 
 
 async def test_an_empty_chat_has_nothing_to_regenerate(lab: Lab) -> None:

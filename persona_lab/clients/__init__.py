@@ -242,8 +242,8 @@ class Clients:
             return info
         if info.spec not in self.catalog.models:
             info = self._own_file(info)
-        # A local model's window is as large as it is opened.
-        return info.model_copy(update={"context": self.settings.local_context})
+        # A local model's window is as large as it is opened, up to what it was trained on.
+        return info.model_copy(update={"context": min(self.settings.local_context, info.context)})
 
     def _own_file(self, info: ModelInfo) -> ModelInfo:
         """A local file by what it says of itself.

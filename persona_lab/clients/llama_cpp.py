@@ -192,9 +192,17 @@ def probe(path: Path) -> dict[str, Any]:
             "label": model.metadata("general.name") or path.stem,
             "prompt": "chat" if templated else "transcript",
             "licence": model.metadata("general.license"),
+            **({"context": length} if (length := _trained_context(model)) else {}),
         }
     finally:
         model.close()
+
+
+def _trained_context(model: Model) -> int:
+    """Tokens that the model was trained on at once, by its own word; 0 where it says nothing."""
+    kind = model.metadata("general.architecture")
+    length = model.metadata(f"{kind}.context_length")
+    return int(length) if length.isdecimal() else 0
 
 
 # ── the prompt's words ────────────────────────────────────────────────────────────────────

@@ -3,7 +3,8 @@
 A linear model over the words that carry politeness (auxiliaries, honorific verbs, prefixes,
 pronouns, closing particles and how the sentence ends); its weights stand in ``politeness.csv``
 and are fitted by ``python -m bench.politeness fit``. What no grammar leaves open is decided by
-grammar: です and ます are never plain, and a sentence without any polite word is never polite.
+grammar: です and ます are never plain, いらっしゃる is more than
+them, and a sentence without any polite word is never polite.
 """
 
 from __future__ import annotations
@@ -73,6 +74,10 @@ _HONORIFIC = frozenset(
 )
 
 
+_RESPECTFUL = frozenset(["いらっしゃる", "おっしゃる", "仰る", "なさる", "召し上がる", "ござる"])
+"""Verbs that raise whoever acts: more than です and ます."""
+
+
 def politeness_level(text: str) -> Level:
     """1 for the most respectful, 2 for honorific, 3 for です and ます, 4 for plain.
 
@@ -89,8 +94,10 @@ def politeness_level(text: str) -> Level:
     for feature in features(words, asks="？" in text or "?" in text):
         for level, weight in enumerate(weights.get(feature, ())):
             scores[level] += weight
-    if marked:
-        scores[-1] = float("-inf")
+    if any(word.lemma in _RESPECTFUL for word in words):
+        scores[2:] = [float("-inf")] * 2
+    elif marked:
+        scores[3] = float("-inf")
     return LEVELS[scores.index(max(scores))]
 
 
@@ -102,7 +109,11 @@ def is_polite(text: str) -> bool:
 def features(words: Sequence[Word], *, asks: bool) -> set[str]:
     """What the model looks at: words that carry politeness, honorific prefixes, and the end."""
     found = {"bias", "asks"} if asks else {"bias"}
-    found |= {f"word {word.lemma}" for word in words if word.pos.startswith(_CARRIERS)}
+    found |= {
+        f"word {word.lemma}"
+        for before, word in pairwise([words[0], *words])
+        if word.pos.startswith(_CARRIERS) and before.surface != "ば"  # 〜なければならない
+    }
     found |= {
         f"prefix {word.surface} {after.pos.split('-')[0]}"
         for word, after in pairwise(words)

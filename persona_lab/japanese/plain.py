@@ -65,12 +65,15 @@ class _Plain:
         length += 1
         if form is None:
             return False
+        before = self.word(-1)
         if verb.lemma in ("ござる", "御座る"):
             self._gozaru(form)
         elif verb.lemma in ("願う", "いたす", "致す", "する", "申し上げる") and self._favour(form):
             pass
         else:
             lemma, type_ = _HUMBLE.get(verb.lemma, (verb.lemma, verb.type))
+            if verb.lemma in ("存じる", "存ずる") and before.surface != "と":
+                lemma, type_ = "知る", "五段-ラ行"
             self.out.append(conjugate(lemma, type_, form))
         self.at += length
         return True
@@ -111,7 +114,7 @@ class _Plain:
         if "".join(self.out).endswith(_GREETINGS):
             return
         if before.surface == "で" and not negative and self.out[-1:] == ["で"]:
-            self.out[-1] = "だった" if past else "だ"
+            self.out[-1] = "だった" if past else "" if self.word(2).surface == "か" else "だ"
             return
         if before.surface == "で" and negative:
             self.out.append("は")
@@ -172,11 +175,13 @@ class _Plain:
             return False
         if honorific and before.pos.startswith("動詞"):
             self.out[-2:] = [conjugate(before.lemma, before.type, "te") + give]
+        elif before.surface == "ご覧":
+            self.out[-1:] = ["見て" + give]
         elif honorific and (verb := _verb_of(before)):
             self.out[-2:] = [conjugate(verb.lemma, verb.type, "te") + give]
         elif before.surface[:1] == "お" and (verb := _verb_of(before, 1)):  # お知らせ is one word
             self.out[-1:] = [conjugate(verb.lemma, verb.type, "te") + give]
-        elif honorific and "サ変可能" in before.pos:
+        elif honorific and "サ変" in before.pos:
             self.out[-2:] = [before.surface + "して" + give]
         elif before.surface in ("て", "で", "ないで", "を", "も", "は"):
             self.out.append("くれ" if before.surface in ("を", "も", "は") else give)

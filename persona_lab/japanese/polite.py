@@ -41,7 +41,16 @@ _POLITE: dict[Form, str] = {
     "negative_past": "ませんでした",
     "volitional": "ましょう",
 }
-_TAIL = {"ぜ": "よ", "ぞ": "よ", "わ": "", "さ": "", "なあ": "ね", "なぁ": "ね", "な": "ね"}
+_TAIL = {
+    "ぜ": "よ",
+    "ぞ": "よ",
+    "わ": "",
+    "さ": "",
+    "なあ": "ね",
+    "なぁ": "ね",
+    "な": "ね",
+    "や": "",
+}
 """Particles at the end that polite speech has others for."""
 
 
@@ -93,7 +102,7 @@ class _Clause:
         self.tail = len(words)
         while self.tail and (
             words[self.tail - 1].pos == "助詞-終助詞"
-            or (self.tail == len(words) > 1 and words[-1].pos == "助詞-準体助詞")
+            or (self.tail > 1 and words[self.tail - 1].pos == "助詞-準体助詞")
         ):
             self.tail -= 1
 
@@ -128,7 +137,9 @@ class _Clause:
             return 0, "ございます", []
         if last.type in ("助動詞-マス", "助動詞-デス") or self._is_polite_past():
             return None
-        asked = tail[:1] == ["の"]
+        if tail[:1] == ["じゃん"]:
+            return 0, "じゃないですか", []
+        asked = tail[:1] in (["の"], ["ん"])
         if asked or tail[:2] == ["か", "な"] or tail[:1] == ["かな"]:
             return (
                 self._explained(tail)
@@ -173,6 +184,8 @@ class _Clause:
     def _conjugated(self) -> tuple[int, str] | None:
         """(how many words the predicate is, its polite form)."""
         last, before, third = (self.word(back) for back in (1, 2, 3))
+        if last.form.startswith("仮定形"):  # 行かなきゃ, 行ったら
+            return None
         if last.type == "助動詞-タ":
             return self._past(before, third)
         if last.is_verb():
@@ -184,12 +197,16 @@ class _Clause:
         if last.type == "助動詞-ダ":
             if last.form.startswith("意志推量形"):
                 return 1, "でしょう"
+            if last.surface == "な" and before.is_verb():  # 言うな
+                return 2, conjugate(before.lemma, before.type, "negative") + "でください"
             recalls = self._particles()[:1] == ["っけ"]
             return (1, "でした" if recalls else "です") if last.surface in ("だ", "な") else None
         if last.surface in ("て", "で") and last.pos == "助詞-接続助詞" and self.final:
+            if third.surface in ("どう", "こう", "そう", "ああ"):  # どうして？
+                return (0, "です") if self.question else None
             if before.is_verb() and before.lemma in _CONTRACTED:  # 待ってて
                 return 2, conjugate(*_whole(before), "te") + "ください"
-            if before.is_verb() or before.type == "助動詞-ナイ":
+            if before.is_verb() or (before.type == "助動詞-ナイ" and last.surface == "で"):
                 return 1, last.surface + "ください"
             return None
         if last.pos.startswith("形状詞"):
@@ -224,7 +241,7 @@ class _Clause:
         if last.form.startswith("意志推量形"):
             return 1, _masu(last, "volitional")
         if last.form.startswith("命令形"):
-            if last.lemma in ("くれる", "呉れる") and before.surface in ("て", "で"):
+            if last.lemma in ("くれる", "呉れる"):
                 return 1, "ください"
             if last.lemma in ("なさる",):
                 if before.is_verb():

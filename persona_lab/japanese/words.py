@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Form = Literal["plain", "past", "te", "negative", "negative_past", "volitional", "stem", "if"]
 """行く, 行った, 行って, 行かない, 行かなかった, 行こう, 行き, 行ったら."""
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _LONGEST = 10_000
 """Characters that are analysed at once: SudachiPy takes up to 49,149 bytes."""
 _KEPT = re.compile(
@@ -88,9 +89,11 @@ def words_of(text: str, keep: Sequence[str] = ()) -> list[Word]:
     found: list[Word] = []
     at = 0
     for piece in _pieces(text):
-        for morpheme in _tokenizer().tokenize(piece):
-            surface, lemma = morpheme.surface(), morpheme.dictionary_form()
-            first, last = at, at + len(surface)
+        # Half a surrogate is no character to SudachiPy.
+        for morpheme in _tokenizer().tokenize(_SURROGATE.sub("?", piece)):
+            lemma = morpheme.dictionary_form()
+            first, last = at, at + len(morpheme.surface())
+            surface = text[first:last]
             at = last
             *pos, type_, form = morpheme.part_of_speech()
             if lemma.endswith("ずる") and surface.endswith("じ"):  # 信じる, not 信ずる
@@ -132,7 +135,16 @@ _GODAN = {
     "む": ("ま", "み", "もう", "んで", "んだ"),
     "る": ("ら", "り", "ろう", "って", "った"),
 }
-_HONORIFIC = ("くださる", "下さる", "なさる", "いらっしゃる", "おっしゃる", "仰る", "ござる")
+_HONORIFIC = (
+    "くださる",
+    "下さる",
+    "なさる",
+    "いらっしゃる",
+    "らっしゃる",
+    "おっしゃる",
+    "仰る",
+    "ござる",
+)
 """五段 verbs whose stem ends in い: ください, なさい."""
 
 
@@ -168,8 +180,10 @@ def _bases(lemma: str, type_: str) -> tuple[str, str, str, str, str]:
     a, i, o, te, ta = _GODAN[last]
     if lemma in ("ある", "有る", "在る"):
         return "", body + i, body + o, body + te, body + ta
+    if lemma.endswith(("問う", "請う", "乞う")):
+        te, ta = lemma[-1] + "て", lemma[-1] + "た"
     if lemma.endswith(("行く", "いく", "ゆく", "逝く")):
         te, ta = "って", "った"
-    if lemma in _HONORIFIC:
+    if lemma.endswith(_HONORIFIC):
         i = "い"
     return body + a, body + i, body + o, body + te, body + ta

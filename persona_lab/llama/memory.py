@@ -91,7 +91,13 @@ class Memory:
         return source
 
     def room(self, wanted: int) -> bool:
-        """Make ``wanted`` cells free, letting go of what was used longest ago."""
+        """Make ``wanted`` cells free, letting go of what was used longest ago.
+
+        False, and nothing is let go of, where live sequences leave too few.
+        """
+        live = {cell for sequence in self.sequences if sequence.live for cell in sequence.cells}
+        if self._context.cells - len(live) < wanted:
+            return False
         while self._context.cells - self.used < wanted:
             held = [s for s in self.sequences if s.tokens and not s.live]
             if not held:

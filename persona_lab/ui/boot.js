@@ -147,10 +147,14 @@
     remember(name, value) {
       if (value) localStorage.setItem(`persona_lab.${name}`, value);
     },
-    last: () => [
-      ...["persona", "model"].map((name) => localStorage.getItem(`persona_lab.${name}`) || ""),
-      sessionStorage.getItem(UNSAVED) || "",
-    ],
+    // What this tab couldn't save is opened first, whatever another tab opened last.
+    last() {
+      const kept = sessionStorage.getItem(UNSAVED) || "";
+      const [persona, model] = ["persona", "model"].map(
+        (name) => localStorage.getItem(`persona_lab.${name}`) || "",
+      );
+      return [kept ? JSON.parse(kept).persona : persona, model, kept];
+    },
   };
 
   // The preview keeps in sight what is being edited. Each redraw begins a new paper at its top.

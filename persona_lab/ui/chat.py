@@ -149,9 +149,22 @@ class ChatActions:
         events = self.lab.service.regenerate_streaming(
             chat_id=chat_id, user_id=visitor.user_id, model=model, language=visitor.language
         )
-        async with aclosing(self._follow(events, thread, chat_id, visitor)) as steps:
+        failed = ""
+
+        async def heard() -> AsyncGenerator[Event, None]:
+            nonlocal failed
+            async with aclosing(events) as said:
+                async for event in said:
+                    if event.type == "done" and "fallback" in event.metadata:
+                        failed = event.content
+                    yield event
+
+        async with aclosing(self._follow(heard(), thread, chat_id, visitor)) as steps:
             async for step in steps:
                 yield step
+        if failed:  # the answer before stands again
+            gr.Warning(escape(failed, quote=False), duration=12)
+            yield chat_id, await self.thread(persona, chat_id, visitor), True
 
     async def _follow(
         self,
