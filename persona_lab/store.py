@@ -518,10 +518,7 @@ class Store:
     ) -> Message:
         """Change what is given of a message; None leaves it."""
         with self._write() as session:
-            message = session.get(Message, message_id) if _is_id(message_id) else None
-            chat = session.get(Chat, message.chat_id) if message else None
-            if message is None or chat is None or chat.user_id != user_id:
-                raise NotFound(kind="message")
+            message = _own_message(session, message_id, user_id)
             if content is not None:
                 message.content = clean_text(content)
             if status is not None:
@@ -554,9 +551,7 @@ class Store:
     def restore_answer(self, asked_id: str, *, user_id: str) -> None:
         """Let the newest whole or stopped answer to the message stand again, and no other one."""
         with self._write() as session:
-            asked = session.get(Message, asked_id) if _is_id(asked_id) else None
-            if asked is None:
-                raise NotFound(kind="message")
+            asked = _own_message(session, asked_id, user_id)
             _own_chat(session, asked.chat_id, user_id, lock=True)
             after = [col(Message.chat_id) == asked.chat_id, col(Message.position) > asked.position]
             following = session.exec(
@@ -679,6 +674,14 @@ def _own_chat(
     if chat is None or chat.user_id != user_id or (chat.deleted_at and not deleted):
         raise NotFound(kind="chat")
     return chat
+
+
+def _own_message(session: Session, message_id: str, user_id: str) -> Message:
+    message = session.get(Message, message_id) if _is_id(message_id) else None
+    chat = session.get(Chat, message.chat_id) if message else None
+    if message is None or chat is None or chat.user_id != user_id:
+        raise NotFound(kind="message")
+    return message
 
 
 def _is_seed() -> Any:

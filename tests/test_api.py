@@ -40,8 +40,8 @@ JAPANESE = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff]")
 
 PUBLIC = {
     "/list_personas", "/save_persona", "/duplicate_persona", "/delete_persona", "/restore_persona",
-    "/undo_persona", "/list_models", "/preview_prompt", "/compare", "/chat", "/regenerate",
-    "/list_chats", "/get_chat", "/delete_chat", "/restore_chat",
+    "/undo_persona", "/list_models", "/preview_prompt", "/try_message", "/compare", "/chat",
+    "/regenerate", "/list_chats", "/get_chat", "/delete_chat", "/restore_chat",
 }  # fmt: skip
 WITHOUT_IDS = {"/list_personas", "/list_models"}
 
@@ -346,6 +346,19 @@ def test_a_client_that_stops_listening_leaves_the_half_answer_marked(client: Cli
     assert answer["content"]
 
 
+def test_a_persona_that_is_not_kept_can_be_tried_and_nothing_is_kept_of_it(
+    client: Client,
+) -> None:
+    before = client.predict(api_name="/list_personas")
+    steps = list(client.submit("やあ", "", ECHO, {"name": "ためし"}, api_name="/try_message"))
+    assert steps[-1]["done"]
+    assert "やあ" in steps[-1]["content"]
+    assert steps[-1]["metadata"]["usage"]["completion_tokens"] > 0
+    assert steps[-1]["content"].startswith(steps[0]["content"])
+    assert client.predict(api_name="/list_personas") == before
+    assert client.predict(api_name="/list_chats") == []
+
+
 def test_columns_answer_at_the_same_time(client: Client) -> None:
     ids = [p["id"] for p in client.predict(api_name="/list_personas")[:2]]
     job = client.submit("やあ", [SLOW, SLOW], ids, api_name="/compare")
@@ -594,6 +607,7 @@ def foreign(persona: str, chat: str, own: str) -> dict[str, list[tuple[Any, ...]
         "/restore_persona": [(persona,)],
         "/undo_persona": [(persona,)],
         "/preview_prompt": [(persona,), (persona, "", "", {"name": "x"})],
+        "/try_message": [("やあ", persona), ("やあ", persona, "", {"name": "x"})],
         "/compare": [("やあ", [ECHO], [persona]), ("やあ", [ECHO] * 2, [own, persona])],
         "/chat": [("やあ", persona), ("やあ", own, chat), ("やあ", persona, chat)],
         "/regenerate": [(chat,)],

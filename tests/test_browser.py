@@ -566,6 +566,65 @@ def test_what_is_typed_while_the_server_is_gone_is_kept_and_saved_when_it_is_bac
     )  # fmt: skip
 
 
+def test_what_could_not_be_saved_is_there_again_when_its_persona_is(desk: Desk) -> None:
+    agent = desk.make("Grace")
+    desk.reload()
+    desk.pick("#who", agent.name)
+    expect(desk.box("field-name")).to_have_value(agent.name)
+    desk.settle()
+    desk.box("field-name").fill("")
+    expect(desk.at("#saved [role=alert]")).to_be_visible()
+    desk.box("field-background").fill("船の上で育った。")
+    until(lambda: "船の上" in (desk.page.evaluate("sessionStorage['persona_lab.unsaved']") or ""))
+    expect(desk.at("#saved [role=alert]")).to_be_visible()
+    demo = desk.demos()[0].name
+    desk.pick("#who", desk.say("persona.demo", name=demo))
+    expect(desk.box("field-name")).to_have_value(demo)
+    desk.settle()
+    desk.pick("#who", agent.name)
+    expect(desk.box("field-background")).to_have_value("船の上で育った。")
+    expect(desk.box("field-name")).to_have_value("")
+    expect(desk.at("#saved [role=alert]")).to_be_visible()
+    desk.settle()
+    desk.box("field-name").fill("Hopper")
+    expect(desk.at("#saved")).to_have_text(desk.say("editor.saved"))
+    until(lambda: desk.page.evaluate("sessionStorage.length") == 0)
+    assert [(a.name, a.background) for a in desk.own()] == [("Hopper", "船の上で育った。")]
+
+
+def test_a_copy_whose_making_the_page_did_not_hear_of_is_not_made_twice(desk: Desk) -> None:
+    demo = desk.box("editing").input_value()
+    text = desk.box("field-description").input_value() + "！"
+    desk.box("field-description").fill(text)
+    until(lambda: [a.description for a in desk.own()] == [text])
+    expect(desk.at("#saved")).to_have_text(desk.say("editor.saved"))
+    desk.page.evaluate(
+        "unsaved => sessionStorage.setItem('persona_lab.unsaved', unsaved)",
+        json.dumps({demo: {"description": text}}),
+    )
+    desk.reload()
+    expect(desk.box("field-description")).to_have_value(text)
+    until(lambda: desk.page.evaluate("sessionStorage.length") == 0)
+    assert [a.id for a in desk.own()] == [desk.box("editing").input_value()]
+
+
+def test_a_model_that_is_in_no_list_is_still_chosen_after_a_reload(desk: Desk) -> None:
+    desk.use("mock:echo?rate=70")
+    desk.reload()
+    expect(desk.at("#model input").first).to_have_value("mock:echo?rate=70")
+
+
+def test_a_chat_goes_on_though_its_demo_was_changed_in_another_tab(desk: Desk) -> None:
+    desk.tab("chat")
+    desk.send("一つめ")
+    desk.answered(1)
+    (chat,) = desk.store.list_chats(user_id=desk.user_id)
+    desk.store.update_agent(chat.agent_id, user_id=desk.user_id, description="別の窓で変えた")
+    desk.send("二つめ")
+    desk.answered(2)
+    assert [m.content for m in desk.messages() if m.sender == "user"] == ["一つめ", "二つめ"]
+
+
 def test_the_preview_keeps_in_sight_what_is_being_edited(desk: Desk) -> None:
     desk.at("#fold-voice button.label-wrap").click()
     for field in ("greeting", "background"):

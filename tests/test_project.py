@@ -127,6 +127,20 @@ def test_every_path_in_the_map_exists(readme: str, heading: str) -> None:
     assert [path for path in sorted(paths) if not any(ROOT.glob(path.rstrip("/")))] == []
 
 
+def test_every_part_of_the_house_is_on_the_map() -> None:
+    paths = _map("README.md", MAPS["README.md"])
+    folders = tuple(path for path in paths if path.endswith("/"))
+    parts = [
+        str(file.relative_to(ROOT))
+        for kind in ("py", "js", "css", "yaml")
+        for folder in ("persona_lab", "templates", "data")
+        for file in sorted((ROOT / folder).rglob(f"*.{kind}"))
+    ]
+    inside = ("persona_lab/__init__.py", "persona_lab/ui/__init__.py", "persona_lab/migrations/")
+    known = (*folders, *inside)
+    assert [part for part in parts if part not in paths and not part.startswith(known)] == []
+
+
 def test_both_maps_lead_to_the_same_places() -> None:
     english, japanese = (_map(readme, heading) for readme, heading in MAPS.items())
     assert english == japanese

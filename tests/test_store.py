@@ -144,6 +144,7 @@ BY_ID: dict[str, tuple[str, Callable[[Store, World, str], object]]] = {
     "restore_chat": ("chat", lambda s, w, u: s.restore_chat(w.chat, user_id=u)),
     "messages": ("chat", lambda s, w, u: s.messages(w.chat, user_id=u)),
     "exchanges": ("chat", lambda s, w, u: s.exchanges(w.chat, user_id=u, limit=5)),
+    "restore_answer": ("message", lambda s, w, u: s.restore_answer(w.message, user_id=u)),
     "supersede_answer": ("chat", lambda s, w, u: s.supersede_answer(w.chat, user_id=u)),
     "add_message": (
         "chat",

@@ -141,6 +141,17 @@ def name_endpoints(page: gr.Blocks, lab: Lab, visitors: Visitors) -> None:
     async def find(persona: str, user_id: str) -> Agent:
         return await asyncio.to_thread(store.get_agent, persona, user_id=user_id)
 
+    async def meant(persona_id: str, changes: dict[str, Any] | None, visitor: Visitor) -> Agent:
+        """A kept persona, or one that isn't kept: fields, or changes to the kept one."""
+        if not changes:
+            return await find(persona_id, visitor.user_id)
+        base = persona_of(
+            await find(persona_id, visitor.user_id)
+            if persona_id
+            else unsaved({"personalities": [], "roles": [], "tones": [], "name": "?"})
+        )
+        return unsaved({**base, **clean_persona(changes)})
+
     async def list_personas(*, visitor: Visitor) -> list[dict[str, Any]]:
         """Your personas, the newest change first, then the demos.
 
@@ -263,16 +274,35 @@ def name_endpoints(page: gr.Blocks, lab: Lab, visitors: Visitors) -> None:
         Returns:
             prompt, system, turns, kind, stop, template, rule, reason and spans (start, end, field).
         """
-        if persona:
-            base = persona_of(
-                await find(persona_id, visitor.user_id)
-                if persona_id
-                else unsaved({"personalities": [], "roles": [], "tones": [], "name": "?"})
-            )
-            agent = unsaved({**base, **clean_persona(persona)})
-        else:
-            agent = await find(persona_id, visitor.user_id)
+        agent = await meant(persona_id, persona, visitor)
         return prompt_data(await lab.service.preview(agent, message, model=model))
+
+    async def try_message(
+        message: str,
+        persona_id: str = "",
+        model: str = "",
+        persona: dict[str, Any] | None = None,
+        *,
+        visitor: Visitor,
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """Say one thing to a persona, kept or not, without a conversation; each step has the answer so far.
+
+        Args:
+            message: What you say.
+            persona_id: The id of a kept persona; empty when persona is given.
+            model: The model, as provider:name; empty takes the default.
+            persona: Fields of a persona that isn't kept, or changes to the kept one.
+
+        Returns:
+            content, chat_id (empty), done, and on the last step metadata.
+        """  # noqa: E501 - Gradio reads one line a description
+        agent = await meant(persona_id, persona, visitor)
+        events = lab.service.answer(
+            agent, message, user_id=visitor.user_id, model=model, language=visitor.language
+        )
+        async with aclosing(grown(events, "")) as steps:
+            async for step in steps:
+                yield step
 
     async def compare(
         message: str, models: list[str], persona_ids: list[str], *, visitor: Visitor
@@ -412,8 +442,8 @@ def name_endpoints(page: gr.Blocks, lab: Lab, visitors: Visitors) -> None:
 
     for function in (
         list_personas, save_persona, duplicate_persona, delete_persona, restore_persona,
-        undo_persona, list_models, preview_prompt, compare, chat, regenerate, list_chats, get_chat,
-        delete_chat, restore_chat,
+        undo_persona, list_models, preview_prompt, try_message, compare, chat, regenerate,
+        list_chats, get_chat, delete_chat, restore_chat,
     ):  # fmt: skip
         name = function.__name__
         gr.api(endpoint(function, visitors), api_name=name, concurrency_limit=None)

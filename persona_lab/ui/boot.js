@@ -46,30 +46,48 @@
   let touched = ""; // a hand has changed the form since it was opened
   let typed = false; // … and that change hasn't left the page yet
   let saving = false; // … or is on its way to the store
+  const refused = new Set(); // personas whose changes the store didn't take
+  const judge = (persona, mark) => {
+    if (mark.includes('role="alert"')) refused.add(persona);
+    else refused.delete(persona);
+    return !refused.has(persona);
+  };
+  let sender = ""; // the persona whose change was sent last
+  let handed = ""; // the persona whose unsaved fields the server got last
   let arrived = false;
   const editing = () => document.querySelector("#editing textarea, #editing input")?.value;
 
   // What a hand has changed and the store hasn't confirmed survives a reload: the server takes it
   // from here when the page arrives again.
-  const UNSAVED = "persona_lab.unsaved";
+  const UNSAVED = "persona_lab.unsaved"; // fields by persona, the one touched last at the end
+  const mirror = () => JSON.parse(sessionStorage.getItem(UNSAVED) || "{}");
   const unsaved = (persona, fields) => {
-    const before = JSON.parse(sessionStorage.getItem(UNSAVED) || "{}");
-    const known = before.persona === persona ? before.fields : {};
-    sessionStorage.setItem(UNSAVED, JSON.stringify({ persona, fields: { ...known, ...fields } }));
+    const { [persona]: known, ...others } = mirror();
+    sessionStorage.setItem(UNSAVED, JSON.stringify({ ...others, [persona]: { ...known, ...fields } }));
     page.save = "saving";
   };
-  const settle = (forget) => {
+  const settle = (saved) => {
     delete page.save;
-    if (forget) sessionStorage.removeItem(UNSAVED);
+    if (!saved) return;
+    const { [saved]: _, ...others } = mirror();
+    if (Object.keys(others).length) sessionStorage.setItem(UNSAVED, JSON.stringify(others));
+    else sessionStorage.removeItem(UNSAVED);
+  };
+  // … as the server takes it up again.
+  const handOver = (persona) => {
+    handed = persona;
+    const fields = mirror()[persona];
+    return fields ? JSON.stringify({ persona, fields }) : "";
   };
   // Gradio tells nothing more of a field once its request was lost: chips are read off the page.
   addEventListener("pagehide", () => {
     if (!touched || !(page.save || page.server)) return;
     const chips = [...document.querySelectorAll("#editor-form [id^=field-]:has([role=combobox])")];
-    unsaved(editing(), Object.fromEntries(chips.map((field) => [
+    const language = document.querySelector("#field-language input:checked")?.value;
+    unsaved(editing(), Object.fromEntries([...chips.map((field) => [
       field.id.slice("field-".length),
       [...field.querySelectorAll(".token > span")].map((chip) => chip.textContent),
-    ])));
+    ]), ...(language ? [["language", language]] : [])]));
   });
   let idle;
   let reopening;
@@ -85,7 +103,8 @@
       if (!field || !event.target.matches("[data-testid=textbox]")) return;
       unsaved(editing(), { [field]: event.target.value });
       clearTimeout(idle); // the same word written over itself is no change, and nothing is sent
-      idle = setTimeout(() => typed && !saving && page.server !== "lost" && settle(true), 1500);
+      const persona = editing();
+      idle = setTimeout(() => typed && !saving && page.server !== "lost" && settle(persona), 1500);
     }, true);
 
   window.personaLab = {
@@ -113,12 +132,17 @@
         await new Promise((resolve) => setTimeout(resolve, 30));
         calm = saving || (typed && tries < 20) ? 0 : calm + 1;
       }
-      touched = "";
+      const after = editing();
+      sender = touched = "";
       typed = false;
       edited = "";
-      if (arrived && page.server !== "lost") settle(true);
-      const after = editing();
+      // What couldn't be saved waits until this persona is opened again.
+      if (arrived && page.server !== "lost") settle(!refused.has(after) && after);
       return values.map((value) => (before && value === before ? after : value));
+    },
+    async reopening(values) {
+      const [persona, ...others] = await this.opening(values);
+      return [persona, ...others.slice(0, -1), handOver(persona)];
     },
     opened() {
       if (!arrived && window.innerWidth <= 760) {
@@ -137,23 +161,38 @@
       if (touched && fields !== sent) unsaved(values.at(-2), Object.fromEntries(JSON.parse(fields)));
       sent = fields;
       saving = Boolean(touched);
+      sender = touched && values.at(-2);
       return [...values.slice(0, -1), touched];
     },
     // The server has answered. `mark` is what it says of the saving: an alert where it couldn't.
     kept(mark) {
       saving = false;
-      if (!typed) settle(!mark.includes('role="alert"'));
+      if (!sender) return; // no hand's change, or another persona was opened meanwhile
+      const copy = editing();
+      const saved = judge(copy, mark);
+      if (saved && copy !== sender) {
+        // The demo became a copy: what was typed since belongs to that.
+        const fields = mirror()[sender];
+        settle(sender);
+        if (fields) unsaved(copy, fields);
+        sender = copy;
+      }
+      if (!typed) settle(saved && copy);
+    },
+    // … of what the browser had kept, on opening the persona again.
+    regained(mark) {
+      settle(judge(handed, mark) && handed);
     },
     remember(name, value) {
       if (value) localStorage.setItem(`persona_lab.${name}`, value);
     },
     // What this tab couldn't save is opened first, whatever another tab opened last.
     last() {
-      const kept = sessionStorage.getItem(UNSAVED) || "";
       const [persona, model] = ["persona", "model"].map(
         (name) => localStorage.getItem(`persona_lab.${name}`) || "",
       );
-      return [kept ? JSON.parse(kept).persona : persona, model, kept];
+      const last = Object.keys(mirror()).at(-1) || persona;
+      return [last, model, handOver(last)];
     },
   };
 
@@ -220,10 +259,19 @@
     if (event.key === "Enter" && (event.isComposing || event.keyCode === 229)) event.stopPropagation();
   }, true);
 
+  const copy = async (text) => {
+    if (navigator.clipboard) return navigator.clipboard.writeText(text);
+    // Over plain HTTP from another machine there is no clipboard for scripts but this one.
+    const box = document.body.appendChild(document.createElement("textarea"));
+    box.value = text;
+    box.select();
+    document.execCommand("copy");
+    box.remove();
+  };
   document.addEventListener("click", async (event) => {
     const button = event.target.closest("[data-copy]");
     if (!button) return;
-    await navigator.clipboard.writeText(button.dataset.copy);
+    await copy(button.dataset.copy);
     button.classList.add("copied");
     setTimeout(() => button.classList.remove("copied"), 1200);
   });

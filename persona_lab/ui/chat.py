@@ -119,6 +119,9 @@ class ChatActions:
         message = self.lab.input_validator.validate_message(message)
         # A model or a persona that isn't there must not cost the message.
         self.lab.clients.info(model)
+        if chat_id:  # whose it is by now: a demo that was changed elsewhere hands its chats on
+            chat = await asyncio.to_thread(store.get_chat, chat_id, user_id=visitor.user_id)
+            persona = chat.agent_id
         await asyncio.to_thread(store.get_agent, persona, user_id=visitor.user_id)
         if not chat_id:
             chat = await asyncio.to_thread(

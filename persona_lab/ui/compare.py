@@ -28,6 +28,11 @@ FIRST = 2
 """Columns that are open at first."""
 
 
+def open_columns(shown: float | None) -> int:
+    """How many columns are open, whatever a program sent for it."""
+    return min(MOST, max(1, int(shown or FIRST)))
+
+
 @dataclass(frozen=True)
 class Column:
     frame: gr.Column
@@ -235,13 +240,13 @@ def build_compare(
     async def run_all(
         values: dict[Component, Any], request: gr.Request
     ) -> AsyncGenerator[dict[Component, Any], None]:
-        async with aclosing(play(values, columns[: int(values[count])], request)) as steps:
+        async with aclosing(play(values, columns[: open_columns(values[count])], request)) as steps:
             async for update in steps:
                 yield update
 
-    def settle(shown: int) -> list[Any]:
+    def settle(shown: float | None) -> list[Any]:
         update: list[Any] = [gr.update(visible=True), gr.update(visible=False)]
-        return update + [gr.update(visible=i < shown) for i in range(MOST)]
+        return update + [gr.update(visible=i < open_columns(shown)) for i in range(MOST)]
 
     stream = gr.on(
         [message.submit, run.click], run_all, inputs, everything, concurrency_limit=None, **QUIET
@@ -262,12 +267,15 @@ def build_compare(
         one.then(settle, [count], settled, queue=False, **QUIET)
         streams.append(one)
 
-    async def halt(shown: int, request: gr.Request, *lines: str) -> list[Any]:
+    async def halt(shown: float | None, request: gr.Request, *lines: str) -> list[Any]:
         """What still waited or streamed says that it was stopped."""
         visitor = await actions.visitors.of(request)
         stopped = f'<p class="quiet">{escape(visitor.say("compare.stopped"))}</p>'
         ended = ("figures", "warning", "empty")
-        running = [i < shown and not any(e in line for e in ended) for i, line in enumerate(lines)]
+        running = [
+            i < open_columns(shown) and not any(e in (line or "") for e in ended)
+            for i, line in enumerate(lines)
+        ]
         return [*settle(shown), *[stopped if r else gr.skip() for r in running]]
 
     lines_of = [column.figures for column in columns]
@@ -276,8 +284,8 @@ def build_compare(
     )
 
     def resize(by: int) -> Any:
-        def change(shown: int) -> list[Any]:
-            shown = min(MOST, max(1, int(shown) + by))
+        def change(shown: float | None) -> list[Any]:
+            shown = min(MOST, max(1, open_columns(shown) + by))
             return [shown, *[gr.update(visible=i < shown) for i in range(MOST)]]
 
         return change

@@ -18,7 +18,7 @@ import gradio as gr
 from gradio.components import Component
 
 from persona_lab.clients import ModelInfo
-from persona_lab.errors import NotFound, PersonaLabError
+from persona_lab.errors import NotFound, PersonaLabError, from_foreign
 from persona_lab.lab import Lab
 from persona_lab.models import Agent, Language
 from persona_lab.seeds import load_choices, load_messages
@@ -40,9 +40,13 @@ Update = dict[Component, Any]
 
 OPENING: Mapping[str, Any] = {**QUIET, "js": "(...values) => personaLab.opening(values)"}
 """Closes the form until :data:`OPENED` (boot.js says why)."""
+REOPENING: Mapping[str, Any] = {**QUIET, "js": "(...values) => personaLab.reopening(values)"}
+"""The same; the last value becomes what the browser kept of the persona that comes first."""
 OPENED = "() => personaLab.opened()"
 KEPT = "(mark) => personaLab.kept(mark)"
 """Tells the page that what it sent is answered for."""
+REGAINED = "(mark) => personaLab.regained(mark)"
+"""The same, of what the browser had kept."""
 
 
 def model_choices(
@@ -137,13 +141,24 @@ class Desk:
         return update | {self.bar.who: gr.update(choices=listed, value=chosen)}
 
     async def find(self, persona: str, visitor: Visitor) -> Agent:
-        """The visitor's persona or a demo; the first that speaks their language if it's gone."""
+        """The visitor's persona or a demo; the first that speaks their language if it's gone, and a
+        new one where there is none."""
         store = self.lab.store
         try:
             return await asyncio.to_thread(store.get_agent, persona, user_id=visitor.user_id)
         except NotFound:
             agents = await asyncio.to_thread(store.list_agents, user_id=visitor.user_id)
-            return next((a for a in agents if a.language == visitor.language), agents[0])
+        agents.sort(key=lambda agent: agent.language != visitor.language)
+        return agents[0] if agents else await self.blank(visitor)
+
+    async def blank(self, visitor: Visitor) -> Agent:
+        """A new persona of the visitor's that has a name only."""
+        return await asyncio.to_thread(
+            self.lab.store.create_agent,
+            user_id=visitor.user_id,
+            name=visitor.say("editor.new_name"),
+            language=visitor.language,
+        )
 
     async def open(self, persona: str, model: str, visitor: Visitor) -> Update:
         """Everything on the page for ``persona``, with its newest conversation."""
@@ -182,11 +197,12 @@ class Desk:
         visitor = await self.visitors.of(request)
         with visitor.told():
             offered = model_choices(self.lab, visitor.say, visitor.language)
-            if model not in [spec for _, spec in offered]:
+            try:
+                model = self.lab.clients.info(model or "").spec
+            except PersonaLabError:  # it was typed wrong, or this deployment has it no more
                 model = self.lab.clients.info().spec
             update = await self.open(persona or "", model, visitor)
-            if unsaved:
-                update |= await self.regain(unsaved, update, model, visitor)
+            update |= await self.regain(unsaved, update, model, visitor)
             models, personas = await first_comparison(
                 self.lab, update[self.editor.editing], visitor
             )
@@ -204,14 +220,16 @@ class Desk:
         try:
             kept = json.loads(unsaved)
             written = {form.fields[name]: value for name, value in kept["fields"].items()}
-            known = persona_of(await self.find(opened, visitor))
-            persona = form.read(form.show(known) | written)
+            known = await self.find(opened, visitor)
+            persona = form.read(form.show(persona_of(known)) | written)
         except (ValueError, LookupError, TypeError, AttributeError):
             return {}  # not of this page's making
         if kept["persona"] != opened:
             return {}
         try:
-            agent, _ = await self.actions.save(opened, persona, visitor)
+            agent = await self.actions.copied(known, persona, visitor)
+            if agent is None:
+                agent, _ = await self.actions.save(opened, persona, visitor)
         except PersonaLabError as wrong:
             shown = form.show(persona)
             for name in TRAITS:  # with the words that they suggest
@@ -220,12 +238,14 @@ class Desk:
             return shown | {self.editor.saved: unsaved_html(wrong, visitor)}
         return await self.open(agent.id, model, visitor)
 
-    async def choose(self, persona: str, model: str, request: gr.Request) -> Update:
+    async def choose(self, persona: str, model: str, unsaved: str, request: gr.Request) -> Update:
+        """``unsaved`` as :meth:`arrive` takes it."""
         visitor = await self.visitors.of(request)
         with visitor.told():
             if self.actions.holds(visitor) == persona:
                 return {self.bar.who: gr.skip()}  # the list was opened and left again
-            return await self.open(persona or "", model, visitor)
+            update = await self.open(persona or "", model, visitor)
+            return update | await self.regain(unsaved, update, model, visitor)
 
     async def edited(self, values: dict[Component, Any], request: gr.Request) -> Update:
         """At each keystroke: keep it, and show the prompt that it makes."""
@@ -281,12 +301,7 @@ class Desk:
     async def create(self, model: str, request: gr.Request) -> Update:
         visitor = await self.visitors.of(request)
         with visitor.told():
-            agent = await asyncio.to_thread(
-                self.lab.store.create_agent,
-                user_id=visitor.user_id,
-                name=visitor.say("editor.new_name"),
-                language=visitor.language,
-            )
+            agent = await self.blank(visitor)
             return await self.open(agent.id, model, visitor)
 
     async def duplicate(self, persona: str, model: str, request: gr.Request) -> Update:
@@ -343,8 +358,8 @@ class Desk:
             if not client.ready:
                 yield ready_html("loading", visitor)
                 await client.warm()
-        except PersonaLabError as wrong:
-            yield ready_html("failed", visitor, visitor.excuse(wrong))
+        except Exception as wrong:  # noqa: BLE001 - whatever it is, the light turns red and says so
+            yield ready_html("failed", visitor, visitor.excuse(from_foreign(wrong)))
             return
         yield ready_html("ready", visitor)
 
@@ -355,6 +370,7 @@ class Desk:
         editor, model, ready = self.editor, self.bar.model, self.bar.ready
         fields = editor.form.fields
         last = [gr.Textbox(visible="hidden") for _ in ("persona", "model", "unsaved")]
+        kept = last[-1]
         arrival = page.load(
             self.arrive,
             last,
@@ -362,7 +378,7 @@ class Desk:
             **{**OPENING, "js": "() => personaLab.opening(personaLab.last())"},
         )
         arrival.then(None, js=OPENED)
-        arrival.success(None, [editor.saved], js=KEPT)
+        arrival.success(None, [editor.saved], js=REGAINED)
         arrival.then(self.warm, [model], [ready], concurrency_limit=None, **QUIET)
         model.input(
             self.warm, [model], [ready], concurrency_limit=None, trigger_mode="always_last", **QUIET
@@ -385,7 +401,12 @@ class Desk:
             halted = trigger(
                 halt, cancels=self.chat.streams, queue=False, trigger_mode=mode, **QUIET
             )
-            halted.then(act, [*subject, model], self.everything, **OPENING).then(None, js=OPENED)
+            if act == self.choose:
+                opened = halted.then(act, [*subject, model, kept], self.everything, **REOPENING)
+                opened.success(None, [editor.saved], js=REGAINED)
+            else:
+                opened = halted.then(act, [*subject, model], self.everything, **OPENING)
+            opened.then(None, js=OPENED)
         names = json.dumps(editor.watched_names(model))
         edit = gr.on(
             [field.change for field in (*fields.values(), editor.try_message, model)],

@@ -171,6 +171,17 @@ class EditorActions:
             price=money(cost, visitor),
         )
 
+    async def copied(
+        self, demo: Agent, persona: Mapping[str, Any], visitor: Visitor
+    ) -> Agent | None:
+        """The visitor's copy of a demo that already is as ``persona`` says: the page was closed
+        before it heard of it."""
+        if demo.owner_id is not None:
+            return None
+        fields = clean_persona(dict(persona))
+        agents = await asyncio.to_thread(self.lab.store.list_agents, user_id=visitor.user_id)
+        return next((a for a in agents if a.owner_id and persona_of(a) == fields), None)
+
     def shown(self, agent: Agent, visitor: Visitor) -> None:
         """What the visitor's form holds from now on."""
         self._open[visitor.session] = agent.id
