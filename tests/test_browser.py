@@ -12,11 +12,13 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from serving import GEMMA, SMOLLM, Served, missing, serving, until
+import yaml
+from serving import GEMMA, SMOLLM, Served, data_with, missing, serving, until
 
 from persona_lab.models import Agent, Message
 from persona_lab.server import COOKIE
@@ -195,25 +197,27 @@ def sit(served: Served, chromium: Browser) -> Iterator[Sit]:
     contexts: list[BrowserContext] = []
     wrong: list[str] = []
 
-    def make(language: str = "ja", *, width: int = 1280, dark: bool = False) -> Desk:
+    def make(
+        language: str = "ja", *, width: int = 1280, dark: bool = False, at: Served = served
+    ) -> Desk:
         context = chromium.new_context(
             locale={"ja": "ja-JP", "en": "en-US"}[language],
             viewport={"width": width, "height": 900},
             color_scheme="dark" if dark else "light",
         )
         contexts.append(context)
-        context.on("page", watch)
-        desk = Desk(served, context, language)
+        context.on("page", lambda page: watch(page, urlsplit(at.url).netloc))
+        desk = Desk(at, context, language)
         desk.open()
         return desk
 
-    def watch(page: Page) -> None:
+    def watch(page: Page, host: str) -> None:
         page.on("pageerror", lambda error: wrong.append(f"error on the page: {error}"))
-        page.on("request", lambda request: leaves(request.url))
+        page.on("request", lambda request: leaves(request.url, host))
 
-    def leaves(url: str) -> None:
+    def leaves(url: str, host: str) -> None:
         asked = urlsplit(url)
-        if asked.scheme not in ("data", "blob") and asked.netloc != urlsplit(served.url).netloc:
+        if asked.scheme not in ("data", "blob") and asked.netloc != host:
             wrong.append(f"asked another host: {url}")
 
     yield make
@@ -564,6 +568,18 @@ def test_what_is_typed_while_the_server_is_gone_is_kept_and_saved_when_it_is_bac
     assert (kept["background"], kept["description"], kept["tones"]) == (
         "灯台で育った。", "灯台守", ["小声"],
     )  # fmt: skip
+
+
+def test_a_house_without_demos_opens_on_a_new_persona(sit: Sit, tmp_path: Path) -> None:
+    data = data_with(tmp_path, "models: [{provider: mock, name: echo}]")
+    written = (data / "personas.yaml").read_text("utf-8")
+    (data / "personas.yaml").write_text(
+        yaml.safe_dump(yaml.safe_load(written) | {"personas": []}), "utf-8"
+    )
+    with serving(tmp_path, DATA_DIR=str(data)) as empty:
+        desk = sit(at=empty)
+        expect(desk.box("field-name")).to_have_value(desk.say("editor.new_name"))
+        assert [agent.name for agent in desk.own()] == [desk.say("editor.new_name")]
 
 
 def test_what_could_not_be_saved_is_there_again_when_its_persona_is(desk: Desk) -> None:

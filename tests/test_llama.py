@@ -495,8 +495,12 @@ def test_what_is_submitted_in_the_midst_of_closing_is_told_so(
             time.sleep(0.05)
 
     monkeypatch.setattr(engine_module, "Sampler", Slow)
-    ask(engine, tokens).news.get(timeout=2)
+    news = ask(engine, tokens).news
+    told = news.get(timeout=2)
+    while isinstance(told, Step) and told.finish is None:
+        told = news.get(timeout=2)
     closing.join()
+    assert isinstance(told, ModelUnavailable)
 
 
 def test_a_closed_model_is_a_clear_error_and_not_the_end_of_the_process(tiny: Path) -> None:
