@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import queue
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny_gguf
+from serving import until
 
 from persona_lab.errors import (
     BadRequest,
@@ -34,7 +36,7 @@ from persona_lab.llama import (
 from persona_lab.llama import engine as engine_module
 from persona_lab.llama.engine import LIVE, PIECE, SEQUENCES, WAITING
 from persona_lab.llama.memory import Memory
-from persona_lab.llama.native import Sampler, _llama
+from persona_lab.llama.native import Entry, Sampler, _llama, grammar_of
 from persona_lab.llama.text import TextStream
 
 GREEDY = SamplerOptions(temperature=0)
@@ -46,6 +48,7 @@ class Answer:
     def __init__(self) -> None:
         self.news: queue.SimpleQueue[Step | ProviderError] = queue.SimpleQueue()
         self.pieces: list[str] = []
+        self.ahead: list[int] = []
         self.generation: Generation | None = None
 
     def wait(self) -> Step:
@@ -54,6 +57,8 @@ class Answer:
             if isinstance(news, ProviderError):
                 raise news
             self.pieces.append(news.text)
+            if news.ahead is not None:
+                self.ahead.append(news.ahead)
             if news.finish:
                 return news
 
@@ -361,6 +366,160 @@ def test_queue_is_bounded(engine: Engine) -> None:
 
 def test_there_is_always_a_sequence_for_who_begins() -> None:
     assert SEQUENCES > LIVE
+
+
+def test_who_waits_hears_how_many_come_first(engine: Engine) -> None:
+    with held_up(engine):
+        lengths = range(10, 10 + 2 * (LIVE + 3), 2)
+        answers = [ask(engine, prompt(engine, f"{n}"), max_tokens=n) for n in lengths]
+    for answer in answers:
+        answer.wait()
+    told: list[list[int]] = []
+    for answer in answers:
+        steps = [answer.news.get() for _ in range(answer.news.qsize())]
+        assert not steps  # the last word was the end
+        told.append(answer.ahead)
+    assert told[0] == []
+    assert told[-1][0] > told[-1][-1] == 1
+    assert told[-1] == sorted(told[-1], reverse=True)
+
+
+def test_engines_that_work_at_the_same_time_divide_the_threads(tiny: Path, tmp_path: Path) -> None:
+    one = Engine(tiny, context=512, threads=4)
+    other = Engine(tiny, context=512, threads=4)
+    used: dict[str, set[int]] = {"one": set(), "other": set()}
+    for name, each in (("one", one), ("other", other)):
+        each._context.use_threads = used[name].add  # type: ignore[method-assign]
+    with held_up(one, tokens=2):
+        ask(other, prompt(other, "together")).wait()
+    ask(one, prompt(one, "alone"), max_tokens=400).wait()
+    one.close()
+    other.close()
+    assert 2 in used["other"]
+    assert one._threads_used == 4
+
+
+# ── read ahead ────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_was_read_ahead_costs_a_request_nothing(engine: Engine) -> None:
+    persona = prompt(engine, "A long persona. " * 12)
+    asked = [*persona, *engine.model.tokenize("Hello.")]
+    cold = ask(engine, asked)
+    assert cold.wait().cached_tokens < len(persona)
+    engine.memory.clear()
+    engine.warm(persona)
+    until(lambda: engine.idle)
+    warm = ask(engine, asked)
+    assert warm.wait().cached_tokens == len(persona)
+    assert warm.tokens == cold.tokens
+
+
+def test_reading_ahead_gives_way_to_a_request_within_a_step(engine: Engine) -> None:
+    persona = prompt(engine, "x" * 400)
+    steps: list[int] = []
+    decode = engine._context.decode
+
+    def count(entries: Sequence[Entry]) -> None:
+        steps.append(sum(not entry.wanted for entry in entries))
+        if len(steps) == 1:  # somebody asks while the first piece is being read
+            answers.append(ask(engine, prompt(engine, "Hello"), max_tokens=3))
+        decode(entries)
+
+    answers: list[Answer] = []
+    engine._context.decode = count  # type: ignore[method-assign]
+    engine.warm(persona)
+    until(lambda: answers)
+    answers[0].wait()
+    until(lambda: engine.idle)
+    assert steps[0] == PIECE
+    assert steps[1] < PIECE  # the request's own tokens
+    assert engine.memory.find([*persona, -1])[1] == len(persona)
+
+
+def test_a_request_takes_over_what_was_read_ahead_so_far(engine: Engine) -> None:
+    persona = prompt(engine, "y" * 400)
+    with held_up(engine):
+        engine.warm(persona)
+        early = ask(engine, [*persona, *engine.model.tokenize("?")], max_tokens=1)
+    assert early.wait().prompt_tokens > len(persona)
+    until(lambda: engine.idle)
+    assert engine.memory.find([*persona, -1])[1] == len(persona)
+
+
+def test_what_was_read_ahead_stays_though_much_comes_after_it(engine: Engine) -> None:
+    persona = prompt(engine, "z" * 200)
+    engine.warm(persona)
+    until(lambda: engine.idle)
+    for letter in "abcdef":
+        ask(engine, prompt(engine, letter * 200), max_tokens=20).wait()
+    assert engine.memory.find([*persona, -1])[1] == len(persona)
+    chat = ask(engine, [*persona, *engine.model.tokenize("Hello")], max_tokens=60)
+    assert chat.wait().cached_tokens == len(persona)
+    for letter in "abcdef":  # what hung on it goes, and it stays
+        ask(engine, prompt(engine, letter * 200), max_tokens=20).wait()
+    assert engine.memory.find([*persona, -1])[1] == len(persona)
+
+
+def test_a_pin_gives_way_to_a_request_that_needs_its_cells(engine: Engine) -> None:
+    engine.warm(prompt(engine, "z" * 200))
+    until(lambda: engine.idle)
+    assert ask(engine, prompt(engine, "a" * 480), max_tokens=10).wait().completion_tokens == 10
+
+
+def test_pins_take_half_of_the_cells_and_the_oldest_give_way() -> None:
+    memory = Memory(Paper(), 8)
+    for number in range(4):
+        memory.pin([number] * 20)
+        sequence = memory.take([number] * 20)
+        memory.read(sequence, [number] * (20 - len(sequence.tokens)))
+        memory.hold(sequence)
+    assert memory.room(60)
+    kept = [sequence.tokens[0] for sequence in memory.sequences if sequence.tokens]
+    assert sorted(kept) == [2, 3]
+
+
+def test_too_long_a_beginning_to_read_ahead_is_refused(engine: Engine) -> None:
+    with pytest.raises(ContextTooLong):
+        engine.warm([5] * engine.limit)
+
+
+# ── grammar ───────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("temperature", [0, 1.5])
+def test_an_answer_by_a_grammar_is_one_of_its_words(engine: Engine, temperature: float) -> None:
+    options = SamplerOptions(temperature, seed=1, grammar='root ::= ("yes" | "no") "!"')
+    for number in range(5):
+        answer = ask(engine, prompt(engine, f"Question {number}?"), options=options)
+        assert answer.wait().finish == "stop"
+        assert answer.text in ("yes!", "no!")
+
+
+def test_an_answer_by_a_schema_is_json_that_keeps_to_it(engine: Engine) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"polite": {"type": "boolean"}, "level": {"enum": [1, 2, 3, 4]}},
+        "required": ["polite", "level"],
+        "additionalProperties": False,
+    }
+    options = SamplerOptions(1.0, seed=3, grammar=grammar_of(schema))
+    answer = ask(engine, prompt(engine, "How polite?"), options=options, max_tokens=200)
+    assert answer.wait().finish == "stop"
+    said = json.loads(answer.text)
+    assert (type(said["polite"]), said["level"] in (1, 2, 3, 4), len(said)) == (bool, True, 2)
+
+
+@pytest.mark.parametrize("grammar", ["root ::= (", "nonsense", 'other ::= "x"'])
+def test_what_is_no_grammar_is_refused(engine: Engine, grammar: str) -> None:
+    with pytest.raises(BadRequest):
+        ask(engine, prompt(engine, "Hello"), options=SamplerOptions(grammar=grammar))
+    assert ask(engine, prompt(engine, "Hello")).wait().finish
+
+
+def test_what_is_no_schema_is_refused() -> None:
+    with pytest.raises(BadRequest):
+        grammar_of({"$ref": "#/nowhere"})
 
 
 # ── text ──────────────────────────────────────────────────────────────────────────────────

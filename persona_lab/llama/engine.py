@@ -44,9 +44,12 @@ WORTH_WAITING = 32
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """News of an answer; the last has ``finish``. ``cached_tokens`` weren't read anew."""
+    """News of an answer; the last has ``finish``. ``cached_tokens`` weren't read anew.
+
+    ``ahead``: requests that come first, while it waits for its turn."""
 
     text: str = ""
+    ahead: int | None = None
     finish: Literal["stop", "length"] | None = None
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -77,6 +80,7 @@ class Generation:
         self.sampler = sampler
         self.text = text
         self.listener = listener
+        self.ahead = 0
         self.cancelled = False
 
     def cancel(self) -> None:
@@ -123,7 +127,10 @@ class Engine:
         self.memory = Memory(self._context, SEQUENCES, divisible=not self.model.recurrent)
         self._live: dict[Generation, memory.Sequence] = {}
         self._waiting: list[Generation] = []
-        self._inbox: queue.SimpleQueue[Generation | None] = queue.SimpleQueue()
+        self._ahead: list[list[int]] = []
+        """Beginnings to be read while nobody wants an answer, the newest first."""
+        self._inbox: queue.SimpleQueue[Generation | list[int] | None] = queue.SimpleQueue()
+        self._threads = self._threads_used = threads
         self._closed = False
         self._door = threading.Lock()
         """What is put in while it is held is seen by the worker, at its end too."""
@@ -165,9 +172,24 @@ class Engine:
             self._inbox.put(generation)
         return generation
 
+    def warm(self, tokens: Sequence[int]) -> None:
+        """Read ``tokens`` while nobody wants an answer, and pin them. From any thread.
+
+        A request never waits for this longer than for one step of :data:`PIECE` tokens, and
+        takes over what was read by then. Raises ContextTooLong, ModelUnavailable when closed.
+        """
+        if len(tokens) >= self.limit:
+            raise ContextTooLong(
+                provider="local", model=self.name, tokens=len(tokens), limit=self.limit - 1
+            )
+        with self._door:
+            if self._closed:
+                raise closed(self.model.path)
+            self._inbox.put(list(tokens))
+
     @property
     def idle(self) -> bool:
-        return not (self._live or self._waiting) and self._inbox.empty()
+        return not (self._live or self._waiting or self._ahead) and self._inbox.empty()
 
     def close(self) -> None:
         """End what is being written, stop the thread, give the memory back. From any thread."""
@@ -186,13 +208,17 @@ class Engine:
                 self._admit()
                 if self._live:
                     self._step()
+                elif self._ahead:
+                    self._read_ahead()
             except Exception as wrong:  # the worker outlives whatever befalls a request
                 log.exception("a step of %s failed", self.name)
                 self._fail(list(self._live), wrong)
+                self._ahead.clear()
                 self.memory.clear()
+        _busy.discard(self)
         while not self._inbox.empty():
             late = self._inbox.get()
-            if late is not None:
+            if isinstance(late, Generation):
                 self._waiting.append(late)
         try:
             self._fail([*self._live, *self._waiting], closed(self.model.path))
@@ -203,13 +229,30 @@ class Engine:
     def _receive(self) -> None:
         """Take in what was submitted; sleep while there is nothing to do."""
         while True:
+            busy = bool(self._live or self._waiting or self._ahead)
+            if not busy:
+                _busy.discard(self)
             try:
-                news = self._inbox.get(block=not (self._live or self._waiting))
+                news = self._inbox.get(block=not busy)
             except queue.Empty:
-                return
+                break
             if news is None:
                 return
-            self._waiting.append(news)
+            if isinstance(news, Generation):
+                self._waiting.append(news)
+            else:
+                self.memory.pin(news)
+                self._ahead = [*self._ahead, news][-memory.PINS :]
+        self._share_processors()
+
+    def _share_processors(self) -> None:
+        """Engines that work at the same time divide the threads: more of them than processors
+        would wait for one another."""
+        _busy.add(self)
+        threads = max(1, self._threads // len(_busy))
+        if threads != self._threads_used:
+            self._context.use_threads(threads)
+            self._threads_used = threads
 
     def _forget_cancelled(self) -> None:
         for generation in [g for g in [*self._live, *self._waiting] if g.cancelled]:
@@ -217,6 +260,13 @@ class Engine:
 
     def _admit(self) -> None:
         """Begin what fits, first come first served; who can share soon waits for it."""
+        self._begin_what_fits()
+        for ahead, generation in enumerate(self._waiting, 1):
+            if generation.ahead != ahead:
+                generation.ahead = ahead
+                self._tell(generation, Step(ahead=ahead))
+
+    def _begin_what_fits(self) -> None:
         for generation in list(self._waiting):
             if len(self._live) == LIVE:
                 return
@@ -261,7 +311,31 @@ class Engine:
         for generation, piece in pieces:
             self.memory.read(self._live[generation], piece)
         for generation, index in complete:
-            self._write(generation, index)
+            try:
+                self._write(generation, index)
+            except ProviderError as wrong:  # nobody else's fault
+                self._fail([generation], wrong)
+
+    def _read_ahead(self) -> None:
+        """A piece of what was asked for last. It is held in between, for whoever comes."""
+        tokens = self._ahead[-1]
+        beyond = [*tokens, -1]  # memory never finds a whole request, and all of this is wanted
+        if self.memory.find(beyond)[1] == len(tokens):
+            self._ahead.pop()
+            return
+        sequence = self.memory.take(beyond)
+        begun = len(sequence.tokens)
+        piece = tokens[begun : begun + PIECE]
+        try:
+            if not self.memory.room(len(piece)):
+                self._ahead.pop()
+                return
+            self._context.decode(
+                [Entry(token, begun + i, sequence.number, False) for i, token in enumerate(piece)]
+            )
+            self.memory.read(sequence, piece)
+        finally:
+            self.memory.hold(sequence)
 
     def _write(self, generation: Generation, index: int) -> None:
         """Choose the next token and tell what it makes readable."""
@@ -282,10 +356,10 @@ class Engine:
                 generation,
                 Step(
                     text,
-                    finish,
-                    generation.prompt_tokens,
-                    generation.cached_tokens or 0,
-                    generation.completion_tokens,
+                    finish=finish,
+                    prompt_tokens=generation.prompt_tokens,
+                    cached_tokens=generation.cached_tokens or 0,
+                    completion_tokens=generation.completion_tokens,
                 ),
             )
         if finish:
@@ -323,6 +397,8 @@ class Engine:
 
 # ── one engine for each file, whoever asks ────────────────────────────────────────────────
 
+_busy: set[Engine] = set()
+"""Engines that are computing. Threads take from it and put into it what is theirs only."""
 _engines: dict[tuple[Path, int, int], tuple[Engine, set[object]]] = {}
 _opening = threading.Lock()
 

@@ -1,7 +1,8 @@
 """What has been read, and who shares it.
 
 llama.cpp keeps the cells; this keeps the books: which tokens each sequence has read, how many
-cells are in use (llama.cpp doesn't tell) and which sequence was used longest ago.
+cells are in use (llama.cpp doesn't tell), which sequence was used longest ago, and which
+beginnings are *pinned*: they stay while what hangs on them goes.
 """
 
 from __future__ import annotations
@@ -42,6 +43,10 @@ def common(one: Tokens[int], other: Tokens[int]) -> int:
     return next(i for i in range(shortest) if one[i] != other[i])
 
 
+PINS = 8
+"""Beginnings that are kept whatever else goes; one more lets go of the oldest."""
+
+
 class Memory:
     def __init__(self, context: Cells, sequences: int, *, divisible: bool = True) -> None:
         """``divisible``: a sequence's beginning can be taken over without its end, as it can
@@ -49,6 +54,7 @@ class Memory:
         self._context = context
         self._divisible = divisible
         self.sequences = [Sequence(number) for number in range(sequences)]
+        self._pins: list[list[int]] = []
         self._holders: Counter[int] = Counter()
         self._names = count()
         self._clock = count(1)
@@ -79,7 +85,7 @@ class Memory:
         source, length = self.find(tokens)
         if source is None or source.live or length < len(source.tokens):
             idle = [s for s in self.sequences if not s.live and s is not source]
-            target = min(idle, key=lambda s: (bool(s.tokens), s.used))
+            target = min(idle, key=lambda s: (bool(s.tokens), self._pinned(s), s.used))
             self.drop(target)
             if source is not None:
                 self._context.copy(source.number, target.number, length)
@@ -90,8 +96,18 @@ class Memory:
         source.live = True
         return source
 
+    def pin(self, tokens: Tokens[int]) -> None:
+        """Keep the beginning ``tokens`` from now on: what begins so goes last, and only down to it.
+
+        Together pins take at most half of the cells; the oldest give way.
+        """
+        self._pins = [pin for pin in self._pins if common(pin, tokens) < min(len(pin), len(tokens))]
+        self._pins.append(list(tokens))
+        while len(self._pins) > PINS or 2 * sum(map(len, self._pins)) > self._context.cells:
+            self._pins.pop(0)
+
     def room(self, wanted: int) -> bool:
-        """Make ``wanted`` cells free, letting go of what was used longest ago.
+        """Make ``wanted`` cells free, letting go of what was used longest ago, of pins last.
 
         False, and nothing is let go of, where live sequences leave too few.
         """
@@ -100,10 +116,20 @@ class Memory:
             return False
         while self._context.cells - self.used < wanted:
             held = [s for s in self.sequences if s.tokens and not s.live]
+            loose = [s for s in held if len(s.tokens) > self._pinned(s)]
             if not held:
                 return False
-            self.drop(min(held, key=lambda s: s.used))
+            victim = min(loose or held, key=lambda s: s.used)
+            self._shorten(victim, self._pinned(victim) if loose else 0)
         return True
+
+    def _pinned(self, sequence: Sequence) -> int:
+        """Tokens at the beginning of ``sequence`` that are a pin, and stand nowhere else."""
+        alike = [len(pin) for pin in self._pins if common(pin, sequence.tokens) == len(pin)]
+        length = max(alike, default=0)
+        if length and self._holders[sequence.cells[length - 1]] > 1:
+            return 0
+        return length if self._divisible or length == len(sequence.tokens) else 0
 
     def read(self, sequence: Sequence, tokens: Tokens[int]) -> None:
         """``sequence`` has read ``tokens`` too."""
@@ -119,16 +145,20 @@ class Memory:
 
     def drop(self, sequence: Sequence) -> None:
         """Forget ``sequence``; cells that others share stay."""
+        self._shorten(sequence, 0)
+        sequence.live = False
+
+    def _shorten(self, sequence: Sequence, length: int) -> None:
+        """Keep the first ``length`` tokens of ``sequence``."""
         if sequence.tokens:
-            self._context.cut(sequence.number)
-        for cell in sequence.cells:
+            self._context.cut(sequence.number, length)
+        for cell in sequence.cells[length:]:
             if self._holders[cell] == 1:
                 del self._holders[cell]
             else:
                 self._holders[cell] -= 1
-        sequence.tokens = []
-        sequence.cells = []
-        sequence.live = False
+        del sequence.tokens[length:]
+        del sequence.cells[length:]
 
     def clear(self) -> None:
         """Forget everything."""

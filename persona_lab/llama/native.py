@@ -10,15 +10,18 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import json
 import logging
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from persona_lab.errors import ModelUnavailable
+import numpy as np
+
+from persona_lab.errors import BadRequest, ModelUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -263,13 +266,23 @@ class SamplerOptions:
     min_p: float = MIN_P
     repeat_penalty: float = 1.0
     seed: int | None = None
+    grammar: str = ""
+    """In llama.cpp's GBNF: what an answer must be, from its ``root``; "" for anything."""
 
 
 class Sampler:
     """llama.cpp's own chain of samplers, with its memory of what it chose."""
 
     def __init__(self, model: Model, options: SamplerOptions) -> None:
+        """Raises BadRequest for a grammar that is none."""
         llama = _llama()
+        self._model = model
+        self._grammar = None
+        if options.grammar:
+            grammar = options.grammar.encode("utf-8", "replace")
+            self._grammar = llama.llama_sampler_init_grammar(model._vocab, grammar, b"root")
+            if not self._grammar:
+                raise BadRequest("not a grammar", provider="local", model=model.path.stem)
         self._pointer = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
         penalties = (
             [
@@ -298,9 +311,67 @@ class Sampler:
 
     def sample(self, context: Context, index: int) -> int:
         """The token that follows entry ``index`` of the batch just decoded."""
+        if self._grammar:
+            return self._sample_by_grammar(context, index)
         return int(_llama().llama_sampler_sample(self._pointer, context._pointer, index))
+
+    def _sample_by_grammar(self, context: Context, index: int) -> int:
+        """What the chain likes if the grammar allows it; else what it likes of all that is allowed.
+
+        To ask the grammar about each word of a vocabulary takes longer than the model does, and
+        the likeliest is nearly always right.
+        """
+        llama = _llama()
+        logits = llama.llama_get_logits_ith(context._pointer, index)
+        candidates = np.zeros(self._model.vocabulary, _CANDIDATE)
+        candidates["id"] = np.arange(self._model.vocabulary)
+        candidates["logit"] = np.ctypeslib.as_array(logits, (self._model.vocabulary,))
+        liked = self._apply(candidates.copy(), self._pointer)
+        alone = candidates[liked["id"] : liked["id"] + 1].copy()
+        if not self._allowed(self._apply(alone, self._grammar, choose=False)):
+            self._apply(candidates, self._grammar, choose=False)
+            liked = self._apply(candidates, self._pointer)
+            if not self._allowed(liked):  # to accept it would end the process
+                raise BadRequest(
+                    "the grammar leads nowhere", provider="local", model=self._model.path.stem
+                )
+        token = int(liked["id"])
+        for sampler in (self._grammar, self._pointer):
+            llama.llama_sampler_accept(sampler, token)
+        return token
+
+    @staticmethod
+    def _apply(candidates: Any, sampler: Any, *, choose: bool = True) -> Any:
+        """The candidate that ``sampler`` chooses, else the first, after it has weighed them all."""
+        llama = _llama()
+        pointer = candidates.ctypes.data_as(ctypes.POINTER(llama.llama_token_data))
+        array = llama.llama_token_data_array(pointer, len(candidates), -1, False)
+        llama.llama_sampler_apply(sampler, ctypes.byref(array))
+        return candidates[array.selected if choose else 0]
+
+    @staticmethod
+    def _allowed(candidate: Any) -> bool:
+        return bool(np.isfinite(candidate["logit"]))
 
     def close(self) -> None:
         if self._pointer:
             _llama().llama_sampler_free(self._pointer)
             self._pointer = None
+        if self._grammar:
+            _llama().llama_sampler_free(self._grammar)
+            self._grammar = None
+
+
+_CANDIDATE = np.dtype([("id", "i4"), ("logit", "f4"), ("p", "f4")])
+"""llama.cpp's ``llama_token_data``."""
+
+
+def grammar_of(schema: Mapping[str, Any]) -> str:
+    """A JSON schema as a grammar for :class:`SamplerOptions`. Raises BadRequest."""
+    _llama()
+    from llama_cpp.llama_grammar import json_schema_to_gbnf
+
+    try:
+        return str(json_schema_to_gbnf(json.dumps(schema)))
+    except Exception as wrong:  # it raises whatever it stumbles over
+        raise BadRequest("not a JSON schema", provider="local") from wrong
