@@ -272,13 +272,15 @@ class OpenAIWire(HttpWire):
             "404": "model_not_found",
             "429": "rate_limit_exceeded",
             "quota": "insufficient_quota",
+            "context too long": "context_length_exceeded",
         }.get(fault)
         kind = {"quota": "insufficient_quota", "500": "server_error"}.get(
             fault, "invalid_request_error"
         )
         message = f"Incorrect API key provided: {SECRET}" if fault == "401" else "no"
+        status = {"quota": 429, "context too long": 400}.get(fault) or int(fault)
         return httpx2.Response(
-            429 if fault == "quota" else int(fault),
+            status,
             headers={"retry-after": "7"} if fault == "429" else {},
             json={"error": {"message": message, "type": kind, "param": None, "code": code}},
         )
@@ -350,10 +352,12 @@ class AnthropicWire(HttpWire):
             "quota": "billing_error",
             "500": "api_error",
             "529": "overloaded_error",
-        }[fault]
+            "context too long": "request_too_large",
+        }.get(fault, "invalid_request_error" if fault == "400" else "api_error")
         message = f"invalid x-api-key {SECRET}" if fault == "401" else "no"
+        status = {"quota": 402, "context too long": 413}.get(fault) or int(fault)
         return httpx2.Response(
-            402 if fault == "quota" else int(fault),
+            status,
             headers={"retry-after": "7"} if fault == "429" else {},
             json={"type": "error", "error": {"type": kind, "message": message}},
         )
