@@ -6,9 +6,10 @@ model's circuit opens, whether another model may answer instead, what the user r
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -17,9 +18,12 @@ from faulty import Act, Faulty, nobody_listens
 from wires import PIECES, SECRET, WIRES, HttpWire, OpenAIWire
 
 from persona_lab import errors
+from persona_lab.clients import Clients
 from persona_lab.errors import PersonaLabError
 from persona_lab.lab import Lab, open_lab
+from persona_lab.layers import Layers
 from persona_lab.models import Reply
+from persona_lab.service import LLMService
 from persona_lab.settings import Settings
 
 WORD = PIECES[0]
@@ -189,8 +193,15 @@ class House:
 Open = Callable[..., Any]
 
 
+@pytest.fixture(scope="module")
+def rest() -> Iterator[Lab]:
+    """The parts of the house that no setting here changes: opening them takes longest."""
+    with open_lab(Settings(database_url="sqlite://", llm_provider="mock")) as lab:
+        yield lab
+
+
 @pytest.fixture
-async def house(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Open]:
+async def house(rest: Lab, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Open]:
     """``await house(wire, acts, **settings)``: a house at a server that does ``acts``."""
     for name in ("http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
@@ -206,7 +217,6 @@ async def house(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Open]:
                 slept.append(seconds)
 
             chosen: dict[str, Any] = {
-                "database_url": "sqlite://",
                 "llm_provider": wire.provider,
                 "llm_model": wire.name,
                 wire.key: SECRET,
@@ -214,7 +224,21 @@ async def house(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Open]:
                 "llm_breaker_failures": 1,
                 **fields,
             }
-            lab = await opened.enter_async_context(open_lab(Settings(**chosen), sleep=sleep))
+            settings = Settings(**chosen)
+            layers = Layers(settings, clock=time.monotonic, sleep=sleep)
+            clients = Clients(settings, rest.catalog, around=layers.keep)
+            opened.push_async_callback(clients.aclose)
+            service = LLMService(
+                store=rest.store,
+                clients=clients,
+                input_validator=rest.input_validator,
+                context_manager=rest.context_manager,
+                prompt_builder=rest.prompt_builder,
+                response_processor=rest.response_processor,
+                error_handler=rest.error_handler,
+                layers=layers,
+            )
+            lab = replace(rest, settings=settings, layers=layers, clients=clients, service=service)
             return House(Visitor(lab), server, slept)
 
         yield build
