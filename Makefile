@@ -37,7 +37,7 @@ set -o pipefail; $(2) 2>&1 | tee "$(VENV)/$(1).log" | while IFS= read -r line; d
 	echo "All of it is in $(VENV)/$(1).log"; exit 1; }
 endef
 
-.PHONY: help run test lint bench setup clean
+.PHONY: help run test lint bench bench-local setup clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -55,6 +55,9 @@ lint: $(VENV)/.installed-dev ## ruff and mypy
 
 bench: $(VENV)/.installed-dev ## start, preview, streaming and memory, as tables (ARGS="start memory" …)
 	@$(BIN)/python -m bench $(ARGS)
+
+bench-local: $(VENV)/.installed-bench ## the local engine beside the Llama class and a llama.cpp server
+	@$(BIN)/python -m bench.local
 
 setup: $(VENV)/.installed-dev ## everything that the others need, and nothing else
 
@@ -87,4 +90,9 @@ $(VENV)/.installed: requirements.txt $(VENV)/.llama-$(LLAMA)
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 	@echo "Installing what tests and benchmarks need."
 	@$(call shown,install-dev,$(PIP) install -r requirements-dev.txt)
+	@touch $@
+
+$(VENV)/.installed-bench: requirements-bench.txt $(VENV)/.installed-dev
+	@echo "Installing the server that the local engine is measured beside."
+	@$(call shown,install-bench,$(PIP) install -r requirements-bench.txt)
 	@touch $@

@@ -86,6 +86,9 @@ class Layer(LLMClientInterface):
     async def warm(self) -> None:
         await self.client.warm()
 
+    async def read_ahead(self, prompts: Sequence[Prompt]) -> None:
+        await self.client.read_ahead(prompts)
+
     def count_tokens(self, text: str) -> int:
         return self.client.count_tokens(text)
 

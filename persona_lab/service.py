@@ -71,6 +71,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("persona_lab.service")
 
 _T = TypeVar("_T")
+_UNLIKE = ("A", "ん")
+"""Messages with nothing in common: what two prompts share has no message in it."""
 _MARKS = 8
 """Tokens that a chat's form puts around each turn, at most."""
 
@@ -366,6 +368,22 @@ class LLMService:
                 count = (await self.clients.open(model)).count_tokens
         text = self.input_validator.clean(message)
         return await self._prompt(agent, text, context, info, count, {})
+
+    async def read_ahead(
+        self, agent: Agent, *, chat_id: str | None = None, user_id: str = "", model: str = ""
+    ) -> None:
+        """Let a model of this machine read the persona, and the conversation so far, before the
+        next message comes. It does so when it has nothing else to do, once it is loaded.
+
+        Raises as :meth:`preview` does, and ProviderError.
+        """
+        client = await self.clients.open(model)
+        if client.ready:
+            either = [
+                await self.preview(agent, text, chat_id=chat_id, user_id=user_id, model=model)
+                for text in _UNLIKE
+            ]
+            await client.read_ahead(either)
 
     # ── the path ──────────────────────────────────────────────────────────────────────────
 

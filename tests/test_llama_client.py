@@ -18,6 +18,7 @@ import huggingface_hub
 import pytest
 import tiny_gguf
 from huggingface_hub import errors as hub_errors
+from serving import until
 
 from persona_lab.clients import ModelInfo, llama_cpp
 from persona_lab.clients.llama_cpp import (
@@ -117,6 +118,28 @@ async def test_what_was_read_before_counts_as_cached(base: Path) -> None:
     last = (await said(one, prompt))[-1]
     assert last.usage is not None
     assert last.usage.cached_tokens == last.usage.prompt_tokens - 1
+
+
+@pytest.mark.parametrize("form", ["base", "chatty"])
+async def test_what_was_read_ahead_costs_the_message_only(
+    form: str, request: pytest.FixtureRequest
+) -> None:
+    one = client(request.getfixturevalue(form))
+
+    def asked(message: str) -> Prompt:
+        return Prompt(f"Nobody has met this {form} persona before. ", (Turn("user", message),))
+
+    await one.read_ahead([asked("A"), asked("ん")])  # not loaded: nothing is read
+    await one.warm()
+    await one.read_ahead([asked("A"), asked("ん")])
+    engine = one._engine
+    assert engine is not None
+    await asyncio.to_thread(until, lambda: engine.idle)
+    last = (await said(one, asked("Hello")))[-1]
+    assert last.usage is not None
+    persona = len(engine.model.tokenize(asked("").system))
+    assert last.usage.cached_tokens >= persona
+    assert last.usage.prompt_tokens - last.usage.cached_tokens < 40
 
 
 async def test_closing_the_stream_cancels_the_answer(base: Path) -> None:

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -238,6 +238,12 @@ class LLMClientInterface(ABC):
 
     async def warm(self) -> None:  # noqa: B027 - most have nothing to load
         """Load what the first call would wait for. Raises ProviderError when it can't be."""
+
+    async def read_ahead(self, prompts: Sequence[Prompt]) -> None:  # noqa: B027 - most can't
+        """Read what all of ``prompts`` begin with, ahead of need and behind all else.
+
+        Does nothing while the model isn't :attr:`ready`.
+        """
 
     def count_tokens(self, text: str) -> int:
         """Tokens of ``text``; estimated unless the model's own tokenizer is at hand."""

@@ -17,7 +17,7 @@ import os
 import re
 import tempfile
 import threading
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
@@ -29,6 +29,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from persona_lab.clients import LLMClientInterface, ModelInfo
 from persona_lab.errors import BadRequest, ModelTimeout, ModelUnavailable, Offline, ProviderError
 from persona_lab.llama import Engine, Model, SamplerOptions, Step, open_engine, release_engines
+from persona_lab.llama.memory import common
 from persona_lab.llama.native import MIN_P, TOP_K, TOP_P
 from persona_lab.models import Chunk, Options, Prompt, Usage
 
@@ -64,6 +65,18 @@ class LlamaCppClient(LLMClientInterface):
             return super().count_tokens(text)
         return len(self._engine.model.tokenize(text, bos=True))
 
+    async def read_ahead(self, prompts: Sequence[Prompt]) -> None:
+        if self._engine is None:
+            return
+        engine = self._engine
+
+        def read() -> None:
+            worded = [self._worded(engine.model, prompt)[0] for prompt in prompts]
+            shared = min(common(worded[0], tokens) for tokens in worded)
+            engine.warm(worded[0][:shared])
+
+        await asyncio.to_thread(read)
+
     async def stream(self, prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
         self.check_images(prompt)
         engine = await self._opened()
@@ -94,7 +107,8 @@ class LlamaCppClient(LLMClientInterface):
                 if isinstance(step, ProviderError):
                     raise step
                 if step.finish is None:
-                    yield Chunk(step.text)
+                    if step.ahead is None:
+                        yield Chunk(step.text)
                     continue
                 yield Chunk(
                     step.text,

@@ -14,6 +14,7 @@ from gradio.components import Component
 
 from persona_lab.lab import Lab
 from persona_lab.models import Agent, Chat, Event, Message
+from persona_lab.ui.ahead import ReadAhead
 from persona_lab.ui.stream import paced
 from persona_lab.ui.text import figures, readable
 from persona_lab.ui.visitor import QUIET, Visitor, Visitors
@@ -198,6 +199,7 @@ class ChatTab:
     """What opening a persona needs of this tab."""
 
     actions: ChatActions
+    ahead: ReadAhead
     shown: list[Component]
     """What changes with the conversation that is open."""
     streams: list[Any] = field(default_factory=list)
@@ -212,10 +214,12 @@ class ChatTab:
         values = [*shown, begun, begun, undo, send, stop, gr.update(placeholder=hint)]
         return dict(zip(self.shown, values, strict=True))
 
-    async def newest(self, persona: str, visitor: Visitor) -> dict[Component, Any]:
-        """:meth:`open` for the newest conversation with a persona."""
-        past = await self.actions.past(persona, visitor)
-        return await self.open(persona, past[0][1] if past else "", visitor)
+    async def newest(self, agent: Agent, model: str, visitor: Visitor) -> dict[Component, Any]:
+        """:meth:`open` for the newest conversation with a persona, which ``model`` reads ahead."""
+        past = await self.actions.past(agent.id, visitor)
+        chat_id = past[0][1] if past else ""
+        self.ahead.soon(agent, model, visitor, chat_id)
+        return await self.open(agent.id, chat_id, visitor)
 
 
 def build_chat(
@@ -266,7 +270,10 @@ def build_chat(
             )
     chat_id = gr.Textbox(visible="hidden", elem_id="chat-id")
     deleted = gr.Textbox(visible="hidden", elem_id="chat-deleted")
-    tab = ChatTab(actions, [chat_id, listed, thread, again, delete, undo, send, stop, message])
+    ahead = ReadAhead(actions.lab)
+    tab = ChatTab(
+        actions, ahead, [chat_id, listed, thread, again, delete, undo, send, stop, message]
+    )
 
     async def open_chat(persona: str, chat: str, request: gr.Request) -> dict[Component, Any]:
         visitor = await actions.visitors.of(request)
@@ -336,6 +343,15 @@ def build_chat(
             await asyncio.to_thread(actions.lab.store.restore_chat, chat, user_id=visitor.user_id)
             return await tab.open(persona, chat, visitor)
 
+    async def about_to_write(persona: str, chat: str, spec: str, request: gr.Request) -> None:
+        visitor = await actions.visitors.of(request)
+        with visitor.told():
+            agent = await asyncio.to_thread(
+                actions.lab.store.get_agent, persona, user_id=visitor.user_id, deleted=True
+            )
+            ahead.soon(agent, spec or "", visitor, chat)
+
+    message.focus(about_to_write, [editing, chat_id, model], queue=False, **QUIET)
     asked = gr.on(
         [message.submit, send.click],
         send_message,

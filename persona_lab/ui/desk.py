@@ -114,6 +114,7 @@ class Desk:
         self.chat = chat
         seeds = self.lab.settings.data_dir / "personas.yaml"
         self.presets = load_choices(seeds)
+        self.ahead = chat.ahead
         self.suggestions = load_messages(seeds)
 
     @property
@@ -186,7 +187,7 @@ class Desk:
                 editor.try_message: next(iter(self.suggestions.get(agent.seed or "", [])), ""),
                 **dict.fromkeys(editor.own, gr.update(visible=own)),
             }
-            | await self.chat.newest(agent.id, visitor)
+            | await self.chat.newest(agent, model, visitor)
         )
 
     # ── what happens ──────────────────────────────────────────────────────────────────────
@@ -266,9 +267,11 @@ class Desk:
         if not self.actions.is_open(agent.id if agent.owner_id else editing, visitor):
             # Another persona was opened meanwhile: this answer comes too late.
             return {editor.prompt: gr.skip()}
+        model = values[self.bar.model] or ""
         update[editor.prompt] = await self.actions.prompt_panel(
-            agent, values[self.bar.model] or "", values[editor.try_message] or "", visitor
+            agent, model, values[editor.try_message] or "", visitor
         )
+        self.ahead.soon(agent, model, visitor)
         return update
 
     async def kept(
@@ -361,6 +364,7 @@ class Desk:
         except Exception as wrong:  # noqa: BLE001 - whatever it is, the light turns red and says so
             yield ready_html("failed", visitor, visitor.excuse(from_foreign(wrong)))
             return
+        self.ahead.again(visitor)
         yield ready_html("ready", visitor)
 
     # ── wiring ────────────────────────────────────────────────────────────────────────────
