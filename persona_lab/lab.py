@@ -97,7 +97,8 @@ def open_lab(
     try:
         clients.check()
     except (UnknownModel, ModelUnavailable) as wrong:
-        which = wrong.details.get("reason") or f"{wrong.details['model']} is no model that is known"
+        known = isinstance(wrong, ModelUnavailable)
+        which = str(wrong) if known else f"{wrong.details['model']} is no model that is known"
         raise ConfigurationError(f"LLM_MODEL, LOCAL_MODEL: {which}") from wrong
     engine = PromptTemplateEngine(settings.templates_dir)
     error_handler = ErrorHandler(Words(settings.templates_dir / "fallbacks.yaml"))
