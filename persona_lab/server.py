@@ -10,6 +10,7 @@ import secrets
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import cookie_parser
@@ -34,6 +35,10 @@ CLOSED = (
     "/gradio_api/vibe",
     "/gradio_api/undo-vibe",
     "/gradio_api/process_recording",
+    "/gradio_api/custom_component",
+    "/gradio_api/dev",
+    "/gradio_api/runs",
+    "/gradio_api/stream",
     "/gradio_api/proxy=",
     "/monitoring",
     "/runs",
@@ -157,6 +162,10 @@ def check_port(host: str, port: int) -> None:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
+        except (socket.gaierror, UnicodeError) as wrong:
+            raise ConfigurationError(
+                f"GRADIO_SERVER_NAME: {host} is no address of this machine"
+            ) from wrong
         except OSError as wrong:
             raise ConfigurationError(
                 f"{host}:{port} can't be served ({wrong.strerror}): is another Persona Lab open? "
@@ -183,6 +192,8 @@ def only_instance(database_url: str) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
+        if not Path(lock.lock_file).exists():
+            raise ConfigurationError(f"DATABASE_URL: {file.parent} takes no files") from None
         raise ConfigurationError(
             f"another Persona Lab already uses {file}: close it, or give this one its own "
             "database with DATABASE_URL=sqlite:///other.db"

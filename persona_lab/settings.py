@@ -97,14 +97,14 @@ class Settings(BaseSettings):
     local_timeout: float = Field(default=300, gt=0)
     """``llm_timeout`` for local models: reading a long prompt on a busy machine is work, not
     silence."""
-    local_threads: int = Field(default=0, ge=0)
+    local_threads: int = Field(default=0, ge=0, le=512)
     """Threads for local models; 0 takes what the machine has."""
 
     database_url: str = f"sqlite:///{ROOT / 'data' / 'lab.db'}"
     redis_url: str | None = None
 
-    max_message_length: int = Field(default=2000, ge=1)
-    max_context_length: int = Field(default=10, ge=0)
+    max_message_length: int = Field(default=2000, ge=1, le=1_000_000)
+    max_context_length: int = Field(default=10, ge=0, le=10_000)
     """Messages of the conversation that are sent along."""
 
     templates_dir: Path = ROOT / "templates"

@@ -751,7 +751,7 @@ def _opening(url: str) -> Iterator[URL]:
     """The parsed ``url``; whatever goes wrong within becomes one line that names the variable."""
     try:
         yield make_url(url)
-    except (SQLAlchemyError, sqlite3.Error, OSError) as error:
+    except (SQLAlchemyError, sqlite3.Error, OSError, TypeError, ValueError) as error:
         if isinstance(from_foreign(error), DiskFull):
             raise DiskFull() from error
         reason = " ".join(str(getattr(error, "orig", None) or error).split())

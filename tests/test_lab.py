@@ -1,4 +1,5 @@
 import asyncio
+import re
 import subprocess
 import sys
 import threading
@@ -125,6 +126,8 @@ async def test_an_injected_client_answers_for_every_model(make_lab: Callable[...
         ("templates/fallbacks.yaml", "timeout: {ja: はい}", "timeout"),
         ("templates/rules.yaml", "rules: [", "rules.yaml"),
         ("data/models.yaml", "models: [{provider: nobody, name: x}]", "model 1"),
+        ("data/models.yaml", "models: 5", "models.yaml"),
+        ("data/models.yaml", "models:", "models.yaml"),
         ("data/personas.yaml", "personas: [{id: x}]", "personas"),
     ],
 )
@@ -138,10 +141,33 @@ def test_a_broken_file_stops_the_start_with_one_line_that_names_it(
     assert "\n" not in str(stopped.value)
 
 
-def test_a_wrong_setting_stops_the_start_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LLM_PROVIDER", "nobody")
-    with pytest.raises(ConfigurationError, match=r"^LLM_PROVIDER: "):
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("LLM_PROVIDER", "nobody"),
+        ("LOCAL_THREADS", "99999999999"),
+        ("MAX_CONTEXT_LENGTH", "9" * 30),
+        ("MAX_MESSAGE_LENGTH", "0"),
+        ("DATABASE_URL", "sqlite:///a%00b"),
+        ("DATABASE_URL", "mysql://x"),
+    ],
+)
+def test_a_wrong_setting_stops_the_start_with_one_line(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigurationError, match=f"^{variable}: ") as stopped:
         open_lab()
+    assert "\n" not in str(stopped.value)
+
+
+def test_a_damaged_model_is_named_by_its_path(tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.gguf", tmp_path / "bad.gguf"
+    for file in (good, bad):
+        file.write_bytes(b"GGUF and then nothing")
+    with pytest.raises(ConfigurationError, match=re.escape(str(good))) as stopped:
+        open_lab(Settings(database_url="sqlite://", local_model=f"{good},{bad}"))
+    assert "\n" not in str(stopped.value)
 
 
 # ── words ─────────────────────────────────────────────────────────────────────────────────

@@ -290,6 +290,27 @@ def test_the_served_page_names_no_other_host_to_fetch_from(served: Served) -> No
     assert fetched == []
 
 
+OPEN = re.compile(
+    "/"
+    "|/(assets|static|svelte)/.*"
+    "|/(config|favicon.ico|manifest.json|robots.txt|theme.css|pwa_icon|login|logout)(/.*)?"
+    "|/gradio_api/(api|run|call|queue|component_server|heartbeat)(/.*)?"
+    "|/gradio_api/(app_id|cancel|info|reset|startup-events|theme.css)/?"
+    "|/gradio_api/(login_check|token|user)/?"
+)
+"""What the page and programs need of Gradio, and what answers nothing where nobody signs in."""
+
+
+def test_every_door_of_gradio_is_known_to_be_needed_or_shut() -> None:
+    asked = "import gradio as g; print(*g.routes.App.create_app(g.Blocks()).openapi()['paths'])"
+    said = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    doors = said.stdout.split()
+    assert [door for door in doors if OPEN.fullmatch(door) and door.startswith(CLOSED)] == []
+    known = [door for door in doors if OPEN.fullmatch(door) or door.startswith(CLOSED)]
+    assert sorted(set(doors) - set(known)) == []
+    assert len(doors) > 60  # else this looks at nothing
+
+
 @pytest.mark.parametrize("path", CLOSED)
 def test_what_gradio_opens_and_nobody_uses_is_shut(served: Served, path: str) -> None:
     for method in ("GET", "POST"):

@@ -122,7 +122,7 @@ class Catalog:
     def __init__(self, path: Path) -> None:
         """Raises ConfigurationError naming the file and the entry that is wrong."""
         try:
-            entries = read_yaml(path)["models"]
+            entries = list(read_yaml(path)["models"])
         except (KeyError, TypeError) as wrong:
             raise ConfigurationError(f"{path.name}: there is no list of models") from wrong
         self.models: dict[str, ModelInfo] = {}

@@ -299,20 +299,27 @@ def find_weights(info: ModelInfo, settings: Settings) -> Path:
         kind, _, name = info.source.partition(":")
         if kind == "package":
             return _from_package(info, name, settings.models_dir)
-        hub = _HUB.fullmatch(info.source)
-        path = Path(info.source).expanduser()
-        if hub is None or path.exists():
-            if not path.is_file():
-                reason = f"there is no such file: {path}"
-                raise _unavailable(info, "no_file", reason, path=str(path))
+        if (path := _file(info.source)) is not None:
             return path
+        hub = _HUB.fullmatch(info.source)
+        if hub is None:
+            reason = f"there is no such file: {info.source}"
+            raise _unavailable(info, "no_file", reason, path=info.source)
         return _from_hub(info, hub["repo"], hub["file"])
+
+
+def _file(source: str) -> Path | None:
+    try:
+        path = Path(source).expanduser()
+        return path if path.is_file() else None
+    except (OSError, RuntimeError, ValueError):  # too long, nobody's home, no path at all
+        return None
 
 
 def weights_at_hand(info: ModelInfo, settings: Settings) -> Path | None:
     """:func:`find_weights` without a download: None for a file of the hub that isn't here yet."""
     hub = _HUB.fullmatch(info.source)
-    if hub is None or Path(info.source).expanduser().exists():
+    if hub is None or _file(info.source):
         return find_weights(info, settings)
     from huggingface_hub import try_to_load_from_cache
 

@@ -25,8 +25,8 @@ from persona_lab.errors import BadRequest, ModelUnavailable
 
 log = logging.getLogger(__name__)
 
-_LEVELS = {3: logging.INFO, 4: logging.WARNING}
-"""llama.cpp's warnings are notes to developers; what fails becomes an error of ours anyway."""
+_LEVELS = {3: logging.DEBUG, 4: logging.INFO}
+"""llama.cpp's words are notes to developers; what fails becomes an error of ours anyway."""
 REPEAT_WINDOW = 64
 """Tokens of the answer that ``repeat_penalty`` looks back on, as in llama.cpp."""
 TOP_K = 40

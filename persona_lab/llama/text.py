@@ -23,7 +23,8 @@ class TextStream:
         """Text that no later byte can take back. ``final``: nothing follows."""
         if self.stopped:
             return ""
-        text = self._held + self._decoder.decode(data, final)
+        # What no longer comes whole at the end is half a character: nobody can read it.
+        text = self._held + self._decoder.decode(data)
         found = [at for s in self._stop if (at := text.find(s)) >= 0]
         if found:
             self.stopped = True

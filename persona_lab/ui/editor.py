@@ -303,7 +303,6 @@ def build_editor(i18n: gr.I18n, both: Callable[[str], str]) -> Editor:
             label=i18n(f"field.{name}"),
             placeholder=i18n(f"field_hint.{name}"),
             elem_id=f"field-{name}",
-            max_length=10_000,
             **options,
         )
 
