@@ -98,20 +98,10 @@ def open_lab(
     """
     settings = settings if settings is not None else load_settings()
     catalog = Catalog(settings.data_dir / "models.yaml")
-<<<<<<< HEAD
     layers = Layers(settings, clock=clock, sleep=sleep)
     clients = Clients(settings, catalog, injected=client, around=layers.keep)
     _check("LLM_FALLBACK", clients.check_stand_ins)
     _check("LLM_MODEL, LOCAL_MODEL", clients.check)
-=======
-    clients = Clients(settings, catalog, injected=client)
-    try:
-        clients.check()
-    except (UnknownModel, ModelUnavailable) as wrong:
-        known = isinstance(wrong, ModelUnavailable)
-        which = str(wrong) if known else f"{wrong.details['model']} is no model that is known"
-        raise ConfigurationError(f"LLM_MODEL, LOCAL_MODEL: {which}") from wrong
->>>>>>> main
     engine = PromptTemplateEngine(settings.templates_dir)
     error_handler = ErrorHandler(Words(settings.templates_dir / "fallbacks.yaml"))
     seeds = load_seeds(settings.data_dir / "personas.yaml")
@@ -161,6 +151,8 @@ def _check(names: str, check: Callable[[], None]) -> None:
     except MissingKey as wrong:
         needs = f"{wrong.provider}:{wrong.model} needs {wrong.details['variable']}"
         raise ConfigurationError(f"{names}: {needs}") from wrong
-    except (UnknownModel, ModelUnavailable) as wrong:
-        which = wrong.details.get("reason") or f"{wrong.details['model']} is no model that is known"
-        raise ConfigurationError(f"{names}: {which}") from wrong
+    except ModelUnavailable as wrong:
+        raise ConfigurationError(f"{names}: {wrong}") from wrong
+    except UnknownModel as wrong:
+        unknown = f"{wrong.details['model']} is no model that is known"
+        raise ConfigurationError(f"{names}: {unknown}") from wrong
