@@ -143,11 +143,7 @@ class Retrying(Layer):
                 total_timeout=left(options.total_timeout),
             )
             chunks = self.client.stream(prompt, patience)
-            try:
-                return await _begun(chunks), chunks
-            except BaseException:
-                await chunks.aclose()
-                raise
+            return await _begun(chunks), chunks
 
         trying = tenacity.AsyncRetrying(
             sleep=self._sleep,
