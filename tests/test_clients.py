@@ -340,11 +340,11 @@ async def test_a_server_that_accepts_no_connection_is_given_up_at_its_own_bound(
 
 
 @pytest.mark.parametrize(
-    ("bound", "then"),
-    [("timeout", "hang"), ("idle_timeout", "hang"), ("total_timeout", "drip")],
+    ("bound", "limit", "then"),
+    [("timeout", 0.1, "hang"), ("idle_timeout", 0.1, "hang"), ("total_timeout", 0.8, "drip")],
 )
 async def test_each_bound_on_waiting_ends_the_answer_and_the_connection(
-    http: HttpWire, bound: str, then: Any
+    http: HttpWire, bound: str, limit: float, then: Any
 ) -> None:
     begun = http.answer()[: http.events_to_first_word]
     parts = [http.ping] if bound == "timeout" else begun
@@ -353,7 +353,7 @@ async def test_each_bound_on_waiting_ends_the_answer_and_the_connection(
         client = await at(http, server.url)
         async with asyncio.timeout(10):
             with pytest.raises(ModelTimeout):
-                async for chunk in client.stream(PROMPT, Options(**{bound: 0.3})):
+                async for chunk in client.stream(PROMPT, Options(**{bound: limit})):
                     got.append(chunk.text)
             await server.left.wait()
         await client.aclose()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -37,7 +38,9 @@ from persona_lab.errors import (
 from persona_lab.lab import Lab, open_lab
 from persona_lab.layers import Around, Asking, Breaker, Fallback, Layer, Layers, Retrying
 from persona_lab.models import Chunk, Options, Prompt, Turn, Usage
-from persona_lab.settings import Settings
+from persona_lab.settings import ROOT, Settings
+from persona_lab.ui.text import figures
+from persona_lab.words import Words
 
 PROMPT = Prompt("あなたはミナです。", (Turn("user", "やあ"),))
 NEVER_AGAIN = [
@@ -301,6 +304,16 @@ async def test_a_reader_who_leaves_does_not_count(clock: Clock) -> None:
     stream = client.stream(PROMPT, Options())
     await anext(stream)
     await stream.aclose()
+    assert circuit.state == "closed"
+
+
+async def test_a_reader_who_has_heard_enough_ends_the_row_of_failures(clock: Clock) -> None:
+    client, circuit = breaker(Script(fails(Offline()), says("は", "い"), fails(Offline())), clock)
+    await failing(client, Offline)
+    stream = client.stream(PROMPT, Options())
+    await anext(stream)
+    await stream.aclose()
+    await failing(client, Offline)
     assert circuit.state == "closed"
 
 
@@ -587,6 +600,25 @@ async def test_the_stand_in_gets_a_prompt_and_options_made_for_it(make_lab: Make
     assert reply.metadata["spec"] == "mock:echo"
 
 
+async def test_the_time_for_a_whole_answer_is_shared_with_who_stands_in(
+    make_lab: MakeLab, clock: Clock
+) -> None:
+    given = []
+
+    class Slow(Layer):
+        async def stream(self, prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
+            given.append(options.total_timeout)
+            clock.now += 25
+            async with contextlib.aclosing(self.client.stream(prompt, options)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+
+    lab = make_lab(llm_retries=0, llm_fallback="mock:echo", llm_total_timeout=90, clock=clock)
+    lab.layers.outer = (lambda client, asking: Slow(client),)
+    await reply_of(lab, model=DOWN)
+    assert given == [90, 65]
+
+
 async def test_a_stand_in_has_a_smaller_window_and_gets_what_fits(make_lab: MakeLab) -> None:
     lab = make_lab(llm_retries=0, llm_fallback="mock:echo")
     small = lab.catalog.models["mock:echo"].model_copy(update={"context": 1200})
@@ -818,3 +850,18 @@ def test_what_is_free_is_said_once() -> None:
     for info in catalog.models.values():
         assert info.free or info.input_price, info.spec
         assert not (info.free and info.input_price is not None), info.spec
+
+
+# ── on the page ───────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("language", ["ja", "en"])
+async def test_the_page_says_who_answered_in_whose_place(make_lab: MakeLab, language: str) -> None:
+    words = Words(ROOT / "templates" / "ui.yaml")
+    visitor: Any = SimpleNamespace(say=lambda key, **blanks: words(key, language, **blanks))
+    lab = make_lab(llm_retries=0, llm_fallback="mock:echo")
+    stood_in, own = await reply_of(lab, model="mock:echo?fail=offline"), await reply_of(lab)
+    shown = figures(stood_in.metadata, visitor)
+    assert "mock:echo?fail=offline" in shown
+    assert "の代わりに" in shown or "in place of" in shown
+    assert "mock" not in figures(own.metadata, visitor)
