@@ -58,8 +58,8 @@ LATE = "時間内に届きませんでした"
 AWAY = "つながりませんでした"
 ODD = "読める返事が返りませんでした"
 NO = "答えないと、モデルか提供元が判断しました"
-SOON: Any = {"llm_timeout": 0.08}
-IDLE: Any = {"llm_idle_timeout": 0.08}
+SOON: Any = {"llm_timeout": 0.5}
+IDLE: Any = {"llm_idle_timeout": 0.3}
 WHOLE: Any = {"llm_total_timeout": 0.8}
 
 # fmt: off
