@@ -19,14 +19,17 @@ from persona_lab.errors import (
     ModelUnavailable,
     UnknownModel,
 )
-from persona_lab.guards import InputValidator
+from persona_lab.guards import InputValidator, Moderator, OutputFilter
+from persona_lab.guards.answers import Blocked
 from persona_lab.layers import Layers
+from persona_lab.models import Agent
 from persona_lab.prompts import PromptBuilder, PromptTemplateEngine
-from persona_lab.replies import ResponseProcessor
+from persona_lab.replies import LAST_STEPS, STEPS, ResponseProcessor
 from persona_lab.seeds import load_seeds
 from persona_lab.service import LLMService
 from persona_lab.settings import Settings, load_settings
 from persona_lab.store import Store
+from persona_lab.tones import Tones
 from persona_lab.words import Words
 
 
@@ -82,6 +85,14 @@ class Lab:
         await self.aclose()
 
 
+def _moderator(settings: Settings) -> Moderator | None:
+    if settings.moderation == "off":
+        return None
+    from persona_lab.clients.moderation import OpenAIModerator
+
+    return OpenAIModerator(settings)
+
+
 def open_lab(
     settings: Settings | None = None,
     *,
@@ -103,10 +114,26 @@ def open_lab(
     _check("LLM_FALLBACK", clients.check_stand_ins)
     _check("LLM_MODEL, LOCAL_MODEL", clients.check)
     engine = PromptTemplateEngine(settings.templates_dir)
-    error_handler = ErrorHandler(Words(settings.templates_dir / "fallbacks.yaml"))
     seeds = load_seeds(settings.data_dir / "personas.yaml")
     prompt_builder = PromptBuilder(engine)
-    response_processor = ResponseProcessor()
+    tones = Tones(settings.templates_dir / "tones.yaml")
+    words = Words(settings.templates_dir / "fallbacks.yaml")
+    error_handler = ErrorHandler(words)
+
+    def safe_words(agent: Agent, reason: Blocked) -> str:
+        name = agent.name.strip() or words("blocked.nobody", agent.language)
+        return words(f"blocked.{reason}", agent.language, name=name)
+
+    output_filter = OutputFilter(
+        settings.templates_dir / "guards.yaml",
+        safe_words,
+        personal_data=settings.mask_personal_data,
+        words=settings.word_filter,
+        limits=settings.role_limits,
+        moderator=_moderator(settings),
+    )
+    adjusting = [tones.step] if settings.tone_adjustment else []
+    response_processor = ResponseProcessor([*STEPS, *adjusting, output_filter.step, *LAST_STEPS])
     input_validator = InputValidator(settings.max_message_length)
     store = Store(settings.database_url)
     try:
@@ -125,6 +152,7 @@ def open_lab(
         response_processor=response_processor,
         error_handler=error_handler,
         layers=layers,
+        output_filter=output_filter,
         clock=clock,
     )
     return Lab(

@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from persona_lab.clients import Clients, LLMClientInterface, ModelInfo
     from persona_lab.context import ContextManager, Entry
     from persona_lab.errors import ErrorHandler
-    from persona_lab.guards import InputValidator
+    from persona_lab.guards import InputValidator, OutputFilter
     from persona_lab.layers import Layers
     from persona_lab.prompts import PromptBuilder
     from persona_lab.replies import ReplyStream, ResponseProcessor
@@ -110,6 +110,7 @@ class _Course:
     stream: ReplyStream | None = None
     text: str = ""
     applied: tuple[str, ...] = ()
+    blocked: str = ""
     first: float | None = None
     load: float = 0
     usage: Usage | None = None
@@ -125,6 +126,7 @@ class _Course:
         if self.stream is None:
             return ""
         rest, self.applied = self.stream.finish()
+        self.blocked = self.stream.blocked
         self.stream = None
         self.text += rest
         return rest
@@ -165,6 +167,7 @@ class LLMService:
         response_processor: ResponseProcessor,
         error_handler: ErrorHandler,
         layers: Layers | None = None,
+        output_filter: OutputFilter | None = None,
         clock: Callable[[], float] = time.perf_counter,
         save_every: float = 0.5,
     ) -> None:
@@ -176,6 +179,7 @@ class LLMService:
         self.response_processor = response_processor
         self.error_handler = error_handler
         self.layers = layers
+        self.output_filter = output_filter
         self.clock = clock
         self.save_every = save_every
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -453,11 +457,19 @@ class LLMService:
         models = self.clients.chain(task.model) if task.chat_id is not None else [info]
         answers = Fallback(models, functools.partial(self._ask, task, course, agent, context))
         course.failed = answers.failed
-        course.stream = stream = self.response_processor.open_stream(agent, self._secrets)
+        stream = self.response_processor.open_stream(agent, self._secrets)
+        filter_ = self.output_filter
+        moderation = filter_ if filter_ is not None and filter_.moderator is not None else None
+        held = ""
+        if moderation is None:  # what nobody has looked at isn't kept when the turn breaks off
+            course.stream = stream
         try:
             async with contextlib.aclosing(answers.stream()) as chunks:
                 async for chunk in chunks:
-                    if text := stream.feed(chunk.text):
+                    text = stream.feed(chunk.text)
+                    if moderation is not None:
+                        held += text
+                    elif text:
                         course.text += text
                         yield text
                     if stream.ended:
@@ -466,7 +478,17 @@ class LLMService:
             if error in course.failed and course.info is not info:  # nobody could stand in
                 course.info, course.model, course.usage = info, "", None
             raise
-        if text := course.finish():
+        if moderation is not None:
+            rest, course.applied = stream.finish()
+            course.blocked = stream.blocked
+            course.text, flagged = await moderation.review(held + rest, agent)
+            if flagged:
+                course.blocked = "moderation"
+                course.applied += tuple(f"block:{name}" for name in flagged)
+            text = course.text
+        else:
+            text = course.finish()
+        if text:
             yield text
         course.finish_reason = course.finish_reason or "stop"
         if not course.text:
@@ -573,6 +595,7 @@ class LLMService:
             "load_ms": _milliseconds(course.load),
             "cost": record.cost,
             "status": course.status,
+            **({"blocked": course.blocked} if course.blocked else {}),
             "prompt": course.prompt.system if course.prompt else "",
             "turns": len(course.prompt.turns) if course.prompt else 0,
             "attempts": 1,
