@@ -130,10 +130,10 @@ key, which are words that an answer may hold."""
 
 
 def hide(text: str, secrets: Sequence[str]) -> str:
-    """``text`` with dots in the place of ``secrets``."""
+    """``text`` with dots in the place of ``secrets``, in capitals or not."""
     for secret in secrets:
         if len(secret) >= SECRET_LENGTH:
-            text = text.replace(secret, HIDDEN)
+            text = re.sub(re.escape(secret), HIDDEN, text, flags=re.IGNORECASE)
     return text
 
 
@@ -158,7 +158,8 @@ class HiddenSecrets(Filter):
 def _overlap(text: str, secret: str) -> int:
     """How many characters at the end of ``text`` begin ``secret``."""
     lengths = range(min(len(text), len(secret) - 1), 0, -1)
-    return next((length for length in lengths if text.endswith(secret[:length])), 0)
+    same = (length for length in lengths if text[-length:].lower() == secret[:length].lower())
+    return next(same, 0)
 
 
 class Fences:

@@ -154,3 +154,4 @@ def test_a_secret_that_is_broken_off_is_hidden_and_the_rest_stays() -> None:
 
 def test_a_word_that_a_server_takes_for_a_key_stays_a_word() -> None:
     assert hide("none of ollama", ["none", "ollama", ""]) == "none of ollama"
+    assert "SECRET" not in hide("KEY-SECRET-1 key-Secret-1", ["key-secret-1"]).upper()

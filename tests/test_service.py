@@ -1025,3 +1025,9 @@ async def test_an_error_of_ours_outside_the_tree_of_the_path_never_reaches_the_c
     visitor = Visitor(make_lab(says(error=PersonaLabError("odd"))))
     reply = await visitor.lab.service.generate_response(message=ASKED, **visitor.where)
     assert reply.metadata["error_type"] == "system_error"
+
+
+async def test_a_preview_refuses_too_long_a_message_as_sending_it_does(lab: Lab) -> None:
+    visitor = Visitor(lab)
+    with pytest.raises(MessageTooLong):
+        await lab.service.preview(visitor.agent, "長" * 2001)

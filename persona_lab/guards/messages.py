@@ -38,21 +38,22 @@ class InputValidator:
         """``text`` as it is sent: NFC, line ends as ``\\n``, harmful characters gone.
 
         Compatibility ideographs stay as typed, for names are written with them (神, U+FA19).
-        Raises InputError for what is no text.
+        Raises InputError for what is no text, MessageTooLong.
         """
         if not isinstance(text, str):
             raise InputError(f"a message is text, not {type(text).__name__}")
         text = _HARMFUL.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
         text = _TAGS.sub(lambda part: part[1] or "", text)
-        return _COMPOSABLE.sub(lambda part: unicodedata.normalize("NFC", part[0]), text).strip()
+        text = _COMPOSABLE.sub(lambda part: unicodedata.normalize("NFC", part[0]), text).strip()
+        if len(text) > self.max_length:
+            raise MessageTooLong(length=len(text), limit=self.max_length)
+        return text
 
     def validate_message(self, text: str) -> str:
         """The clean message. Raises InputError, EmptyMessage and MessageTooLong."""
         text = self.clean(text)
         if not any(_is_visible(character) for character in text):
             raise EmptyMessage
-        if len(text) > self.max_length:
-            raise MessageTooLong(length=len(text), limit=self.max_length)
         return text
 
 
