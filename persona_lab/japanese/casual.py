@@ -4,10 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from persona_lab.japanese.plain import QUESTIONS, to_plain
-from persona_lab.japanese.words import END, Word, words_of
+from persona_lab.japanese.plain import QUESTIONS, to_plain, verb_of
+from persona_lab.japanese.words import END, Form, Word, conjugate, in_form_of, sentences, words_of
 
 _SORRY = ("すまない", "申し訳ない")
+_FAMILIAR = {
+    "なさる": ("する", "サ行変格"),
+    "召し上がる": ("食べる", "下一段-バ行"),
+    "おっしゃる": ("言う", "五段-ワア行"),
+    "仰る": ("言う", "五段-ワア行"),
+    "くださる": ("くれる", "下一段-ラ行"),
+    "下さる": ("くれる", "下一段-ラ行"),
+    "いただく": ("もらう", "五段-ワア行"),
+    "いただける": ("もらえる", "下一段-ラ行"),
+}
+"""Honorific verbs → those between friends."""
+_COME = ("来る", "カ行変格")
+_BE = ("いる", "上一段-ア行")
+_WHERE = {"こちら": "こっち", "そちら": "そっち", "あちら": "あっち", "どちら": "どっち"}
+_WHO = {"どなた": "誰"}
+_ANSWERS = {"はい": "うん", "ええ": "うん", "いいえ": "ううん"}
+_ADORNED = (
+    "元気",
+    "名前",
+    "時間",
+    "仕事",
+    "休み",
+    "返事",
+    "電話",
+    "手紙",
+    "家族",
+    "両親",
+    "住まい",
+)
+"""Nouns that go without their お or ご."""
 
 
 def to_casual(text: str, *, keep: Sequence[str] = ()) -> str:
@@ -15,57 +45,173 @@ def to_casual(text: str, *, keep: Sequence[str] = ()) -> str:
 
     Quotations, code, addresses and the names in ``keep`` stay as they are.
     """
-    words = words_of(to_plain(text, keep=keep), keep)
-    out: list[str] = []
-    at = 0
-    while at < len(words):
-        length, casual = _casual(words, at)
-        out.append(casual)
-        at += length
-    return "".join(out)
+    return "".join(_Casual(sentence, keep).written() for sentence in sentences(text))
 
 
-def _casual(words: list[Word], at: int) -> tuple[int, str]:
-    """(how many words from ``at`` on are said otherwise, how)."""
+class _Casual:
+    """One sentence, from left to right. ``lowered`` when it was polite."""
 
-    def near(by: int) -> Word:
-        return words[at + by] if 0 <= at + by < len(words) else END
+    def __init__(self, sentence: str, keep: Sequence[str]) -> None:
+        plain = to_plain(sentence, keep=keep)
+        self.lowered = plain != sentence
+        self.words = words_of(plain, keep)
+        self.at = 0
+        self.asks = False
 
-    word, before, after, third = (near(by) for by in (0, -1, 1, 2))
-    here = (word.surface, after.surface)
-    if word.kept:
-        return 1, word.surface
-    for sorry in _SORRY:
-        if sorry in ("".join(here), "".join((*here, third.surface))):
-            return (2 if sorry == "".join(here) else 3), "ごめん"
-    if word.surface in ("て", "で") and word.pos == "助詞-接続助詞":
-        if after.lemma in ("いる", "居る") and after.surface[:1] == "い" and not after.kept:
-            return 2, word.surface + after.surface[1:]
-        if after.lemma in ("しまう", "仕舞う") and after.surface[:2] == "しま":
-            return 2, ("ちゃ" if word.surface == "て" else "じゃ") + after.surface[2:]
-        if after.lemma in ("くれる", "呉れる") and after.form.startswith("命令形"):
-            return 2, word.surface
-    if here == ("を", "くれ") and _ends(third):
-        return 2, "をちょうだい"
-    if word.surface == "で" and after.surface == "は" and third.lemma in ("ない", "無い"):
-        return 2, "じゃ"
-    if word.surface == "の" and word.pos == "助詞-準体助詞" and after.surface == "だ":
-        return 1, "ん"
-    if here == ("だろう", "か"):
-        return 2, "かな"
-    if word.surface == "か" and word.pos == "助詞-終助詞" and after.surface in ("？", "?"):
-        return 1, word.surface if before.form.startswith("意志推量形") else ""
-    if word.surface == "だ" and word.type == "助動詞-ダ":
-        if before.surface in QUESTIONS and after.surface in ("？", "?"):
-            return 1, ""
-        noun = before.pos.startswith(("名詞", "代名詞", "接尾辞", "形状詞"))
-        return 1, "だよ" if noun and _ends(after) else "だ"
-    if here == ("けれど", "も"):
-        return 2, "けど"
-    if word.pos == "助詞-接続助詞" and word.surface in ("が", "けれど", "けれども"):
-        return 1, "けど"
-    return 1, word.surface
+    def word(self, offset: int = 0) -> Word:
+        at = self.at + offset
+        return self.words[at] if 0 <= at < len(self.words) else END
+
+    def written(self) -> str:
+        steps = (
+            self._answer,
+            self._sorry,
+            self._contraction,
+            self._honorific,
+            self._question,
+            self._copula,
+            self._word,
+        )
+        out: list[str] = []
+        while self.at < len(self.words):
+            word = self.word()
+            found = None
+            if not word.kept:
+                found = next((done for step in steps if (done := step())), None)
+            length, casual = found or (1, word.surface)
+            if self.asks and casual == "。":
+                casual = "？"
+            out.append(casual)
+            self.at += length
+        return "".join(out)
+
+    # Each step: (how many words are said otherwise, how), or None.
+
+    def _answer(self) -> tuple[int, str] | None:
+        if not self.word(-1).surface.strip(" 　\n"):
+            word, after = self.word(), self.word(1)
+            if word.surface in _ANSWERS and (after.surface == "、" or _ends(after)):
+                return 1, _ANSWERS[word.surface]
+            if (word.surface, after.surface) == ("そう", "か") and _pauses(self.word(2)):
+                return 2, "そっか"
+        return None
+
+    def _sorry(self) -> tuple[int, str] | None:
+        for length in (1, 2, 3):
+            said = "".join(self.word(by).surface for by in range(length))
+            if said in _SORRY:
+                return length, "ごめん"
+            if length == 3 and said in ("おやすみなさい", "お休みなさい"):
+                return 3, said[:-3]
+            if length == 2 and said == "ごめんなさい":
+                return 2, "ごめん"
+        return None
+
+    def _contraction(self) -> tuple[int, str] | None:
+        word, after, third = self.word(), self.word(1), self.word(2)
+        if word.surface in ("て", "で") and word.pos == "助詞-接続助詞" and not after.kept:
+            voiced = word.surface == "で"
+            if after.lemma in ("いる", "居る") and after.surface[:1] == "い":
+                return 2, word.surface + after.surface[1:]
+            if after.lemma == "いらっしゃる" and (form := in_form_of(after, *_BE)) is not None:
+                return 2, word.surface + form[1:]
+            if after.lemma in ("しまう", "仕舞う") and after.surface[:2] == "しま":
+                return 2, ("じゃ" if voiced else "ちゃ") + after.surface[2:]
+            if after.lemma == "おく" and after.surface[:1] == "お":
+                return 2, ("ど" if voiced else "と") + after.surface[1:]
+            if after.lemma in ("くれる", "呉れる") and after.form.startswith("命令形"):
+                return 2, word.surface
+        if word.surface == "なけれ" and after.surface == "ば":
+            if third.lemma == "なる" and self.word(3).lemma == "ない":
+                return 3, "なきゃいけ"
+            if third.lemma in ("いける", "行ける") and self.word(3).lemma == "ない":
+                return 2, "なきゃ"
+        if word.surface in ("て", "で") and after.surface == "は" and third.lemma == "いける":
+            return 2, "じゃ" if word.surface == "で" else "ちゃ"
+        if (word.surface, after.surface) == ("を", "くれ") and _ends(third):
+            return 2, "をちょうだい"
+        if word.surface == "で" and after.surface == "は" and third.lemma in ("ない", "無い"):
+            return 2, "じゃ"
+        if word.pos == "助詞-準体助詞" and word.surface == "の" and after.surface == "だ":
+            return 1, "ん"
+        if (word.surface, after.surface) == ("けれど", "も"):
+            return 2, "けど"
+        if word.pos == "助詞-接続助詞" and word.surface in ("が", "けれど", "けれども"):
+            return 1, "けど"
+        return None
+
+    def _honorific(self) -> tuple[int, str] | None:
+        word, before, after = self.word(), self.word(-1), self.word(1)
+        if word.pos == "接頭辞" and (read := self._respected()):
+            return read
+        if word.surface == "で" and after.lemma == "いらっしゃる" and _asks(self.word(2)):
+            return 2, ""
+        if (word.surface, after.surface) == ("ご", "存じ") and _asks(self.word(2)):
+            return 2, "知ってる"
+        if word.lemma == "いらっしゃる" and before.surface != "て":
+            here = before.surface in ("に", "で") or not word.form.startswith("連用形")
+            form = in_form_of(word, *(_BE if here else _COME))
+            return (1, form) if form is not None else None
+        if word.lemma in _FAMILIAR and not before.is_verb():
+            form = in_form_of(word, *_FAMILIAR[word.lemma])
+            return (1, form) if form is not None else None
+        if word.pos == "接頭辞" and word.surface in ("お", "ご") and after.surface in _ADORNED:
+            return (1, "") if not after.kept else None
+        return None
+
+    def _respected(self) -> tuple[int, str] | None:
+        """お読みになる → 読む."""
+        stem, ni, become, after = (self.word(by) for by in range(1, 5))
+        if (ni.surface, become.lemma) != ("に", "なる") or stem.kept or become.kept:
+            return None
+        verb = stem if stem.is_verb() else verb_of(stem)
+        if verb is None:
+            return None
+        if become.surface == "なっ" and after.surface in ("た", "て"):
+            form: Form = "past" if after.surface == "た" else "te"
+            return 5, conjugate(verb.lemma, verb.type, form)
+        said = in_form_of(become, verb.lemma, verb.type)
+        return (4, said) if said is not None else None
+
+    def _question(self) -> tuple[int, str] | None:
+        word, before, after = self.word(), self.word(-1), self.word(1)
+        if (word.surface, after.surface) == ("だろう", "か"):
+            return 2, "かな"
+        if word.surface != "か" or word.pos != "助詞-終助詞":
+            return None
+        self.asks = self.lowered and after.surface == "。"
+        if after.surface in ("？", "?") or self.asks:
+            return 1, word.surface if before.form.startswith("意志推量形") else ""
+        return None
+
+    def _copula(self) -> tuple[int, str] | None:
+        word, before, after = self.word(), self.word(-1), self.word(1)
+        if word.surface != "だ" or word.type != "助動詞-ダ":
+            return None
+        if before.surface in QUESTIONS and self.lowered:
+            if after.surface == "。":
+                self.asks = True
+                return 1, ""
+            if after.surface in ("？", "?"):
+                return 1, ""
+        noun = before.pos.startswith(("名詞", "代名詞", "接尾辞", "形状詞", "副詞", "助詞-副助詞"))
+        stem = before.pos == "助動詞" and before.lemma.startswith(("そう", "よう", "みたい"))
+        return (1, "だよ") if (noun or stem) and self.lowered and _ends(after) else None
+
+    def _word(self) -> tuple[int, str] | None:
+        word = self.word()
+        if word.surface in _WHERE and self.word(1).surface != "こそ":
+            return 1, _WHERE[word.surface]
+        return (1, _WHO[word.surface]) if word.surface in _WHO else None
 
 
 def _ends(word: Word) -> bool:
     return word is END or word.surface[:1] in "。！!\n"
+
+
+def _asks(word: Word) -> bool:
+    return word.surface in ("か", "？", "?")
+
+
+def _pauses(word: Word) -> bool:
+    return _ends(word) or word.surface == "、"

@@ -96,7 +96,7 @@ def politeness_level(text: str) -> Level:
             scores[level] += weight
     if any(word.lemma in _RESPECTFUL for word in words):
         scores[2:] = [float("-inf")] * 2
-    elif marked:
+    elif marked or _invites(words):
         scores[3] = float("-inf")
     return LEVELS[scores.index(max(scores))]
 
@@ -134,6 +134,14 @@ def _may_be_polite(words: Sequence[Word]) -> bool:
     ends = last.form.startswith(("終止形", "連体形", "意志推量形")) or last.pos == "助詞-終助詞"
     return not ends or any(
         word.lemma in _HONORIFIC or word.pos.startswith(("接頭辞", "接尾辞")) for word in words
+    )
+
+
+def _invites(words: Sequence[Word]) -> bool:
+    """こちらへどうぞ: polite without a verb."""
+    return words[-1].lemma == "どうぞ" and any(
+        word.lemma in ("こちら", "そちら", "あちら") or word.pos.startswith("接頭辞")
+        for word in words
     )
 
 

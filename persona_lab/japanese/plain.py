@@ -22,7 +22,11 @@ _HUMBLE = {
 }
 """Humble and polite verbs → the plain one, with its conjugation."""
 _GREETINGS = ("ありがとう", "有り難う", "有難う", "おはよう", "お早う", "おめでとう", "お目出度う")
-QUESTIONS = ("何", "なに", "なん", "誰", "だれ", "どこ", "何処", "いつ", "どれ", "どちら", "どう")
+QUESTIONS = (
+    *("何", "なに", "なん", "誰", "だれ", "どなた", "どこ", "何処", "いつ", "どれ", "どちら"),
+    *("どう", "いくら", "いくつ", "なぜ"),
+)
+_MARKS = frozenset("。！？!?…\n 　")
 _THANKS = ("お疲れ様", "お疲れさま", "ご苦労様", "ご苦労さま", "ご馳走様", "ごちそうさま")
 
 
@@ -47,7 +51,14 @@ class _Plain:
         return self.words[at] if 0 <= at < len(self.words) else END
 
     def written(self) -> list[str]:
-        steps = (self._polite_verb, self._favour_to_come, self._request, self._copula)
+        steps = (
+            self._polite_verb,
+            self._humble_stem,
+            self._favour_to_come,
+            self._request,
+            self._copula,
+            self._fitting,
+        )
         while self.at < len(self.words):
             word = self.word()
             if word.kept or not any(step() for step in steps):
@@ -66,6 +77,8 @@ class _Plain:
         if form is None:
             return False
         before = self.word(-1)
+        if verb.lemma in ("いただく", "頂く") and (before is END or before.surface in _MARKS):
+            return False  # before a meal
         if verb.lemma in ("ござる", "御座る"):
             self._gozaru(form)
         elif verb.lemma in ("願う", "いたす", "致す", "する", "申し上げる") and self._favour(form):
@@ -113,6 +126,9 @@ class _Plain:
         past = form in ("past", "negative_past")
         if "".join(self.out).endswith(_GREETINGS):
             return
+        if before.is_adjective() and before.form.startswith("連用形-ウ音便"):  # 美しゅう
+            self.out[-1] = before.lemma
+            return
         if before.surface == "で" and not negative and self.out[-1:] == ["で"]:
             self.out[-1] = "だった" if past else "" if self.word(2).surface == "か" else "だ"
             return
@@ -143,6 +159,33 @@ class _Plain:
             self.out[-2:] = [conjugate(stem.lemma, stem.type, form)]
             return True
         return False
+
+    def _humble_stem(self) -> bool:
+        """お答えいたしかね… → 答えかね…, 対応いたしかね… → 対応しかね…."""
+        do, stem, prefix = self.word(), self.word(-1), self.word(-2)
+        if do.lemma not in ("いたす", "致す") or self.word(1).pos != "接尾辞-動詞的":
+            return False
+        honorific = prefix.surface in ("お", "ご", "御") and len(self.out) > 1
+        if honorific:
+            del self.out[-2]
+        if not (honorific and stem.is_verb()):
+            self.out.append("し")
+        self.at += 1
+        return True
+
+    def _fitting(self) -> bool:
+        """よろしければ → よければ, よろしいです → いい."""
+        word, after = self.word(), self.word(1)
+        if word.lemma not in ("よろしい", "宜しい"):
+            return False
+        if word.form.startswith("仮定形"):
+            self.out.append("よけれ")
+        elif after.type == "助動詞-デス" and word.form.startswith(("終止形", "連体形")):
+            self.out.append("いい")
+        else:
+            return False
+        self.at += 1
+        return True
 
     def _favour_to_come(self) -> bool:
         """お待ちしており… → 待ってい…."""
@@ -177,9 +220,9 @@ class _Plain:
             self.out[-2:] = [conjugate(before.lemma, before.type, "te") + give]
         elif before.surface == "ご覧":
             self.out[-1:] = ["見て" + give]
-        elif honorific and (verb := _verb_of(before)):
+        elif honorific and (verb := verb_of(before)):
             self.out[-2:] = [conjugate(verb.lemma, verb.type, "te") + give]
-        elif before.surface[:1] == "お" and (verb := _verb_of(before, 1)):  # お知らせ is one word
+        elif before.surface[:1] == "お" and (verb := verb_of(before, 1)):  # お知らせ is one word
             self.out[-1:] = [conjugate(verb.lemma, verb.type, "te") + give]
         elif honorific and "サ変" in before.pos:
             self.out[-2:] = [before.surface + "して" + give]
@@ -249,7 +292,7 @@ class _Plain:
 _U_ROW = dict(zip("いきぎしちにびみり", "うくぐすつぬぶむる", strict=True))
 
 
-def _verb_of(noun: Word, after: int = 0) -> Word | None:
+def verb_of(noun: Word, after: int = 0) -> Word | None:
     """The verb that a noun like 知らせ or 話し is the stem of, from its letter ``after``."""
     stem = noun.surface[after:]
     if not noun.pos.startswith("名詞") or not stem:

@@ -41,6 +41,7 @@ _POLITE: dict[Form, str] = {
     "negative_past": "ませんでした",
     "volitional": "ましょう",
 }
+_LAUGHS = ("笑", "泣", "汗", "涙", "草", "w", "ww", "www")
 _TAIL = {
     "ぜ": "よ",
     "ぞ": "よ",
@@ -73,9 +74,7 @@ def to_polite(text: str, *, keep: Sequence[str] = ()) -> str:
 
 def _sentence(words: list[Word], *, question: bool) -> list[str]:
     """The sentence without its mark, lifted."""
-    end = len(words)
-    while end and (words[end - 1].pos.startswith(("補助記号", "空白", "記号"))):
-        end -= 1
+    end = _spoken_end(words)
     if not end:
         return [word.surface for word in words]
     closing = [word.surface for word in words[end:]]
@@ -90,6 +89,26 @@ def _sentence(words: list[Word], *, question: bool) -> list[str]:
             ]
             start = at + 1
     return [*clauses, *_Clause(words[start:end], final=True, question=question).lifted(), *closing]
+
+
+def _spoken_end(words: list[Word]) -> int:
+    """How many words there are before marks, emoji, （笑） and the like."""
+    end = len(words)
+    while end:
+        last = words[end - 1]
+        if last.pos == "補助記号-括弧閉":
+            opens = (at for at in range(end - 1, -1, -1) if words[at].pos == "補助記号-括弧開")
+            begun = next(opens, 0)
+            if not begun:
+                return end - 1 if end == len(words) else end
+            end = begun
+        elif last.pos.startswith(("補助記号", "空白", "記号")) or (
+            end > 1 and last.surface in _LAUGHS and words[end - 2].is_predicate()
+        ):
+            end -= 1
+        else:
+            break
+    return end
 
 
 class _Clause:

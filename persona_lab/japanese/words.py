@@ -45,8 +45,8 @@ class Word:
     kept: bool = False
 
     def is_verb(self) -> bool:
-        """A verb, or an auxiliary that conjugates like one (れる, ちゃう)."""
-        return self.pos.startswith("動詞") or (
+        """A verb, or what conjugates like one after another: れる, ちゃう, かねる."""
+        return self.pos.startswith(("動詞", "接尾辞-動詞的")) or (
             self.pos.startswith("助動詞")
             and self.type.startswith(("五段", "下一段", "助動詞-レル"))
         )
@@ -54,6 +54,11 @@ class Word:
     def is_adjective(self) -> bool:
         """い-adjectives and what conjugates like them: ない, たい, らしい."""
         return self.pos.startswith("形容詞") or self.type in _ADJECTIVAL or "形容詞" in self.type
+
+    def is_predicate(self) -> bool:
+        """Something that can end a sentence, or the particle after it."""
+        ends = self.pos.startswith("助動詞") or self.pos == "助詞-終助詞"
+        return ends or self.is_verb() or self.is_adjective()
 
 
 _ADJECTIVAL = ("助動詞-ナイ", "助動詞-タイ", "助動詞-ラシイ")
@@ -121,6 +126,27 @@ def _pieces(text: str) -> list[str]:
     return [*pieces, text] if text else pieces
 
 
+def sentences(text: str) -> list[str]:
+    """``text`` cut after each sentence; joined, they are ``text`` again.
+
+    A sentence ends with its marks, or with its line. Within quotations nothing ends.
+    """
+    found, start = [], 0
+    kept = iter([match.span() for match in _KEPT.finditer(text)])
+    first, last = next(kept, (len(text), len(text)))
+    for match in _END.finditer(text):
+        while last <= match.start() and first < len(text):
+            first, last = next(kept, (len(text), len(text)))
+        if first <= match.start() < last:
+            continue
+        found.append(text[start : match.end()])
+        start = match.end()
+    return [*found, text[start:]] if start < len(text) else found
+
+
+_END = re.compile("[。！？!?…]+|\n")
+
+
 # ── conjugation ───────────────────────────────────────────────────────────────────────────
 
 # Last kana of the dictionary form → the endings of 未然, 連用, 意志 and of て and た.
@@ -162,6 +188,23 @@ def conjugate(lemma: str, type_: str, form: Form) -> str:
         "negative": negative + "ない",
         "negative_past": negative + "なかった",
     }[form]
+
+
+def in_form_of(word: Word, lemma: str, type_: str) -> str | None:
+    """The verb ``lemma`` in the form that the verb ``word`` has before what follows it.
+
+    None where that form isn't made anew here (imperatives, 仮定形).
+    """
+    if word.form.startswith(("終止形", "連体形")):
+        return lemma
+    if word.form.startswith("意志推量形"):
+        return conjugate(lemma, type_, "volitional")
+    if word.form.startswith("未然形"):
+        return conjugate(lemma, type_, "negative")[:-2]
+    before_te = word.form == "連用形-イ音便" and word.lemma[-1:] in ("く", "ぐ")
+    if before_te or word.form.startswith(("連用形-促音便", "連用形-撥音便")):
+        return conjugate(lemma, type_, "te")[:-1]
+    return conjugate(lemma, type_, "stem") if word.form.startswith("連用形") else None
 
 
 def _bases(lemma: str, type_: str) -> tuple[str, str, str, str, str]:
