@@ -20,11 +20,12 @@ from persona_lab.errors import (
 )
 from persona_lab.guards import InputValidator
 from persona_lab.prompts import PromptBuilder, PromptTemplateEngine
-from persona_lab.replies import ResponseProcessor
+from persona_lab.replies import LAST_STEPS, STEPS, ResponseProcessor
 from persona_lab.seeds import load_seeds
 from persona_lab.service import LLMService
 from persona_lab.settings import Settings, load_settings
 from persona_lab.store import Store
+from persona_lab.tones import Tones
 from persona_lab.words import Words
 
 
@@ -103,7 +104,9 @@ def open_lab(
     error_handler = ErrorHandler(Words(settings.templates_dir / "fallbacks.yaml"))
     seeds = load_seeds(settings.data_dir / "personas.yaml")
     prompt_builder = PromptBuilder(engine)
-    response_processor = ResponseProcessor()
+    tones = Tones(settings.templates_dir / "tones.yaml")
+    steps = [*STEPS, *([tones.step] if settings.tone_adjustment else []), *LAST_STEPS]
+    response_processor = ResponseProcessor(steps)
     input_validator = InputValidator(settings.max_message_length)
     store = Store(settings.database_url)
     try:

@@ -8,7 +8,6 @@ filter has given out is never taken back.
 from __future__ import annotations
 
 import re
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -29,15 +28,22 @@ class Processed:
     applied: tuple[str, ...]
 
 
-class Filter(ABC):
-    """One step at work on one answer."""
+class Filter:
+    """One step at work on one answer. This one lets everything pass."""
 
     ended = False
     """True once nothing more will come, whatever is fed."""
+    blocked = ""
+    """Why the answer was broken off for safety; "" while it wasn't."""
 
-    @abstractmethod
+    @property
+    def applied(self) -> tuple[str, ...]:
+        """What it did, where the step's name alone doesn't say it."""
+        return ()
+
     def feed(self, text: str) -> str:
         """Finished text so far unseen; "" while it can't be judged yet."""
+        return text
 
     def finish(self) -> str:
         """What is left at the end."""
@@ -66,6 +72,11 @@ class ReplyStream:
         """True when no further text can change the answer: the model may stop."""
         return any(step.ended for step in self._filters)
 
+    @property
+    def blocked(self) -> str:
+        """Why the answer was broken off for safety; "" where it wasn't."""
+        return next((step.blocked for step in self._filters if step.blocked), "")
+
     def feed(self, text: str) -> str:
         """New finished text, to be shown after what came before."""
         for number, step in enumerate(self._filters):
@@ -81,15 +92,20 @@ class ReplyStream:
             self._seen[number] += text
             text = step.feed(text) + step.finish()
             self._given[number] += text
-        changed = zip(self._names, self._seen, self._given, strict=True)
-        return text, tuple(name for name, seen, given in changed if seen != given)
+        applied: list[str] = []
+        steps = zip(self._names, self._filters, self._seen, self._given, strict=True)
+        for name, step, seen, given in steps:
+            if seen != given:
+                applied += step.applied or (name,)
+        return text, tuple(applied)
 
 
 class ResponseProcessor:
-    """Runs ``steps`` over answers, in their order. Without steps given: :data:`STEPS`."""
+    """Runs ``steps`` over answers, in their order. Without steps given, those that need neither
+    words nor rules from a file."""
 
     def __init__(self, steps: Sequence[Step] | None = None) -> None:
-        self.steps = tuple(STEPS if steps is None else steps)
+        self.steps = tuple((*STEPS, *LAST_STEPS) if steps is None else steps)
 
     def open_stream(self, agent: Agent, secrets: Sequence[str] = ()) -> ReplyStream:
         """``secrets`` are hidden before any other step could cut them in two."""
@@ -145,7 +161,7 @@ def _overlap(text: str, secret: str) -> int:
     return next((length for length in lengths if text.endswith(secret[:length])), 0)
 
 
-class _Fences:
+class Fences:
     """Knows whether the line at hand stands inside a fenced block of code (CommonMark)."""
 
     _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)", re.DOTALL)
@@ -238,7 +254,7 @@ class SpokenForUser(Filter):
 
     def __init__(self, agent: Agent) -> None:
         self._labels = _Labels([*USER_LABELS, agent.name])
-        self._fences = _Fences()
+        self._fences = Fences()
         self._held = ""
         self._at_line_start = True
 
@@ -295,7 +311,7 @@ class BlankLines(Filter):
     """Leaves at most one blank line between paragraphs. Code keeps its own."""
 
     def __init__(self, agent: Agent) -> None:
-        self._fences = _Fences()
+        self._fences = Fences()
         self._held = ""
         """White space from the first line end on, outside code."""
 
@@ -332,7 +348,7 @@ class CloseFence(Filter):
     """Closes a block of code that the answer left open."""
 
     def __init__(self, agent: Agent) -> None:
-        self._fences = _Fences()
+        self._fences = Fences()
         self._last = ""
 
     def feed(self, text: str) -> str:
@@ -352,5 +368,7 @@ STEPS = (
     Step("spoken_for_user", SpokenForUser),
     Step("strip", Strip),
     Step("blank_lines", BlankLines),
-    Step("close_fence", CloseFence),
 )
+"""What every answer goes through first."""
+LAST_STEPS = (Step("close_fence", CloseFence),)
+"""What closes every answer, after tone and safety."""

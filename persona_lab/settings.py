@@ -88,6 +88,9 @@ class Settings(BaseSettings):
     max_context_length: int = Field(default=10, ge=0)
     """Messages of the conversation that are sent along."""
 
+    tone_adjustment: bool = True
+    """Whether Japanese answers are kept to their persona's tone (``templates/tones.yaml``)."""
+
     templates_dir: Path = ROOT / "templates"
     data_dir: Path = ROOT / "data"
     models_dir: Path = ROOT / "data" / "models"

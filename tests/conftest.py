@@ -64,7 +64,13 @@ async def make_lab() -> AsyncIterator[Callable[..., Lab]]:
     def make(
         play: Play | None = None, *, context: int = 4096, clock: object = None, **fields: object
     ) -> Lab:
-        chosen = {"database_url": "sqlite://", "llm_provider": "mock", **fields}
+        # Scripts say where a stream is cut; a tone would hold back the unfinished sentence.
+        chosen = {
+            "database_url": "sqlite://",
+            "llm_provider": "mock",
+            "tone_adjustment": False,
+            **fields,
+        }
         client = None if play is None else ScriptedClient(play, context=context)
         timing = {} if clock is None else {"clock": clock}
         lab = open_lab(Settings(**chosen), client=client, **timing)

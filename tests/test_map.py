@@ -13,7 +13,7 @@ LEVELS = [
     {"models", "errors", "words", "settings"},
     {
         "store", "migrations", "seeds", "prompts", "context", "clients", "llama", "layers",
-        "replies", "japanese", "guards", "fidelity", "cards", "monitor",
+        "replies", "japanese", "tones", "guards", "fidelity", "cards", "monitor",
     },
     {"service", "compare"},
     {"lab"},
@@ -24,8 +24,8 @@ LEVELS = [
 NEIGHBOURS = {
     ("errors", "models"), ("errors", "words"), ("words", "errors"), ("settings", "errors"),
     ("store", "migrations"), ("context", "store"), ("layers", "clients"), ("clients", "llama"),
-    ("replies", "japanese"), ("prompts", "clients"), ("compare", "service"), ("ui", "server"),
-    ("server", "ui"),
+    ("prompts", "clients"), ("compare", "service"), ("ui", "server"),
+    ("server", "ui"), ("tones", "japanese"), ("tones", "replies"), ("guards", "replies"),
 }  # fmt: skip
 """Imports within a level that are meant. ``prompts`` takes a model's facts from ``clients``."""
 

@@ -74,7 +74,7 @@ def to_polite(text: str, *, keep: Sequence[str] = ()) -> str:
 
 def _sentence(words: list[Word], *, question: bool) -> list[str]:
     """The sentence without its mark, lifted."""
-    end = _spoken_end(words)
+    end = spoken_end(words)
     if not end:
         return [word.surface for word in words]
     closing = [word.surface for word in words[end:]]
@@ -91,7 +91,7 @@ def _sentence(words: list[Word], *, question: bool) -> list[str]:
     return [*clauses, *_Clause(words[start:end], final=True, question=question).lifted(), *closing]
 
 
-def _spoken_end(words: list[Word]) -> int:
+def spoken_end(words: Sequence[Word]) -> int:
     """How many words there are before marks, emoji, （笑） and the like."""
     end = len(words)
     while end:

@@ -1,0 +1,16 @@
+"""``python -m persona_lab.japanese 学生だよ。`` prints what rules can say of each word."""
+
+import sys
+
+from persona_lab.japanese.words import words_of
+
+
+def main() -> None:
+    rows = [("word", "base", "kind", "type", "form")]
+    for word in words_of(" ".join(sys.argv[1:])):
+        rows.append((word.surface, word.lemma, word.pos, word.type, word.form))
+    sys.stdout.writelines("\t".join(row) + "\n" for row in rows)
+
+
+if __name__ == "__main__":
+    main()

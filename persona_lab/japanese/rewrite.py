@@ -1,0 +1,165 @@
+"""Rules that say words otherwise: by part of speech and dictionary form, never by letters alone.
+
+A rule names consecutive words, each by what SudachiPy says of it, and what stands in their place::
+
+    {words: [{base: だ, form: 終止形}, よ], right: end, becomes: やで}      学生だよ。→ 学生やで。
+    {words: [{kind: 動詞, form: 終止形}], right: end, becomes: "{1}でござる"}
+
+``python -m persona_lab.japanese 学生だよ。`` prints what SudachiPy says of each word. One pass from
+left to right; at each word the first rule that fits decides.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from persona_lab.japanese.polite import spoken_end
+from persona_lab.japanese.words import Form, Word, conjugate
+
+_Texts = Annotated[
+    tuple[Annotated[str, Field(min_length=1)], ...],
+    BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
+]
+_FORMS = get_args(Form)
+
+
+class Pattern(BaseModel):
+    """What a word must be; a list holds when one of its entries does, all keys must hold.
+
+    ``kind``, ``type`` and ``form`` are compared with the beginning of what SudachiPy says
+    (動詞 holds for 動詞-一般), ``word`` and ``base`` (dictionary form) with the whole.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    word: _Texts = ()
+    base: _Texts = ()
+    kind: _Texts = ()
+    type: _Texts = ()
+    form: _Texts = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        return {"word": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Pattern:
+        if not any((self.word, self.base, self.kind, self.type, self.form)):
+            raise ValueError("says nothing of the word")
+        return self
+
+    def fits(self, word: Word) -> bool:
+        return (
+            not word.kept
+            and (not self.word or word.surface in self.word)
+            and (not self.base or word.lemma in self.base)
+            and (not self.kind or word.pos.startswith(self.kind))
+            and (not self.type or word.type.startswith(self.type))
+            and (not self.form or word.form.startswith(self.form))
+        )
+
+
+class Rule(BaseModel):
+    """``words`` become ``becomes`` where the word to the ``left`` and to the ``right`` fit too.
+
+    ``left: start`` and ``right: end`` mean the sentence's edges, marks and emoji left out.
+    In ``becomes`` {1} is the first of ``words`` as it stands, {1.base} its dictionary form,
+    {1.te}, {1.past}, {1.negative}, {1.negative_past}, {1.stem}, {1.volitional} and {1.if} the
+    verb in that form, and other names in braces what the caller fills in.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    words: Annotated[tuple[Pattern, ...], Field(min_length=1)]
+    left: Literal["start"] | Pattern | None = Field(default=None, union_mode="left_to_right")
+    right: Literal["end"] | Pattern | None = Field(default=None, union_mode="left_to_right")
+    becomes: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _edges(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            for side in ("left", "right"):
+                if isinstance(value.get(side), str) and value[side] not in ("start", "end"):
+                    value = {**value, side: {"word": value[side]}}
+        return value
+
+    @model_validator(mode="after")
+    def _fills(self) -> Rule:
+        for name in self.blanks:
+            number, _, form = name.partition(".")
+            if not number.isdigit():
+                continue
+            if not 1 <= int(number) <= len(self.words):
+                raise ValueError(f"becomes: {{{name}}}: there are {len(self.words)} words")
+            if form and form not in ("base", *_FORMS):
+                raise ValueError(f"becomes: {{{name}}}: a form is base, {', '.join(_FORMS)}")
+        return self
+
+    @property
+    def blanks(self) -> list[str]:
+        parts = string.Formatter().parse(self.becomes)
+        return [name for _, name, _, _ in parts if name is not None]
+
+    def fits(self, words: Sequence[Word], at: int, end: int) -> bool:
+        stop = at + len(self.words)
+        if stop > end or not all(
+            pattern.fits(word) for pattern, word in zip(self.words, words[at:stop], strict=True)
+        ):
+            return False
+        if self.left == "start":
+            if any(_is_said(word) for word in words[:at]):
+                return False
+        elif isinstance(self.left, Pattern) and not (at and self.left.fits(words[at - 1])):
+            return False
+        if self.right == "end":
+            return stop == end
+        return not isinstance(self.right, Pattern) or (
+            stop < len(words) and self.right.fits(words[stop])
+        )
+
+    def written(self, words: Sequence[Word], blanks: Mapping[str, str]) -> str:
+        out = ""
+        for text, name, _, _ in string.Formatter().parse(self.becomes):
+            out += text
+            if name is None:
+                continue
+            number, _, form = name.partition(".")
+            if not number.isdigit():
+                out += blanks[name]
+                continue
+            word = words[int(number) - 1]
+            out += _formed(word, form)
+        return out
+
+
+def rewrite(words: Sequence[Word], rules: Sequence[Rule], blanks: Mapping[str, str]) -> str:
+    """One sentence's ``words`` as the rules say them. ``blanks`` fill {name} in ``becomes``."""
+    end = spoken_end(words)
+    out, at = "", 0
+    while at < len(words):
+        rule = next((rule for rule in rules if rule.fits(words, at, end)), None)
+        if rule is None:
+            out += words[at].surface
+            at += 1
+        else:
+            out += rule.written(words[at : at + len(rule.words)], blanks)
+            at += len(rule.words)
+    return out
+
+
+def _formed(word: Word, form: str) -> str:
+    if not form:
+        return word.surface
+    if form == "base":
+        return word.lemma
+    return conjugate(word.lemma, word.type, form)  # type: ignore[arg-type]
+
+
+def _is_said(word: Word) -> bool:
+    return not word.pos.startswith(("補助記号", "空白", "記号"))
