@@ -18,7 +18,9 @@ from persona_lab.errors import (
     ModelUnavailable,
     UnknownModel,
 )
-from persona_lab.guards import InputValidator
+from persona_lab.guards import InputValidator, Moderator, OutputFilter
+from persona_lab.guards.answers import Blocked
+from persona_lab.models import Agent
 from persona_lab.prompts import PromptBuilder, PromptTemplateEngine
 from persona_lab.replies import LAST_STEPS, STEPS, ResponseProcessor
 from persona_lab.seeds import load_seeds
@@ -80,6 +82,14 @@ class Lab:
         await self.aclose()
 
 
+def _moderator(settings: Settings) -> Moderator | None:
+    if settings.moderation == "off":
+        return None
+    from persona_lab.clients.moderation import OpenAIModerator
+
+    return OpenAIModerator(settings)
+
+
 def open_lab(
     settings: Settings | None = None,
     *,
@@ -101,12 +111,26 @@ def open_lab(
         which = wrong.details.get("reason") or f"{wrong.details['model']} is no model that is known"
         raise ConfigurationError(f"LLM_MODEL, LOCAL_MODEL: {which}") from wrong
     engine = PromptTemplateEngine(settings.templates_dir)
-    error_handler = ErrorHandler(Words(settings.templates_dir / "fallbacks.yaml"))
     seeds = load_seeds(settings.data_dir / "personas.yaml")
     prompt_builder = PromptBuilder(engine)
     tones = Tones(settings.templates_dir / "tones.yaml")
-    steps = [*STEPS, *([tones.step] if settings.tone_adjustment else []), *LAST_STEPS]
-    response_processor = ResponseProcessor(steps)
+    words = Words(settings.templates_dir / "fallbacks.yaml")
+    error_handler = ErrorHandler(words)
+
+    def safe_words(agent: Agent, reason: Blocked) -> str:
+        name = agent.name.strip() or words("blocked.nobody", agent.language)
+        return words(f"blocked.{reason}", agent.language, name=name)
+
+    output_filter = OutputFilter(
+        settings.templates_dir / "guards.yaml",
+        safe_words,
+        personal_data=settings.mask_personal_data,
+        words=settings.word_filter,
+        limits=settings.role_limits,
+        moderator=_moderator(settings),
+    )
+    adjusting = [tones.step] if settings.tone_adjustment else []
+    response_processor = ResponseProcessor([*STEPS, *adjusting, output_filter.step, *LAST_STEPS])
     input_validator = InputValidator(settings.max_message_length)
     store = Store(settings.database_url)
     try:
@@ -124,6 +148,7 @@ def open_lab(
         prompt_builder=prompt_builder,
         response_processor=response_processor,
         error_handler=error_handler,
+        output_filter=output_filter,
         clock=clock,
     )
     return Lab(

@@ -172,6 +172,9 @@ class Fences:
         self._line = ""
 
     def feed(self, text: str) -> None:
+        if "\n" not in text:
+            self._line += text
+            return
         for piece in text.splitlines(keepends=True):
             self._line += piece
             if piece.endswith("\n"):

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from persona_lab.clients import Clients, LLMClientInterface, ModelInfo
     from persona_lab.context import ContextManager, Entry
     from persona_lab.errors import ErrorHandler
-    from persona_lab.guards import InputValidator
+    from persona_lab.guards import InputValidator, OutputFilter
     from persona_lab.prompts import PromptBuilder
     from persona_lab.replies import ReplyStream, ResponseProcessor
     from persona_lab.store import Store
@@ -97,6 +97,7 @@ class _Course:
     stream: ReplyStream | None = None
     text: str = ""
     applied: tuple[str, ...] = ()
+    blocked: str = ""
     first: float | None = None
     load: float = 0
     usage: Usage | None = None
@@ -112,6 +113,7 @@ class _Course:
         if self.stream is None:
             return ""
         rest, self.applied = self.stream.finish()
+        self.blocked = self.stream.blocked
         self.stream = None
         self.text += rest
         return rest
@@ -150,6 +152,7 @@ class LLMService:
         prompt_builder: PromptBuilder,
         response_processor: ResponseProcessor,
         error_handler: ErrorHandler,
+        output_filter: OutputFilter | None = None,
         clock: Callable[[], float] = time.perf_counter,
         save_every: float = 0.5,
     ) -> None:
@@ -160,6 +163,7 @@ class LLMService:
         self.prompt_builder = prompt_builder
         self.response_processor = response_processor
         self.error_handler = error_handler
+        self.output_filter = output_filter
         self.clock = clock
         self.save_every = save_every
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -422,7 +426,11 @@ class LLMService:
         course.prompt = await self._prompt(
             course.agent, task.message, context, info, client.count_tokens, task.options
         )
-        course.stream = stream = self.response_processor.open_stream(course.agent, self._secrets)
+        stream = self.response_processor.open_stream(course.agent, self._secrets)
+        moderated = self.output_filter is not None and self.output_filter.moderator is not None
+        held = ""
+        if not moderated:  # what nobody has looked at isn't kept when the turn breaks off
+            course.stream = stream
         options = self.clients.options(info, **task.options)
         async with contextlib.aclosing(client.stream(course.prompt, options)) as chunks:
             async for chunk in chunks:
@@ -431,12 +439,24 @@ class LLMService:
                 course.usage = chunk.usage or course.usage
                 course.finish_reason = chunk.finish_reason or course.finish_reason
                 course.model = hide(chunk.model, self._secrets) or course.model
-                if text := stream.feed(chunk.text):
+                text = stream.feed(chunk.text)
+                if moderated:
+                    held += text
+                elif text:
                     course.text += text
                     yield text
                 if stream.ended:
                     break
-        if text := course.finish():
+        if moderated and self.output_filter is not None:
+            rest, course.applied = stream.finish()
+            course.blocked = stream.blocked
+            course.text, flagged = await self.output_filter.review(held + rest, course.agent)
+            if flagged:
+                course.blocked = "moderation"
+                course.applied += tuple(f"block:{name}" for name in flagged)
+            if course.text:
+                yield course.text
+        elif text := course.finish():
             yield text
         course.finish_reason = course.finish_reason or "stop"
         client.validate_response(
@@ -505,6 +525,7 @@ class LLMService:
             "load_ms": _milliseconds(course.load),
             "cost": record.cost,
             "status": course.status,
+            **({"blocked": course.blocked} if course.blocked else {}),
             "prompt": course.prompt.system if course.prompt else "",
             "turns": len(course.prompt.turns) if course.prompt else 0,
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, AnyUrl, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -90,6 +90,16 @@ class Settings(BaseSettings):
 
     tone_adjustment: bool = True
     """Whether Japanese answers are kept to their persona's tone (``templates/tones.yaml``)."""
+
+    mask_personal_data: bool = True
+    """Whether e-mail addresses, phone numbers, keys … are masked in answers."""
+    word_filter: bool = True
+    """Whether the lists of words in ``templates/guards.yaml`` are kept to."""
+    role_limits: bool = True
+    """Whether the limits of roles in ``templates/guards.yaml`` are kept to."""
+    moderation: Literal["off", "openai"] = "off"
+    """A model that looks at each whole answer before it is shown: answers then don't stream."""
+    moderation_model: str = "omni-moderation-latest"
 
     templates_dir: Path = ROOT / "templates"
     data_dir: Path = ROOT / "data"

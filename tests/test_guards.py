@@ -1,11 +1,35 @@
+import itertools
+import time
 import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 
+import httpx2
 import pytest
-from hypothesis import given
+import yaml
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from persona_lab.errors import EmptyMessage, InputError, MessageTooLong
-from persona_lab.guards import InputValidator
+from persona_lab.clients.moderation import OpenAIModerator
+from persona_lab.errors import (
+    BadKey,
+    ConfigurationError,
+    EmptyMessage,
+    InputError,
+    InvalidResponse,
+    MessageTooLong,
+    Offline,
+    ProviderError,
+)
+from persona_lab.guards import InputValidator, OutputFilter
+from persona_lab.guards.personal import find_personal
+from persona_lab.models import Agent, Role
+from persona_lab.models import Tone as ToneRow
+from persona_lab.replies import LAST_STEPS, STEPS, ResponseProcessor
+from persona_lab.settings import ROOT, Settings
+from persona_lab.tones import Tones
+from tests.conftest import Visitor, says
 
 validate = InputValidator(2000).validate_message
 
@@ -60,3 +84,433 @@ def test_what_is_no_text_is_refused_as_such(text: object) -> None:
     with pytest.raises(InputError) as refused:
         validate(text)  # type: ignore[arg-type]
     assert refused.value.code == "invalid_input"
+
+
+# ── personal data ─────────────────────────────────────────────────────────────────────────
+
+PERSONAL = """
+email | taro@example.com
+email | ＴＡＲＯ＠ＥＸＡＭＰＬＥ．ＣＯＭ
+email | メールはfoo.bar+x@mail.example.co.jpです
+phone | 電話は03-1234-5678です
+phone | ０９０－１２３４－５６７８
+phone | 090 1234 5678
+phone | 09012345678
+phone | 0120-444-444
+phone | 0120444444
+phone | 050-1234-5678
+phone | (03)1234-5678
+phone | 03(1234)5678
+phone | 0467-22-1234
+phone | 電話0312345678
+phone | +81-90-1234-5678
+phone | +819012345678
+phone | +81 3 1234 5678
+phone | +1 (415) 555-2671
+phone | +1-415-555-2671
+phone | (415) 555-2671
+phone | 415-555-2671
+phone | 415.555.2671
+phone | +44 20 7946 0958
+phone | 020 7946 0958
+phone | 01 23 45 67 89
+phone | 080ー1234ー5678
+address | 〒100-0001 東京都千代田区千代田1-1
+address | 東京都千代田区丸の内1-2-3
+address | 大阪府大阪市北区梅田三丁目1番3号
+address | 神奈川県横浜市西区みなとみらい2-2-1
+address | 北海道札幌市中央区北1条西2丁目
+address | 渋谷区神南1-19-11
+address | 埼玉県さいたま市大宮区桜木町1丁目7番地5
+address | 京都府京都市下京区烏丸通塩小路下る東塩小路町901番地
+address | 〒150-0041
+address | 東京都港区芝公園4丁目2-8 タワーマンション301号室
+address | 123 Main Street, Springfield, IL 62704
+address | 221B Baker Street, London NW1 6XE
+address | 1600 Pennsylvania Ave, Washington, DC 20500
+address | 350 5th Ave
+address | 12 rue de la Paix, 75002 Paris
+address | 東京都新宿区西新宿２－８－１
+address | 愛知県名古屋市中区三の丸三丁目1番2号
+address | 千葉県浦安市舞浜１番地１
+card | 4111 1111 1111 1111
+card | 4111-1111-1111-1111
+card | 5555555555554444
+card | 378282246310005
+card | ６０１１１１１１１１１１１１１７
+card | 4222222222222
+my_number | 123456789018
+my_number | 1234-5678-9018
+my_number | マイナンバーは1234 5678 9018です
+"""
+KEYS = [
+    "sk-proj-abcdefghij0123456789",
+    "sk-ant-api03-abcdefghij0123456789",
+    "AKIAIOSFODNN7EXAMPLE",
+    "ghp_abcdefghijklmnopqrstuvwxyz0123456789",
+    "AIzaSyA1234567890abcdefghijklmnopqrstuvw",
+    "xoxb-123456789012-abcdefghijkl",
+    "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U",
+    "-----BEGIN RSA PRIVATE KEY-----\nMIIabc\n-----END RSA PRIVATE KEY-----",
+]
+HARMLESS = """
+注文番号は1234567890123456です
+注文番号: 4111111111111111
+2024-01-15
+2026年11月24日
+15:30
+ISBN 978-4-10-101010-1
+ISBN4-10-101010-1
+9784101010106
+¥1,234,567
+1,000,000円
+v1.2.3
+バージョン10.15.7
+192.168.1.10
+3.14159265358979
+渋谷区で2-3日過ごす
+千代田区が3-1で勝つ
+東京都の人口は1400万人
+新宿区内の2-3店舗
+JAN 4901234567894
+4901234567894
+123456789012
+受付番号 090-1234-5678
+100-0001
+第3章 1-2-3
+1+1=2
++10000000
+12345678
+20241124041500
+task-management-system-2024-plan
+sk-learn
+order 415-555-2671
+2-3人
+東京都庁は1991年にできた
+横浜市の2つの区
+人口は3-4万
+2020-2021-2022
+1990-1995
+5-7-5の俳句
+市販の1-2枚
+午前10-12時
+10 Best Ways to
+I have 3 Good Friends on the Way
+10.1000/182
+0.1234567890
+03:15-04:20
+"""
+
+
+def rows(table: str) -> list[str]:
+    return table.strip().splitlines()
+
+
+@pytest.mark.parametrize("row", rows(PERSONAL))
+def test_personal_data_is_found_whole(row: str) -> None:
+    kind, _, text = row.partition(" | ")
+    found = find_personal(text)
+    assert [one.kind for one in found] == [kind]
+    assert found[0].end - found[0].start >= 0.6 * len(text)  # words around it may stay
+
+
+@pytest.mark.parametrize("key", KEYS, ids=lambda key: key[:8])
+def test_a_key_is_found_whole(key: str) -> None:
+    assert find_personal(f"鍵は{key}") == [(2, 2 + len(key), "key")]
+
+
+@pytest.mark.parametrize("text", rows(HARMLESS))
+def test_numbers_that_are_nobodys_stay(text: str) -> None:
+    assert find_personal(text) == []
+
+
+@pytest.mark.parametrize("digits", ["4111111111111112", "123456789012", "0000000000000000"])
+def test_a_wrong_check_digit_makes_it_no_card_and_no_my_number(digits: str) -> None:
+    assert find_personal(digits) == []
+
+
+@pytest.mark.parametrize("text", ["県市" * 300, "1-" * 600, "12 " + "Aa " * 300, "a." * 500 + "@"])
+def test_no_text_makes_the_search_slow(text: str) -> None:
+    began = time.process_time()
+    find_personal(text)
+    assert time.process_time() - began < 1
+
+
+# ── answers ───────────────────────────────────────────────────────────────────────────────
+
+
+def output_filter(**switches: bool) -> OutputFilter:
+    path = ROOT / "templates" / "guards.yaml"
+    return OutputFilter(path, lambda agent, reason: f"<{agent.name}:{reason}>", **switches)
+
+
+def persona(*roles: str, tones: tuple[str, ...] = (), **fields: object) -> Agent:
+    agent = Agent(name="みさき", **fields)
+    agent.roles = [Role(name=role) for role in roles]
+    agent.tones = [ToneRow(name=tone) for tone in tones]
+    return agent
+
+
+SUPPORT = persona("カスタマーサポート", greeting="窓口は0120-444-444です。")
+ALL = ResponseProcessor(
+    [*STEPS, Tones(ROOT / "templates" / "tones.yaml").step, output_filter().step, *LAST_STEPS]
+)
+
+
+def final(text: str, agent: Agent | None = None) -> tuple[str, tuple[str, ...]]:
+    done = ALL.process(text, agent or persona())
+    return done.content, done.applied
+
+
+@pytest.mark.parametrize(
+    ("text", "masked", "applied"),
+    [
+        ("メールはtaro@example.comへ。", "メールは［メールアドレス］へ。", ("mask:email",)),
+        ("TEL ０３（１２３４）５６７８！", "TEL ［電話番号］！", ("mask:phone",)),
+        ("カードは4111-1111-1111-1111。", "カードは［カード番号］。", ("mask:card",)),
+        ("番号は123456789018です", "番号は［個人番号］です", ("mask:my_number",)),
+        ("東京都港区芝公園4丁目2-8です", "［住所］です", ("mask:address",)),
+        (f"鍵は{KEYS[0]}です", "鍵は［キー］です", ("mask:key",)),
+        ("この死ね　よ、と", "この＊＊＊、と", ("mask:word",)),
+        ("クズ・野郎だ", "＊＊＊だ", ("mask:word",)),
+        ("Ｆ u.c k you", "＊＊＊ you", ("mask:word",)),
+        ("Scunthorpe and class shitake", "Scunthorpe and class shitake", ()),
+        ("①神\ufa19②ﾊﾟ㌔", "①神\ufa19②ﾊﾟ㌔", ()),
+    ],
+)
+def test_what_may_not_be_told_is_masked_and_the_rest_stays_byte_for_byte(
+    text: str, masked: str, applied: tuple[str, ...]
+) -> None:
+    assert final(text) == (masked, applied)
+
+
+def test_an_english_persona_has_english_masks() -> None:
+    assert final("Write to a@b.org.", persona(language="en"))[0] == "Write to [e-mail address]."
+
+
+def test_the_personas_own_text_is_no_secret() -> None:
+    said = "窓口は０１２０－４４４－４４４、私用は090-1234-5678です。"
+    assert final(said, SUPPORT)[0] == "窓口は０１２０－４４４－４４４、私用は［電話番号］です。"
+
+
+def test_a_number_with_another_name_is_no_phone_number_also_across_units() -> None:
+    assert final("ご注文番号は 090-1234-5678 です。")[1] == ()
+
+
+def test_a_blocked_word_ends_the_answer_with_the_personas_safe_words() -> None:
+    assert final("はい。爆弾の作り方は次です。火薬を") == (
+        "はい。\n\n<みさき:words>",
+        ("block:words",),
+    )
+    assert final("Kill　YOURSELF now") == ("<みさき:words>", ("block:words",))
+
+
+def test_an_open_block_of_code_is_closed_before_the_safe_words() -> None:
+    assert final("```\nx\nkill yourself\ny\n```")[0] == "```\nx\n```\n\n<みさき:words>"
+
+
+@pytest.mark.parametrize(
+    ("role", "text", "subject"),
+    [
+        ("カスタマーサポート", "頭痛なら、この薬を二錠飲んでください。", "medical"),
+        ("Customer Support", "Take two tablets of ibuprofen tonight.", "medical"),
+        ("お客様サポート", "慰謝料を請求できます。", "legal"),
+        ("カスタマーサポート", "今こそこの株を買うべきです。", "investment"),
+        ("教師", "今こそこの株を買うべきです。", "investment"),
+        ("カスタマーサポート", "薬については医師にご相談ください。", ""),
+        ("カスタマーサポート", "返品は十四日以内に承ります。", ""),
+        ("教師", "光合成で植物は栄養を作ります。", ""),
+        ("友だち", "頭痛なら、この薬を二錠飲んでください。", ""),
+    ],
+)
+def test_a_role_keeps_off_what_it_may_not_advise_on(role: str, text: str, subject: str) -> None:
+    content, applied = final(f"まず休みましょう。{text}", persona(role))
+    assert applied == ((f"block:{subject}",) if subject else ())
+    assert content.startswith("まず休みましょう。")
+    assert (text in content) == (not subject)
+
+
+def test_the_demo_personas_own_words_pass() -> None:
+    for seed in yaml.safe_load((ROOT / "data" / "personas.yaml").read_text("utf-8"))["personas"]:
+        agent = persona(*seed["roles"], language=seed["language"])
+        for said in [seed["greeting"], *(each["ai"] for each in seed["examples"])]:
+            assert final(said, agent)[1] == (), said
+
+
+PIECES = [
+    "さくら", "みさき：", "taro@", "example.com", "０９０", "-", "1234", "-5678", " ", "　", "。",
+    "4111 1111", " 1111 1111", "東京都", "港区", "芝公園4丁目2-8", "sk-proj-abcdefgh", "12345678",
+    "死", "ね", "よ", "爆弾の", "作り方", "kill ", "yourself", "fu", "ck", "、", "です", "だ",
+    "-----BEGIN RSA ", "PRIVATE KEY-----", "\nMIIa\n", "-----END RSA PRIVATE KEY-----", "行く",
+    "薬", "二錠", "飲んでください", "医師", "Mr. ", "A. ", "ユーザー：", "\n\n\n", "「", "」", "\n",
+    "😊", "？", "```",
+]  # fmt: skip
+texts = st.one_of(st.lists(st.sampled_from(PIECES), max_size=25).map("".join), st.text(max_size=60))
+PERSONAS = [
+    persona("カスタマーサポート", tones=("敬語",), greeting="090-1234-5678"),
+    persona("友だち", tones=("関西弁",)),
+    persona(),
+    persona("Teacher", tones=("Casual",), language="en"),
+]
+
+
+@settings(deadline=None)  # the first text opens SudachiPy's dictionary
+@given(texts, st.lists(st.integers(0, 200), max_size=14), st.sampled_from(PERSONAS))
+@example("電話は０９０-1234-5678だ。爆弾の作り方", [1, 5, 9, 12, 20], PERSONAS[0])
+def test_all_steps_together_give_the_same_for_every_cut(
+    text: str, cuts: list[int], agent: Agent
+) -> None:
+    edges = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
+    stream = ALL.open_stream(agent)
+    streamed = "".join(stream.feed(text[a:b]) for a, b in itertools.pairwise(edges))
+    rest, applied = stream.finish()
+    whole = ALL.process(text, agent)
+    assert (streamed + rest, applied) == (whole.content, whole.applied)
+
+
+@pytest.mark.parametrize(
+    "secret", ["taro@example.com", "090-1234-5678", "4111 1111 1111 1111", *KEYS, "kill yourself"]
+)
+def test_no_part_of_what_is_masked_is_ever_shown(secret: str) -> None:
+    stream = ALL.open_stream(persona())
+    shown = "".join(stream.feed(letter) for letter in f"これは {secret} です。")
+    shown += stream.finish()[0]
+    assert not any(secret[at : at + 4] in shown for at in range(len(secret) - 3))
+
+
+def test_a_plain_answer_is_not_held_back_to_its_end() -> None:
+    stream = ALL.open_stream(persona())
+    assert stream.feed("こんにちは、みなさ") == "こんにちは、みなさ"
+    assert stream.feed("ん。Hello, wor") == "ん。Hello, "
+
+
+def test_each_part_can_be_switched_off() -> None:
+    text = "a@b.org fuck この薬を飲んでください。"
+    for switch, left in (("personal_data", "a@b.org"), ("words", "fuck"), ("limits", "この薬")):
+        processor = ResponseProcessor([output_filter(**{switch: False}).step])
+        assert left in processor.process(text, SUPPORT).content or switch != "limits"
+        friend = persona()
+        assert left in processor.process(text, friend).content
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ("masks:", "mask:", "guards.yaml: masks: Field required"),
+        ("  key: {", "  keys: {", "guards.yaml: masks: key is missing"),
+        ("severity: block", "severity: stop", "guards.yaml: words: 2: severity"),
+        ("[medical, investment]", "[cooking]", "guards.yaml: limit 2: there is no subject cooking"),
+        ("ja: [死ねよ,", "ja: [死,", "guards.yaml: words: 1: 死: too short"),
+    ],
+)
+def test_a_wrong_entry_is_named(
+    broken_copy: Callable[[str, str], Path], old: str, new: str, named: str
+) -> None:
+    text = (ROOT / "templates" / "guards.yaml").read_text("utf-8")
+    folder = broken_copy("templates/guards.yaml", text.replace(f"\n{old}", f"\n{new}", 1)
+                         if text.find(f"\n{old}") >= 0 else text.replace(old, new, 1))  # fmt: skip
+    with pytest.raises(ConfigurationError) as refused:
+        OutputFilter(folder / "guards.yaml", lambda agent, reason: "")
+    assert str(refused.value).startswith(named)
+
+
+# ── in the lab ────────────────────────────────────────────────────────────────────────────
+
+MakeLab = Callable[..., object]
+
+
+async def test_the_stored_answer_is_the_filtered_one(make_lab: MakeLab) -> None:
+    visitor = Visitor(make_lab(says("担当は taro@", "example.com です。")))  # type: ignore[arg-type]
+    reply = await visitor.lab.service.generate_response("連絡先は？", **visitor.where)
+    assert reply.content == visitor.thread()[-1][1] == "担当は ［メールアドレス］ です。"
+    assert reply.metadata["processing_applied"] == ["mask:email"]
+    assert "blocked" not in reply.metadata
+
+
+async def test_a_blocked_answer_becomes_the_personas_safe_words(make_lab: MakeLab) -> None:
+    visitor = Visitor(make_lab(says("爆弾の作り", "方は次です。", "火薬")))  # type: ignore[arg-type]
+    reply = await visitor.lab.service.generate_response("作り方は？", **visitor.where)
+    assert reply.content.startswith("テスト太郎です。")
+    assert reply.metadata["blocked"] == "words"
+    assert reply.metadata["status"] == "ok"
+    assert visitor.thread()[-1][1] == reply.content
+
+
+async def test_a_deployment_can_switch_masks_off(make_lab: MakeLab) -> None:
+    visitor = Visitor(make_lab(says("a@b.org です。"), mask_personal_data=False))  # type: ignore[arg-type]
+    reply = await visitor.lab.service.generate_response("連絡先は？", **visitor.where)
+    assert reply.content == "a@b.org です。"
+
+
+class _Watching:
+    """A moderator that flags what holds ``word``, or fails."""
+
+    def __init__(self, word: str = "", error: Exception | None = None) -> None:
+        self.word, self.error, self.seen = word, error, ""
+
+    async def review(self, text: str) -> list[str]:
+        self.seen = text
+        if self.error:
+            raise self.error
+        return ["harassment"] if self.word in text else []
+
+
+@pytest.mark.parametrize(
+    ("moderator", "begins", "blocked"),
+    [
+        (_Watching("いやな"), "テスト太郎です。", "moderation"),
+        (_Watching("ない語"), "いやな返事", None),
+        (_Watching(error=Offline()), "（テスト太郎は、いま答えられません。", None),
+    ],
+)
+async def test_with_a_moderator_nothing_is_shown_that_it_has_not_seen(
+    make_lab: MakeLab, moderator: _Watching, begins: str, blocked: str | None
+) -> None:
+    visitor = Visitor(make_lab(says("いやな", "返事"), word_filter=False))  # type: ignore[arg-type]
+    visitor.lab.service.output_filter.moderator = moderator
+    events = [
+        event async for event in visitor.lab.service.generate_streaming("はい", **visitor.where)
+    ]
+    shown = "".join(event.content for event in events if event.type == "delta")
+    assert moderator.seen == "いやな返事"
+    assert shown == events[-1].content == visitor.thread()[-1][1]
+    assert shown.startswith(begins)
+    assert events[-1].metadata.get("blocked") == blocked
+
+
+def _endpoint(status: int, body: object) -> tuple[OpenAIModerator, SimpleNamespace]:
+    asked = SimpleNamespace(path="", body=b"")
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        asked.path, asked.body = request.url.path, request.content
+        return httpx2.Response(status, json=body)
+
+    client = httpx2.AsyncClient(transport=httpx2.MockTransport(answer))
+    settings = Settings(openai_api_key="sk-test-0123456789", moderation="openai")
+    return OpenAIModerator(settings, http_client=client), asked
+
+
+async def test_openais_endpoint_is_asked_for_its_categories() -> None:
+    found = {
+        "flagged": True,
+        "categories": {"self-harm": True, "hate": False},
+        "category_scores": {},
+    }
+    moderator, asked = _endpoint(200, {"id": "m", "model": "x", "results": [found]})
+    assert await moderator.review("いやな返事") == ["self-harm"]
+    assert asked.path == "/v1/moderations"
+    assert "いやな返事" in asked.body.decode()
+    fine, _ = _endpoint(200, {"id": "m", "model": "x", "results": [{**found, "flagged": False}]})
+    assert await fine.review("はい") == []
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "error"),
+    [(401, {}, BadKey), (500, {}, ProviderError), (200, {"results": []}, InvalidResponse)],
+)
+async def test_an_endpoint_that_does_not_answer_is_our_error(
+    status: int, body: object, error: type[ProviderError]
+) -> None:
+    moderator, _ = _endpoint(status, body)
+    with pytest.raises(error):
+        await moderator.review("はい")

@@ -1,0 +1,61 @@
+"""OpenAI's moderation endpoint (and servers that have one), as a :class:`Moderator`.
+
+It takes the key and the address of the OpenAI client. Asking costs nothing there, and a round
+trip for each answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import openai
+
+from persona_lab.clients import ModelInfo
+from persona_lab.clients.openai import OPENAI_URL
+from persona_lab.clients.remote import NO_KEY, check_key, http_timeout, our_errors, plain_key
+from persona_lab.errors import InvalidResponse
+
+if TYPE_CHECKING:
+    import httpx2
+
+    from persona_lab.settings import Settings
+
+
+class OpenAIModerator:
+    """Asks ``MODERATION_MODEL`` of each answer. Holds no connection between two."""
+
+    def __init__(
+        self, settings: Settings, *, http_client: httpx2.AsyncClient | None = None
+    ) -> None:
+        self._info = ModelInfo(provider="openai", name=settings.moderation_model)
+        self._key = plain_key(settings.openai_api_key)
+        self._base_url = settings.openai_base_url or OPENAI_URL
+        self._timeout = settings.llm_timeout
+        self._http_client = http_client
+
+    async def review(self, text: str) -> list[str]:
+        """The categories that are flagged. Raises ProviderError."""
+        check_key(self._info, self._key)
+        with our_errors(self._info, self._key, openai.OpenAIError):
+            sdk = openai.AsyncOpenAI(
+                api_key=self._key or NO_KEY,
+                base_url=self._base_url,
+                max_retries=0,
+                timeout=http_timeout(self._timeout),
+                http_client=self._http_client,
+            )
+            try:
+                async with asyncio.timeout(self._timeout):
+                    answer = await sdk.moderations.create(model=self._info.name, input=text)
+                found = answer.results[0]
+                names = found.categories.model_dump(by_alias=True)
+                flagged = bool(found.flagged)
+            except (AttributeError, TypeError, IndexError) as wrong:
+                raise InvalidResponse(
+                    provider=self._info.provider, model=self._info.name
+                ) from wrong
+            finally:
+                if self._http_client is None:
+                    await sdk.close()
+        return [name for name, is_so in names.items() if is_so] or ["flagged"] if flagged else []

@@ -1,0 +1,244 @@
+"""Finds personal data and keys in a text, in Japanese and foreign forms.
+
+It compares what NFKC makes of each character, so that full-width letters hide nothing, and gives
+places in the text as it stands. Check digits decide where there are any (cards: Luhn; My Number:
+the Ministry of Internal Affairs' ordinance no. 85 of 2014, article 5). A number that is called an
+order number, an ISBN and the like is none of these.
+
+Not found: names, dates of birth, addresses written in words only, street addresses in other forms
+than Japanese, English and French ones.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Literal, NamedTuple, get_args
+
+Kind = Literal["key", "email", "card", "my_number", "phone", "address"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+_DASH = "[-‐‑‒–—―−ーｰ]"
+_GAP = rf"(?:{_DASH}|[ .　])"
+_LABEL = re.compile(
+    r"(?:注文|受注|受付|伝票|追跡|管理|会員|商品|予約|請求|整理|お?問い?合わ?せ|シリアル)"
+    r"(?:番号|no\.?|ナンバー|id|コード)|品番|型番|isbn|jan|バーコード|型式"
+    r"|order|invoice|tracking|sku|serial|part\s*n|ref(?:erence)?\b|ticket",
+    re.IGNORECASE,
+)
+"""Stands before a number that is no personal one."""
+_LABEL_REACH = 16
+_CALLS = re.compile(r"電話|tel|phone|call|携帯|連絡先|fax|☎|℡", re.IGNORECASE)
+
+
+class Found(NamedTuple):
+    """``text[start:end]`` is ``kind``."""
+
+    start: int
+    end: int
+    kind: Kind
+
+
+def _luhn(digits: str) -> bool:
+    total = 0
+    for place, digit in enumerate(reversed(digits)):
+        value = int(digit) * (1 + place % 2)
+        total += value - 9 if value > 9 else value
+    return total % 10 == 0
+
+
+def _is_card(said: str, before: str) -> bool:
+    digits = _digits(said)
+    if not 13 <= len(digits) <= 19 or digits[0] not in "23456" or len(set(digits)) == 1:
+        return False
+    return _luhn(digits) and not (len(digits) == 13 and _is_ean(digits)) and not _labelled(before)
+
+
+def _is_ean(digits: str) -> bool:
+    """Whether 13 digits end in a bar code's check digit."""
+    weighed = sum(int(digit) * (3 if at % 2 else 1) for at, digit in enumerate(digits[:12]))
+    return (10 - weighed % 10) % 10 == int(digits[12])
+
+
+def _is_my_number(said: str, before: str) -> bool:
+    digits = _digits(said)
+    if len(digits) != 12 or len(set(digits)) == 1 or _labelled(before):
+        return False
+    if re.fullmatch(r"(?:(?:19|20)\d\d\D){2}(?:19|20)\d\d", said):  # years
+        return False
+    total = sum(
+        int(digit) * (n + 1 if n <= 6 else n - 5)
+        for n, digit in enumerate(reversed(digits[:11]), 1)
+    )
+    rest = total % 11
+    return int(digits[11]) == (0 if rest <= 1 else 11 - rest)
+
+
+def _is_phone(said: str, before: str) -> bool:
+    digits = _digits(said)
+    if _labelled(before):
+        return False
+    if said.lstrip("(").startswith("+"):
+        # Without a gap it must be long enough to be no sum of money.
+        return 8 <= len(digits) <= 15 if re.search(r"\D", said[1:]) else len(digits) >= 11
+    if digits[0] == "0":
+        if len(digits) not in (10, 11):
+            return False
+        bare = said.isdigit()
+        mobile = re.match(r"0(?:[5789]0\d{8}|120\d{6}$|800\d{7}|570\d{6}$)", digits)
+        return not bare or bool(mobile) or bool(_CALLS.search(before))
+    return len(digits) in (10, 11)
+
+
+def _is_key(said: str, before: str) -> bool:
+    return any(letter.isdigit() for letter in said) or said.startswith("-----")
+
+
+def _digits(said: str) -> str:
+    return re.sub(r"\D", "", said)
+
+
+def _labelled(before: str) -> bool:
+    near = before[-_LABEL_REACH:]
+    return bool(_LABEL.search(near)) and not _CALLS.search(near)
+
+
+def _always(said: str, before: str) -> bool:
+    return True
+
+
+_KANJI = "\u4e00-\u9fff々〇"
+_PREFECTURE = rf"(?:北海道|東京都|(?:京都|大阪)府|(?:神奈川|和歌山|鹿児島|[{_KANJI}]{{2}})県)"
+_HIRAGANA_CITIES = (
+    "さいたま|いわき|つくば|つくばみらい|ひたちなか|かすみがうら|あきる野|いなべ|うきは|えびの|"
+    "さくら|さぬき|たつの|つがる|にかほ|ふじみ野|みどり|みやま|むつ|うるま|あわら|いすみ|かほく"
+)
+_CITY = rf"(?:{_HIRAGANA_CITIES}|[{_KANJI}ァ-ヶー]{{1,7}}?)[市区町村郡]"
+_PLACE = rf"(?:[{_KANJI}ァ-ヶー]|[のがつヶ](?=[{_KANJI}ァ-ヶー])){{0,20}}"
+_FULL_PLACE = (
+    rf"(?:[{_KANJI}ァ-ヶー]|\d{{1,2}}条|[のがつヶるり](?=[{_KANJI}ァ-ヶー])|[ぁ-ん]{{3,8}}(?=\d))"
+    r"{0,30}"
+)
+"""After a prefecture and a city more is a name: みなとみらい, 北1条西."""
+_NUMERAL = r"(?:\d{1,5}|[一二三四五六七八九十]{1,4})"
+_LOT = (
+    rf"(?:{_NUMERAL}(?:丁目|番地?)(?:の?{_NUMERAL}(?:番地?|号|{_DASH}|の)?){{0,3}}"
+    rf"|\d{{1,5}}(?:(?:{_DASH}|の)\d{{1,5}}){{1,3}}号?)"
+    r"(?![\d日月年時分秒週個人円本冊枚回度点対歳件社店軒名か箇つ泊組勝敗%])"
+)
+_BUILDING = rf"(?:[ 　]?[{_KANJI}ァ-ヶーA-Za-z0-9]{{1,16}}?(?:号室|\d{{1,2}}階|\d{{1,2}}F))?"
+_ENGLISH_ROAD = (
+    r"(?:Street|St|Avenue|Ave|Road|Rd|Boulevard|Blvd|Lane|Ln|Drive|Dr|Court|Ct|Place|Pl|Square|Sq"
+    r"|Way|Terrace|Parkway|Pkwy|Highway|Hwy|Crescent|Close)\b\.?"
+)
+
+_PATTERNS: tuple[tuple[Kind, re.Pattern[str], Callable[[str, str], bool]], ...] = (
+    (
+        "key",
+        re.compile(
+            r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----(?:.*?-----END [A-Z0-9 ]*PRIVATE KEY-----|.*\Z)"
+            r"|(?<![A-Za-z0-9_-])(?:"
+            r"sk-[A-Za-z0-9_-]{16,}|(?:AKIA|ASIA)[A-Z0-9]{16}|gh[pousr]_[A-Za-z0-9]{20,}"
+            r"|github_pat_[A-Za-z0-9_]{22,}|glpat-[A-Za-z0-9_-]{20,}|hf_[A-Za-z0-9]{30,}"
+            r"|AIza[A-Za-z0-9_-]{30,}|xox[abeoprs]-[A-Za-z0-9-]{10,}"
+            r"|eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)?)",
+            re.DOTALL,
+        ),
+        _is_key,
+    ),
+    (
+        "email",
+        re.compile(
+            r"(?<![A-Za-z0-9._%+-])[A-Za-z0-9._%+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.)+[A-Za-z]{2,24}"
+        ),
+        _always,
+    ),
+    (
+        "address",
+        re.compile(
+            rf"(?:〒\s*)?(?:\d{{3}}{_DASH}\d{{4}}[ 　]*)?{_PREFECTURE}[ 　]*(?:{_CITY}){{1,2}}"
+            rf"[ 　]*{_FULL_PLACE}[ 　]*{_LOT}{_BUILDING}"
+            rf"|(?:〒\s*\d{{3}}{_DASH}?\d{{4}}[ 　]*)(?:{_CITY}{_PLACE}[ 　]*{_LOT}{_BUILDING})?"
+            rf"|(?<![{_KANJI}]){_CITY}(?=[のがつ]?[{_KANJI}ァ-ヶー]){_PLACE}{_LOT}{_BUILDING}"
+            r"|(?<![\w.,])\d{1,6}[A-Za-z]?\s+(?:[NSEW]\.?\s+)?"
+            r"(?:[A-Z][a-z]+\.?\s+|\d{1,3}(?:st|nd|rd|th)\s+){1,4}" + _ENGLISH_ROAD +
+            r"(?:,?\s+(?:Apt|Suite|Unit|Floor|#)\.?\s*\w+)?"
+            r"(?:,\s*(?:[A-Z][a-z.]+|NW|NE|SW|SE)(?:\s[A-Z][a-z]+)*){0,2}"
+            r"(?:,?\s+[A-Z]{2}\s+\d{5}(?:-\d{4})?|,?\s+[A-Z]{1,2}\d[A-Z\d]?\s*\d[A-Z]{2})?"
+            r"|(?<![\w.,])\d{1,4}(?:\s?bis)?,?\s+(?:rue|avenue|boulevard|place|chemin|quai)\s+"
+            r"(?:(?:de|du|des|la|le)\s+|l['’]|d['’]){0,3}[A-ZÀ-Ü][\w-]+(?:,?\s+\d{5}\s+[A-Z]\w+)?"
+        ),
+        _always,
+    ),
+    ("card", re.compile(rf"(?<![\d.])\d(?:{_GAP}?\d){{12,18}}(?!\d)"), _is_card),
+    (
+        "my_number",
+        re.compile(rf"(?<![\d.])\d{{4}}{_GAP}?\d{{4}}{_GAP}?\d{{4}}(?!{_GAP}?\d)"),
+        _is_my_number,
+    ),
+    (
+        "phone",
+        re.compile(
+            rf"(?<![\w+])\(?\+[1-9]\d{{0,2}}\)?(?:(?:{_GAP}|[()]){{0,2}}\d){{5,14}}(?!\d)"
+            rf"|(?<![\d+.])(?<!\d[-‐ー])\(?0\d{{1,4}}(?:\){_GAP}?|\(|{_GAP})\d{{1,4}}"
+            rf"(?:\)|{_GAP})\d{{3,4}}(?!{_DASH}?\d)"
+            rf"|(?<![\d+.-])0\d(?:[ .-]\d\d){{4}}(?![\d-])"
+            rf"|(?<![\d+.-])0\d{{9,10}}(?![\d-])"
+            r"|(?<![\d.-])(?:1[-. ])?(?:\([2-9]\d\d\) ?|[2-9]\d\d[-.])[2-9]\d\d[-. ]\d{4}(?![\d-])"
+        ),
+        _is_phone,
+    ),
+)  # fmt: skip
+
+
+def find_personal(text: str, start: int = 0) -> list[Found]:
+    """What stands in ``text`` from ``start`` on, in its order; nothing overlaps.
+
+    What comes before ``start`` says what a number is called.
+    """
+    normal, places = normalized(text)
+    begin = start if places is None else _first_at(places, start)
+    taken: list[Found] = []
+    for kind, pattern, accepts in _PATTERNS:
+        for match in pattern.finditer(normal, begin):
+            said = match[0].rstrip(" \t\n　")
+            first, last = match.start(), match.start() + len(said)
+            if places is not None:
+                first, last = places[first], places[last - 1] + 1
+            if any(first < other.end and other.start < last for other in taken):
+                continue
+            if accepts(said, normal[: match.start()]):
+                taken.append(Found(first, last, kind))
+    return sorted(taken)
+
+
+def canonical(text: str) -> str:
+    """Letters and digits alone, so that two ways of writing the same are equal."""
+    return "".join(filter(str.isalnum, unicodedata.normalize("NFKC", text).casefold()))
+
+
+def normalized(text: str) -> tuple[str, list[int] | None]:
+    """NFKC of each character, and for each of the result where in ``text`` it came from.
+
+    None for the places of text that it leaves as it is.
+    """
+    if text.isascii():
+        return text, None
+    out: list[str] = []
+    places: list[int] = []
+    for at, character in enumerate(text):
+        same = _nfkc(character)
+        out.append(same)
+        places += [at] * len(same)
+    return "".join(out), places
+
+
+@lru_cache(maxsize=8192)
+def _nfkc(character: str) -> str:
+    return unicodedata.normalize("NFKC", character)
+
+
+def _first_at(places: list[int], start: int) -> int:
+    return next((at for at, place in enumerate(places) if place >= start), len(places))
