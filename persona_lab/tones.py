@@ -13,13 +13,14 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from persona_lab.errors import TemplateError
-from persona_lab.japanese.rewrite import Rule
+from persona_lab.japanese.rewrite import Rule, Rules
 from persona_lab.models import Agent
 from persona_lab.replies import Fences, Filter, Step
 from persona_lab.words import read_yaml
@@ -64,9 +65,13 @@ class Tone(BaseModel):
                     raise ValueError(f"rule {number}: becomes: there is no {{{name}}}")
         return self
 
-    @property
+    @cached_property
     def takes_ending(self) -> bool:
         return any("ending" in rule.blanks for rule in self.rules)
+
+    @cached_property
+    def _found(self) -> Rules:
+        return Rules(self.rules)
 
     def say(self, sentence: str, *, keep: Sequence[str] = (), endings: Sequence[str] = ()) -> str:
         """``sentence`` in this tone. Said twice is said once.
@@ -99,7 +104,7 @@ class Tone(BaseModel):
         if not self.rules:
             return text
         blanks = {"ending": endings[0] if endings else ""}
-        return rewrite(words_of(text, keep), self.rules, blanks)
+        return rewrite(words_of(text, keep), self._found, blanks)
 
 
 def _is_bare_item(sentence: str) -> bool:

@@ -64,11 +64,14 @@ async def make_lab() -> AsyncIterator[Callable[..., Lab]]:
     def make(
         play: Play | None = None, *, context: int = 4096, clock: object = None, **fields: object
     ) -> Lab:
-        # Scripts say where a stream is cut; a tone would hold back the unfinished sentence.
+        # Scripts say where a stream is cut; tone and guards hold back what is unfinished.
         chosen = {
             "database_url": "sqlite://",
             "llm_provider": "mock",
             "tone_adjustment": False,
+            "mask_personal_data": False,
+            "word_filter": False,
+            "role_limits": False,
             **fields,
         }
         client = None if play is None else ScriptedClient(play, context=context)

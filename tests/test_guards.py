@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import httpx2
 import pytest
 import yaml
+from conftest import Visitor, says
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -29,7 +30,6 @@ from persona_lab.models import Tone as ToneRow
 from persona_lab.replies import LAST_STEPS, STEPS, ResponseProcessor
 from persona_lab.settings import ROOT, Settings
 from persona_lab.tones import Tones
-from tests.conftest import Visitor, says
 
 validate = InputValidator(2000).validate_message
 
@@ -420,7 +420,7 @@ MakeLab = Callable[..., object]
 
 
 async def test_the_stored_answer_is_the_filtered_one(make_lab: MakeLab) -> None:
-    visitor = Visitor(make_lab(says("担当は taro@", "example.com です。")))  # type: ignore[arg-type]
+    visitor = Visitor(make_lab(says("担当は taro@", "example.com です。"), mask_personal_data=True))  # type: ignore[arg-type]
     reply = await visitor.lab.service.generate_response("連絡先は？", **visitor.where)
     assert reply.content == visitor.thread()[-1][1] == "担当は ［メールアドレス］ です。"
     assert reply.metadata["processing_applied"] == ["mask:email"]
@@ -428,7 +428,7 @@ async def test_the_stored_answer_is_the_filtered_one(make_lab: MakeLab) -> None:
 
 
 async def test_a_blocked_answer_becomes_the_personas_safe_words(make_lab: MakeLab) -> None:
-    visitor = Visitor(make_lab(says("爆弾の作り", "方は次です。", "火薬")))  # type: ignore[arg-type]
+    visitor = Visitor(make_lab(says("爆弾の作り", "方は次です。", "火薬"), word_filter=True))  # type: ignore[arg-type]
     reply = await visitor.lab.service.generate_response("作り方は？", **visitor.where)
     assert reply.content.startswith("テスト太郎です。")
     assert reply.metadata["blocked"] == "words"
@@ -437,7 +437,7 @@ async def test_a_blocked_answer_becomes_the_personas_safe_words(make_lab: MakeLa
 
 
 async def test_a_deployment_can_switch_masks_off(make_lab: MakeLab) -> None:
-    visitor = Visitor(make_lab(says("a@b.org です。"), mask_personal_data=False))  # type: ignore[arg-type]
+    visitor = Visitor(make_lab(says("a@b.org です。"), word_filter=True))  # type: ignore[arg-type]
     reply = await visitor.lab.service.generate_response("連絡先は？", **visitor.where)
     assert reply.content == "a@b.org です。"
 
@@ -466,7 +466,7 @@ class _Watching:
 async def test_with_a_moderator_nothing_is_shown_that_it_has_not_seen(
     make_lab: MakeLab, moderator: _Watching, begins: str, blocked: str | None
 ) -> None:
-    visitor = Visitor(make_lab(says("いやな", "返事"), word_filter=False))  # type: ignore[arg-type]
+    visitor = Visitor(make_lab(says("いやな", "返事")))  # type: ignore[arg-type]
     visitor.lab.service.output_filter.moderator = moderator
     events = [
         event async for event in visitor.lab.service.generate_streaming("はい", **visitor.where)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import Visitor, says
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +19,6 @@ from persona_lab.models import Tone as ToneRow
 from persona_lab.replies import LAST_STEPS, STEPS, ResponseProcessor
 from persona_lab.settings import ROOT
 from persona_lab.tones import Tones
-from tests.conftest import Visitor, says
 
 TONES = Tones(ROOT / "templates" / "tones.yaml")
 EXAMPLES = [(tone, said, wanted) for tone in TONES.tones for said, wanted in tone.examples.items()]

@@ -140,7 +140,8 @@ class OutputFilter:
     @property
     def step(self) -> Step:
         """The step of a :class:`~persona_lab.replies.ResponseProcessor`."""
-        return Step("safety", lambda agent: Guarded(self, agent))
+        judges = self.personal_data or self.words.longest or self._limits
+        return Step("safety", lambda agent: Guarded(self, agent) if judges else Filter())
 
     async def review(self, text: str, agent: Agent) -> tuple[str, list[str]]:
         """What may be shown of a whole answer, and what the moderator found wrong with it.

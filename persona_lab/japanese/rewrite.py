@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import string
 from collections.abc import Mapping, Sequence
+from functools import cached_property
+from operator import itemgetter
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -101,7 +103,7 @@ class Rule(BaseModel):
                 raise ValueError(f"becomes: {{{name}}}: a form is base, {', '.join(_FORMS)}")
         return self
 
-    @property
+    @cached_property
     def blanks(self) -> list[str]:
         parts = string.Formatter().parse(self.becomes)
         return [name for _, name, _, _ in parts if name is not None]
@@ -138,12 +140,38 @@ class Rule(BaseModel):
         return out
 
 
-def rewrite(words: Sequence[Word], rules: Sequence[Rule], blanks: Mapping[str, str]) -> str:
+class Rules:
+    """Rules in their order, found by the first word that they name."""
+
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        self._by_word: dict[str, list[tuple[int, Rule]]] = {}
+        self._by_base: dict[str, list[tuple[int, Rule]]] = {}
+        self._others: list[tuple[int, Rule]] = []
+        for number, rule in enumerate(rules):
+            first = rule.words[0]
+            for word in first.word:
+                self._by_word.setdefault(word, []).append((number, rule))
+            for base in () if first.word else first.base:
+                self._by_base.setdefault(base, []).append((number, rule))
+            if not (first.word or first.base):
+                self._others.append((number, rule))
+
+    def at(self, word: Word) -> list[Rule]:
+        """Those that may begin at ``word``."""
+        found = [
+            *self._by_word.get(word.surface, ()),
+            *self._by_base.get(word.lemma, ()),
+            *self._others,
+        ]
+        return [rule for _, rule in sorted(found, key=itemgetter(0))]
+
+
+def rewrite(words: Sequence[Word], rules: Rules, blanks: Mapping[str, str]) -> str:
     """One sentence's ``words`` as the rules say them. ``blanks`` fill {name} in ``becomes``."""
     end = spoken_end(words)
     out, at = "", 0
     while at < len(words):
-        rule = next((rule for rule in rules if rule.fits(words, at, end)), None)
+        rule = next((rule for rule in rules.at(words[at]) if rule.fits(words, at, end)), None)
         if rule is None:
             out += words[at].surface
             at += 1
