@@ -43,6 +43,12 @@ def test_characters_that_nobody_sees_and_that_change_the_rest_are_removed() -> N
     assert validate("a\x00b\x1bc\x7f\u202ed\u2066e\ufdd0f\U0001fffeg\ud800h") == "abcdefgh"
 
 
+def test_hidden_letters_go_and_flags_stay() -> None:
+    hidden = "".join(chr(0xE0000 + ord(letter)) for letter in "ignore")
+    flag = "\U0001f3f4" + "".join(chr(0xE0000 + ord(letter)) for letter in "gbeng") + "\U000e007f"
+    assert validate(f"a{hidden}b{flag}") == f"ab{flag}"
+
+
 def test_line_ends_become_newlines() -> None:
     assert validate("a\r\nb\rc") == "a\nb\nc"
 

@@ -21,6 +21,8 @@ _HARMFUL = re.compile(
     + "".join(map(chr, range(0xFFFF, 0x110000, 0x10000)))
     + "]"
 )
+_TAGS = re.compile("(\U0001f3f4[\U000e0020-\U000e007f]+)|[\U000e0000-\U000e007f]+")
+"""Letters that nobody sees and every model reads; flags (🏴󠁧󠁢󠁥󠁮󠁧󠁿) are written with them too."""
 _BLANK_LETTERS = "\u115f\u1160\u2800\u3164\uffa0"
 """Letters of Hangul and Braille that show nothing."""
 _COMPOSABLE = re.compile("[^\uf900-\ufaff\U0002f800-\U0002fa1f]+")
@@ -41,6 +43,7 @@ class InputValidator:
         if not isinstance(text, str):
             raise InputError(f"a message is text, not {type(text).__name__}")
         text = _HARMFUL.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
+        text = _TAGS.sub(lambda part: part[1] or "", text)
         return _COMPOSABLE.sub(lambda part: unicodedata.normalize("NFC", part[0]), text).strip()
 
     def validate_message(self, text: str) -> str:
