@@ -42,6 +42,8 @@ _POLITE: dict[Form, str] = {
     "volitional": "ましょう",
 }
 _LAUGHS = ("笑", "泣", "汗", "涙", "草", "w", "ww", "www")
+_ONE_WITH_NAI = ("もったい", "勿体", "くだら", "とんでも")
+"""What is one adjective with ない, and isn't made a negative anew."""
 _TAIL = {
     "ぜ": "よ",
     "ぞ": "よ",
@@ -158,6 +160,8 @@ class _Clause:
             return None
         if tail[:1] == ["じゃん"]:
             return 0, "じゃないですか", []
+        if tail[:1] == ["よう"]:  # taken for a particle before ね
+            return 0, "ようです", tail[1:]
         asked = tail[:1] in (["の"], ["ん"])
         if asked or tail[:2] == ["か", "な"] or tail[:1] == ["かな"]:
             return (
@@ -247,6 +251,8 @@ class _Clause:
     def _negative(self, form: Form, length: int) -> tuple[int, str] | None:
         """ない at the end, of ``length`` words: 行かない, 高くない, 静かじゃない, 時間がない."""
         verb, earlier = self.word(length + 1), self.word(length + 2)
+        if verb.surface in _ONE_WITH_NAI:
+            return 0, "です"
         if verb.is_verb() and verb.form.startswith("未然形"):
             return length + 1, _masu(verb, form)
         if verb.surface == "じゃ":
@@ -261,7 +267,7 @@ class _Clause:
             return 1, _masu(last, "volitional")
         if last.form.startswith("命令形"):
             if last.lemma in ("くれる", "呉れる"):
-                return 1, "ください"
+                return (2 if before.pos == "接頭辞" else 1), "ください"
             if last.lemma in ("なさる",):
                 if before.is_verb():
                     return 2, conjugate(before.lemma, before.type, "te") + "ください"
