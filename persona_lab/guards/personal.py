@@ -208,7 +208,7 @@ def find_personal(text: str, start: int = 0) -> list[Found]:
     for kind, pattern, accepts in _PATTERNS:
         for match in pattern.finditer(normal, begin):
             said, first = match[0].rstrip(" \t\n　"), match.start()
-            if said[0] == "(" and ")" not in said:  # it belongs to the sentence
+            if said[0] == "(" and said.count("(") > said.count(")"):  # it belongs to the sentence
                 said, first = said[1:], first + 1
             last = first + len(said)
             if places is not None:
