@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from persona_lab.compare import Comparison, Contestant
     from persona_lab.context import ContextManager
     from persona_lab.errors import ErrorHandler, ErrorType, PersonaLabError
-    from persona_lab.guards import InputValidator
+    from persona_lab.guards import InputValidator, OutputFilter
     from persona_lab.lab import Lab, open_lab
     from persona_lab.prompts import PromptBuilder, PromptTemplateEngine
     from persona_lab.replies import ResponseProcessor
@@ -38,6 +38,7 @@ __all__ = [
     "Lab",
     "MockClient",
     "OpenAIClient",
+    "OutputFilter",
     "PersonaLabError",
     "PromptBuilder",
     "PromptTemplateEngine",
@@ -62,6 +63,7 @@ _HOMES = {
     "Lab": "lab",
     "MockClient": "clients.mock",
     "OpenAIClient": "clients.openai",
+    "OutputFilter": "guards",
     "PersonaLabError": "errors",
     "PromptBuilder": "prompts",
     "PromptTemplateEngine": "prompts",

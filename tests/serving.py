@@ -67,6 +67,9 @@ def environment(folder: Path, **settings: str) -> dict[str, str]:
         "DATABASE_URL": f"sqlite:///{folder / 'lab.db'}",
         "LLM_PROVIDER": "mock",
         "LLM_MODEL": "echo",
+        # An answer of one sentence would come in one piece.
+        "TONE_ADJUSTMENT": "false",
+        "ROLE_LIMITS": "false",
         **settings,
     }
 

@@ -220,6 +220,26 @@ def test_personal_data_is_found_whole(row: str) -> None:
     assert found[0].end - found[0].start >= 0.6 * len(text)  # words around it may stay
 
 
+FRAMES = [
+    "連絡先は{}です。", "会社は{}にあります", "お電話は、{} まで！", "Write to {} today.", "**{}**",
+    "- {}\n-", "（{}）", "「{}」と言った。", "| {} | x |", "`{}`", "担当の田中が{}で承ります。",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+def test_personal_data_is_masked_in_any_sentence(frame: str) -> None:
+    for row in rows(PERSONAL):
+        text = row.partition(" | ")[2]
+        data = find_personal(text)[0]
+        item = text[data.start : data.end]
+        if item == "0312345678" and "電話" not in frame and "連絡先" not in frame:
+            continue  # ten digits without a gap are a phone number where they are called so
+        content, applied = final(frame.format(item))
+        assert applied == (f"mask:{data.kind}",)
+        assert content[: frame.index("{")] == frame[: frame.index("{")]
+        assert content.endswith(frame[frame.index("}") + 1 :])
+
+
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: key[:8])
 def test_a_key_is_found_whole(key: str) -> None:
     assert find_personal(f"鍵は{key}") == [(2, 2 + len(key), "key")]

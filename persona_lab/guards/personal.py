@@ -134,6 +134,7 @@ _ENGLISH_ROAD = (
     r"|Way|Terrace|Parkway|Pkwy|Highway|Hwy|Crescent|Close)\b\.?"
 )
 
+# ASCII: a letter of Japanese beside it ends no word.
 _PATTERNS: tuple[tuple[Kind, re.Pattern[str], Callable[[str, str], bool]], ...] = (
     (
         "key",
@@ -144,14 +145,15 @@ _PATTERNS: tuple[tuple[Kind, re.Pattern[str], Callable[[str, str], bool]], ...] 
             r"|github_pat_[A-Za-z0-9_]{22,}|glpat-[A-Za-z0-9_-]{20,}|hf_[A-Za-z0-9]{30,}"
             r"|AIza[A-Za-z0-9_-]{30,}|xox[abeoprs]-[A-Za-z0-9-]{10,}"
             r"|eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)?)",
-            re.DOTALL,
+            re.DOTALL | re.ASCII,
         ),
         _is_key,
     ),
     (
         "email",
         re.compile(
-            r"(?<![A-Za-z0-9._%+-])[A-Za-z0-9._%+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.)+[A-Za-z]{2,24}"
+            r"(?<![A-Za-z0-9._%+-])[A-Za-z0-9._%+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.)+[A-Za-z]{2,24}",
+            re.ASCII,
         ),
         _always,
     ),
@@ -168,14 +170,15 @@ _PATTERNS: tuple[tuple[Kind, re.Pattern[str], Callable[[str, str], bool]], ...] 
             r"(?:,\s*(?:[A-Z][a-z.]+|NW|NE|SW|SE)(?:\s[A-Z][a-z]+)*){0,2}"
             r"(?:,?\s+[A-Z]{2}\s+\d{5}(?:-\d{4})?|,?\s+[A-Z]{1,2}\d[A-Z\d]?\s*\d[A-Z]{2})?"
             r"|(?<![\w.,])\d{1,4}(?:\s?bis)?,?\s+(?:rue|avenue|boulevard|place|chemin|quai)\s+"
-            r"(?:(?:de|du|des|la|le)\s+|l['’]|d['’]){0,3}[A-ZÀ-Ü][\w-]+(?:,?\s+\d{5}\s+[A-Z]\w+)?"
+            r"(?:(?:de|du|des|la|le)\s+|l['’]|d['’]){0,3}[A-ZÀ-Ü][\wà-ÿ-]+(?:,?\s+\d{5}\s+[A-Z]\w+)?",
+            re.ASCII,
         ),
         _always,
     ),
-    ("card", re.compile(rf"(?<![\d.])\d(?:{_GAP}?\d){{12,18}}(?!\d)"), _is_card),
+    ("card", re.compile(rf"(?<![\d.])\d(?:{_GAP}?\d){{12,18}}(?!\d)", re.ASCII), _is_card),
     (
         "my_number",
-        re.compile(rf"(?<![\d.])\d{{4}}{_GAP}?\d{{4}}{_GAP}?\d{{4}}(?!{_GAP}?\d)"),
+        re.compile(rf"(?<![\d.])\d{{4}}{_GAP}?\d{{4}}{_GAP}?\d{{4}}(?!{_GAP}?\d)", re.ASCII),
         _is_my_number,
     ),
     (
@@ -186,7 +189,8 @@ _PATTERNS: tuple[tuple[Kind, re.Pattern[str], Callable[[str, str], bool]], ...] 
             rf"(?:\)|{_GAP})\d{{3,4}}(?!{_DASH}?\d)"
             rf"|(?<![\d+.-])0\d(?:[ .-]\d\d){{4}}(?![\d-])"
             rf"|(?<![\d+.-])0\d{{9,10}}(?![\d-])"
-            r"|(?<![\d.-])(?:1[-. ])?(?:\([2-9]\d\d\) ?|[2-9]\d\d[-.])[2-9]\d\d[-. ]\d{4}(?![\d-])"
+            r"|(?<![\d.-])(?:1[-. ])?(?:\([2-9]\d\d\) ?|[2-9]\d\d[-.])[2-9]\d\d[-. ]\d{4}(?![\d-])",
+            re.ASCII,
         ),
         _is_phone,
     ),
@@ -203,8 +207,10 @@ def find_personal(text: str, start: int = 0) -> list[Found]:
     taken: list[Found] = []
     for kind, pattern, accepts in _PATTERNS:
         for match in pattern.finditer(normal, begin):
-            said = match[0].rstrip(" \t\n　")
-            first, last = match.start(), match.start() + len(said)
+            said, first = match[0].rstrip(" \t\n　"), match.start()
+            if said[0] == "(" and said.count("(") > said.count(")"):  # it belongs to the sentence
+                said, first = said[1:], first + 1
+            last = first + len(said)
             if places is not None:
                 first, last = places[first], places[last - 1] + 1
             if any(first < other.end and other.start < last for other in taken):
