@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from sqlalchemy import JSON, Column, UniqueConstraint
+from sqlalchemy import JSON, Column, UniqueConstraint, false, text
 from sqlmodel import Field, Relationship, SQLModel
 
 Language = Literal["ja", "en"]
@@ -29,6 +29,10 @@ def now() -> datetime:
 
 def _json_list() -> Any:
     return Field(default_factory=list, sa_column=Column(JSON, nullable=False))
+
+
+def _later(value: Any, in_database: Any) -> Any:
+    return Field(default=value, sa_column_kwargs={"server_default": in_database})
 
 
 def _traits(link: type[SQLModel]) -> Any:
@@ -140,6 +144,13 @@ class AgentRevision(SQLModel, table=True):
 
 
 class Chat(SQLModel, table=True):
+    """A conversation. ``revision`` counts the changes to it that aren't a message at its end.
+
+    ``summary`` tells what stands up to position ``summary_through``, where a model was asked to.
+    Columns that came later have a default in the database: a replica of the version before, which
+    doesn't know them, goes on writing during an update.
+    """
+
     id: str = Field(default_factory=new_id, primary_key=True)
     user_id: str = Field(foreign_key="user.id", index=True)
     agent_id: str = Field(foreign_key="agent.id", index=True)
@@ -147,6 +158,9 @@ class Chat(SQLModel, table=True):
     created_at: datetime = Field(default_factory=now)
     updated_at: datetime = Field(default_factory=now, index=True)
     deleted_at: datetime | None = None
+    revision: int = _later(0, text("0"))
+    summary: str = _later("", text("''"))
+    summary_through: int = _later(-1, text("-1"))
 
 
 class Message(SQLModel, table=True):
@@ -190,6 +204,7 @@ class TurnRecord(SQLModel, table=True):
     first_token_ms: float | None = None
     total_ms: float = 0
     cost: float | None = None
+    cache_hit: bool = _later(False, false())
     created_at: datetime = Field(default_factory=now, index=True)
 
 
@@ -295,13 +310,15 @@ class Usage:
 class Chunk:
     """A piece of an answer. The last has ``finish_reason``, ``usage`` and the model's own name.
 
-    ``finish_reason``: "stop", "length", "content_filter" or "refusal".
+    ``finish_reason``: "stop", "length", "content_filter" or "refusal". ``metadata``: what a layer
+    tells of the answer; it ends up in the reply's.
     """
 
     text: str = ""
     finish_reason: str | None = None
     usage: Usage | None = None
     model: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,4 @@
-"""The store: whose rows are whose, and that none is lost.
-
-``TEST_DATABASE_URL`` runs them on a PostgreSQL database, which they empty.
-"""
+"""The store: whose rows are whose, and that none is lost, on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -26,7 +23,6 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, event, text
 from sqlalchemy import inspect as look_at
-from sqlalchemy.pool import NullPool
 from sqlmodel import SQLModel
 
 from persona_lab import migrations
@@ -40,8 +36,6 @@ from persona_lab.errors import (
 )
 from persona_lab.models import Agent, TurnRecord
 from persona_lab.store import REVISIONS, Store, persona_of
-
-POSTGRES = os.environ.get("TEST_DATABASE_URL", "")
 
 
 @dataclass
@@ -61,13 +55,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def store(clock: Clock) -> Iterator[Store]:
-    if POSTGRES:
-        engine = create_engine(POSTGRES, poolclass=NullPool)
-        with engine.begin() as connection:
-            connection.execute(text("DROP SCHEMA public CASCADE"))
-            connection.execute(text("CREATE SCHEMA public"))
-    opened = Store(POSTGRES or "sqlite://", clock=clock)
+def store(clock: Clock, database_url: str) -> Iterator[Store]:
+    opened = Store(database_url, clock=clock)
     yield opened
     opened.close()
 
@@ -649,12 +638,12 @@ def _write_together(store: Store, writers: int, each: int) -> None:
 
 
 def test_sixteen_writers_lose_nothing_on_a_file(file: str) -> None:
-    store = Store(POSTGRES or file)
+    store = Store(file)
     _write_together(store, 16, 8)
     store.close()
 
 
-def test_sixteen_writers_lose_nothing_in_memory(store: Store) -> None:
+def test_sixteen_writers_lose_nothing(store: Store) -> None:
     _write_together(store, 16, 8)
 
 
@@ -678,7 +667,7 @@ def test_memory_is_seen_by_all_threads_and_by_no_other_store(store: Store, world
     with ThreadPoolExecutor(1) as thread:
         read = thread.submit(store.get_chat, world.chat, user_id=world.user)
         assert read.result().id == world.chat
-    if not POSTGRES:
+    if store.engine.dialect.name == "sqlite":
         other = Store("sqlite://")
         assert other.list_chats(user_id=world.user) == []
         other.close()
