@@ -6,7 +6,7 @@
     ├── ConfigurationError      the deployment is wrong; stops the start with one line
     │   └── TemplateError       a template, rule or word file is wrong, named by file and number
     ├── InputError              what was typed or chosen can't be used; nothing was lost
-    │   ├── EmptyMessage · MessageTooLong · InvalidPersona · UnknownModel
+    │   ├── EmptyMessage · MessageTooLong · InvalidPersona · UnknownModel · InvalidOption
     ├── NotFound                no such row for this user (another's row is as good as none)
     ├── RateLimitError          the user's own quota in this house; a provider's is RateLimited
     │   └── TokensSpent
@@ -15,7 +15,8 @@
     └── ProviderError           a model gave no usable answer
         ├── MissingKey · BadKey · QuotaExceeded · RateLimited · BadRequest
         ├── ModelTimeout · Offline · Overloaded · ModelNotFound · ModelUnavailable
-        └── ContextTooLong · InvalidResponse · Refused
+        ├── ContextTooLong · NoVision · InvalidResponse · Refused
+        └── CircuitOpen         nobody was asked: the model failed too often just now
 
 Errors of an SDK, of HTTP and of the database become ours in :func:`from_foreign`, by type
 first and status second, never by their text. The rest of the house knows this tree only.
@@ -106,6 +107,13 @@ class UnknownModel(InputError):
     code = "unknown_model"
 
 
+class InvalidOption(InputError):
+    """``option`` names one of :class:`~persona_lab.models.Options`, or none at all; ``why`` names
+    the words for it under ``reasons.``."""
+
+    code = "invalid_option"
+
+
 class NotFound(PersonaLabError):
     """``kind`` is "agent", "chat" or "message"."""
 
@@ -138,7 +146,8 @@ class DiskFull(StorageError):
 class ProviderError(PersonaLabError):
     """``provider`` and ``model`` say who failed; ``status`` is the HTTP status, if one came.
 
-    ``retry_after``: seconds that the provider asks to be left alone.
+    ``retry_after``: seconds that the provider asks to be left alone; ``attempts``: how often it
+    was asked.
     """
 
     code = "api_error"
@@ -159,6 +168,7 @@ class ProviderError(PersonaLabError):
         self.model = model
         self.status = status
         self.retry_after = retry_after
+        self.attempts = 1
 
 
 class MissingKey(ProviderError):
@@ -220,6 +230,12 @@ class ContextTooLong(ProviderError):
     type = ErrorType.TOO_LONG
 
 
+class NoVision(ProviderError):
+    """The message has an image and the model takes none."""
+
+    code = "no_vision"
+
+
 class InvalidResponse(ProviderError):
     code = "invalid_response"
     type = ErrorType.INVALID_RESPONSE
@@ -228,6 +244,12 @@ class InvalidResponse(ProviderError):
 class Refused(ProviderError):
     code = "refused"
     type = ErrorType.REFUSED
+
+
+class CircuitOpen(ProviderError):
+    """``seconds`` until somebody is let through to see whether the model is back."""
+
+    code = "circuit_open"
 
 
 def from_foreign(error: BaseException, *, provider: str = "", model: str = "") -> PersonaLabError:

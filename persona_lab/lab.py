@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -15,10 +15,12 @@ from persona_lab.context import ContextManager
 from persona_lab.errors import (
     ConfigurationError,
     ErrorHandler,
+    MissingKey,
     ModelUnavailable,
     UnknownModel,
 )
 from persona_lab.guards import InputValidator
+from persona_lab.layers import Layers
 from persona_lab.prompts import PromptBuilder, PromptTemplateEngine
 from persona_lab.replies import ResponseProcessor
 from persona_lab.seeds import load_seeds
@@ -35,6 +37,7 @@ class Lab:
     settings: Settings
     catalog: Catalog
     store: Store
+    layers: Layers
     clients: Clients
     template_engine: PromptTemplateEngine
     prompt_builder: PromptBuilder
@@ -84,21 +87,21 @@ def open_lab(
     *,
     client: LLMClientInterface | None = None,
     clock: Callable[[], float] = time.perf_counter,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> Lab:
     """Open the lab that ``settings`` (the environment's where None) describe.
 
     Reads every template and word, brings the database up to date, puts the demo personas into
-    it and marks answers that a crash cut off. ``client`` answers in place of all models.
-    ``clock`` counts seconds. Raises ConfigurationError, one line that names what is wrong.
+    it and marks answers that a crash cut off. ``client`` answers in place of all models, without
+    layers around it. ``clock`` counts seconds; ``sleep`` waits between the tries of a model. Raises
+    ConfigurationError, one line that names what is wrong.
     """
     settings = settings if settings is not None else load_settings()
     catalog = Catalog(settings.data_dir / "models.yaml")
-    clients = Clients(settings, catalog, injected=client)
-    try:
-        clients.check()
-    except (UnknownModel, ModelUnavailable) as wrong:
-        which = wrong.details.get("reason") or f"{wrong.details['model']} is no model that is known"
-        raise ConfigurationError(f"LLM_MODEL, LOCAL_MODEL: {which}") from wrong
+    layers = Layers(settings, clock=clock, sleep=sleep)
+    clients = Clients(settings, catalog, injected=client, around=layers.keep)
+    _check("LLM_FALLBACK", clients.check_stand_ins)
+    _check("LLM_MODEL, LOCAL_MODEL", clients.check)
     engine = PromptTemplateEngine(settings.templates_dir)
     error_handler = ErrorHandler(Words(settings.templates_dir / "fallbacks.yaml"))
     seeds = load_seeds(settings.data_dir / "personas.yaml")
@@ -121,12 +124,14 @@ def open_lab(
         prompt_builder=prompt_builder,
         response_processor=response_processor,
         error_handler=error_handler,
+        layers=layers,
         clock=clock,
     )
     return Lab(
         settings=settings,
         catalog=catalog,
         store=store,
+        layers=layers,
         clients=clients,
         template_engine=engine,
         prompt_builder=prompt_builder,
@@ -137,3 +142,15 @@ def open_lab(
         service=service,
         comparison=Comparison(service),
     )
+
+
+def _check(names: str, check: Callable[[], None]) -> None:
+    """Raises ConfigurationError, with the settings' ``names``, for what ``check`` doesn't pass."""
+    try:
+        check()
+    except MissingKey as wrong:
+        needs = f"{wrong.provider}:{wrong.model} needs {wrong.details['variable']}"
+        raise ConfigurationError(f"{names}: {needs}") from wrong
+    except (UnknownModel, ModelUnavailable) as wrong:
+        which = wrong.details.get("reason") or f"{wrong.details['model']} is no model that is known"
+        raise ConfigurationError(f"{names}: {which}") from wrong

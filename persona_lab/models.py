@@ -212,9 +212,19 @@ class TurnRecord(SQLModel, table=True):
 
 
 @dataclass(frozen=True, slots=True)
+class Image:
+    """A picture in a message: at ``url``, or as ``data`` of ``media_type``."""
+
+    url: str = ""
+    data: bytes = b""
+    media_type: str = "image/png"
+
+
+@dataclass(frozen=True, slots=True)
 class Turn:
     role: Literal["user", "assistant"]
     content: str
+    images: tuple[Image, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +281,13 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to generate. None leaves it to the provider. ``timeout`` in seconds."""
+    """How to generate. None leaves it to the provider.
+
+    What follows ``stop`` is patience and doesn't shape the answer. Seconds: ``timeout`` until the
+    first sign of an answer, all tries together; ``connect_timeout`` until a server takes the
+    connection; ``idle_timeout`` between two signs (None: as ``timeout``); ``total_timeout`` until
+    the end. ``retries``: further tries while no word has come.
+    """
 
     temperature: float | None = 0.7
     max_tokens: int = 1000
@@ -282,6 +298,15 @@ class Options:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     timeout: float = 30.0
+    connect_timeout: float = 10.0
+    idle_timeout: float | None = None
+    total_timeout: float = 600.0
+    retries: int = 2
+
+    @property
+    def idle(self) -> float:
+        """``idle_timeout``, whichever way it was said."""
+        return self.timeout if self.idle_timeout is None else self.idle_timeout
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,9 @@ What a caller can rely on:
   come of the answer stays in the chat. A crash keeps all but the last half second of it.
 - A chat has one turn at a time: a second waits until the first is kept, so that the chat is a
   row of whole exchanges. (Within one process: replicas don't wait for one another.)
+- In a chat, another model of ``LLM_FALLBACK`` answers when the chosen one gave no word; ``model``
+  in the metadata says who answered, ``fallback_from`` whom it stands in for and why. A comparison
+  or a trial looks at one model: there, nobody stands in for it.
 - No key of the settings is in what comes out, even where a provider's answer repeats it.
 - ``error`` in the metadata without ``fallback``: the answer is whole, the store didn't take it.
 """
@@ -20,6 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
@@ -29,16 +33,19 @@ from weakref import WeakValueDictionary
 
 from pydantic import SecretStr
 
-from persona_lab.clients import estimate_tokens
+from persona_lab.clients import check_options, estimate_tokens
 from persona_lab.errors import (
     InputError,
     InvalidResponse,
     NotFound,
     PersonaLabError,
+    ProviderError,
     from_foreign,
 )
+from persona_lab.layers import Asking, Fallback
 from persona_lab.models import (
     Agent,
+    Chunk,
     Completion,
     Event,
     Language,
@@ -56,6 +63,7 @@ if TYPE_CHECKING:
     from persona_lab.context import ContextManager, Entry
     from persona_lab.errors import ErrorHandler
     from persona_lab.guards import InputValidator
+    from persona_lab.layers import Layers
     from persona_lab.prompts import PromptBuilder
     from persona_lab.replies import ReplyStream, ResponseProcessor
     from persona_lab.store import Store
@@ -83,6 +91,7 @@ class _Task:
     context: Sequence[Entry] = ()
     chat_id: str | None = None
     asked: Message | None = None
+    fresh: bool = False
 
 
 @dataclass(slots=True)
@@ -94,6 +103,8 @@ class _Course:
     info: ModelInfo | None = None
     client: LLMClientInterface | None = None
     prompt: Prompt | None = None
+    failed: Sequence[ProviderError] = ()
+    told: dict[str, Any] = field(default_factory=dict)
     stream: ReplyStream | None = None
     text: str = ""
     applied: tuple[str, ...] = ()
@@ -137,7 +148,8 @@ class _Course:
 class LLMService:
     """Answers messages. Holds no state of any user: each turn's is local to it.
 
-    ``clock`` counts seconds; ``save_every`` is how often a growing answer is written down.
+    ``layers`` puts those of a call around its client. ``clock`` counts seconds; ``save_every`` is
+    how often a growing answer is written down.
     """
 
     def __init__(
@@ -150,6 +162,7 @@ class LLMService:
         prompt_builder: PromptBuilder,
         response_processor: ResponseProcessor,
         error_handler: ErrorHandler,
+        layers: Layers | None = None,
         clock: Callable[[], float] = time.perf_counter,
         save_every: float = 0.5,
     ) -> None:
@@ -160,6 +173,7 @@ class LLMService:
         self.prompt_builder = prompt_builder
         self.response_processor = response_processor
         self.error_handler = error_handler
+        self.layers = layers
         self.clock = clock
         self.save_every = save_every
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -211,6 +225,7 @@ class LLMService:
         Raises InputError, NotFound (also for an ``agent_id`` that isn't the chat's), and
         StorageError when the message itself can't be kept.
         """
+        check_options(options)
         text = self.input_validator.validate_message(message)
 
         def ask() -> Message:
@@ -237,7 +252,8 @@ class LLMService:
 
         Raises NotFound when nothing was asked yet, InputError and StorageError.
         """
-        self.clients.info(model)  # an unknown model must not cost the answer that stands
+        # An unknown model or option must not cost the answer that stands.
+        self.clients.options(self.clients.info(model), **options)
 
         asked: Message | None = None
         answered = False
@@ -249,7 +265,7 @@ class LLMService:
             return asked
 
         events = self._in_chat(
-            ask, chat_id, user_id, model=model, language=language, options=options
+            ask, chat_id, user_id, model=model, language=language, options=options, fresh=True
         )
         try:
             async with contextlib.aclosing(events):
@@ -310,6 +326,7 @@ class LLMService:
 
         ``kind`` is what the turn's record calls it. Raises InputError.
         """
+        check_options(options)
         text = self.input_validator.validate_message(message)
         task = _Task(
             kind,
@@ -406,44 +423,74 @@ class LLMService:
         """Steps 4 to 7: finished text as it comes, with ``course`` kept up to date."""
         context = task.context
         course.info = info = self.clients.info(task.model)
-        if course.agent is None:
-            course.agent = await asyncio.to_thread(
-                self.store.get_agent, task.agent_id, user_id=task.user_id
-            )
+        agent = task.agent
+        if agent is None:
+            get = self.store.get_agent
+            agent = await asyncio.to_thread(get, task.agent_id, user_id=task.user_id)
+        course.agent = agent
         if task.chat_id is not None and task.asked is not None:
             context = await self.context_manager.get_context(
                 task.chat_id, user_id=task.user_id, before=task.asked
             )
-        course.client = client = await self.clients.open(task.model)
+        models = self.clients.chain(task.model) if task.chat_id is not None else [info]
+        answers = Fallback(models, functools.partial(self._ask, task, course, agent, context))
+        course.failed = answers.failed
+        course.stream = stream = self.response_processor.open_stream(agent, self._secrets)
+        try:
+            async with contextlib.aclosing(answers.stream()) as chunks:
+                async for chunk in chunks:
+                    if text := stream.feed(chunk.text):
+                        course.text += text
+                        yield text
+                    if stream.ended:
+                        break
+        except ProviderError as error:
+            if error in course.failed and course.info is not info:  # nobody could stand in
+                course.info, course.model, course.usage = info, "", None
+            raise
+        if text := course.finish():
+            yield text
+        course.finish_reason = course.finish_reason or "stop"
+        if not course.text:
+            raise InvalidResponse(provider=course.info.provider, model=course.info.name)
+
+    async def _ask(
+        self,
+        task: _Task,
+        course: _Course,
+        agent: Agent,
+        context: Sequence[Entry],
+        info: ModelInfo,
+    ) -> AsyncGenerator[Chunk, None]:
+        """Steps 5 and 6 with one model: a prompt made for it, and what it says."""
+        course.info, course.model, course.told = info, "", {}
+        course.first = course.usage = course.finish_reason = None
+        client = await self.clients.open(info.spec)
+        if self.layers is not None:
+            client = self.layers.for_call(client, Asking(task.user_id, fresh=task.fresh))
+        course.client = client
         if not client.ready:
             loading = self.clock()
             await client.warm()
-            course.load = self.clock() - loading
+            course.load += self.clock() - loading
         course.prompt = await self._prompt(
-            course.agent, task.message, context, info, client.count_tokens, task.options
+            agent, task.message, context, info, client.count_tokens, task.options
         )
-        course.stream = stream = self.response_processor.open_stream(course.agent, self._secrets)
         options = self.clients.options(info, **task.options)
+        said = ""
         async with contextlib.aclosing(client.stream(course.prompt, options)) as chunks:
             async for chunk in chunks:
                 if chunk.text and course.first is None:
                     course.first = self.clock()
+                said += chunk.text
                 course.usage = chunk.usage or course.usage
                 course.finish_reason = chunk.finish_reason or course.finish_reason
                 course.model = hide(chunk.model, self._secrets) or course.model
-                if text := stream.feed(chunk.text):
-                    course.text += text
-                    yield text
-                if stream.ended:
-                    break
-        if text := course.finish():
-            yield text
+                course.told |= chunk.metadata
+                yield chunk
         course.finish_reason = course.finish_reason or "stop"
-        client.validate_response(
-            Completion(course.text, course.model or info.name, course.spent, course.finish_reason)
-        )
-        if not course.text:
-            raise InvalidResponse(provider=info.provider, model=info.name)
+        model = course.model or info.name
+        client.validate_response(Completion(said, model, course.spent, course.finish_reason))
 
     async def _prompt(
         self,
@@ -507,7 +554,13 @@ class LLMService:
             "status": course.status,
             "prompt": course.prompt.system if course.prompt else "",
             "turns": len(course.prompt.turns) if course.prompt else 0,
+            "attempts": 1,
+            **course.told,
         }
+        if isinstance(course.error, ProviderError):
+            course.metadata["attempts"] = course.error.attempts
+        if any(error is not course.error for error in course.failed):
+            course.metadata["fallback_from"] = [_told(error) for error in course.failed]
         if course.excuse is not None:
             course.metadata |= course.excuse.metadata
         writes: list[Callable[[], Awaitable[object]]] = [
@@ -535,6 +588,8 @@ class LLMService:
                 "model": record.model,
                 "status": record.status,
                 "error": record.error_type,
+                "attempts": course.metadata["attempts"],
+                "fallback_from": [error.code for error in course.failed],
                 "tokens": usage.as_dict(),
                 "first_token_ms": record.first_token_ms,
                 "latency_ms": record.total_ms,
@@ -632,6 +687,17 @@ async def _to_the_end(work: Awaitable[_T]) -> _T:
 def _tokens(prompt: Prompt, count: Callable[[str], int]) -> int:
     turns = sum(count(turn.content) + _MARKS for turn in prompt.turns)
     return count(prompt.system) + _MARKS + turns
+
+
+def _told(error: ProviderError) -> dict[str, Any]:
+    """Of a model that gave no word: who, why, and how often it was asked."""
+    return {
+        "model": f"{error.provider}:{error.model}",
+        "error_type": error.type.value,
+        "code": error.code,
+        "status": error.status,
+        "attempts": error.attempts,
+    }
 
 
 def _milliseconds(seconds: float) -> float:

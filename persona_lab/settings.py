@@ -72,12 +72,31 @@ class Settings(BaseSettings):
     """Overrides what ``data/models.yaml`` says for the model."""
     llm_max_tokens: int | None = Field(default=None, ge=1, le=100_000)
     llm_timeout: float = Field(default=30, gt=0)
-    """Bound on the wait for the first token and between two tokens."""
+    """How long a remote model may be silent before its answer begins, all tries together."""
+    llm_connect_timeout: float = Field(default=10, gt=0)
+    """How long a server may take to accept a connection."""
+    llm_idle_timeout: float | None = Field(default=None, gt=0)
+    """How long a model may be silent between two tokens; None: as ``llm_timeout``."""
+    llm_total_timeout: float = Field(default=600, gt=0)
+    """How long an answer may take, whoever gives it."""
+    llm_retries: int = Field(default=2, ge=0, le=10)
+    """Further tries of one model, while no word has come."""
+    llm_retry_wait: float = Field(default=10, ge=0)
+    """The longest pause before another try: who asks for a longer one is left alone."""
+    llm_fallback: str = ""
+    """Who answers in a chat when the chosen model can't: ``provider:model``, commas between."""
+    llm_breaker_failures: int = Field(default=5, ge=1)
+    """Failures in a row after which a model isn't asked for a while."""
+    llm_breaker_cooldown: float = Field(default=30, gt=0)
+    """That while."""
     local_model: str = ""
     """Names in models.yaml, paths to ``.gguf`` files, or ``owner/repo:file`` from the hub, with
     commas between several. The first is the default; pages offer all of them."""
     local_context: int = Field(default=4096, ge=512, le=131_072)
     """Tokens of context that a local model is opened with."""
+    local_timeout: float = Field(default=300, gt=0)
+    """``llm_timeout`` for local models: reading a long prompt on a busy machine is work, not
+    silence."""
     local_threads: int = Field(default=0, ge=0)
     """Threads for local models; 0 takes what the machine has."""
 
@@ -121,14 +140,26 @@ class Settings(BaseSettings):
     def local_models(self) -> list[str]:
         """The local models that this deployment names."""
         names = [self.llm_model] if self.llm_provider == "local" else []
-        names += [name.strip() for name in self.local_model.split(",")]
+        names += _listed(self.local_model)
+        names += [spec[6:] for spec in _listed(self.llm_fallback) if spec.startswith("local:")]
         return list(dict.fromkeys(filter(None, names)))
+
+    @property
+    def fallback_models(self) -> list[str]:
+        """``provider:model`` of each that stands in, in their order; ``local`` alone means the
+        first of :attr:`local_models`."""
+        local = next(iter(self.local_models), "")
+        return [f"local:{local}" if s == "local" else s for s in _listed(self.llm_fallback)]
 
     @property
     def default_model(self) -> str:
         """``provider:model`` that answers when nobody chose; "" after the colon means its first."""
         local = self.local_models if self.llm_provider == "local" else []
         return f"{self.llm_provider}:{self.llm_model or next(iter(local), '')}"
+
+
+def _listed(text: str) -> list[str]:
+    return [name for name in map(str.strip, text.split(",")) if name]
 
 
 def load_settings() -> Settings:

@@ -12,8 +12,8 @@ HOUSE = ROOT / "persona_lab"
 LEVELS = [
     {"models", "errors", "words", "settings"},
     {
-        "store", "migrations", "seeds", "prompts", "context", "clients", "llama", "layers",
-        "replies", "japanese", "guards", "fidelity", "cards", "monitor",
+        "store", "migrations", "seeds", "prompts", "context", "clients", "llama", "circuits",
+        "layers", "replies", "japanese", "guards", "fidelity", "cards", "monitor",
     },
     {"service", "compare"},
     {"lab"},
@@ -23,9 +23,9 @@ LEVELS = [
 
 NEIGHBOURS = {
     ("errors", "models"), ("errors", "words"), ("words", "errors"), ("settings", "errors"),
-    ("store", "migrations"), ("context", "store"), ("layers", "clients"), ("clients", "llama"),
-    ("replies", "japanese"), ("prompts", "clients"), ("compare", "service"), ("ui", "server"),
-    ("server", "ui"),
+    ("store", "migrations"), ("context", "store"), ("layers", "clients"), ("layers", "circuits"),
+    ("circuits", "clients"), ("clients", "llama"), ("replies", "japanese"), ("prompts", "clients"),
+    ("compare", "service"), ("ui", "server"), ("server", "ui"),
 }  # fmt: skip
 """Imports within a level that are meant. ``prompts`` takes a model's facts from ``clients``."""
 

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -23,8 +23,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from persona_lab.errors import (
     ConfigurationError,
+    InvalidOption,
     InvalidResponse,
     MissingKey,
+    NoVision,
     Refused,
     UnknownModel,
 )
@@ -47,8 +49,38 @@ class Sampling(BaseModel):
     seed: int | None = None
 
 
+_Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Overrides(Sampling):
+    """What a call may set, field by field, of :class:`~persona_lab.models.Options`."""
+
+    stop: tuple[str, ...] | None = None
+    timeout: _Seconds | None = None
+    connect_timeout: _Seconds | None = None
+    idle_timeout: _Seconds | None = None
+    total_timeout: _Seconds | None = None
+    retries: Annotated[int, Field(ge=0, le=10)] | None = None
+
+
+def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """``options`` that are set, each of its right type.
+
+    Raises InvalidOption for a name that none has, and for a value that can't be one.
+    """
+    try:
+        return Overrides.model_validate(dict(options)).model_dump(exclude_none=True)
+    except ValidationError as wrong:
+        first = wrong.errors(include_url=False)[0]
+        name = str(first["loc"][0])
+        why = "unknown_option" if first["type"] == "extra_forbidden" else "option_value"
+        value = repr(options[name])[:40]
+        raise InvalidOption(f"{name}: {first['msg']}", option=name, why=why, value=value) from None
+
+
 class ModelInfo(BaseModel):
-    """What is known of a model: one entry of ``data/models.yaml``.
+    """What is known of a model: one entry of ``data/models.yaml``. A name that ends in ``*``
+    stands for all that begin so and aren't listed; of several, the longest.
 
     ``context`` in tokens; ``input_price`` and ``output_price`` in US dollars a million tokens
     (None: unknown); ``accepts``: sampling options that the provider takes for this model;
@@ -94,6 +126,7 @@ class Catalog:
         except (KeyError, TypeError) as wrong:
             raise ConfigurationError(f"{path.name}: there is no list of models") from wrong
         self.models: dict[str, ModelInfo] = {}
+        self._families: dict[str, ModelInfo] = {}
         for number, entry in enumerate(entries, 1):
             try:
                 info = ModelInfo.model_validate(entry)
@@ -103,13 +136,17 @@ class Catalog:
                 raise ConfigurationError(
                     f"{path.name}: model {number}: {where}: {first['msg']}"
                 ) from None
-            self.models[info.spec] = info
+            if info.name.endswith("*"):
+                self._families[info.spec[:-1]] = info
+            else:
+                self.models[info.spec] = info
 
     def find(self, spec: str) -> ModelInfo:
         """Facts for ``provider:model``; an empty model name means the provider's first.
 
         Raises UnknownModel for a provider that doesn't exist. A model that isn't listed is
-        taken with cautious facts: its provider decides whether it exists.
+        taken with the facts of its family, or with cautious ones: its provider decides whether it
+        exists.
         """
         if not isinstance(spec, str) or spec != _sendable(spec):
             raise UnknownModel(model=_sendable(str(spec)))
@@ -124,6 +161,9 @@ class Catalog:
         known = self.models.get(spec) or self.models.get(spec.partition("?")[0])
         if known is not None:
             return known if known.spec == spec else known.model_copy(update={"name": name})
+        alike = [begins for begins in self._families if spec.startswith(begins)]
+        if alike:
+            return self._families[max(alike, key=len)].model_copy(update={"name": name})
         return ModelInfo.model_validate({"provider": provider, "name": name, "source": name})
 
 
@@ -133,6 +173,11 @@ class LLMClientInterface(ABC):
     bound: ClassVar[bool] = True
     """Whether it belongs to the event loop that it was first used on, as an SDK's client does."""
 
+    @property
+    def base_url(self) -> str:
+        """The server that it asks; "" where there is none to choose."""
+        return ""
+
     def __init__(self, info: ModelInfo, settings: Settings) -> None:
         self.info = info
         self.settings = settings
@@ -141,7 +186,9 @@ class LLMClientInterface(ABC):
     def stream(self, prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
         """The answer as it comes; the last chunk has finish_reason, usage and model.
 
-        Raises ProviderError. Closing the generator closes the connection or frees the sequence.
+        Raises ProviderError: ModelTimeout where one of the options' timeouts ran out, NoVision for
+        an image that the model can't read. Closing the generator closes the connection or frees
+        the sequence.
         """
 
     async def generate(self, prompt: Prompt, **options: Any) -> Completion:
@@ -171,6 +218,11 @@ class LLMClientInterface(ABC):
             raise Refused(**who)
         if not response.content.strip():
             raise InvalidResponse(**who)
+
+    def check_images(self, prompt: Prompt) -> None:
+        """Raises NoVision when the model can't read what the prompt has in it."""
+        if not self.info.vision and any(turn.images for turn in prompt.turns):
+            raise NoVision(provider=self.info.provider, model=self.info.name)
 
     def for_model(self, info: ModelInfo) -> LLMClientInterface | None:
         """A client for another of the provider's models that has nothing of its own to close.
@@ -220,10 +272,13 @@ class Clients:
         catalog: Catalog,
         *,
         injected: LLMClientInterface | None = None,
+        around: Callable[[LLMClientInterface], LLMClientInterface] = lambda client: client,
     ) -> None:
+        """``injected`` answers in place of all; ``around`` puts a client's layers around it."""
         self.settings = settings
         self.catalog = catalog
         self._injected = injected
+        self._around = around
         self._own_files: dict[str, ModelInfo] = {}
         self._open: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, LLMClientInterface]] = (
             WeakKeyDictionary()
@@ -271,12 +326,7 @@ class Clients:
         if self._injected is not None:
             return self._injected
         info = self.info(spec)
-        if not self.available(info):
-            raise MissingKey(
-                provider=info.provider,
-                model=info.name,
-                variable=PROVIDERS[info.provider].key.upper(),
-            )
+        self._check_key(info)
         kind = _client_class(info)
         kept = self._unbound
         if kind.bound:
@@ -285,13 +335,20 @@ class Clients:
             return kept[info.spec]
         alike = (c.for_model(info) for c in kept.values() if c.info.provider == info.provider)
         shared = next(filter(None, alike), None)
-        return shared or kept.setdefault(info.spec, kind(info, self.settings))
+        if shared is not None:
+            return shared
+        return kept.setdefault(info.spec, self._around(kind(info, self.settings)))
 
     async def open(self, spec: str = "") -> LLMClientInterface:
         """:meth:`get`, with the SDK imported beside the loop: no other answer waits for that."""
         if self._injected is None and self.available(info := self.info(spec)):
             await asyncio.to_thread(_client_class, info)
         return self.get(spec)
+
+    def _check_key(self, info: ModelInfo) -> None:
+        if not self.available(info):
+            variable = PROVIDERS[info.provider].key.upper()
+            raise MissingKey(provider=info.provider, model=info.name, variable=variable)
 
     def available(self, info: ModelInfo) -> bool:
         """Whether the settings hold what ``info``'s provider asks for."""
@@ -300,15 +357,42 @@ class Clients:
         return not provider.key or any(getattr(self.settings, name) for name in names)
 
     def options(self, info: ModelInfo, **overrides: Any) -> Options:
-        """Sampling for a model: models.yaml, then the settings, then ``overrides``."""
+        """How to ask a model: models.yaml, then the settings, then ``overrides``.
+
+        Raises InvalidOption.
+        """
+        given = self.settings
         chosen: dict[str, Any] = info.sampling.model_dump(exclude_none=True)
-        chosen["timeout"] = self.settings.llm_timeout
-        if self.settings.llm_temperature is not None:
-            chosen["temperature"] = self.settings.llm_temperature
-        if self.settings.llm_max_tokens is not None:
-            chosen["max_tokens"] = self.settings.llm_max_tokens
-        chosen.update({k: v for k, v in overrides.items() if v is not None})
-        return replace(Options(), **chosen)
+        chosen |= {
+            "timeout": given.local_timeout if info.provider == "local" else given.llm_timeout,
+            "connect_timeout": given.llm_connect_timeout,
+            "idle_timeout": given.llm_idle_timeout or given.llm_timeout,
+            "total_timeout": given.llm_total_timeout,
+            "retries": given.llm_retries,
+        }
+        if given.llm_temperature is not None:
+            chosen["temperature"] = given.llm_temperature
+        if given.llm_max_tokens is not None:
+            chosen["max_tokens"] = given.llm_max_tokens
+        return replace(Options(), **(chosen | check_options(overrides)))
+
+    def chain(self, spec: str = "") -> list[ModelInfo]:
+        """Facts of ``spec``, or of the default model, and of those that stand in for it.
+
+        Raises UnknownModel, ModelUnavailable.
+        """
+        first = self.info(spec)
+        if self._injected is not None:
+            return [first]
+        infos = [first, *map(self.info, self.settings.fallback_models)]
+        return list({info.spec: info for info in infos}.values())
+
+    def check_stand_ins(self) -> None:
+        """Whether those that stand in can. Raises UnknownModel, MissingKey, ModelUnavailable."""
+        for info in map(self.info, self.settings.fallback_models):
+            self._check_key(info)
+            if info.provider == "mock":
+                _client_class(info)(info, self.settings)
 
     def check(self) -> None:
         """Whether every model that the settings name can be what they say.
@@ -322,7 +406,7 @@ class Clients:
     def listed(self) -> list[ModelInfo]:
         """What a page offers: the default, what else the settings name, then the catalogue."""
         named = [self.info(f"local:{name}") for name in self.settings.local_models]
-        offered = [self.info(), *named, *self.catalog.models.values()]
+        offered = [*self.chain(), *named, *self.catalog.models.values()]
         return list({info.spec: info for info in offered}.values())
 
     async def aclose(self) -> None:

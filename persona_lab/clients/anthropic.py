@@ -6,6 +6,7 @@ which the SDK's helper does.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ from persona_lab.clients.remote import (
     timely,
 )
 from persona_lab.errors import InvalidResponse, Offline
-from persona_lab.models import Chunk, Options, Prompt, Usage
+from persona_lab.models import Chunk, Image, Options, Prompt, Turn, Usage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -64,22 +65,24 @@ class AnthropicClient(RemoteClient):
     ) -> None:
         super().__init__(info, settings)
         self._key = plain_key(settings.anthropic_api_key)
+        self._base_url = settings.anthropic_base_url or ANTHROPIC_URL
         self._sdk = anthropic.AsyncAnthropic(
             api_key=self._key or NO_KEY,
-            base_url=settings.anthropic_base_url or ANTHROPIC_URL,
+            base_url=self._base_url,
             max_retries=0,
             http_client=http_client,
         )
 
     async def stream(self, prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
         check_key(self.info, self._key)
+        self.check_images(prompt)
         who: dict[str, Any] = {"provider": self.info.provider, "model": self.info.name}
         finish, model, text, cut = "", "", "", False
         most, silent = options.max_tokens * CHARACTERS, 0
         counts: dict[str, int] = {}
         opening = self._open(prompt, options)
         with our_errors(self.info, self._key, anthropic.AnthropicError):
-            async with contextlib.aclosing(timely(opening, options.timeout)) as events:
+            async with contextlib.aclosing(timely(opening, options)) as events:
                 async for event in events:
                     try:
                         piece = _Piece(event)
@@ -118,16 +121,16 @@ class AnthropicClient(RemoteClient):
             "model": self.info.name,
             "max_tokens": options.max_tokens,
             "stream": True,
-            "timeout": http_timeout(options.timeout),
+            "timeout": http_timeout(options),
         }
         if prompt.kind == "transcript":
             request["messages"] = [{"role": "user", "content": prompt.system}]
         else:
             # A turn that was stopped before its first word has none; the API refuses it.
             request["messages"] = [
-                {"role": turn.role, "content": turn.content}
+                {"role": turn.role, "content": _content(turn)}
                 for turn in prompt.turns
-                if turn.content.strip()
+                if turn.content.strip() or turn.images
             ]
             if prompt.system:
                 request["system"] = [
@@ -151,6 +154,21 @@ class AnthropicClient(RemoteClient):
             # The SDK's methods no longer know them; models that still do read them here.
             request["extra_body"] = body
         return await self._sdk.messages.create(**request)
+
+
+def _content(turn: Turn) -> Any:
+    """Images stand ahead of the words about them, which the API wants not to be empty."""
+    if not turn.images:
+        return turn.content
+    words = [{"type": "text", "text": turn.content}] if turn.content.strip() else []
+    return [*({"type": "image", "source": _source(image)} for image in turn.images), *words]
+
+
+def _source(image: Image) -> dict[str, str]:
+    if image.url:
+        return {"type": "url", "url": image.url}
+    data = base64.b64encode(image.data).decode()
+    return {"type": "base64", "media_type": image.media_type, "data": data}
 
 
 class _Piece:

@@ -38,9 +38,6 @@ if TYPE_CHECKING:
 _HUB = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+):(?P<file>[^:]+\.gguf)")
 PLAIN_STOP = ("\nUser:",)
 """For a chat with a model that has no chat template."""
-READING = 10
-"""How many timeouts the first token may take: a long prompt on a busy machine is work, not
-silence, and nobody else's server has to be given up."""
 
 
 class LlamaCppClient(LLMClientInterface):
@@ -68,6 +65,7 @@ class LlamaCppClient(LLMClientInterface):
         return len(self._engine.model.tokenize(text, bos=True))
 
     async def stream(self, prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
+        self.check_images(prompt)
         engine = await self._opened()
         tokens, stop = self._worded(engine.model, prompt)
         loop = asyncio.get_running_loop()
@@ -83,13 +81,14 @@ class LlamaCppClient(LLMClientInterface):
             options=_sampling(options),
             stop=(*prompt.stop, *options.stop, *stop),
         )
-        begun = False
+        end = loop.time() + options.total_timeout
+        deadline = min(loop.time() + options.timeout, end)
         try:
             while True:
-                patience = options.timeout if begun else options.timeout * READING
                 try:
-                    step = await asyncio.wait_for(news.get(), patience)
-                    begun = True
+                    async with asyncio.timeout_at(deadline):
+                        step = await news.get()
+                    deadline = min(loop.time() + options.idle, end)
                 except TimeoutError:
                     raise ModelTimeout(provider="local", model=self.info.name) from None
                 if isinstance(step, ProviderError):

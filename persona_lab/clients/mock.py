@@ -93,6 +93,7 @@ class MockClient(LLMClientInterface):
         return MockClient(info, self.settings, clock=self._clock, sleep=self._sleep)
 
     async def stream(self, prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
+        self.check_images(prompt)
         how = self.behaviour
         tokens = self._tokens(prompt)
         finish = "stop" if len(tokens) <= options.max_tokens else "length"
@@ -101,10 +102,10 @@ class MockClient(LLMClientInterface):
         for number, token in enumerate(tokens):
             if how.fail and number >= how.after:
                 break
-            await self._until_due(start, number, options.timeout)
+            await self._until_due(start, number, options)
             yield Chunk(token)
         if how.fail:
-            await self._until_due(start, min(how.after, len(tokens)), options.timeout)
+            await self._until_due(start, min(how.after, len(tokens)), options)
             raise _errors(PersonaLabError)[how.fail](
                 provider=self.info.provider, model=self.info.name
             )
@@ -114,16 +115,18 @@ class MockClient(LLMClientInterface):
             model=self.info.name,
         )
 
-    async def _until_due(self, start: float, number: int, patience: float) -> None:
+    async def _until_due(self, start: float, number: int, options: Options) -> None:
         """Sleep until token ``number``, counted from the start: lateness doesn't add up.
 
-        Raises ModelTimeout after ``patience`` seconds, as a slow provider would.
+        Raises ModelTimeout as a slow provider would.
         """
         how = self.behaviour
         if how.rate is None and (number or not how.first):
             return
         due = start + how.first + (number / how.rate if how.rate else 0)
         left = max(0.0, due - self._clock())
+        until_end = start + options.total_timeout - self._clock()
+        patience = max(0.0, min(options.idle if number else options.timeout, until_end))
         await self._sleep(min(left, patience))
         if left > patience:
             raise ModelTimeout(provider=self.info.provider, model=self.info.name)

@@ -20,13 +20,14 @@ from persona_lab.clients.remote import (
     NO_KEY,
     RemoteClient,
     check_key,
+    data_url,
     http_timeout,
     our_errors,
     plain_key,
     timely,
 )
 from persona_lab.errors import InvalidResponse, Offline
-from persona_lab.models import Chunk, Options, Prompt, Usage
+from persona_lab.models import Chunk, Options, Prompt, Turn, Usage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -58,25 +59,26 @@ class OpenAIClient(RemoteClient):
         http_client: httpx2.AsyncClient | None = None,
     ) -> None:
         super().__init__(info, settings)
-        base_url = settings.openai_base_url or OPENAI_URL
-        host = urlsplit(base_url).hostname or ""
+        self._base_url = settings.openai_base_url or OPENAI_URL
+        host = urlsplit(self._base_url).hostname or ""
         self._own = host == "openai.com" or host.endswith(".openai.com")
         self._key = plain_key(settings.openai_api_key)
         self._sdk = openai.AsyncOpenAI(
             api_key=self._key or NO_KEY,
-            base_url=base_url,
+            base_url=self._base_url,
             max_retries=0,
             http_client=http_client,
         )
 
     async def stream(self, prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
         check_key(self.info, self._key)
+        self.check_images(prompt)
         who: dict[str, Any] = {"provider": self.info.provider, "model": self.info.name}
         finish, refused, usage, model, text = "", False, None, "", ""
         most, silent = options.max_tokens * CHARACTERS, 0
         opening = self._open(prompt, options)
         with our_errors(self.info, self._key, openai.OpenAIError):
-            async with contextlib.aclosing(timely(opening, options.timeout)) as events:
+            async with contextlib.aclosing(timely(opening, options)) as events:
                 async for event in events:
                     try:
                         piece = _Piece(event)
@@ -111,7 +113,7 @@ class OpenAIClient(RemoteClient):
             "model": self.info.name,
             "stream": True,
             "stream_options": {"include_usage": True},
-            "timeout": http_timeout(options.timeout),
+            "timeout": http_timeout(options),
             **self._sampling(prompt, options),
         }
         if prompt.kind == "transcript":
@@ -120,7 +122,7 @@ class OpenAIClient(RemoteClient):
             # Requests with one key go to the machine that holds the persona's computation.
             persona = hashlib.sha256(prompt.system.encode()).hexdigest()
             request["prompt_cache_key"] = persona[:32]
-        request["messages"] = prompt.messages()
+        request["messages"] = _messages(prompt)
         return await self._sdk.chat.completions.create(**request)
 
     def _sampling(self, prompt: Prompt, options: Options) -> dict[str, Any]:
@@ -145,6 +147,19 @@ class OpenAIClient(RemoteClient):
             # vLLM and OpenRouter read the first name, llama-server the second.
             body |= dict.fromkeys(("repetition_penalty", "repeat_penalty"), options.repeat_penalty)
         return {**sent, "extra_body": body} if body else sent
+
+
+def _messages(prompt: Prompt) -> list[dict[str, Any]]:
+    system = [{"role": "system", "content": prompt.system}] if prompt.system else []
+    return [*system, *({"role": turn.role, "content": _content(turn)} for turn in prompt.turns)]
+
+
+def _content(turn: Turn) -> Any:
+    if not turn.images:
+        return turn.content
+    urls = [image.url or data_url(image) for image in turn.images]
+    images = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+    return [*images, {"type": "text", "text": turn.content}]
 
 
 class _Piece:

@@ -7,6 +7,7 @@ Not a provider. It knows HTTP and no SDK; :mod:`openai <persona_lab.clients.open
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import copy
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator
@@ -18,9 +19,7 @@ from pydantic import SecretStr
 
 from persona_lab.clients import LLMClientInterface, ModelInfo
 from persona_lab.errors import BadKey, from_foreign
-
-CONNECT_SECONDS = 10.0
-"""No server that will answer needs longer than this to accept a connection."""
+from persona_lab.models import Image, Options
 
 CHARACTERS = 16
 """Characters that a token can have on average at most. It bounds an answer, and the events
@@ -54,28 +53,36 @@ class EventStream(Protocol[T_co]):
 class RemoteClient(LLMClientInterface):
     """One model of many that are reached through the same connections."""
 
+    _base_url: str
+
+    @property
+    def base_url(self) -> str:
+        return self._base_url
+
     def for_model(self, info: ModelInfo) -> Self:
         twin = copy.copy(self)
         twin.info = info
         return twin
 
 
-def http_timeout(seconds: float) -> httpx2.Timeout:
-    """Seconds for each read and write; connecting gets no more than its own bound."""
-    return httpx2.Timeout(seconds, connect=min(seconds, CONNECT_SECONDS))
+def http_timeout(options: Options) -> httpx2.Timeout:
+    """Of the socket: connecting has its own bound, and :func:`timely` keeps all the others."""
+    longest = max(options.timeout, options.idle)
+    return httpx2.Timeout(longest, connect=min(options.timeout, options.connect_timeout))
 
 
 async def timely(
-    opening: Awaitable[EventStream[T_co]], seconds: float
+    opening: Awaitable[EventStream[T_co]], options: Options
 ) -> AsyncGenerator[T_co, None]:
-    """The events of a stream: the first within ``seconds``, none later than that after another.
+    """The events of a stream, each within the options' timeouts.
 
     Connecting counts towards the first. A socket's read timeout alone doesn't bound the wait: a
     server may send keep-alive lines for minutes, and the SDKs swallow them. Closing this
     generator closes the connection. Raises TimeoutError.
     """
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + seconds
+    end = loop.time() + options.total_timeout
+    deadline = min(loop.time() + options.timeout, end)
     async with asyncio.timeout_at(deadline):
         stream = await opening
     async with stream:
@@ -86,7 +93,7 @@ async def timely(
             except StopAsyncIteration:
                 return
             yield event
-            deadline = loop.time() + seconds
+            deadline = min(loop.time() + options.idle, end)
 
 
 @contextlib.contextmanager
@@ -112,6 +119,11 @@ def check_key(info: ModelInfo, key: str) -> None:
     """Raises BadKey for a key that no header can hold, before a library prints it in an error."""
     if not (key.isascii() and key.isprintable()):
         raise BadKey(provider=info.provider, model=info.name)
+
+
+def data_url(image: Image) -> str:
+    """The image itself in the form of an address."""
+    return f"data:{image.media_type};base64,{base64.b64encode(image.data).decode()}"
 
 
 def _tells(error: BaseException | None, key: str) -> bool:
