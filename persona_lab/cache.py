@@ -25,12 +25,12 @@ import unicodedata
 from collections.abc import AsyncGenerator, Callable
 from typing import TYPE_CHECKING
 
-from persona_lab.clients import LLMClientInterface
+from persona_lab.layers import Layer
 from persona_lab.models import Chunk, Completion, Options, Prompt, Usage
 from persona_lab.shared import Keep, Shared
 
 if TYPE_CHECKING:
-    from persona_lab.clients import ModelInfo
+    from persona_lab.clients import LLMClientInterface, ModelInfo
 
 SIZE = 2048
 """Answers that memory holds; the longest unused go first. Of 1,000 tokens each: some 10 MB."""
@@ -134,26 +134,15 @@ def _key(info: ModelInfo, prompt: Prompt, options: Options, server: str) -> str:
     return hashlib.sha256(repr(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-class Cached(LLMClientInterface):
+class Cached(Layer):
     """A client that answers from the cache where it can. ``fresh``: it is asked in any case."""
 
     def __init__(
         self, client: LLMClientInterface, cache: CacheManager, *, fresh: bool = False
     ) -> None:
-        super().__init__(client.info, client.settings)
-        self.client = client
+        super().__init__(client)
         self._cache = cache
         self._fresh = fresh
-
-    @property
-    def ready(self) -> bool:
-        return self.client.ready
-
-    async def warm(self) -> None:
-        await self.client.warm()
-
-    def count_tokens(self, text: str) -> int:
-        return self.client.count_tokens(text)
 
     async def stream(self, prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
         if self._fresh:
@@ -161,8 +150,9 @@ class Cached(LLMClientInterface):
                 async for chunk in chunks:
                     yield chunk
             return
-        server = str(getattr(self.client, "base_url", ""))
-        known = await self._cache.get_cached_response(self.info, prompt, options, server=server)
+        known = await self._cache.get_cached_response(
+            self.info, prompt, options, server=self.base_url
+        )
         if known is not None:
             for start in range(0, len(known.content), PIECE):
                 yield Chunk(known.content[start : start + PIECE])
@@ -182,4 +172,4 @@ class Cached(LLMClientInterface):
         answer = Completion(
             text, last.model or self.info.name, last.usage or Usage(), last.finish_reason or ""
         )
-        await self._cache.cache_response(self.info, prompt, options, answer, server=server)
+        await self._cache.cache_response(self.info, prompt, options, answer, server=self.base_url)

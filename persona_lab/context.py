@@ -154,11 +154,11 @@ class ContextManager:
         taken = {**window, "through": answer.position, "entries": entries, "unstored": []}
         await self._windows.put(chat_id, taken)
 
-    async def forget(self, chat_id: str) -> None:
-        """Let go of what is cached; the store's mark makes it useless anyway."""
-        await self._windows.drop(chat_id)
-
     # ── the summary ──
+
+    @property
+    def summarizes(self) -> bool:
+        return self._summary_words is not None
 
     def _summary(self, mark: Mark, language: Language) -> list[Entry]:
         if self._summary_words is None or not mark.summary:
@@ -202,9 +202,7 @@ class ContextManager:
         prompt = Prompt(say("task", language), (Turn("user", text),), message=text)
         return ToSummarize(prompt, replace(mark, summary_through=fallen[-1][1].position))
 
-    async def keep_summary(
-        self, chat_id: str, *, user_id: str, summary: str, until: Mark
-    ) -> None:
+    async def keep_summary(self, chat_id: str, *, user_id: str, summary: str, until: Mark) -> None:
         """Keep what a model made of :meth:`to_summarize`, unless the conversation was changed."""
         await asyncio.to_thread(
             self._store.summarize, chat_id, user_id=user_id, summary=summary, since=until

@@ -26,8 +26,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from persona_lab.clients import LLMClientInterface, estimate_tokens
+from persona_lab.clients import estimate_tokens
 from persona_lab.errors import RateLimitError, TokensSpent
+from persona_lab.layers import Layer
 from persona_lab.models import Chunk, Options, Prompt
 from persona_lab.shared import PREFIX, Shared
 
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from limits.aio.storage import MemoryStorage, RedisStorage
     from limits.aio.strategies import FixedWindowRateLimiter, SlidingWindowCounterRateLimiter
     from redis.asyncio import Redis
+
+    from persona_lab.clients import LLMClientInterface
 
 MINUTE, DAY = 60, 24 * 60 * 60
 """Seconds of the two windows."""
@@ -179,28 +182,13 @@ def _lifted(kind: type[RateLimitError], seconds: float, **details: Any) -> RateL
     )
 
 
-class Limited(LLMClientInterface):
+class Limited(Layer):
     """A client whose answers are counted against the quota of ``user_id``."""
 
     def __init__(self, client: LLMClientInterface, limiter: RateLimiter, user_id: str) -> None:
-        super().__init__(client.info, client.settings)
-        self.client = client
+        super().__init__(client)
         self._limiter = limiter
         self._user_id = user_id
-
-    @property
-    def base_url(self) -> str:
-        return str(getattr(self.client, "base_url", ""))
-
-    @property
-    def ready(self) -> bool:
-        return self.client.ready
-
-    async def warm(self) -> None:
-        await self.client.warm()
-
-    def count_tokens(self, text: str) -> int:
-        return self.client.count_tokens(text)
 
     async def stream(self, prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
         """Raises RateLimitError too, before anybody is asked."""

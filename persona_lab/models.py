@@ -241,6 +241,7 @@ class Trace:
     """Why a prompt reads as it does. ``rule`` counts from 1; 0 is the default's.
 
     ``reason`` is in the persona's language, ``reasons`` has it in each that a page can have.
+    ``summary`` stands for the turns that are too old to be sent.
     """
 
     template: str
@@ -248,6 +249,7 @@ class Trace:
     reason: str
     spans: tuple[Span, ...] = ()
     reasons: Mapping[str, str] = field(default_factory=dict, hash=False)
+    summary: str = ""
 
 
 @dataclass(frozen=True, slots=True)

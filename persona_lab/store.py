@@ -17,7 +17,7 @@ import time
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -632,14 +632,17 @@ class Store:
         with self._read() as session:
             if user_id is not None:
                 _own_chat(session, chat_id, user_id, deleted=False)
-            for message in session.exec(turns) if limit > 0 else ():
-                if message.sender == "ai":
-                    answer = answer or message
-                elif answer is not None:
-                    found.append((message, answer))
-                    answer = None
-                    if len(found) == limit:
-                        break
+            if limit <= 0:
+                return []
+            with closing(session.exec(turns)) as rows:  # it stays open where it is left early
+                for message in rows:
+                    if message.sender == "ai":
+                        answer = answer or message
+                    elif answer is not None:
+                        found.append((message, answer))
+                        answer = None
+                        if len(found) == limit:
+                            break
         return found[::-1]
 
     def mark(self, chat_id: str, *, user_id: str | None) -> Mark:

@@ -14,12 +14,14 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
+
+from persona_lab.shared import Shared
 
 PATIENCE = 30.0
 """Seconds that a service has for starting and stopping."""
@@ -213,9 +215,19 @@ def database_url(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(params=["memory", "redis"])
-def redis_url(request: pytest.FixtureRequest) -> str | None:
+async def shared(request: pytest.FixtureRequest) -> AsyncIterator[Shared]:
     """Where cached answers, quotas and contexts are kept: in this process, or in Redis."""
-    if request.param == "memory":
-        return None
-    url: str = request.getfixturevalue("redis_server").url
-    return url
+    url = None if request.param == "memory" else request.getfixturevalue("redis_server").url
+    opened = Shared(url)
+    yield opened
+    assert not opened.away
+    await opened.aclose()
+
+
+@pytest.fixture(params=["embedded", "services"])
+def places(request: pytest.FixtureRequest) -> dict[str, str]:
+    """Settings of a lab that keeps all in its process, and of one of several replicas."""
+    if request.param == "embedded":
+        return {"database_url": "sqlite://"}
+    database = request.getfixturevalue("postgres_server").url
+    return {"database_url": database, "redis_url": request.getfixturevalue("redis_server").url}

