@@ -7,6 +7,7 @@ they fail.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import shutil
@@ -47,6 +48,19 @@ def until(done: Callable[[], bool], what: str) -> None:
     while not done():
         assert time.monotonic() < deadline, f"{what} took too long"
         time.sleep(0.02)
+
+
+async def back(link: Shared) -> None:
+    """Use ``link`` until it is Redis again that answers."""
+
+    async def nothing() -> None:
+        pass
+
+    link.look_every = link._look_at = 0.0
+    async with asyncio.timeout(PATIENCE):
+        while link.away:
+            await link.ask(lambda redis: redis.ping(), nothing)
+            await asyncio.sleep(0.01)
 
 
 class Service:
