@@ -27,6 +27,9 @@ log = logging.getLogger("persona_lab.shared")
 
 PATIENCE = 0.5
 """Seconds for a connection, and for an answer."""
+CONNECTIONS = 32
+"""As many as one process opens; more callers than that wait in line, which is quicker than more
+connections."""
 LOOK_EVERY = 2.0
 """Seconds between two looks at a Redis that is away."""
 PREFIX = "persona_lab:1:"
@@ -92,20 +95,22 @@ class Shared:
         return self._open[loop]
 
     def _connect(self) -> Redis:
-        from redis.asyncio import Redis
+        from redis.asyncio import BlockingConnectionPool, Redis
         from redis.asyncio.retry import Retry
         from redis.backoff import NoBackoff
         from redis.exceptions import ConnectionError as Disconnected
 
         # A connection that was open when Redis was started anew is found broken once.
         again: Any = Retry(NoBackoff(), 1, (Disconnected,))
-        redis: Redis = Redis.from_url(
+        pool = BlockingConnectionPool.from_url(
             str(self.url),
+            max_connections=CONNECTIONS,
+            timeout=PATIENCE,
             socket_connect_timeout=PATIENCE,
             socket_timeout=PATIENCE,
             retry=again,
-            decode_responses=False,
         )
+        redis: Redis = Redis.from_pool(pool)
         return redis
 
     def _gone(self, error: BaseException) -> None:
