@@ -580,9 +580,9 @@ class Store:
         """Let the newest whole or stopped answer to the message stand again, and no other one."""
         with self._write() as session:
             asked = session.get(Message, asked_id) if _is_id(asked_id) else None
-            if asked is None:
+            chat = session.get(Chat, asked.chat_id, with_for_update=True) if asked else None
+            if asked is None or chat is None or chat.user_id != user_id:
                 raise NotFound(kind="message")
-            chat = _own_chat(session, asked.chat_id, user_id, lock=True)
             chat.revision = _one_more()
             after = [col(Message.chat_id) == asked.chat_id, col(Message.position) > asked.position]
             following = session.exec(
