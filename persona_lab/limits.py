@@ -15,11 +15,8 @@ itself from nothing: a limit may then be passed, which is better than nobody bei
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import importlib
 import math
-import sys
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from datetime import UTC, datetime
@@ -30,7 +27,7 @@ from persona_lab.clients import estimate_tokens
 from persona_lab.errors import RateLimitError, TokensSpent
 from persona_lab.layers import Layer
 from persona_lab.models import Chunk, Options, Prompt
-from persona_lab.shared import PREFIX, Shared
+from persona_lab.shared import PREFIX, Shared, load
 
 if TYPE_CHECKING:
     from limits import RateLimitItem
@@ -130,8 +127,7 @@ class RateLimiter:
     async def _with(self, work: Callable[[_Storage], Awaitable[None]]) -> None:
         if not (self.requests or self.tokens):
             return
-        if "limits.aio" not in sys.modules:  # 0.1 s that nobody else waits for
-            await asyncio.to_thread(importlib.import_module, "limits.aio")
+        await load("limits", "limits.aio.storage", "limits.aio.strategies")
 
         async def in_redis(redis: Redis) -> None:
             await work(self._redis(redis))

@@ -13,6 +13,7 @@ import asyncio
 import importlib
 import json
 import logging
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -89,8 +90,7 @@ class Shared:
         """A client is bound to its loop."""
         loop = asyncio.get_running_loop()
         if loop not in self._open:
-            # 0.2 s that nobody else waits for
-            await asyncio.to_thread(importlib.import_module, "redis.asyncio")
+            await load("redis.asyncio")
             self._open.setdefault(loop, self._connect())
         return self._open[loop]
 
@@ -139,6 +139,27 @@ class Shared:
         if self.away:
             self.away = False
             log.warning("Redis is back", extra={"event": "redis_back"})
+
+
+_importing = threading.Lock()
+_imported: set[str] = set()
+
+
+async def load(*libraries: str) -> None:
+    """Import what takes tenths of a second beside the loop, so that nobody else waits for it.
+
+    One import at a time: threads that import parts of one library at once lock each other out,
+    and Python then gives one of them half a module. ``sys.modules`` has it before it is whole.
+    """
+    if not _imported.issuperset(libraries):
+        await asyncio.to_thread(_load, libraries)
+
+
+def _load(libraries: tuple[str, ...]) -> None:
+    with _importing:
+        for library in libraries:
+            importlib.import_module(library)
+        _imported.update(libraries)
 
 
 def _faults() -> tuple[type[BaseException], ...]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -97,6 +99,18 @@ async def test_the_moment_that_is_told_is_the_one_when_it_goes_on(shared: Shared
         assert time.time() <= lifts + 0.2
         assert 1 <= told["seconds"] <= 3
         assert time.time() - began > told["seconds"] - 1.5
+
+
+def test_many_that_begin_together_in_a_new_process_all_get_through() -> None:
+    code = (
+        "import asyncio\n"
+        "from persona_lab.limits import RateLimiter\n"
+        "async def main():\n"
+        "    limiter = RateLimiter(60, 1000)\n"
+        "    await asyncio.gather(*(limiter.check_and_update('u', 1) for _ in range(32)))\n"
+        "asyncio.run(main())\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 # ── tokens ────────────────────────────────────────────────────────────────────────────────
