@@ -179,19 +179,31 @@ class LLMService:
         """The turn of each chat that has one; those who wait for it keep it here."""
         self._jobs: set[asyncio.Task[None]] = set()
         """Summaries that are being made."""
+        self._unkept: dict[str, Callable[[], Awaitable[object]]] = {}
+        """For a chat whose last answer the store didn't take: another try."""
 
     @property
     def _secrets(self) -> tuple[str, ...]:
         return self.clients.keys.known
 
     async def aclose(self) -> None:
-        """Break off what goes on beside the answers."""
+        """Break off what goes on beside the answers, and try once more to keep what isn't kept."""
         here = asyncio.get_running_loop()
         jobs = [job for job in self._jobs if job.get_loop() is here]
         for job in jobs:
             job.cancel()
         if jobs:
             await asyncio.wait(jobs)
+        for chat_id in list(self._unkept):
+            with contextlib.suppress(PersonaLabError):
+                await self._keep_again(chat_id)
+
+    async def _keep_again(self, chat_id: str) -> None:
+        """Keep the answer that an outage of the store kept from being kept. Raises StorageError."""
+        keep = self._unkept.get(chat_id)
+        if keep is not None:
+            await keep()
+            del self._unkept[chat_id]
 
     # ── with a chat ───────────────────────────────────────────────────────────────────────
 
@@ -308,6 +320,7 @@ class LLMService:
             raise NotFound(kind="agent")
         async with contextlib.AsyncExitStack() as turn:
             await turn.enter_async_context(self._turns.setdefault(chat_id, asyncio.Lock()))
+            await self._keep_again(chat_id)
             asked = await asyncio.to_thread(ask)
             task = _Task(
                 "chat", user_id, chat.agent_id, asked.content, chat_id=chat_id, asked=asked, **how
@@ -583,14 +596,17 @@ class LLMService:
             course.metadata["fallback_from"] = [_told(error) for error in course.failed]
         if course.excuse is not None:
             course.metadata |= course.excuse.metadata
+        settle = functools.partial(self._settle, task, course, draft)
         writes: list[Callable[[], Awaitable[object]]] = [
-            lambda: self._settle(task, course, draft),
+            settle,
             lambda: asyncio.to_thread(self.store.record, record),
         ]
         for write in writes:
             try:
                 await write()
             except Exception as error:  # noqa: BLE001 - one failed write must not cost the next
+                if write is settle and task.chat_id is not None:
+                    self._unkept[task.chat_id] = settle
                 excuse = await self.error_handler.handle(
                     error, task.message, course.agent or task.agent_id, language=task.language
                 )

@@ -18,7 +18,7 @@ from typing import Any
 from persona_lab.lab import open_lab
 from persona_lab.settings import Settings
 
-MODEL = "echo?rate=400&tokens=300"
+MODEL = "echo?rate=400&tokens=120"
 
 
 def say(**what: Any) -> None:

@@ -4,16 +4,18 @@ PostgreSQL and Redis."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
 import pytest
+from conftest import Visitor
 from services import RedisServer
 
 from persona_lab.context import ContextManager
-from persona_lab.errors import NotFound
-from persona_lab.models import Message, Sender, Status
+from persona_lab.errors import NotFound, Offline
+from persona_lab.lab import Lab
+from persona_lab.models import Chunk, Message, Options, Prompt, Sender, Status, Usage
 from persona_lab.settings import ROOT
 from persona_lab.shared import Shared
 from persona_lab.store import Store
@@ -393,6 +395,50 @@ async def test_a_summary_of_what_was_changed_meanwhile_is_not_kept(
     talk.store.update_message(first.id, user_id=talk.user, content="something else")
     await summarizing.keep_summary(talk.chat, user_id=talk.user, summary="old", until=wanted.until)
     assert words(await summarizing.get_context(talk.chat, language="en"))[0] == "u2"
+
+
+async def test_a_long_talk_is_summed_up_by_its_model_and_the_summary_is_sent_and_shown(
+    make_lab: Callable[..., Lab], places: dict[str, str]
+) -> None:
+    async def play(prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
+        asked_for = "記録係" in prompt.system
+        yield Chunk("旅の話をした。" if asked_for else f"はい{len(prompt.turns)}")
+        yield Chunk(finish_reason="stop", usage=Usage(7, 3), model="m")
+
+    lab = make_lab(play, max_context_length=4, context_summary=True, **places)
+    visitor = Visitor(lab)
+    for number in range(5):
+        reply = await lab.service.generate_response(f"質問{number}", **visitor.where)
+        await asyncio.gather(*lab.service._jobs)
+    assert reply.metadata["summary"] == "旅の話をした。"
+    assert reply.metadata["turns"] == 2 + 4 + 1
+    preview = await lab.service.preview(
+        visitor.agent, "次", chat_id=visitor.chat.id, user_id=visitor.user_id
+    )
+    assert preview.trace.summary == "旅の話をした。"
+    assert "旅の話をした。" in preview.turns[0].content
+    kinds = [record.kind for record in lab.store.records(user_id=visitor.user_id)]
+    assert kinds.count("summary") == 3
+    assert [sender for sender, _, _ in visitor.thread()] == ["user", "ai"] * 5
+
+
+async def test_a_summary_that_fails_costs_the_talk_nothing(
+    make_lab: Callable[..., Lab], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def play(prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
+        if "記録係" in prompt.system:
+            raise Offline()
+        yield Chunk("はい。")
+        yield Chunk(finish_reason="stop", usage=Usage(7, 3), model="m")
+
+    lab = make_lab(play, max_context_length=2, context_summary=True)
+    visitor = Visitor(lab)
+    for number in range(3):
+        reply = await lab.service.generate_response(f"質問{number}", **visitor.where)
+        await asyncio.gather(*lab.service._jobs)
+    assert reply.content == "はい。"
+    assert reply.metadata["summary"] == ""
+    assert "no summary: offline" in caplog.text
 
 
 def test_the_summary_goes_last_when_little_fits() -> None:

@@ -1,7 +1,9 @@
-"""``kill -9`` in the middle of answers, again and again: what was taken is there afterwards."""
+"""``kill -9`` in the middle of answers, again and again, and a database that goes away under them:
+what was taken is there afterwards."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
@@ -10,15 +12,18 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Visitor
 from services import PostgresServer
 from sqlalchemy import text
 
+from persona_lab.errors import StorageError
 from persona_lab.lab import Lab, open_lab
+from persona_lab.models import Chunk, Options, Prompt, Usage
 from persona_lab.settings import Settings
 from persona_lab.store import Store
 
@@ -125,6 +130,7 @@ def test_twenty_kills_lose_no_message_and_leave_half_answers_marked(
         store.close()
     sys.stderr.write(f"{dict(met)}\n")
     assert met["messages"] >= 80
+    assert met["whole answers"] > 0
     assert met["last: ai interrupted"] >= 20
     assert met["last: ai streaming"] == 0
 
@@ -160,3 +166,40 @@ async def test_a_conversation_goes_on_after_a_kill(nursery: Nursery, tmp_path: P
         reply = await lab.service.generate_response("続けて", **where)
         assert "続けて" in reply.content
         assert reply.metadata["turns"] >= 3
+
+
+# ── the database goes away ────────────────────────────────────────────────────────────────
+
+
+async def test_an_answer_is_shown_whole_though_the_database_stops_under_it_and_kept_when_it_is_back(
+    make_lab: Callable[..., Lab], postgres_server: PostgresServer
+) -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def play(prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
+        yield Chunk("前半、")
+        begun.set()
+        await go_on.wait()
+        yield Chunk("後半。")
+        yield Chunk(finish_reason="stop", usage=Usage(5, 5), model="m")
+
+    visitor = Visitor(make_lab(play, database_url=postgres_server.url))
+    ask = visitor.lab.service.generate_response
+    answer = asyncio.create_task(ask("一", **visitor.where))
+    await begun.wait()
+    await asyncio.to_thread(postgres_server.stop)
+    go_on.set()
+    reply = await answer
+    assert reply.content == "前半、後半。"
+    assert reply.metadata["code"] == "storage"
+    assert "fallback" not in reply.metadata
+    with pytest.raises(StorageError):
+        await ask("二", **visitor.where)
+    await asyncio.to_thread(postgres_server.start)
+    assert (await ask("三", **visitor.where)).metadata["turns"] == 3
+    assert visitor.thread() == [
+        ("user", "一", "ok"),
+        ("ai", "前半、後半。", "ok"),
+        ("user", "三", "ok"),
+        ("ai", "前半、後半。", "ok"),
+    ]

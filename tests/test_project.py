@@ -41,8 +41,10 @@ COME_ALONG = {
     "numpy",
     "starlette",
     "uvicorn",
+    "werkzeug",
 }
-"""Imported, and brought by gradio, the SDKs or llama-cpp-python in the version that fits them."""
+"""Imported, and brought by gradio, the SDKs, llama-cpp-python or pytest-httpserver in the version
+that fits them."""
 
 
 def _map(readme: str, heading: str) -> set[str]:
