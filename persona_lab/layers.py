@@ -20,7 +20,7 @@ import logging
 import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, TypeGuard, cast
 
 from persona_lab.circuits import Circuits, Clock
 from persona_lab.clients import LLMClientInterface, ModelInfo
@@ -143,11 +143,7 @@ class Retrying(Layer):
                 total_timeout=left(options.total_timeout),
             )
             chunks = self.client.stream(prompt, patience)
-            try:
-                return await _begun(chunks), chunks
-            except BaseException:
-                await chunks.aclose()
-                raise
+            return await _begun(chunks), chunks
 
         trying = tenacity.AsyncRetrying(
             sleep=self._sleep,
@@ -211,23 +207,30 @@ class Breaker(Layer):
             raise CircuitOpen(**who, retry_after=seconds, seconds=seconds)
         if circuit.probes(caller):
             options = replace(options, retries=0)
+        well = False
         try:
             async with contextlib.aclosing(self.client.stream(prompt, options)) as chunks:
                 async for chunk in chunks:
-                    if chunk.text:
+                    if chunk.text and not well:
+                        well = True  # and stays so for a reader who has heard enough
                         circuit.answered(caller)
                     yield chunk
-        except OUTAGES as error:
-            if error.status is not None and 400 <= error.status < 500:
-                raise
-            circuit.failed(caller)
-            if circuit.state == "open":
-                _log(logging.WARNING, "circuit_open", self.info, error)
+            well = True
+        except Exception as error:
+            well = False
+            if _outage(error):
+                circuit.failed(caller)
+                if circuit.state == "open":
+                    _log(logging.WARNING, "circuit_open", self.info, error)
             raise
-        else:
-            circuit.succeeded(caller)
         finally:
-            circuit.left(caller)
+            (circuit.succeeded if well else circuit.left)(caller)
+
+
+def _outage(error: Exception) -> TypeGuard[ProviderError]:
+    if not isinstance(error, OUTAGES):
+        return False
+    return error.status is None or not 400 <= error.status < 500
 
 
 # ── another model ─────────────────────────────────────────────────────────────────────────

@@ -505,6 +505,9 @@ class LLMService:
             agent, task.message, context, info, client.count_tokens, task.options
         )
         options = self.clients.options(info, **task.options)
+        if course.failed:  # who stands in has what is left of the time for the whole answer
+            gone = self.clock() - course.began - course.load
+            options = replace(options, total_timeout=options.total_timeout - gone)
         said = ""
         async with contextlib.aclosing(client.stream(course.prompt, options)) as chunks:
             async for chunk in chunks:

@@ -7,13 +7,16 @@ import contextlib
 import os
 import sys
 import traceback
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import replace
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import httpx2
 import pytest
+import tiny_gguf
+from faulty import Act, Faulty, nobody_accepts
 from pydantic import ValidationError
 from wires import (
     COUNTED,
@@ -26,6 +29,7 @@ from wires import (
     WIRES,
     AnthropicWire,
     HttpWire,
+    LocalWire,
     MockWire,
     OpenAIWire,
     Server,
@@ -35,22 +39,23 @@ from wires import (
 from persona_lab.clients import Catalog, Clients, LLMClientInterface, ModelInfo
 from persona_lab.clients.mock import MockClient
 from persona_lab.clients.openai import OpenAIClient
-from persona_lab.clients.remote import http_timeout
 from persona_lab.errors import (
     BadKey,
     InvalidResponse,
     MissingKey,
     ModelTimeout,
+    NoVision,
     Overloaded,
     ProviderError,
     RateLimited,
     Refused,
     UnknownModel,
 )
-from persona_lab.models import Chunk, Options, Prompt, Turn, Usage
+from persona_lab.llama import close_engines
+from persona_lab.models import Chunk, Completion, Image, Options, Prompt, Turn, Usage
 from persona_lab.settings import PROVIDERS, Provider, Settings
 
-OPTIONS = Options(timeout=30)
+OPTIONS = Options(timeout=30, seed=7)
 EVERYTHING = Options(
     temperature=1.5,
     max_tokens=50,
@@ -72,6 +77,19 @@ TRANSCRIPT = Prompt(
 )
 
 
+PICTURED = replace(
+    PROMPT,
+    turns=(
+        Turn(
+            "user",
+            "これは？",
+            (Image("https://example.org/a.png"), Image(data=b"\xff\xd8", media_type="image/jpeg")),
+        ),
+    ),
+)
+"""Two images, one at an address and one at hand."""
+
+
 @pytest.fixture(autouse=True)
 def no_keys_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     for provider in ("OPENAI", "ANTHROPIC"):
@@ -79,8 +97,22 @@ def no_keys_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(f"{provider}_{name}", raising=False)
 
 
-@pytest.fixture(params=list(WIRES))
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    yield tiny_gguf.write(tmp_path_factory.mktemp("weights") / "tiny.gguf")
+    close_engines()
+
+
+@pytest.fixture(params=[*WIRES, "local"])
 def wire(request: pytest.FixtureRequest) -> Wire:
+    if request.param == "local":
+        return LocalWire(request.getfixturevalue("weights"))
+    return WIRES[request.param]()
+
+
+@pytest.fixture(params=list(WIRES))
+def faulty(request: pytest.FixtureRequest) -> Wire:
+    """Wires on which faults can be played."""
     return WIRES[request.param]()
 
 
@@ -128,15 +160,15 @@ async def test_the_pieces_of_a_stream_make_the_whole_answer(wire: Wire) -> None:
 
 
 async def test_generate_collects_what_stream_gives(wire: Wire) -> None:
-    completion = await wire.answering().generate(PROMPT, timeout=30)
+    completion = await wire.answering().generate(PROMPT, timeout=30, seed=7)
     assert completion.content == wire.text
-    assert completion.finish_reason == "stop"
+    assert completion.finish_reason == ("length" if wire.provider == "local" else "stop")
 
 
 async def test_only_the_last_chunk_tells_usage_finish_and_model(wire: Wire) -> None:
     *before, last = await chunks_of(wire.answering())
     assert all(chunk == Chunk(chunk.text) for chunk in before)
-    assert last.finish_reason == "stop"
+    assert last.finish_reason == ("length" if wire.provider == "local" else "stop")
     assert last.usage is not None
     assert last.usage.completion_tokens > 0
     assert last.model.startswith(wire.name)
@@ -164,22 +196,22 @@ async def test_stopping_early_closes_the_response(http: HttpWire) -> None:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_every_fault_has_its_place_in_our_tree(wire: Wire, fault: str) -> None:
+async def test_every_fault_has_its_place_in_our_tree(faulty: Wire, fault: str) -> None:
     patience = 0.02 if fault == "keep-alive without end" else 30
-    error = await failure_of(wire.failing(fault), patience)
+    error = await failure_of(faulty.failing(fault), patience)
     assert type(error) is FAULTS[fault]
-    assert error.provider == wire.provider
-    assert error.model.startswith(wire.name)
+    assert error.provider == faulty.provider
+    assert error.model.startswith(faulty.name)
 
 
 @pytest.mark.parametrize("fault", MID_STREAM)
-async def test_what_came_before_a_fault_was_given(wire: Wire, fault: str) -> None:
+async def test_what_came_before_a_fault_was_given(faulty: Wire, fault: str) -> None:
     got = []
     with pytest.raises(FAULTS[fault]):
-        async for chunk in wire.failing(fault).stream(PROMPT, OPTIONS):
+        async for chunk in faulty.failing(fault).stream(PROMPT, OPTIONS):
             got.append(chunk.text)
     assert got
-    assert wire.text.startswith("".join(got))
+    assert faulty.text.startswith("".join(got))
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -223,14 +255,37 @@ async def test_a_refusal_is_refused_by_generate(http: HttpWire) -> None:
         await http.streaming(http.answer(finish=finish)).generate(PROMPT)
 
 
-async def test_an_empty_answer_is_invalid(wire: Wire) -> None:
+@pytest.mark.parametrize("content", ["", " ", "\n\n", "　"])
+async def test_an_answer_without_a_word_is_invalid(wire: Wire, content: str) -> None:
+    client = wire.answering()
+    with pytest.raises(InvalidResponse) as caught:
+        client.validate_response(Completion(content, "m", Usage(), "stop"))
+    assert (caught.value.provider, caught.value.model) == (wire.provider, wire.name)
+    client.validate_response(Completion("はい", "m", Usage(), "length"))
+
+
+@pytest.mark.parametrize("reason", ["content_filter", "refusal"])
+async def test_what_a_filter_or_the_model_declined_is_refused_whatever_was_said(
+    wire: Wire, reason: str
+) -> None:
+    with pytest.raises(Refused):
+        wire.answering().validate_response(Completion("それは", "m", Usage(), reason))
+
+
+async def test_an_empty_answer_is_invalid(faulty: Wire) -> None:
     client = (
-        wire.streaming(wire.answer(pieces=[]))
-        if isinstance(wire, HttpWire)
+        faulty.streaming(faulty.answer(pieces=[]))
+        if isinstance(faulty, HttpWire)
         else mock("echo?tokens=0")
     )
     with pytest.raises(InvalidResponse):
         await client.generate(PROMPT)
+
+
+async def test_a_model_without_eyes_says_so_instead_of_answering_blindly(wire: Wire) -> None:
+    with pytest.raises(NoVision):
+        await chunks_of(wire.answering(), PICTURED)
+    assert wire.requests == []
 
 
 @pytest.mark.parametrize("way", ["closing the stream", "cancelling the task"])
@@ -266,10 +321,43 @@ async def test_a_silent_server_is_given_up_within_the_timeout(http: HttpWire) ->
         await client.aclose()
 
 
-async def test_connecting_is_not_waited_for_longer_than_its_own_bound() -> None:
-    assert http_timeout(120).connect == 10
-    assert http_timeout(120).read == 120
-    assert http_timeout(2).connect == 2
+async def at(http: HttpWire, url: str) -> LLMClientInterface:
+    """The client of a server at ``url``."""
+    settings = Settings(**{f"{http.provider}_base_url": url})
+    plain = httpx2.AsyncClient(trust_env=False)
+    return http.client_class(http.info(), settings, http_client=plain)
+
+
+async def test_a_server_that_accepts_no_connection_is_given_up_at_its_own_bound(
+    http: HttpWire,
+) -> None:
+    with nobody_accepts() as url:
+        client = await at(http, url)
+        async with asyncio.timeout(10):
+            with pytest.raises(ModelTimeout):
+                await chunks_of(client, options=Options(timeout=30, connect_timeout=0.05))
+        await client.aclose()
+
+
+@pytest.mark.parametrize(
+    ("bound", "limit", "then"),
+    [("timeout", 0.1, "hang"), ("idle_timeout", 0.1, "hang"), ("total_timeout", 0.8, "drip")],
+)
+async def test_each_bound_on_waiting_ends_the_answer_and_the_connection(
+    http: HttpWire, bound: str, limit: float, then: Any
+) -> None:
+    begun = http.answer()[: http.events_to_first_word]
+    parts = [http.ping] if bound == "timeout" else begun
+    got = []
+    async with Faulty(Act(parts, then=then)) as server:
+        client = await at(http, server.url)
+        async with asyncio.timeout(10):
+            with pytest.raises(ModelTimeout):
+                async for chunk in client.stream(PROMPT, Options(**{bound: limit})):
+                    got.append(chunk.text)
+            await server.left.wait()
+        await client.aclose()
+    assert bool(got) is (bound != "timeout")
 
 
 async def test_a_server_that_never_stops_is_left_at_the_answers_bound(http: HttpWire) -> None:
@@ -418,6 +506,16 @@ async def test_other_servers_get_the_fields_that_they_know(openai: OpenAIWire) -
     assert sent["repetition_penalty"] == sent["repeat_penalty"] == 1.1
 
 
+async def test_openai_gets_images_as_parts_ahead_of_the_words(openai: OpenAIWire) -> None:
+    await chunks_of(openai.streaming(openai.answer(), vision=True), PICTURED)
+    *images, words = openai.requests[0]["messages"][-1]["content"]
+    assert [image["image_url"]["url"] for image in images] == [
+        "https://example.org/a.png",
+        "data:image/jpeg;base64,/9g=",
+    ]
+    assert words == {"type": "text", "text": "これは？"}
+
+
 async def test_a_look_alike_host_is_not_openais_own(openai: OpenAIWire) -> None:
     openai.settings = {"openai_base_url": "https://api.openai.com.example.org/v1"}
     await chunks_of(openai.answering())
@@ -550,6 +648,16 @@ async def test_anthropic_gets_the_persona_as_a_cached_system_block(
     assert sent["max_tokens"] == OPTIONS.max_tokens
 
 
+async def test_anthropic_gets_images_as_blocks_ahead_of_the_words(
+    anthropic: AnthropicWire,
+) -> None:
+    await chunks_of(anthropic.streaming(anthropic.answer(), vision=True), PICTURED)
+    far, near, words = anthropic.requests[0]["messages"][-1]["content"]
+    assert far["source"] == {"type": "url", "url": "https://example.org/a.png"}
+    assert near["source"] == {"type": "base64", "media_type": "image/jpeg", "data": "/9g="}
+    assert words == {"type": "text", "text": "これは？"}
+
+
 async def test_anthropics_temperature_ends_at_one(anthropic: AnthropicWire) -> None:
     await chunks_of(anthropic.streaming(anthropic.answer(), accepts=ALL), options=EVERYTHING)
     sent = anthropic.requests[0]
@@ -678,6 +786,22 @@ async def test_the_mock_loses_the_readers_patience_like_any_other() -> None:
     client = mock("echo?first=60", clock=clock, sleep=clock.sleep)
     assert type(await failure_of(client, timeout=30)) is ModelTimeout
     assert clock.now == 130
+
+
+@pytest.mark.parametrize(
+    ("bound", "limit", "given", "until"),
+    [("timeout", 3, 0, 3), ("idle_timeout", 3, 1, 8), ("total_timeout", 18, 2, 18)],
+)
+async def test_the_mock_keeps_each_bound_on_waiting(
+    bound: str, limit: float, given: int, until: float
+) -> None:
+    clock, got = Clock(), []
+    client = mock("echo?first=5&rate=0.1", clock=clock, sleep=clock.sleep)
+    with pytest.raises(ModelTimeout):
+        async for chunk in client.stream(PROMPT, Options(**{bound: limit})):
+            got.append(chunk.text)
+    assert len(got) == given
+    assert clock.now - 100 == pytest.approx(until)
 
 
 @pytest.mark.parametrize(

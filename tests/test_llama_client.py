@@ -36,6 +36,7 @@ from persona_lab.errors import (
     Offline,
 )
 from persona_lab.lab import Lab, open_lab
+from persona_lab.layers import Layer
 from persona_lab.llama import Engine, Model, close_engines, open_engine
 from persona_lab.models import Chunk, Options, Prompt, Turn
 from persona_lab.settings import Settings
@@ -207,6 +208,8 @@ def lab(path: Path, **settings: Any) -> Lab:
 async def engine_of(lab: Lab) -> Engine:
     client = await lab.clients.open()
     await client.warm()
+    while isinstance(client, Layer):
+        client = client.client
     assert isinstance(client, LlamaCppClient)
     assert client._engine is not None
     return client._engine

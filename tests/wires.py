@@ -9,14 +9,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import queue
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import httpx2
 
 from persona_lab.clients import LLMClientInterface, ModelInfo
 from persona_lab.clients.anthropic import AnthropicClient
+from persona_lab.clients.llama_cpp import PLAIN_STOP, LlamaCppClient, plain
 from persona_lab.clients.mock import ANSWERS, MockClient
 from persona_lab.clients.openai import OpenAIClient
 from persona_lab.errors import (
@@ -30,6 +33,7 @@ from persona_lab.errors import (
     QuotaExceeded,
     RateLimited,
 )
+from persona_lab.llama import SamplerOptions, open_engine
 from persona_lab.models import Prompt, Turn, Usage
 from persona_lab.settings import Settings
 
@@ -41,6 +45,8 @@ PROMPT = Prompt(
     message=MESSAGE,
 )
 PIECES = ("こんにちは", "、ミナ", "です😊。")
+SAMPLED = SamplerOptions(temperature=0.7, top_k=40, top_p=0.95, min_p=0.05, seed=7)
+"""As the client samples with OPTIONS of the contract: seed 7, and else what it takes itself."""
 COUNTED = Usage(prompt_tokens=120, completion_tokens=7, cached_tokens=100)
 
 FAULTS: dict[str, type[ProviderError]] = {
@@ -131,6 +137,36 @@ class MockWire(Wire):
         after = 1 if fault in MID_STREAM else 0
         name = f"echo?fail={FAULTS[fault].code}&after={after}"
         return MockClient(self.info(name=name), Settings())
+
+
+class LocalWire(Wire):
+    """llama.cpp with a few random weights, which always say the same after the same seed."""
+
+    provider = "local"
+    name = "tiny"
+
+    def __init__(self, weights: Path) -> None:
+        super().__init__()
+        self.weights = weights
+        self.settings = Settings(local_context=512, local_threads=1)
+
+    @property
+    def text(self) -> str:
+        """As the engine says it, without the client."""
+        engine = open_engine(self.weights, context=512, threads=1, owner=self)
+        tokens = engine.model.tokenize(plain(PROMPT), bos=True)
+        steps: queue.Queue[Any] = queue.Queue()
+        engine.submit(tokens, steps.put, max_tokens=1000, options=SAMPLED, stop=PLAIN_STOP)
+        said = ""
+        while (step := steps.get(timeout=30)).finish is None:
+            said += step.text
+        return said + str(step.text)
+
+    def answering(self) -> LlamaCppClient:
+        return LlamaCppClient(self.info(source=str(self.weights)), self.settings)
+
+    def failing(self, fault: str) -> LLMClientInterface:
+        raise AssertionError("no wire, no fault of it")
 
 
 class HttpWire(Wire):
@@ -272,13 +308,15 @@ class OpenAIWire(HttpWire):
             "404": "model_not_found",
             "429": "rate_limit_exceeded",
             "quota": "insufficient_quota",
+            "context too long": "context_length_exceeded",
         }.get(fault)
         kind = {"quota": "insufficient_quota", "500": "server_error"}.get(
             fault, "invalid_request_error"
         )
         message = f"Incorrect API key provided: {SECRET}" if fault == "401" else "no"
+        status = {"quota": 429, "context too long": 400}.get(fault) or int(fault)
         return httpx2.Response(
-            429 if fault == "quota" else int(fault),
+            status,
             headers={"retry-after": "7"} if fault == "429" else {},
             json={"error": {"message": message, "type": kind, "param": None, "code": code}},
         )
@@ -350,10 +388,12 @@ class AnthropicWire(HttpWire):
             "quota": "billing_error",
             "500": "api_error",
             "529": "overloaded_error",
-        }[fault]
+            "context too long": "request_too_large",
+        }.get(fault, "invalid_request_error" if fault == "400" else "api_error")
         message = f"invalid x-api-key {SECRET}" if fault == "401" else "no"
+        status = {"quota": 402, "context too long": 413}.get(fault) or int(fault)
         return httpx2.Response(
-            402 if fault == "quota" else int(fault),
+            status,
             headers={"retry-after": "7"} if fault == "429" else {},
             json={"type": "error", "error": {"type": kind, "message": message}},
         )

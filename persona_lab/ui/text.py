@@ -111,7 +111,7 @@ def money(cost: float | None, visitor: Visitor) -> str:
 
 
 def figures(metadata: dict[str, Any], visitor: Visitor) -> str:
-    """The thin line under an answer: first token, total, tokens, cost."""
+    """The thin line under an answer: who stood in, first token, total, tokens, cost."""
     if metadata.get("total_ms") is None:
         return ""
     usage = metadata.get("usage") or {}
@@ -130,4 +130,8 @@ def figures(metadata: dict[str, Any], visitor: Visitor) -> str:
         if usage.get("cached_tokens"):
             parts.append(visitor.say("figures.cached", count=usage["cached_tokens"]))
         parts.append(money(metadata.get("cost"), visitor))
+    absent = metadata.get("fallback_from")
+    if absent and not metadata.get("fallback"):
+        names = {"model": metadata["spec"], "absent": absent[0]["model"]}
+        parts.insert(0, visitor.say("figures.stands_in", **names))
     return '<div class="figures">' + "".join(f"<span>{escape(p)}</span>" for p in parts) + "</div>"
