@@ -497,12 +497,12 @@ class ErrorHandler:
             log.error("answer failed: %s", type(error).__name__, extra=fields)
         else:
             log.warning("answer failed: %s", ours.code, extra=fields)
-        return Reply(
-            content=content,
-            metadata={
-                "error": plain,
-                "error_type": ours.type.value,
-                "code": ours.code,
-                "fallback": True,
-            },
-        )
+        metadata: dict[str, Any] = {
+            "error": plain,
+            "error_type": ours.type.value,
+            "code": ours.code,
+            "fallback": True,
+        }
+        if isinstance(ours, RateLimitError):
+            metadata |= {name: ours.details.get(name) for name in ("seconds", "lifts_at")}
+        return Reply(content=content, metadata=metadata)

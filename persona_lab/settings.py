@@ -113,8 +113,8 @@ class Settings(BaseSettings):
     local_threads: int = Field(default=0, ge=0)
     """Threads for local models; 0 takes what the machine has."""
 
-    database_url: str = f"sqlite:///{ROOT / 'data' / 'lab.db'}"
-    redis_url: str | None = None
+    database_url: str = Field(default=f"sqlite:///{ROOT / 'data' / 'lab.db'}", repr=False)
+    redis_url: str | None = Field(default=None, repr=False)
     """Where replicas share cached answers, contexts and counted quotas; None: this process."""
 
     requests_per_minute: int = Field(default=60, ge=0)

@@ -2,7 +2,7 @@
 
 Whatever is kept here can be lost without harm: cached answers and contexts, counted quotas. So
 while Redis is away the work goes on in memory. It is said once, one line when it goes and one when
-it is back. A caller waits for it :data:`PATIENCE` seconds at most, and only while it is taken to be
+it is back. A caller waits for it twice :data:`PATIENCE` at most, and only while it is taken to be
 well: later callers don't wait at all, and a single ping, beside them, looks every few seconds
 whether it is back.
 """
@@ -27,10 +27,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("persona_lab.shared")
 
 PATIENCE = 0.5
-"""Seconds for a connection, and for an answer."""
+"""Seconds for a connection, and for an answer; an errand of several gets twice as long."""
 CONNECTIONS = 32
-"""As many as one process opens; more callers than that wait in line, which is quicker than more
-connections."""
+"""As many as one loop uses at a time: more would be slower than to wait in line."""
 LOOK_EVERY = 2.0
 """Seconds between two looks at a Redis that is away."""
 PREFIX = "persona_lab:1:"
@@ -56,7 +55,9 @@ class Shared:
         self._clock = clock
         self._look_at = 0.0
         self._looking: asyncio.Task[None] | None = None
-        self._open: WeakKeyDictionary[asyncio.AbstractEventLoop, Redis] = WeakKeyDictionary()
+        self._open: WeakKeyDictionary[
+            asyncio.AbstractEventLoop, tuple[Redis, asyncio.Semaphore]
+        ] = WeakKeyDictionary()
 
     async def ask(
         self, work: Callable[[Redis], Awaitable[_T]], otherwise: Callable[[], Awaitable[_T]]
@@ -67,13 +68,16 @@ class Shared:
         if self.away:
             self._look()
             return await otherwise()
-        redis = await self._redis()
-        try:
-            async with asyncio.timeout(2 * PATIENCE):
-                return await work(redis)
-        except _faults() as error:
-            self._gone(error)
-            return await otherwise()
+        redis, line = await self._redis()
+        async with line:  # waiting for one's turn is no fault of Redis
+            if self.away:  # for those before have found out
+                return await otherwise()
+            try:
+                async with asyncio.timeout(2 * PATIENCE):
+                    return await work(redis)
+            except _faults() as error:
+                self._gone(error)
+        return await otherwise()
 
     async def aclose(self) -> None:
         """Let go of the connections of this loop; those of others went with theirs."""
@@ -82,35 +86,32 @@ class Shared:
                 self._looking.cancel()
                 await asyncio.wait([self._looking])
             self._looking = None
-        redis = self._open.pop(asyncio.get_running_loop(), None)
+        redis, _ = self._open.pop(asyncio.get_running_loop(), (None, None))
         if redis is not None:
             await redis.aclose()
 
-    async def _redis(self) -> Redis:
-        """A client is bound to its loop."""
+    async def _redis(self) -> tuple[Redis, asyncio.Semaphore]:
+        """The client of this loop, and the line of those who want to use it."""
         loop = asyncio.get_running_loop()
         if loop not in self._open:
             await load("redis.asyncio")
-            self._open.setdefault(loop, self._connect())
+            self._open.setdefault(loop, (self._connect(), asyncio.Semaphore(CONNECTIONS)))
         return self._open[loop]
 
     def _connect(self) -> Redis:
-        from redis.asyncio import BlockingConnectionPool, Redis
+        from redis.asyncio import Redis
         from redis.asyncio.retry import Retry
         from redis.backoff import NoBackoff
         from redis.exceptions import ConnectionError as Disconnected
 
         # A connection that was open when Redis was started anew is found broken once.
         again: Any = Retry(NoBackoff(), 1, (Disconnected,))
-        pool = BlockingConnectionPool.from_url(
+        redis: Redis = Redis.from_url(
             str(self.url),
-            max_connections=CONNECTIONS,
-            timeout=PATIENCE,
             socket_connect_timeout=PATIENCE,
             socket_timeout=PATIENCE,
             retry=again,
         )
-        redis: Redis = Redis.from_pool(pool)
         return redis
 
     def _gone(self, error: BaseException) -> None:
@@ -130,7 +131,7 @@ class Shared:
         self._looking = asyncio.create_task(self._see())
 
     async def _see(self) -> None:
-        redis = await self._redis()
+        redis, _ = await self._redis()
         try:
             async with asyncio.timeout(2 * PATIENCE):
                 await redis.ping()

@@ -14,6 +14,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -151,10 +152,8 @@ class PostgresServer(Service):
         data = folder / "data"
         data.mkdir()
         if who:
-            shutil.chown(data, "nobody", "nogroup")
-            for above in [folder, *folder.parents]:  # nobody must get there
-                if above.stat().st_uid == 0 and not above.stat().st_mode & 0o001:
-                    above.chmod(above.stat().st_mode | 0o011)
+            for path in (folder, data):
+                shutil.chown(path, "nobody", "nogroup")
         options = ["--auth=trust", "--username=lab", "--encoding=UTF8", "--locale=C", "--no-sync"]
         subprocess.run(
             [programs / "initdb", *options, "-D", data], check=True, capture_output=True, **who
@@ -196,11 +195,13 @@ def _redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 
 @pytest.fixture(scope="session")
-def _postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
-    server = PostgresServer(tmp_path_factory.mktemp("postgres"))
-    server.start()
-    yield server
-    server.stop()
+def _postgres() -> Iterator[PostgresServer]:
+    # pytest's own folders are closed to the user that PostgreSQL runs as.
+    with tempfile.TemporaryDirectory(prefix="persona-lab-") as folder:
+        server = PostgresServer(Path(folder))
+        server.start()
+        yield server
+        server.stop()
 
 
 @pytest.fixture

@@ -345,6 +345,13 @@ async def test_answers_that_are_being_given_keep_their_connection_when_the_key_c
     assert set(closed) == {first, second}
 
 
+def test_passwords_in_addresses_stand_in_no_listing_of_the_settings() -> None:
+    settings = Settings(
+        database_url="postgresql://lab:hunter2222@db/lab", redis_url="redis://:hunter3333@cache/0"
+    )
+    assert "hunter" not in repr(settings)
+
+
 async def test_without_places_that_change_nothing_is_looked_at(
     make_lab: Callable[..., Lab], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -231,6 +231,8 @@ async def test_who_asks_too_often_is_told_when_it_goes_on_and_loses_nothing(
     assert refused.metadata["code"] == "too_many_requests"
     assert refused.metadata["error_type"] == ErrorType.RATE_LIMIT.value
     assert word in refused.content
+    assert 1 <= refused.metadata["seconds"] <= 60
+    assert datetime.fromisoformat(refused.metadata["lifts_at"]).tzinfo is not None
     assert visitor.thread()[2][:2] == ("user", "二")
     assert len(visitor.lab.clients.get().prompts) == 1  # type: ignore[attr-defined]
 
