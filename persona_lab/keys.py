@@ -81,13 +81,13 @@ class _File:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._stamp: tuple[int, int, int] | None = None
+        self._stamp: tuple[int, ...] | None = None
         self._content = ""
 
     def read(self) -> str:
         """Raises OSError, and ValueError for what isn't text."""
         now = self.path.stat()  # Kubernetes puts another file behind a link: its inode tells
-        stamp = (now.st_ino, now.st_mtime_ns, now.st_size)
+        stamp = (now.st_ino, now.st_ctime_ns, now.st_mtime_ns, now.st_size)
         if stamp != self._stamp:
             self._content = self.path.read_text("utf-8").strip()
             self._stamp = stamp

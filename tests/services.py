@@ -235,8 +235,8 @@ async def shared(request: pytest.FixtureRequest) -> AsyncIterator[Shared]:
     url = None if request.param == "memory" else request.getfixturevalue("redis_server").url
     opened = Shared(url)
     yield opened
-    assert not opened.away
     await opened.aclose()
+    assert not opened.away
 
 
 @pytest.fixture(params=["embedded", "services"])

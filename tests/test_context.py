@@ -33,8 +33,8 @@ def store(places: dict[str, str]) -> Iterator[Store]:
 async def shared(places: dict[str, str]) -> AsyncIterator[Shared]:
     opened = Shared(places.get("redis_url"))
     yield opened
-    assert not opened.away
     await opened.aclose()
+    assert not opened.away
 
 
 @dataclass
