@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from persona_lab.cache import CacheManager
     from persona_lab.clients import LLMClientInterface, open_client
     from persona_lab.clients.anthropic import AnthropicClient
     from persona_lab.clients.mock import MockClient
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from persona_lab.errors import ErrorHandler, ErrorType, PersonaLabError
     from persona_lab.guards import InputValidator, OutputFilter
     from persona_lab.lab import Lab, open_lab
+    from persona_lab.limits import RateLimiter
     from persona_lab.prompts import PromptBuilder, PromptTemplateEngine
     from persona_lab.replies import ResponseProcessor
     from persona_lab.service import LLMService
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AnthropicClient",
+    "CacheManager",
     "Comparison",
     "Contestant",
     "ContextManager",
@@ -42,6 +45,7 @@ __all__ = [
     "PersonaLabError",
     "PromptBuilder",
     "PromptTemplateEngine",
+    "RateLimiter",
     "ResponseProcessor",
     "Settings",
     "Store",
@@ -52,6 +56,7 @@ __all__ = [
 
 _HOMES = {
     "AnthropicClient": "clients.anthropic",
+    "CacheManager": "cache",
     "Comparison": "compare",
     "Contestant": "compare",
     "ContextManager": "context",
@@ -67,6 +72,7 @@ _HOMES = {
     "PersonaLabError": "errors",
     "PromptBuilder": "prompts",
     "PromptTemplateEngine": "prompts",
+    "RateLimiter": "limits",
     "ResponseProcessor": "replies",
     "Settings": "settings",
     "Store": "store",

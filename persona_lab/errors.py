@@ -8,6 +8,8 @@
     ├── InputError              what was typed or chosen can't be used; nothing was lost
     │   ├── EmptyMessage · MessageTooLong · InvalidPersona · UnknownModel · InvalidOption
     ├── NotFound                no such row for this user (another's row is as good as none)
+    ├── RateLimitError          the user's own quota in this house; a provider's is RateLimited
+    │   └── TokensSpent
     ├── StorageError            the database didn't take it
     │   └── DiskFull
     └── ProviderError           a model gave no usable answer
@@ -117,6 +119,20 @@ class NotFound(PersonaLabError):
 
     code = "not_found"
     type = ErrorType.INVALID_INPUT
+
+
+class RateLimitError(PersonaLabError):
+    """``seconds`` until it is over; ``until`` is that moment on a clock of ``zone``, ``lifts_at``
+    the same in ISO 8601."""
+
+    code = "too_many_requests"
+    type = ErrorType.RATE_LIMIT
+
+
+class TokensSpent(RateLimitError):
+    """``limit`` in tokens a day; ``minutes`` until it is over."""
+
+    code = "tokens_spent"
 
 
 class StorageError(PersonaLabError):
@@ -481,12 +497,12 @@ class ErrorHandler:
             log.error("answer failed: %s", type(error).__name__, extra=fields)
         else:
             log.warning("answer failed: %s", ours.code, extra=fields)
-        return Reply(
-            content=content,
-            metadata={
-                "error": plain,
-                "error_type": ours.type.value,
-                "code": ours.code,
-                "fallback": True,
-            },
-        )
+        metadata: dict[str, Any] = {
+            "error": plain,
+            "error_type": ours.type.value,
+            "code": ours.code,
+            "fallback": True,
+        }
+        if isinstance(ours, RateLimitError):
+            metadata |= {name: ours.details.get(name) for name in ("seconds", "lifts_at")}
+        return Reply(content=content, metadata=metadata)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from persona_lab.cache import Cached, CacheManager
 from persona_lab.clients import Catalog, Clients, LLMClientInterface
 from persona_lab.compare import Comparison
 from persona_lab.context import ContextManager
@@ -22,12 +23,14 @@ from persona_lab.errors import (
 from persona_lab.guards import InputValidator, Moderator, OutputFilter
 from persona_lab.guards.answers import Blocked
 from persona_lab.layers import Layers
+from persona_lab.limits import Limited, RateLimiter
 from persona_lab.models import Agent
 from persona_lab.prompts import PromptBuilder, PromptTemplateEngine
 from persona_lab.replies import LAST_STEPS, STEPS, ResponseProcessor
 from persona_lab.seeds import load_seeds
 from persona_lab.service import LLMService
 from persona_lab.settings import Settings, load_settings
+from persona_lab.shared import Shared
 from persona_lab.store import Store
 from persona_lab.tones import Tones
 from persona_lab.words import Words
@@ -40,6 +43,9 @@ class Lab:
     settings: Settings
     catalog: Catalog
     store: Store
+    shared: Shared
+    cache_manager: CacheManager
+    rate_limiter: RateLimiter
     layers: Layers
     clients: Clients
     template_engine: PromptTemplateEngine
@@ -54,6 +60,8 @@ class Lab:
     async def aclose(self) -> None:
         """Let go of models, connections and the database, in that order."""
         try:
+            await self.service.aclose()
+            await self.shared.aclose()
             await self.clients.aclose()
         finally:
             await asyncio.to_thread(self.store.close)
@@ -109,11 +117,23 @@ def open_lab(
     """
     settings = settings if settings is not None else load_settings()
     catalog = Catalog(settings.data_dir / "models.yaml")
-    layers = Layers(settings, clock=clock, sleep=sleep)
+    shared = Shared(settings.redis_url)
+    cache_manager = CacheManager(settings.response_cache_ttl, shared=shared)
+    rate_limiter = RateLimiter(settings.requests_per_minute, settings.tokens_per_day, shared=shared)
+    layers = Layers(
+        settings,
+        clock=clock,
+        sleep=sleep,
+        outer=[
+            lambda client, asking: Limited(client, rate_limiter, asking.user_id),
+            lambda client, asking: Cached(client, cache_manager, fresh=asking.fresh),
+        ],
+    )
     clients = Clients(settings, catalog, injected=client, around=layers.keep)
     _check("LLM_FALLBACK", clients.check_stand_ins)
     _check("LLM_MODEL, LOCAL_MODEL", clients.check)
     engine = PromptTemplateEngine(settings.templates_dir)
+    summary_words = Words(settings.templates_dir / "summary.yaml")
     seeds = load_seeds(settings.data_dir / "personas.yaml")
     prompt_builder = PromptBuilder(engine)
     tones = Tones(settings.templates_dir / "tones.yaml")
@@ -142,7 +162,13 @@ def open_lab(
     except BaseException:
         store.close()
         raise
-    context_manager = ContextManager(store, max_context_length=settings.max_context_length)
+    context_manager = ContextManager(
+        store,
+        max_context_length=settings.max_context_length,
+        context_ttl=settings.context_ttl,
+        summary_words=summary_words if settings.context_summary else None,
+        shared=shared,
+    )
     service = LLMService(
         store=store,
         clients=clients,
@@ -159,6 +185,9 @@ def open_lab(
         settings=settings,
         catalog=catalog,
         store=store,
+        shared=shared,
+        cache_manager=cache_manager,
+        rate_limiter=rate_limiter,
         layers=layers,
         clients=clients,
         template_engine=engine,

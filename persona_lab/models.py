@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from sqlalchemy import JSON, Column, UniqueConstraint
+from sqlalchemy import JSON, Column, UniqueConstraint, false, text
 from sqlmodel import Field, Relationship, SQLModel
 
 Language = Literal["ja", "en"]
@@ -29,6 +29,10 @@ def now() -> datetime:
 
 def _json_list() -> Any:
     return Field(default_factory=list, sa_column=Column(JSON, nullable=False))
+
+
+def _later(value: Any, in_database: Any) -> Any:
+    return Field(default=value, sa_column_kwargs={"server_default": in_database})
 
 
 def _traits(link: type[SQLModel]) -> Any:
@@ -140,6 +144,13 @@ class AgentRevision(SQLModel, table=True):
 
 
 class Chat(SQLModel, table=True):
+    """A conversation. ``revision`` counts the changes to it that aren't a message at its end.
+
+    ``summary`` tells what stands up to position ``summary_through``, where a model was asked to.
+    Columns that came later have a default in the database: a replica of the version before, which
+    doesn't know them, goes on writing during an update.
+    """
+
     id: str = Field(default_factory=new_id, primary_key=True)
     user_id: str = Field(foreign_key="user.id", index=True)
     agent_id: str = Field(foreign_key="agent.id", index=True)
@@ -147,6 +158,9 @@ class Chat(SQLModel, table=True):
     created_at: datetime = Field(default_factory=now)
     updated_at: datetime = Field(default_factory=now, index=True)
     deleted_at: datetime | None = None
+    revision: int = _later(0, text("0"))
+    summary: str = _later("", text("''"))
+    summary_through: int = _later(-1, text("-1"))
 
 
 class Message(SQLModel, table=True):
@@ -190,6 +204,7 @@ class TurnRecord(SQLModel, table=True):
     first_token_ms: float | None = None
     total_ms: float = 0
     cost: float | None = None
+    cache_hit: bool = _later(False, false())
     created_at: datetime = Field(default_factory=now, index=True)
 
 
@@ -226,6 +241,7 @@ class Trace:
     """Why a prompt reads as it does. ``rule`` counts from 1; 0 is the default's.
 
     ``reason`` is in the persona's language, ``reasons`` has it in each that a page can have.
+    ``summary`` stands for the turns that are too old to be sent.
     """
 
     template: str
@@ -233,6 +249,7 @@ class Trace:
     reason: str
     spans: tuple[Span, ...] = ()
     reasons: Mapping[str, str] = field(default_factory=dict, hash=False)
+    summary: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,11 +27,9 @@ import functools
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field, replace
+from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
-
-from pydantic import SecretStr
 
 from persona_lab.clients import check_options, estimate_tokens
 from persona_lab.errors import (
@@ -73,6 +71,7 @@ log = logging.getLogger("persona_lab.service")
 _T = TypeVar("_T")
 _UNLIKE = ("A", "ん")
 """Messages with nothing in common: what two prompts share has no message in it."""
+_SUMMARY_TOKENS = 400
 _MARKS = 8
 """Tokens that a chat's form puts around each turn, at most."""
 
@@ -184,8 +183,33 @@ class LLMService:
         self.save_every = save_every
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         """The turn of each chat that has one; those who wait for it keep it here."""
-        held = [value for _, value in clients.settings if isinstance(value, SecretStr)]
-        self._secrets = tuple(secret.get_secret_value().strip() for secret in held)
+        self._jobs: set[asyncio.Task[None]] = set()
+        """Summaries that are being made."""
+        self._unkept: dict[str, Callable[[], Awaitable[object]]] = {}
+        """For a chat whose last answer the store didn't take: another try."""
+
+    @property
+    def _secrets(self) -> tuple[str, ...]:
+        return self.clients.keys.known
+
+    async def aclose(self) -> None:
+        """Break off what goes on beside the answers, and try once more to keep what isn't kept."""
+        here = asyncio.get_running_loop()
+        jobs = [job for job in self._jobs if job.get_loop() is here]
+        for job in jobs:
+            job.cancel()
+        if jobs:
+            await asyncio.wait(jobs)
+        for chat_id in list(self._unkept):
+            with contextlib.suppress(PersonaLabError):
+                await self._keep_again(chat_id)
+
+    async def _keep_again(self, chat_id: str) -> None:
+        """Keep the answer that an outage of the store kept from being kept. Raises StorageError."""
+        keep = self._unkept.get(chat_id)
+        if keep is not None:
+            await keep()
+            del self._unkept[chat_id]
 
     # ── with a chat ───────────────────────────────────────────────────────────────────────
 
@@ -267,7 +291,6 @@ class LLMService:
         def ask() -> Message:
             nonlocal asked
             asked = self.store.supersede_answer(chat_id, user_id=user_id)
-            self.context_manager.forget(chat_id)
             return asked
 
         events = self._in_chat(
@@ -288,7 +311,6 @@ class LLMService:
         """The answer that stood before stands again."""
         if asked is not None:
             await asyncio.to_thread(self.store.restore_answer, asked.id, user_id=user_id)
-            self.context_manager.forget(asked.chat_id)
 
     async def _in_chat(
         self,
@@ -304,6 +326,7 @@ class LLMService:
             raise NotFound(kind="agent")
         async with contextlib.AsyncExitStack() as turn:
             await turn.enter_async_context(self._turns.setdefault(chat_id, asyncio.Lock()))
+            await self._keep_again(chat_id)
             asked = await asyncio.to_thread(ask)
             task = _Task(
                 "chat", user_id, chat.agent_id, asked.content, chat_id=chat_id, asked=asked, **how
@@ -367,7 +390,9 @@ class LLMService:
         context: Sequence[Entry] = ()
         count: Callable[[str], int] = estimate_tokens
         if chat_id is not None:
-            context = await self.context_manager.get_context(chat_id, user_id=user_id)
+            context = await self.context_manager.get_context(
+                chat_id, user_id=user_id, language=_language(agent)
+            )
             if self.clients.available(info):
                 count = (await self.clients.open(model)).count_tokens
         text = self.input_validator.clean(message)
@@ -452,11 +477,13 @@ class LLMService:
         course.agent = agent
         if task.chat_id is not None and task.asked is not None:
             context = await self.context_manager.get_context(
-                task.chat_id, user_id=task.user_id, before=task.asked
+                task.chat_id, user_id=task.user_id, before=task.asked, language=_language(agent)
             )
         models = self.clients.chain(task.model) if task.chat_id is not None else [info]
         answers = Fallback(models, functools.partial(self._ask, task, course, agent, context))
         course.failed = answers.failed
+        if self.clients.keys.changing:  # a key is hidden from the first answer on that it pays for
+            await asyncio.to_thread(self.clients.keys.refresh)
         stream = self.response_processor.open_stream(agent, self._secrets)
         filter_ = self.output_filter
         moderation = filter_ if filter_ is not None and filter_.moderator is not None else None
@@ -507,7 +534,8 @@ class LLMService:
         course.first = course.usage = course.finish_reason = None
         client = await self.clients.open(info.spec)
         if self.layers is not None:
-            client = self.layers.for_call(client, Asking(task.user_id, fresh=task.fresh))
+            fresh = task.fresh or task.kind != "chat"  # elsewhere people look how a model varies
+            client = self.layers.for_call(client, Asking(task.user_id, fresh=fresh))
         course.client = client
         if not client.ready:
             loading = self.clock()
@@ -545,16 +573,18 @@ class LLMService:
         options: Mapping[str, Any],
     ) -> Prompt:
         """The prompt with as much of ``context`` as leaves the model room to answer."""
-        prompt = await self.prompt_builder.build(agent, message, context, info=info)
+        build = self.prompt_builder.build
+        prompt = await build(agent, message, context, info=info)
         answer = self.clients.options(info, **options).max_tokens
         room = info.context - min(answer, info.context // 2)
-        if not context or _tokens(prompt, count) <= room:
-            return prompt
-        bare = await self.prompt_builder.build(agent, message, (), info=info)
-        fitting = self.context_manager.fit(
-            context, room - _tokens(bare, count), lambda text: count(text) + _MARKS
-        )
-        return await self.prompt_builder.build(agent, message, fitting, info=info)
+        if context and _tokens(prompt, count) > room:
+            bare = await build(agent, message, (), info=info)
+            context = self.context_manager.fit(
+                context, room - _tokens(bare, count), lambda text: count(text) + _MARKS
+            )
+            prompt = await build(agent, message, context, info=info)
+        summary = context[0].get("summary", "") if context else ""
+        return replace(prompt, trace=replace(prompt.trace, summary=summary)) if summary else prompt
 
     async def _keep(self, task: _Task, course: _Course, draft: _Draft | None) -> None:
         """Step 8: the answer and the turn's record. Fills ``course.metadata``; never raises."""
@@ -580,6 +610,7 @@ class LLMService:
             ),
             total_ms=_milliseconds(self.clock() - course.began),
             cost=_cost(info, usage),
+            cache_hit=bool(course.told.get("cache_hit")),
         )
         course.metadata = {
             "model": record.model,
@@ -598,6 +629,8 @@ class LLMService:
             **({"blocked": course.blocked} if course.blocked else {}),
             "prompt": course.prompt.system if course.prompt else "",
             "turns": len(course.prompt.turns) if course.prompt else 0,
+            "summary": course.prompt.trace.summary if course.prompt else "",
+            "cache_hit": False,
             "attempts": 1,
             **course.told,
         }
@@ -607,14 +640,17 @@ class LLMService:
             course.metadata["fallback_from"] = [_told(error) for error in course.failed]
         if course.excuse is not None:
             course.metadata |= course.excuse.metadata
+        settle = functools.partial(self._settle, task, course, draft)
         writes: list[Callable[[], Awaitable[object]]] = [
-            lambda: self._settle(task, course, draft),
+            settle,
             lambda: asyncio.to_thread(self.store.record, record),
         ]
         for write in writes:
             try:
                 await write()
             except Exception as error:  # noqa: BLE001 - one failed write must not cost the next
+                if write is settle and task.chat_id is not None:
+                    self._unkept[task.chat_id] = settle
                 excuse = await self.error_handler.handle(
                     error, task.message, course.agent or task.agent_id, language=task.language
                 )
@@ -638,6 +674,7 @@ class LLMService:
                 "first_token_ms": record.first_token_ms,
                 "latency_ms": record.total_ms,
                 "cost": record.cost,
+                "cache_hit": record.cache_hit,
             },
         )
 
@@ -647,6 +684,59 @@ class LLMService:
         answer = await draft.settle(course.content, course.status, course.metadata)
         if answer is not None and task.chat_id is not None and task.asked is not None:
             await self.context_manager.update_context(task.chat_id, task.asked, answer)
+            if course.status == "ok" and self.context_manager.summarizes:
+                job = asyncio.create_task(self._summarize(task, course))
+                self._jobs.add(job)
+                job.add_done_callback(self._jobs.discard)
+
+    async def _summarize(self, task: _Task, course: _Course) -> None:
+        """Have the model that answered put in short what fell out of the conversation.
+
+        It goes on beside the talk, on the user's quota. Where it fails the next turn tries again.
+        """
+        info, agent, chat_id = course.info, course.agent, task.chat_id
+        if info is None or agent is None or chat_id is None:
+            return
+        began = self.clock()
+        try:
+            wanted = await self.context_manager.to_summarize(
+                chat_id, user_id=task.user_id, language=_language(agent)
+            )
+            if wanted is None:
+                return
+            client = await self.clients.open(info.spec)
+            if self.layers is not None:
+                client = self.layers.for_call(client, Asking(task.user_id, fresh=True))
+            options = self.clients.options(info, max_tokens=_SUMMARY_TOKENS)
+            prompt = wanted.prompt
+            if info.prompt == "transcript":
+                prompt = Prompt(f"{prompt}\n\n", kind="transcript", stop=("\n\n",))
+            made = await client.generate(prompt, **asdict(options))
+            summary = hide(made.content.strip(), self._secrets)
+            await self.context_manager.keep_summary(
+                chat_id, user_id=task.user_id, summary=summary, until=wanted.until
+            )
+            record = TurnRecord(
+                user_id=task.user_id,
+                agent_id=agent.id,
+                chat_id=chat_id,
+                kind="summary",
+                provider=info.provider,
+                model=hide(made.model, self._secrets),
+                status="ok",
+                prompt_tokens=made.usage.prompt_tokens,
+                completion_tokens=made.usage.completion_tokens,
+                cached_tokens=made.usage.cached_tokens,
+                total_ms=_milliseconds(self.clock() - began),
+                cost=_cost(info, made.usage),
+            )
+            await asyncio.to_thread(self.store.record, record)
+        except Exception as error:  # noqa: BLE001 - the talk goes on without
+            log.warning(
+                "no summary: %s",
+                from_foreign(error).code,
+                extra={"event": "summary_failed", "chat_id": chat_id},
+            )
 
 
 class _Draft:
@@ -742,6 +832,10 @@ def _told(error: ProviderError) -> dict[str, Any]:
         "status": error.status,
         "attempts": error.attempts,
     }
+
+
+def _language(agent: Agent) -> Language:
+    return "en" if agent.language == "en" else "ja"
 
 
 def _milliseconds(seconds: float) -> float:

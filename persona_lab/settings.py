@@ -64,6 +64,19 @@ class Settings(BaseSettings):
     openai_base_url: str | None = None
     anthropic_api_key: SecretStr | None = None
     anthropic_base_url: str | None = None
+    openai_api_key_file: Path | None = None
+    """Where the key is instead: it is read again when the file changes."""
+    anthropic_api_key_file: Path | None = None
+    secrets_dir: Path | None = None
+    """A folder with a file for each key, by the name of its setting."""
+    vault_addr: str | None = None
+    """A HashiCorp Vault that has the keys, by the names of their settings."""
+    vault_token: SecretStr | None = None
+    vault_token_file: Path | None = None
+    vault_secret: str = "secret/persona-lab"  # noqa: S105 - where it is, not what it is
+    """Mount of the vault's KV engine (version 2), and the path in it."""
+    keys_ttl: float = Field(default=60, gt=0)
+    """How long a key from the vault is used before the vault is asked again."""
 
     llm_provider: ProviderName = "local"
     llm_model: str = ""
@@ -100,12 +113,24 @@ class Settings(BaseSettings):
     local_threads: int = Field(default=0, ge=0, le=512)
     """Threads for local models; 0 takes what the machine has."""
 
-    database_url: str = f"sqlite:///{ROOT / 'data' / 'lab.db'}"
-    redis_url: str | None = None
+    database_url: str = Field(default=f"sqlite:///{ROOT / 'data' / 'lab.db'}", repr=False)
+    redis_url: str | None = Field(default=None, repr=False)
+    """Where replicas share cached answers, contexts and counted quotas; None: this process."""
+
+    requests_per_minute: int = Field(default=60, ge=0)
+    """Of one user; 0 sets no limit."""
+    tokens_per_day: int = Field(default=100_000, ge=0)
+    """Of one user, with models that cost money; 0 sets no limit."""
+    response_cache_ttl: int = Field(default=3600, ge=0)
+    """How long an answer serves for the same question in a chat; 0 keeps none."""
 
     max_message_length: int = Field(default=2000, ge=1, le=1_000_000)
     max_context_length: int = Field(default=10, ge=0, le=10_000)
     """Messages of the conversation that are sent along."""
+    context_ttl: int = Field(default=3600, ge=1)
+    """How long a conversation's end is cached."""
+    context_summary: bool = False
+    """Whether a model sums up what is too old to be sent along."""
 
     tone_adjustment: bool = True
     """Whether Japanese answers are kept to their persona's tone (``templates/tones.yaml``)."""
@@ -128,7 +153,7 @@ class Settings(BaseSettings):
     gradio_server_name: str = "127.0.0.1"
     gradio_server_port: Annotated[int, Field(ge=0, le=65_535)] = 7860
 
-    @field_validator("openai_base_url", "anthropic_base_url")
+    @field_validator("openai_base_url", "anthropic_base_url", "vault_addr")
     @classmethod
     def _is_http(cls, value: str | None) -> str | None:
         if value is not None and AnyUrl(value).scheme not in ("http", "https"):

@@ -17,13 +17,14 @@ import time
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, case, create_engine, event, make_url
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
@@ -69,6 +70,9 @@ REVISIONS = 100
 
 BUSY_TIMEOUT = 30.0
 """Seconds that SQLite waits for another's transaction."""
+
+CONNECT_SECONDS = "5"
+"""How long PostgreSQL may take to accept a connection, where the address doesn't say."""
 
 _ANSWERS_SENT: tuple[Status, ...] = ("ok", "stopped", "interrupted")
 _UNSTORABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -170,6 +174,22 @@ def _clean_example(example: Any) -> dict[str, str]:
 
 def _invalid(field: str, reason: str, **details: Any) -> InvalidPersona:
     return InvalidPersona(f"{field}: {reason}", field=field, reason=reason, **details)
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Where a conversation stands: whoever kept something of it sees here whether that still holds.
+
+    ``revision`` counts changes to what was there; ``last`` is the newest position; ``answering``:
+    an answer is on its way, or was when its process died. ``summary`` tells what stands up to
+    ``summary_through``.
+    """
+
+    revision: int = 0
+    last: int = -1
+    answering: bool = False
+    summary: str = ""
+    summary_through: int = -1
 
 
 # ── the store ─────────────────────────────────────────────────────────────────────────────
@@ -518,7 +538,12 @@ class Store:
     ) -> Message:
         """Change what is given of a message; None leaves it."""
         with self._write() as session:
-            message = _own_message(session, message_id, user_id)
+            message = session.get(Message, message_id) if _is_id(message_id) else None
+            chat = session.get(Chat, message.chat_id) if message else None
+            if message is None or chat is None or chat.user_id != user_id:
+                raise NotFound(kind="message")
+            if message.status != "streaming":
+                chat.revision = _one_more()
             if content is not None:
                 message.content = clean_text(content)
             if status is not None:
@@ -533,7 +558,7 @@ class Store:
         Raises NotFound(kind="message") when the user hasn't written anything yet.
         """
         with self._write() as session:
-            _own_chat(session, chat_id, user_id, lock=True)
+            chat = _own_chat(session, chat_id, user_id, lock=True)
             asked = session.exec(
                 select(Message)
                 .where(Message.chat_id == chat_id, Message.sender == "user")
@@ -546,13 +571,19 @@ class Store:
                 .where(col(Message.chat_id) == chat_id, col(Message.position) > asked.position)
                 .values(superseded=True)
             )
+            chat.revision = _one_more()
+            if chat.summary_through >= asked.position:
+                chat.summary, chat.summary_through = "", -1
             return asked
 
     def restore_answer(self, asked_id: str, *, user_id: str) -> None:
         """Let the newest whole or stopped answer to the message stand again, and no other one."""
         with self._write() as session:
-            asked = _own_message(session, asked_id, user_id)
-            _own_chat(session, asked.chat_id, user_id, lock=True)
+            asked = session.get(Message, asked_id) if _is_id(asked_id) else None
+            chat = session.get(Chat, asked.chat_id, with_for_update=True) if asked else None
+            if asked is None or chat is None or chat.user_id != user_id:
+                raise NotFound(kind="message")
+            chat.revision = _one_more()
             after = [col(Message.chat_id) == asked.chat_id, col(Message.position) > asked.position]
             following = session.exec(
                 select(func.min(Message.position)).where(*after, col(Message.sender) == "user")
@@ -574,12 +605,13 @@ class Store:
         user_id: str | None,
         limit: int,
         before: int | None = None,
+        after: int = -1,
     ) -> list[tuple[Message, Message]]:
         """The last ``limit`` questions with their answers, oldest first, for sending along.
 
         Left out are failed, unfinished, empty and superseded answers with their questions, and
-        what stands at position ``before`` or after it. ``user_id`` None doesn't ask whose it is:
-        for callers within the house that have.
+        what stands at position ``before`` or later, and at ``after`` or earlier. ``user_id`` None
+        doesn't ask whose it is: for callers within the house that have.
         """
         turns = (
             select(Message)
@@ -588,6 +620,7 @@ class Store:
                 col(Message.superseded).is_(False),
                 col(Message.status).in_(_ANSWERS_SENT),
                 Message.content != "",
+                Message.position > after,
             )
             .order_by(col(Message.position).desc())
             .execution_options(yield_per=2 * limit + 2)
@@ -599,15 +632,50 @@ class Store:
         with self._read() as session:
             if user_id is not None:
                 _own_chat(session, chat_id, user_id, deleted=False)
-            for message in session.exec(turns) if limit > 0 else ():
-                if message.sender == "ai":
-                    answer = answer or message
-                elif answer is not None:
-                    found.append((message, answer))
-                    answer = None
-                    if len(found) == limit:
-                        break
+            if limit <= 0:
+                return []
+            with closing(session.exec(turns)) as rows:  # it stays open where it is left early
+                for message in rows:
+                    if message.sender == "ai":
+                        answer = answer or message
+                    elif answer is not None:
+                        found.append((message, answer))
+                        answer = None
+                        if len(found) == limit:
+                            break
         return found[::-1]
+
+    def mark(self, chat_id: str, *, user_id: str | None) -> Mark:
+        """Where the conversation stands, as one moment saw it. ``user_id`` as for exchanges."""
+        rows = select(func.max(Message.position), func.max(_is_streaming())).where(
+            Message.chat_id == chat_id
+        )
+        with self._read() as session:
+            if user_id is not None:
+                chat: Chat | None = _own_chat(session, chat_id, user_id, deleted=False)
+            else:
+                chat = session.get(Chat, chat_id) if _is_id(chat_id) else None
+            if chat is None:
+                return Mark()
+            last, answering = session.exec(rows).one()
+            return Mark(
+                chat.revision,
+                -1 if last is None else last,
+                bool(answering),
+                chat.summary,
+                chat.summary_through,
+            )
+
+    def summarize(self, chat_id: str, *, user_id: str, summary: str, since: Mark) -> None:
+        """Keep ``summary`` of what stands up to ``since.summary_through``.
+
+        Not where the conversation was changed since ``since``: it would tell of what is gone.
+        """
+        with self._write() as session:
+            chat = _own_chat(session, chat_id, user_id, lock=True)
+            if chat.revision == since.revision and chat.summary_through < since.summary_through:
+                chat.summary = clean_text(summary)
+                chat.summary_through = since.summary_through
 
     # ── what was generated ──
 
@@ -631,8 +699,11 @@ class Store:
 
         One that another replica is still streaming gets its true status when it ends.
         """
+        streaming = col(Message.status) == "streaming"
         with self._write() as session:
-            left = update(Message).where(col(Message.status) == "streaming")
+            theirs = col(Chat.id).in_(select(Message.chat_id).where(streaming))
+            session.exec(update(Chat).where(theirs).values(revision=_one_more()))
+            left = update(Message).where(streaming)
             return session.exec(left.values(status="interrupted")).rowcount
 
 
@@ -676,12 +747,13 @@ def _own_chat(
     return chat
 
 
-def _own_message(session: Session, message_id: str, user_id: str) -> Message:
-    message = session.get(Message, message_id) if _is_id(message_id) else None
-    chat = session.get(Chat, message.chat_id) if message else None
-    if message is None or chat is None or chat.user_id != user_id:
-        raise NotFound(kind="message")
-    return message
+def _one_more() -> Any:
+    """A conversation's next revision, counted by the database: two writers count two."""
+    return Chat.__table__.c.revision + 1  # type: ignore[attr-defined]
+
+
+def _is_streaming() -> Any:
+    return case((col(Message.status) == "streaming", 1), else_=0)
 
 
 def _is_seed() -> Any:
@@ -765,6 +837,8 @@ def _engine(url: URL) -> Engine:
     if url.get_backend_name() != "sqlite":
         if url.drivername == "postgresql":
             url = url.set(drivername="postgresql+psycopg")
+        if "connect_timeout" not in url.query:
+            url = url.update_query_dict({"connect_timeout": CONNECT_SECONDS})
         return create_engine(url, pool_pre_ping=True, hide_parameters=True)
     options: dict[str, Any] = {"pool_size": 8, "max_overflow": -1}
     if url.database in (None, "", ":memory:"):

@@ -13,6 +13,8 @@ from persona_lab.lab import Lab, open_lab
 from persona_lab.models import Agent, Chat, Chunk, Options, Prompt, Usage
 from persona_lab.settings import ROOT, Settings
 
+pytest_plugins = ["services"]
+
 Play = Callable[[Prompt, Options], AsyncGenerator[Chunk, None]]
 
 

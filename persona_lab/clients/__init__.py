@@ -30,6 +30,7 @@ from persona_lab.errors import (
     Refused,
     UnknownModel,
 )
+from persona_lab.keys import Keys
 from persona_lab.models import Chunk, Completion, Options, Prompt, Usage
 from persona_lab.settings import PROVIDERS, ProviderName, Settings
 from persona_lab.words import read_yaml
@@ -280,8 +281,11 @@ class Clients:
         injected: LLMClientInterface | None = None,
         around: Callable[[LLMClientInterface], LLMClientInterface] = lambda client: client,
     ) -> None:
-        """``injected`` answers in place of all; ``around`` puts a client's layers around it."""
-        self.settings = settings
+        """``injected`` answers in place of all; ``around`` puts a client's layers around it.
+
+        Raises ConfigurationError for keys that can't be read.
+        """
+        self.keys = Keys(settings)
         self.catalog = catalog
         self._injected = injected
         self._around = around
@@ -290,6 +294,14 @@ class Clients:
             WeakKeyDictionary()
         )
         self._unbound: dict[str, LLMClientInterface] = {}
+        self._retired: WeakKeyDictionary[asyncio.AbstractEventLoop, list[LLMClientInterface]] = (
+            WeakKeyDictionary()
+        )
+
+    @property
+    def settings(self) -> Settings:
+        """The settings, with the keys that hold now."""
+        return self.keys.settings
 
     def info(self, spec: str = "") -> ModelInfo:
         """Facts of ``spec``, or of the default model.
@@ -337,6 +349,7 @@ class Clients:
         kept = self._unbound
         if kind.bound:
             kept = self._open.setdefault(asyncio.get_running_loop(), {})
+        self._retire(kept, info.provider)
         if info.spec in kept:
             return kept[info.spec]
         alike = (c.for_model(info) for c in kept.values() if c.info.provider == info.provider)
@@ -347,9 +360,24 @@ class Clients:
 
     async def open(self, spec: str = "") -> LLMClientInterface:
         """:meth:`get`, with the SDK imported beside the loop: no other answer waits for that."""
-        if self._injected is None and self.available(info := self.info(spec)):
-            await asyncio.to_thread(_client_class, info)
+        if self._injected is None:
+            await asyncio.to_thread(self._prepare, self.info(spec))
         return self.get(spec)
+
+    def _prepare(self, info: ModelInfo) -> None:
+        if self.keys.changing and PROVIDERS[info.provider].key:
+            self.keys.refresh()
+        if self.available(info):
+            _client_class(info)
+
+    def _retire(self, kept: dict[str, LLMClientInterface], provider: str) -> None:
+        """Leave clients whose key has changed to the answers that they are still giving."""
+        key = PROVIDERS[provider].key
+        for spec, client in list(kept.items()):
+            if not key or client.info.provider != provider:
+                continue
+            if getattr(client.settings, key) != getattr(self.settings, key):
+                self._retired.setdefault(asyncio.get_running_loop(), []).append(kept.pop(spec))
 
     def _check_key(self, info: ModelInfo) -> None:
         if not self.available(info):
@@ -421,11 +449,12 @@ class Clients:
         Raises the first of the errors that came, after all others were closed too.
         """
         here = asyncio.get_running_loop()
-        kept = [(here, self._unbound), *self._open.items()]
-        self._unbound, self._open = {}, WeakKeyDictionary()
+        kept = [(here, [*self._unbound.values()]), *self._retired.items()]
+        kept += [(loop, [*clients.values()]) for loop, clients in self._open.items()]
+        self._unbound, self._open, self._retired = {}, WeakKeyDictionary(), WeakKeyDictionary()
         errors: list[Exception] = []
         for loop, clients in kept:
-            for client in clients.values():
+            for client in clients:
                 try:
                     await _close(client, loop)
                 except Exception as error:  # noqa: BLE001 - one's fault must not keep another open

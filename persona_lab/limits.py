@@ -1,0 +1,206 @@
+"""RateLimiter: how much one user may ask for, so that one can't use up what is there for all.
+
+Requests are counted in a sliding window, tokens in a window that begins with the first of them and
+lasts a day. A request that begins sets its estimate aside at once and settles it with what was
+really spent, so that many at a time can't overshoot. An answer that began within the quota is never
+cut off by it.
+
+Every model's requests count, for they all keep this machine busy. Tokens count where they cost
+money: those of a local model and of the mock don't, or a designer's own laptop would fall silent
+after some hundred messages a day. An answer from the cache is none of either.
+
+Counts are kept in Redis where there is one, else here. While Redis is away each replica counts for
+itself from nothing: a limit may then be passed, which is better than nobody being answered.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from persona_lab.clients import estimate_tokens
+from persona_lab.errors import RateLimitError, TokensSpent
+from persona_lab.layers import Layer
+from persona_lab.models import Chunk, Options, Prompt
+from persona_lab.shared import PREFIX, Shared, load
+
+if TYPE_CHECKING:
+    from limits import RateLimitItem
+    from limits.aio.storage import MemoryStorage, RedisStorage
+    from limits.aio.strategies import FixedWindowRateLimiter, SlidingWindowCounterRateLimiter
+    from redis.asyncio import Redis
+
+    from persona_lab.clients import LLMClientInterface
+
+MINUTE, DAY = 60, 24 * 60 * 60
+"""Seconds of the two windows."""
+
+_Storage = Any  # limits' memory or its Redis
+
+
+class RateLimiter:
+    """``requests`` a ``minute`` and ``tokens`` a ``day`` for each user; 0 sets no limit.
+
+    The lengths of the two windows are in seconds. Time is the machine's: Redis and the library
+    that counts keep their own.
+    """
+
+    def __init__(
+        self,
+        requests: int = 60,
+        tokens: int = 100_000,
+        *,
+        shared: Shared | None = None,
+        minute: int = MINUTE,
+        day: int = DAY,
+    ) -> None:
+        self.requests = requests
+        self.tokens = tokens
+        self._minute = minute
+        self._day = day
+        self._shared = shared if shared is not None else Shared()
+        self._memory: MemoryStorage | None = None
+        self._in_redis: WeakKeyDictionary[Redis, RedisStorage] = WeakKeyDictionary()
+
+    async def check_and_update(self, user_id: str, estimated_tokens: int) -> None:
+        """Count one request of the user's, and set ``estimated_tokens`` aside.
+
+        Raises RateLimitError when there were too many requests, TokensSpent when the estimate
+        doesn't fit what is left of the day. Nothing is counted then.
+        """
+        await self._with(lambda storage: self._check(storage, user_id, max(0, estimated_tokens)))
+
+    async def settle(self, user_id: str, estimated_tokens: int, spent_tokens: int) -> None:
+        """Put what was really spent in the place of what was set aside."""
+        change = spent_tokens - max(0, estimated_tokens)
+        if self.tokens and change:
+            await self._with(lambda storage: self._correct(storage, user_id, change))
+
+    async def _check(self, storage: _Storage, user_id: str, estimate: int) -> None:
+        windows, sliding = _strategies(storage)
+        requests, tokens = self._items()
+        if self.tokens and not await windows.test(tokens, user_id, cost=estimate):
+            await self._refuse_tokens(windows, tokens, user_id)
+        if self.requests and not await sliding.hit(requests, user_id):
+            raise _lifted(RateLimitError, await self._free_in(storage, requests, user_id))
+        if self.tokens and estimate and not await windows.hit(tokens, user_id, cost=estimate):
+            await self._correct(storage, user_id, -estimate)  # others were quicker
+            await self._refuse_tokens(windows, tokens, user_id)
+
+    async def _refuse_tokens(self, windows: Any, tokens: RateLimitItem, user_id: str) -> None:
+        stats = await windows.get_window_stats(tokens, user_id)
+        raise _lifted(TokensSpent, stats.reset_time - time.time(), limit=self.tokens)
+
+    async def _correct(self, storage: _Storage, user_id: str, change: int) -> None:
+        key = self._items()[1].key_for(user_id)
+        if change < 0 and await storage.get(key) < -change:
+            return  # a new day has begun, and what was set aside went with the last one
+        await storage.incr(key, self._day, amount=change)
+
+    async def _free_in(self, storage: _Storage, item: RateLimitItem, user_id: str) -> float:
+        """Seconds until the window takes one more request.
+
+        The window counts what is in the present minute and the share of the last one that it
+        still reaches over; that share shrinks evenly.
+        """
+        before, before_left, current, current_left = await storage.get_sliding_window(
+            item.key_for(user_id), self._minute
+        )
+        room = self.requests - current  # what the last one's share must be less than
+        if before and room > 0:
+            return float(before_left - self._minute * room / before)
+        return float(current_left % self._minute)  # until the present minute is the last one
+
+    def _items(self) -> tuple[RateLimitItem, RateLimitItem]:
+        from limits import RateLimitItemPerSecond
+
+        return (
+            RateLimitItemPerSecond(self.requests, self._minute, namespace="requests"),
+            RateLimitItemPerSecond(self.tokens, self._day, namespace="tokens"),
+        )
+
+    async def _with(self, work: Callable[[_Storage], Awaitable[None]]) -> None:
+        if not (self.requests or self.tokens):
+            return
+        await load("limits", "limits.aio.storage", "limits.aio.strategies")
+
+        async def in_redis(redis: Redis) -> None:
+            await work(self._redis(redis))
+
+        async def in_memory() -> None:
+            from limits.aio.storage import MemoryStorage
+
+            self._memory = self._memory or MemoryStorage()
+            await work(self._memory)
+
+        await self._shared.ask(in_redis, in_memory)
+
+    def _redis(self, redis: Redis) -> RedisStorage:
+        if redis not in self._in_redis:
+            from limits.aio.storage import RedisStorage
+
+            options: dict[str, Any] = {"connection_pool": redis.connection_pool}
+            self._in_redis[redis] = RedisStorage(
+                "async+redis://",
+                implementation="redispy",
+                key_prefix=f"{PREFIX}limit",
+                **options,
+            )
+        return self._in_redis[redis]
+
+
+def _strategies(
+    storage: _Storage,
+) -> tuple[FixedWindowRateLimiter, SlidingWindowCounterRateLimiter]:
+    from limits.aio.strategies import FixedWindowRateLimiter, SlidingWindowCounterRateLimiter
+
+    return FixedWindowRateLimiter(storage), SlidingWindowCounterRateLimiter(storage)
+
+
+def _lifted(kind: type[RateLimitError], seconds: float, **details: Any) -> RateLimitError:
+    """The error with the moment when it is over: on the clock of the machine's time zone, and in
+    whole seconds and minutes from now, rounded up."""
+    seconds = max(1, math.ceil(seconds))
+    lifts = datetime.fromtimestamp(math.ceil(time.time() + seconds), UTC)
+    here = lifts.astimezone()
+    return kind(
+        seconds=seconds,
+        minutes=math.ceil(seconds / 60),
+        until=f"{here:%H:%M:%S}" if seconds <= MINUTE else f"{here:%m/%d %H:%M}",
+        zone=here.tzname() or "",
+        lifts_at=lifts.isoformat(),
+        **details,
+    )
+
+
+class Limited(Layer):
+    """A client whose answers are counted against the quota of ``user_id``."""
+
+    def __init__(self, client: LLMClientInterface, limiter: RateLimiter, user_id: str) -> None:
+        super().__init__(client)
+        self._limiter = limiter
+        self._user_id = user_id
+
+    async def stream(self, prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
+        """Raises RateLimitError too, before anybody is asked."""
+        counted = not self.info.free
+        estimate = estimate_tokens(str(prompt)) if counted else 0
+        await self._limiter.check_and_update(self._user_id, estimate)
+        text, usage = "", None
+        try:
+            async with contextlib.aclosing(self.client.stream(prompt, options)) as chunks:
+                async for chunk in chunks:
+                    text += chunk.text
+                    usage = chunk.usage or usage
+                    yield chunk
+        finally:
+            if counted:
+                # Whoever stops an answer has had what came of it, and the provider is paid for it.
+                begun = estimate + estimate_tokens(text) if text else 0
+                spent = usage.total_tokens if usage is not None else begun
+                await self._limiter.settle(self._user_id, estimate, spent)

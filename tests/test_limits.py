@@ -1,0 +1,273 @@
+"""Quotas of one user: what counts, what doesn't, and the word about when it is over."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import pytest
+from conftest import ScriptedClient, Visitor, says
+from services import RedisServer, back
+
+from persona_lab.clients import estimate_tokens
+from persona_lab.errors import ErrorType, Offline, RateLimitError, TokensSpent
+from persona_lab.lab import Lab
+from persona_lab.limits import Limited, RateLimiter
+from persona_lab.models import Options, Prompt
+from persona_lab.settings import Settings
+from persona_lab.shared import Shared
+
+MakeLab = Callable[..., Lab]
+PROMPT = Prompt("あなたはさくらです。", message="やあ")
+ESTIMATE = estimate_tokens(str(PROMPT))
+
+
+async def allowed(limiter: RateLimiter, times: int, tokens: int = 0, user: str = "u") -> int:
+    """How many of ``times`` requests at once are let through."""
+    asked = [limiter.check_and_update(user, tokens) for _ in range(times)]
+    ended = await asyncio.gather(*asked, return_exceptions=True)
+    assert all(error is None or isinstance(error, RateLimitError) for error in ended), ended
+    return ended.count(None)
+
+
+async def until_allowed(limiter: RateLimiter, tokens: int = 0) -> None:
+    async with asyncio.timeout(10):
+        while not await allowed(limiter, 1, tokens):  # noqa: ASYNC110 - time rings no bell
+            await asyncio.sleep(0.01)
+
+
+def remote(play: Any) -> ScriptedClient:
+    """A model whose tokens cost money."""
+    client = ScriptedClient(play)
+    client.info = client.info.model_copy(update={"provider": "openai"})
+    return client
+
+
+# ── requests ──────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_defaults_are_those_of_the_specification() -> None:
+    assert (Settings().requests_per_minute, Settings().tokens_per_day) == (60, 100_000)
+
+
+async def test_callers_at_once_cannot_pass_the_limit_together(shared: Shared) -> None:
+    limiter = RateLimiter(60, 0, shared=shared, minute=600)
+    assert await allowed(limiter, 200) == 60
+    assert await allowed(limiter, 5) == 0
+
+
+async def test_two_replicas_count_together(redis_server: RedisServer) -> None:
+    links = [Shared(redis_server.url) for _ in range(2)]
+    replicas = [RateLimiter(60, 100, shared=link, minute=600) for link in links]
+    through = await asyncio.gather(*(allowed(replica, 50, 1) for replica in replicas))
+    assert sum(through) == 60
+    assert await allowed(replicas[0], 1, 41, "other") == 1
+    with pytest.raises(TokensSpent):
+        await replicas[1].check_and_update("other", 60)
+    for link in links:
+        await link.aclose()
+
+
+async def test_every_user_has_a_quota_of_their_own(shared: Shared) -> None:
+    limiter = RateLimiter(2, 10, shared=shared, minute=600)
+    assert await allowed(limiter, 5, 1) == 2
+    assert await allowed(limiter, 1, 10, "another") == 1
+
+
+async def test_zero_sets_no_limit(shared: Shared) -> None:
+    assert await allowed(RateLimiter(0, 0, shared=shared), 300, 10**9) == 300
+    assert await allowed(RateLimiter(0, 50, shared=shared), 300, 1) == 50
+    assert await allowed(RateLimiter(50, 0, shared=shared, minute=600), 300, 10**9) == 50
+
+
+async def test_the_moment_that_is_told_is_the_one_when_it_goes_on(shared: Shared) -> None:
+    limiter = RateLimiter(4, 0, shared=shared, minute=2)
+    for _ in range(2):  # the second time the last minute reaches over
+        while await allowed(limiter, 1):
+            pass
+        with pytest.raises(RateLimitError) as refused:
+            await limiter.check_and_update("u", 0)
+        told = refused.value.details
+        began, lifts = time.time(), datetime.fromisoformat(told["lifts_at"]).timestamp()
+        await until_allowed(limiter)
+        assert time.time() <= lifts + 0.2
+        assert 1 <= told["seconds"] <= 3
+        assert time.time() - began > told["seconds"] - 1.5
+
+
+def test_many_that_begin_together_in_a_new_process_all_get_through() -> None:
+    code = (
+        "import asyncio\n"
+        "from persona_lab.limits import RateLimiter\n"
+        "async def main():\n"
+        "    limiter = RateLimiter(60, 1000)\n"
+        "    await asyncio.gather(*(limiter.check_and_update('u', 1) for _ in range(32)))\n"
+        "asyncio.run(main())\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+# ── tokens ────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_what_is_set_aside_counts_until_it_is_settled(shared: Shared) -> None:
+    limiter = RateLimiter(0, 100, shared=shared)
+    await limiter.check_and_update("u", 60)
+    with pytest.raises(TokensSpent):
+        await limiter.check_and_update("u", 41)
+    await limiter.settle("u", 60, 10)
+    await limiter.check_and_update("u", 90)
+    with pytest.raises(TokensSpent):
+        await limiter.check_and_update("u", 1)
+    await limiter.settle("u", 90, 190)
+    with pytest.raises(TokensSpent):
+        await limiter.check_and_update("u", 0)
+
+
+async def test_callers_at_once_cannot_spend_more_than_there_is(shared: Shared) -> None:
+    assert await allowed(RateLimiter(0, 100, shared=shared), 50, 7) == 14
+
+
+async def test_what_was_refused_costs_nothing(shared: Shared) -> None:
+    limiter = RateLimiter(3, 100, shared=shared, minute=600)
+    assert await allowed(limiter, 5, 101) == 0
+    assert await allowed(limiter, 3, 33) == 3
+
+
+async def test_the_day_ends_when_it_was_told_to(shared: Shared) -> None:
+    limiter = RateLimiter(0, 100, shared=shared, day=1)
+    await limiter.check_and_update("u", 100)
+    with pytest.raises(TokensSpent) as refused:
+        await limiter.check_and_update("u", 1)
+    lifts = datetime.fromisoformat(refused.value.details["lifts_at"]).timestamp()
+    await until_allowed(limiter, 50)
+    assert time.time() <= lifts + 0.2
+
+
+async def test_settling_what_belonged_to_yesterday_gives_nothing_to_today(shared: Shared) -> None:
+    limiter = RateLimiter(0, 100, shared=shared)
+    await limiter.settle("u", 50, 0)
+    assert await allowed(limiter, 3, 50) == 2
+
+
+# ── the layer ─────────────────────────────────────────────────────────────────────────────
+
+
+async def spend(client: ScriptedClient, limiter: RateLimiter, most: int = 99) -> str:
+    said = ""
+    answer = Limited(client, limiter, "u").stream(PROMPT, Options())
+    async with contextlib.aclosing(answer) as chunks:
+        async for chunk in chunks:
+            said += chunk.text
+            most -= 1
+            if not most:
+                break
+    return said
+
+
+async def left(limiter: RateLimiter) -> int:
+    """Tokens that are left of the day."""
+    low, high = 0, limiter.tokens
+    while low < high:
+        middle = (low + high + 1) // 2
+        try:
+            await limiter.check_and_update("u", middle)
+        except TokensSpent:
+            high = middle - 1
+        else:
+            await limiter.settle("u", middle, 0)
+            low = middle
+    return low
+
+
+async def test_an_answer_costs_what_the_provider_counted() -> None:
+    limiter = RateLimiter(0, 1000)
+    await spend(remote(says("は", "い")), limiter)
+    assert await left(limiter) == 1000 - 14
+
+
+async def test_an_answer_that_is_stopped_costs_what_came_of_it() -> None:
+    limiter = RateLimiter(0, 1000)
+    said = await spend(remote(says("長い話が", "続きます")), limiter, most=1)
+    assert await left(limiter) == 1000 - ESTIMATE - estimate_tokens(said)
+
+
+async def test_an_answer_that_never_began_costs_no_tokens() -> None:
+    limiter = RateLimiter(0, 1000)
+    with pytest.raises(Offline):
+        await spend(remote(says(error=Offline())), limiter)
+    assert await left(limiter) == 1000
+
+
+async def test_tokens_of_free_models_are_not_counted_and_their_requests_are() -> None:
+    limiter = RateLimiter(2, 1, minute=600)
+    client = ScriptedClient(says("はい。"))
+    await spend(client, limiter)
+    await spend(client, limiter)
+    with pytest.raises(RateLimitError):
+        await spend(client, limiter)
+    assert len(client.prompts) == 2
+
+
+# ── in the house ──────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("language", "word"), [("ja", "にまた使えます"), ("en", "You can go on at")]
+)
+async def test_who_asks_too_often_is_told_when_it_goes_on_and_loses_nothing(
+    make_lab: MakeLab, places: dict[str, str], language: str, word: str
+) -> None:
+    visitor = Visitor(make_lab(says("はい。"), requests_per_minute=1, **places), language=language)
+    ask = visitor.lab.service.generate_response
+    await ask("一", **visitor.where)
+    refused = await ask("二", **visitor.where)
+    assert refused.metadata["code"] == "too_many_requests"
+    assert refused.metadata["error_type"] == ErrorType.RATE_LIMIT.value
+    assert word in refused.content
+    assert 1 <= refused.metadata["seconds"] <= 60
+    assert datetime.fromisoformat(refused.metadata["lifts_at"]).tzinfo is not None
+    assert visitor.thread()[2][:2] == ("user", "二")
+    assert len(visitor.lab.clients.get().prompts) == 1  # type: ignore[attr-defined]
+
+
+async def test_the_words_about_a_spent_day_name_the_quota(make_lab: MakeLab) -> None:
+    play = says("はい。")
+    lab = make_lab(play, tokens_per_day=100)
+    lab.clients._injected = remote(play)
+    visitor = Visitor(lab)
+    reply = await lab.service.generate_response("長い" * 100, **visitor.where)
+    assert reply.metadata["code"] == "tokens_spent"
+    assert "100トークン" in reply.content
+    assert "ローカルモデル" in reply.content
+
+
+async def test_cached_answers_spend_no_quota(make_lab: MakeLab) -> None:
+    visitor = Visitor(make_lab(says("はい。"), requests_per_minute=1))
+    for _ in range(5):
+        chat = visitor.lab.store.create_chat(user_id=visitor.user_id, agent_id=visitor.agent.id)
+        reply = await visitor.lab.service.generate_response(
+            "やあ", **{**visitor.where, "chat_id": chat.id}
+        )
+        assert reply.content == "はい。"
+
+
+async def test_limits_hold_in_memory_while_redis_is_away_and_in_redis_again_after(
+    redis_server: RedisServer,
+) -> None:
+    link = Shared(redis_server.url)
+    limiter = RateLimiter(3, 0, shared=link, minute=600)
+    assert await allowed(limiter, 2) == 2
+    redis_server.stop()
+    assert await allowed(limiter, 9) == 3
+    redis_server.start()
+    await back(link)
+    assert await allowed(limiter, 9) == 3
+    assert await allowed(RateLimiter(3, 0, shared=link, minute=600), 1) == 0
+    await link.aclose()
