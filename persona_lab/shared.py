@@ -2,7 +2,7 @@
 
 Whatever is kept here can be lost without harm: cached answers and contexts, counted quotas. So
 while Redis is away the work goes on in memory. It is said once, one line when it goes and one when
-it is back. A caller waits for it twice :data:`PATIENCE` at most, and only while it is taken to be
+it is back. A caller waits for it twice its ``patience`` at most, and only while it is taken to be
 well: later callers don't wait at all, and a single ping, beside them, looks every few seconds
 whether it is back.
 """
@@ -47,11 +47,13 @@ class Shared:
         url: str | None = None,
         *,
         look_every: float = LOOK_EVERY,
+        patience: float = PATIENCE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.url = url
         self.look_every = look_every
         self.away = False
+        self._patience = patience
         self._clock = clock
         self._look_at = 0.0
         self._looking: asyncio.Task[None] | None = None
@@ -73,7 +75,7 @@ class Shared:
             if self.away:  # for those before have found out
                 return await otherwise()
             try:
-                async with asyncio.timeout(2 * PATIENCE):
+                async with asyncio.timeout(2 * self._patience):
                     return await work(redis)
             except _faults() as error:
                 self._gone(error)
@@ -108,8 +110,8 @@ class Shared:
         again: Any = Retry(NoBackoff(), 1, (Disconnected,))
         redis: Redis = Redis.from_url(
             str(self.url),
-            socket_connect_timeout=PATIENCE,
-            socket_timeout=PATIENCE,
+            socket_connect_timeout=self._patience,
+            socket_timeout=self._patience,
             retry=again,
         )
         return redis
@@ -133,7 +135,7 @@ class Shared:
     async def _see(self) -> None:
         redis, _ = await self._redis()
         try:
-            async with asyncio.timeout(2 * PATIENCE):
+            async with asyncio.timeout(2 * self._patience):
                 await redis.ping()
         except _faults():
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,6 +59,15 @@ def says(*pieces: str, error: Exception | None = None, finish: str = "stop") -> 
     return play
 
 
+AS_SAID: dict[str, Any] = {
+    "tone_adjustment": False,
+    "mask_personal_data": False,
+    "word_filter": False,
+    "role_limits": False,
+}
+"""Scripts say where a stream is cut; tone and guards would hold back what is unfinished."""
+
+
 @pytest.fixture
 async def make_lab() -> AsyncIterator[Callable[..., Lab]]:
     """Opens labs in memory: ``make_lab(play, **settings)``. No task may outlive its test."""
@@ -66,16 +76,7 @@ async def make_lab() -> AsyncIterator[Callable[..., Lab]]:
     def make(
         play: Play | None = None, *, context: int = 4096, clock: object = None, **fields: object
     ) -> Lab:
-        # Scripts say where a stream is cut; tone and guards hold back what is unfinished.
-        chosen = {
-            "database_url": "sqlite://",
-            "llm_provider": "mock",
-            "tone_adjustment": False,
-            "mask_personal_data": False,
-            "word_filter": False,
-            "role_limits": False,
-            **fields,
-        }
+        chosen = {"database_url": "sqlite://", "llm_provider": "mock", **AS_SAID, **fields}
         client = None if play is None else ScriptedClient(play, context=context)
         timing = {} if clock is None else {"clock": clock}
         lab = open_lab(Settings(**chosen), client=client, **timing)

@@ -233,7 +233,7 @@ def database_url(request: pytest.FixtureRequest) -> str:
 async def shared(request: pytest.FixtureRequest) -> AsyncIterator[Shared]:
     """Where cached answers, quotas and contexts are kept: in this process, or in Redis."""
     url = None if request.param == "memory" else request.getfixturevalue("redis_server").url
-    opened = Shared(url)
+    opened = Shared(url, patience=10)
     yield opened
     await opened.aclose()
     assert not opened.away

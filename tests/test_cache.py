@@ -151,7 +151,7 @@ async def test_an_answer_serves_for_its_time_and_memory_stays_bounded(
 async def test_redis_is_told_how_long_to_keep_an_answer(redis_server: RedisServer) -> None:
     from redis.asyncio import Redis
 
-    shared = Shared(redis_server.url)
+    shared = Shared(redis_server.url, patience=10)
     await CacheManager(60, shared=shared).cache_response(INFO, PROMPT, Options(), ANSWER)
     async with Redis.from_url(redis_server.url) as redis:
         [key] = await redis.keys("persona_lab:*")

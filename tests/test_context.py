@@ -31,7 +31,7 @@ def store(places: dict[str, str]) -> Iterator[Store]:
 
 @pytest.fixture
 async def shared(places: dict[str, str]) -> AsyncIterator[Shared]:
-    opened = Shared(places.get("redis_url"))
+    opened = Shared(places.get("redis_url"), patience=10)
     yield opened
     await opened.aclose()
     assert not opened.away
@@ -244,7 +244,7 @@ async def test_the_cache_is_forgotten_after_its_time() -> None:
 async def test_redis_is_told_how_long_to_keep_a_context(redis_server: RedisServer) -> None:
     from redis.asyncio import Redis
 
-    store, shared = Store("sqlite://"), Shared(redis_server.url)
+    store, shared = Store("sqlite://"), Shared(redis_server.url, patience=10)
     user = store.create_user().id
     agent = store.create_agent(user_id=user, name="さくら")
     chat = store.create_chat(user_id=user, agent_id=agent.id).id
@@ -259,7 +259,7 @@ async def test_redis_is_told_how_long_to_keep_a_context(redis_server: RedisServe
 def _two(talk: Talk) -> tuple[ContextManager, ContextManager]:
     """Two replicas over the same stores."""
     here = ContextManager(talk.store, shared=talk.shared)
-    return here, ContextManager(talk.store, shared=Shared(talk.shared.url))
+    return here, ContextManager(talk.store, shared=Shared(talk.shared.url, patience=10))
 
 
 @pytest.mark.parametrize("what", ["edit", "regenerate", "restore", "crash"])

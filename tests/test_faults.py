@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
-from conftest import Visitor
+from conftest import AS_SAID, Visitor
 from faulty import Act, Faulty, nobody_listens
 from wires import PIECES, SECRET, WIRES, HttpWire, OpenAIWire
 
@@ -196,7 +196,7 @@ Open = Callable[..., Any]
 @pytest.fixture(scope="module")
 def rest() -> Iterator[Lab]:
     """The parts of the house that no setting here changes: opening them takes longest."""
-    with open_lab(Settings(database_url="sqlite://", llm_provider="mock")) as lab:
+    with open_lab(Settings(database_url="sqlite://", llm_provider="mock", **AS_SAID)) as lab:
         yield lab
 
 

@@ -63,7 +63,7 @@ async def test_callers_at_once_cannot_pass_the_limit_together(shared: Shared) ->
 
 
 async def test_two_replicas_count_together(redis_server: RedisServer) -> None:
-    links = [Shared(redis_server.url) for _ in range(2)]
+    links = [Shared(redis_server.url, patience=10) for _ in range(2)]
     replicas = [RateLimiter(60, 100, shared=link, minute=600) for link in links]
     through = await asyncio.gather(*(allowed(replica, 50, 1) for replica in replicas))
     assert sum(through) == 60
@@ -261,7 +261,7 @@ async def test_cached_answers_spend_no_quota(make_lab: MakeLab) -> None:
 async def test_limits_hold_in_memory_while_redis_is_away_and_in_redis_again_after(
     redis_server: RedisServer,
 ) -> None:
-    link = Shared(redis_server.url)
+    link = Shared(redis_server.url, patience=10)
     limiter = RateLimiter(3, 0, shared=link, minute=600)
     assert await allowed(limiter, 2) == 2
     redis_server.stop()
