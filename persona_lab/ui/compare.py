@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from html import escape
@@ -70,10 +70,13 @@ def speaks(info: ModelInfo, language: Language) -> bool:
     return not info.languages or language in info.languages
 
 
-async def personas_for(lab: Lab, visitor: Visitor) -> list[str]:
-    """The ids of the personas that speak the visitor's language, their own first."""
+async def fellow(lab: Lab, taken: Collection[str], visitor: Visitor) -> str:
+    """The id of a persona in the visitor's language with another name than those that are
+    ``taken``; the one in the editor where there is none."""
     agents = await asyncio.to_thread(lab.store.list_agents, user_id=visitor.user_id)
-    return [agent.id for agent in agents if agent.language == visitor.language]
+    names = {agent.name for agent in agents if agent.id in taken}
+    fellows = (a.id for a in agents if a.language == visitor.language and a.name not in names)
+    return next(fellows, CURRENT)
 
 
 async def first_comparison(lab: Lab, opened: str, visitor: Visitor) -> tuple[list[str], list[str]]:
@@ -88,8 +91,7 @@ async def first_comparison(lab: Lab, opened: str, visitor: Visitor) -> tuple[lis
     ]
     personas = [CURRENT] * MOST
     if not others:
-        fellows = await personas_for(lab, visitor)
-        personas[1] = next((id_ for id_ in fellows if id_ != opened), CURRENT)
+        personas[1] = await fellow(lab, [opened], visitor)
     return ([default.spec, *others[:1]] * MOST)[:MOST], personas
 
 
@@ -330,10 +332,9 @@ def build_compare(
         taken = {values[column.persona] for column in columns[:shown]}
         if CURRENT in taken:
             taken.add(values[editing])
-        fellows = await personas_for(actions.lab, visitor)
         new = columns[shown]
         return dict(zip(size, sized(shown + 1), strict=True)) | {
-            new.persona: next((id_ for id_ in fellows if id_ not in taken), CURRENT),
+            new.persona: await fellow(actions.lab, taken, visitor),
             new.answer: "",
             new.figures: "",
         }
