@@ -539,7 +539,11 @@ def test_choices_are_what_ones_own_personas_of_a_language_use(store: Store, user
     store.create_agent(user_id=user, name="y", roles=["忍者"])
     store.create_agent(user_id=user, name="z", roles=["Ninja"], language="en")
     store.create_agent(user_id=store.create_user().id, name="y", roles=["秘密の役割"])
-    assert store.choices(user, "ja") == {"personalities": [], "roles": ["忍者", "教師"], "tones": []}
+    assert store.choices(user, "ja") == {
+        "personalities": [],
+        "roles": ["忍者", "教師"],
+        "tones": [],
+    }
     assert store.choices(user, "en")["roles"] == ["Ninja"]
 
 
