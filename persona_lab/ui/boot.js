@@ -92,6 +92,7 @@
   let idle;
   let reopening;
   let asked = ""; // the persona that was chosen and isn't open yet
+  let choice = ""; // … and when
   let focused; // what had the focus when the form was closed
   const closeForm = (closed) => {
     const form = document.getElementById("editor-form");
@@ -126,16 +127,17 @@
       const dark = document.body.classList.toggle("dark");
       localStorage.setItem("persona_lab.light", dark ? "dark" : "light");
     },
+    // A chooser tells of a choice twice, and also when it is only left: one that is news has a new
+    // value.
+    chosen(persona) {
+      if (persona && persona !== (asked || editing())) choice = `${(asked = persona)} ${Date.now()}`;
+      return choice;
+    },
     // Gradio fills a form field by field, and each field tells its change at once. While another
     // persona is being opened the form is a mixture of two: nothing of that is the visitor's
     // work, and none of it may be kept. So the form is closed until it is whole, and only what
     // a hand has touched since is saved.
     // What was typed just before is saved first; a demo that it made a copy of is that copy now.
-    chosen(persona, before) {
-      if (!persona || persona === (asked || editing())) return before;
-      asked = persona;
-      return `${persona} ${Date.now()}`;
-    },
     async opening(values) {
       closeForm(true);
       clearTimeout(reopening);

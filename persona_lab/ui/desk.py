@@ -46,8 +46,8 @@ REOPENING: Mapping[str, Any] = {**QUIET, "js": "(...values) => personaLab.reopen
 OPENED = "() => personaLab.opened()"
 NAMED = "() => personaLab.opened('name')"
 """The same, and the name waits to be written over."""
-CHOSEN = "(id, before) => personaLab.chosen(id, before)"
-"""A chooser tells of a choice also when it is only left: what is open already is none."""
+CHOSEN = "(id) => personaLab.chosen(id)"
+"""What is open already is no choice."""
 KEPT = "(mark) => personaLab.kept(mark)"
 """Tells the page that what it sent is answered for."""
 REGAINED = "(mark) => personaLab.regained(mark)"
@@ -457,7 +457,7 @@ class Desk:
                 None, [component], None, js=f"(id) => personaLab.remember('{name}', id)"
             )
         chosen = gr.Textbox(visible="hidden", elem_id="chosen")
-        self.bar.who.input(None, [self.bar.who, chosen], [chosen], js=CHOSEN)
+        self.bar.who.input(None, [self.bar.who], [chosen], js=CHOSEN)
         for trigger, act, subject in (
             (chosen.change, self.choose, [self.bar.who]),
             (editor.buttons["new"].click, self.create, []),
