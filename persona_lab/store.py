@@ -63,8 +63,8 @@ ITEM_LENGTH = 200
 EXAMPLES = 20
 TITLE_LENGTH = 40
 
-BURST = timedelta(seconds=20)
-"""Edits that follow one another within this time are one step of undo."""
+BURST = timedelta(seconds=2)
+"""What is typed into one field without a longer pause is one step of undo."""
 REVISIONS = 100
 """Steps of undo that a persona keeps."""
 
@@ -324,9 +324,9 @@ class Store:
                 agent = self._new_agent(session, former | changes, owner_id=user_id)
                 theirs = (col(Chat.user_id) == user_id, col(Chat.agent_id) == agent_id)
                 session.connection().execute(update(Chat).where(*theirs).values(agent_id=agent.id))
-                self._keep_revision(session, agent, former)
+                self._keep_revision(session, agent, former, changes)
                 return agent
-            self._keep_revision(session, agent, former)
+            self._keep_revision(session, agent, former, changes)
             return self._change(session, agent, changes)
 
     def undo_agent(self, agent_id: str, *, user_id: str) -> Agent | None:
@@ -338,6 +338,13 @@ class Store:
                 return None
             session.delete(revision)
             return self._change(session, agent, revision.persona)
+
+    def can_undo(self, agent_id: str, *, user_id: str) -> bool:
+        """Whether :meth:`undo_agent` has a step to go back."""
+        with self._read() as session:
+            agent = _readable_agent(session, agent_id, user_id, deleted=True)
+            newest = session.exec(_revisions(agent_id)).first()
+            return agent.owner_id is not None and newest is not None
 
     def duplicate_agent(self, agent_id: str, *, user_id: str, name: str) -> Agent:
         """The user's own copy of one of theirs or of a demo. Raises InvalidPersona."""
@@ -393,15 +400,17 @@ class Store:
                 known.position = position
                 known.deleted_at = None
 
-    def choices(self, user_id: str) -> dict[str, list[str]]:
-        """Names of personalities, roles and tones in use by the user's own personas and the demos.
+    def choices(self, user_id: str, language: str) -> dict[str, list[str]]:
+        """Names of personalities, roles and tones of the user's own personas that speak
+        ``language``.
 
         Keyed as the fields of a persona, the most used first.
         """
         used: dict[str, Counter[str]] = {field: Counter() for field in TRAITS}
         for agent in self.list_agents(user_id=user_id):
-            for field, counter in used.items():
-                counter.update(trait.name for trait in getattr(agent, field))
+            if agent.owner_id is not None and agent.language == language:
+                for field, counter in used.items():
+                    counter.update(trait.name for trait in getattr(agent, field))
         return {
             field: sorted(counter, key=lambda name: (-counter[name], name))
             for field, counter in used.items()
@@ -426,11 +435,22 @@ class Store:
         session.refresh(agent)
         return agent
 
-    def _keep_revision(self, session: Session, agent: Agent, former: dict[str, Any]) -> None:
+    def _keep_revision(
+        self,
+        session: Session,
+        agent: Agent,
+        former: dict[str, Any],
+        changes: dict[str, Any],
+    ) -> None:
+        """A step of undo, unless ``changes`` go on with the typing that made the newest one."""
         moment = self._clock()
         newest = session.exec(_revisions(agent.id)).first()
         if newest is not None and moment - newest.created_at < BURST:
-            return
+            begun = {field for field in former if former[field] != newest.persona.get(field)}
+            now = {field for field in changes if changes[field] != former[field]}
+            if len(now) == 1 and now == begun and not _is_words(former[now.pop()]):
+                newest.created_at = moment
+                return
         old = select(AgentRevision.id).where(AgentRevision.agent_id == agent.id)
         old = old.order_by(col(AgentRevision.id).desc()).offset(REVISIONS - 1)
         session.exec(delete(AgentRevision).where(col(AgentRevision.id).in_(old)))
@@ -766,6 +786,11 @@ def _revisions(agent_id: str) -> Any:
         .where(AgentRevision.agent_id == agent_id)
         .order_by(col(AgentRevision.id).desc())
     )
+
+
+def _is_words(value: Any) -> bool:
+    """Whether a field's value is a list of words, which are picked one by one."""
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def _link(session: Session, agent_id: str, kind: str, names: list[str]) -> None:

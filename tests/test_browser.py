@@ -45,6 +45,8 @@ FALLBACKS = Words(ROOT / "templates" / "fallbacks.yaml")
 ECHO = "mock:echo"
 SLOW = "mock:echo?rate=10&tokens=2000"
 """Answers for minutes, so that there is time to do something meanwhile."""
+MUTE = "mock:echo?first=60"
+"""Says nothing for as long."""
 
 expect.set_options(timeout=20_000)
 
@@ -94,7 +96,7 @@ class Desk:
 
     def settle(self) -> None:
         """Waits until a persona is open and the form takes input."""
-        self.page.wait_for_selector("#editor-form:not([inert])")
+        self.page.wait_for_selector("#editor-form:not([inert])", state="attached")
         self.page.wait_for_selector("#prompt-preview pre.prompt", state="attached")
         expect(self.box("editing")).not_to_have_value("")
 
@@ -116,6 +118,10 @@ class Desk:
 
     def chips(self, field: str) -> Locator:
         return self.at(f"#field-{field} .token > span")
+
+    def button(self, action: str) -> Locator:
+        """A button over the editor."""
+        return self.at(f"#persona-{action}")
 
     @property
     def preview(self) -> Locator:
@@ -431,11 +437,65 @@ def test_undo_steps_back_and_duplicate_copies(desk: Desk) -> None:
     assert len(desk.own()) == 2
 
 
-def test_a_new_persona_can_be_made_and_named(desk: Desk) -> None:
-    desk.at("#persona-new").click()
-    expect(desk.box("field-name")).to_have_value(desk.say("editor.new_name"))
+def test_undo_goes_back_field_by_field_says_which_and_redo_comes_back(desk: Desk) -> None:
+    agent = desk.make("もと", background="灯台で育った。")
+    desk.reload()
+    desk.pick("#who", agent.name)
+    expect(desk.box("field-name")).to_have_value("もと")
     desk.settle()
-    desk.box("field-name").fill("あたらしい人")
+    expect(desk.button("revert")).to_be_disabled()
+    for field, text in (("name", "はなこ"), ("description", "一番"), ("background", "")):
+        desk.box(f"field-{field}").fill(text)
+        until(lambda f=field, t=text: getattr(desk.own()[0], f) == t)
+    desk.box("try-message").fill("自分で書いたひとこと")
+
+    def step(button: str, said: str, field: str, value: str) -> None:
+        desk.button(button).click()
+        told = desk.say(said, fields=desk.say(f"field.{field}"))
+        expect(desk.at("#saved")).to_have_text(told)
+        expect(desk.box(f"field-{field}")).to_have_value(value)
+        desk.settle()
+
+    step("revert", "editor.undone", "background", "灯台で育った。")
+    step("revert", "editor.undone", "description", "")
+    step("redo", "editor.redone", "description", "一番")
+    step("revert", "editor.undone", "description", "")
+    step("revert", "editor.undone", "name", "もと")
+    expect(desk.button("revert")).to_be_disabled()
+    step("redo", "editor.redone", "name", "はなこ")
+    expect(desk.box("try-message")).to_have_value("自分で書いたひとこと")
+    desk.box("field-name").fill("べつの人")  # from here on there is nothing to do again
+    expect(desk.button("redo")).to_be_hidden()
+    expect(desk.button("revert")).to_be_enabled()
+
+
+def test_a_persona_is_chosen_by_keyboard_and_passing_the_chooser_does_nothing(desk: Desk) -> None:
+    who = desk.at("#who input")
+    who.click()
+    desk.page.keyboard.type("さくら")
+    desk.page.keyboard.press("Enter")
+    expect(desk.box("field-name")).to_have_value("さくら")
+    desk.settle()
+    expect(who).to_be_focused()
+    expect(desk.at("ul.options")).to_have_count(0)
+    desk.page.evaluate(
+        """() => new MutationObserver(() => { window.closed = true; })
+          .observe(document.getElementById("editor-form"), { attributeFilter: ["inert"] })"""
+    )
+    who.focus()
+    desk.page.keyboard.press("Tab")
+    expect(desk.at("#model input")).to_be_focused()
+    quiet(desk.page)
+    assert not desk.page.evaluate("window.closed")
+
+
+def test_a_new_persona_is_named_at_once_and_there_is_one_at_a_time(desk: Desk) -> None:
+    for _ in range(2):
+        desk.button("new").click()
+        expect(desk.box("field-name")).to_have_value(desk.say("editor.new_name"))
+        desk.settle()
+        expect(desk.box("field-name")).to_be_focused()
+    desk.page.keyboard.type("あたらしい人")  # the name was selected
     until(lambda: [a.name for a in desk.own()] == ["あたらしい人"])
 
 
@@ -463,6 +523,8 @@ def test_a_persona_that_cannot_be_kept_says_so_and_loses_nothing(desk: Desk) -> 
     desk.settle()
     desk.box("field-name").fill("")
     expect(desk.at("#saved [role=alert]")).to_be_visible()
+    expect(desk.at("#editor-form [aria-invalid=true]")).to_have_count(1)
+    expect(desk.box("field-name")).to_have_attribute("aria-invalid", "true")
     desk.box("field-background").fill("灯台で育った。")
     expect(desk.preview).to_contain_text("灯台で育った。")
     desk.reload()
@@ -471,6 +533,7 @@ def test_a_persona_that_cannot_be_kept_says_so_and_loses_nothing(desk: Desk) -> 
     assert [(a.name, a.background) for a in desk.own()] == [("名のある人", "")]
     desk.box("field-name").fill("また名のある人")
     expect(desk.at("#saved")).to_contain_text(desk.say("editor.saved"))
+    expect(desk.box("field-name")).to_have_attribute("aria-invalid", "false")
     until(lambda: [a.name for a in desk.own()] == ["また名のある人"])
     for name in ("", "また名のある人"):  # back to what is saved, the warning goes
         desk.box("field-name").fill(name)
@@ -660,6 +723,20 @@ def test_the_preview_keeps_in_sight_what_is_being_edited(desk: Desk) -> None:
         )
 
 
+def test_the_prompt_takes_the_windows_height_and_shows_that_it_goes_on(desk: Desk) -> None:
+    at_foot = """() => {
+      const tried = document.getElementById("prompt-side").getBoundingClientRect();
+      return Math.abs(window.innerHeight - 16 - tried.bottom) < 3;
+    }"""
+    desk.page.wait_for_function(at_foot)
+    paper = desk.at("#prompt-preview .paper")
+    expect(paper).to_have_class(re.compile("goes-on"))
+    desk.page.evaluate("window.scrollTo(0, 300)")
+    desk.page.wait_for_function(at_foot)
+    paper.evaluate("element => element.scrollTo(0, element.scrollHeight)")
+    expect(paper).not_to_have_class(re.compile("goes-on"))
+
+
 def test_a_list_of_chips_opens_downwards_where_there_is_room(desk: Desk) -> None:
     field = desk.at("#field-tones")
     field.evaluate("element => window.scrollBy(0, element.getBoundingClientRect().top - 500)")
@@ -724,6 +801,25 @@ def test_stopping_in_mid_answer_keeps_the_half_marked(desk: Desk) -> None:
     desk.tab("chat")
     expect(desk.answers().last).to_contain_text(desk.say("chat.status.stopped"))
     expect(desk.answers().last).to_contain_text(kept.content[:10])
+
+
+def test_a_long_wait_says_what_for_and_how_long_and_a_stop_leaves_a_word(desk: Desk) -> None:
+    desk.use(MUTE)
+    desk.tab("chat")
+    desk.send("だまっている人へ")
+    waiting = desk.at("#thread .waiting")
+    expect(waiting).to_have_text(desk.say("waiting.answer"))
+    desk.page.wait_for_function(
+        "() => /2秒/.test(getComputedStyle(document.querySelector('#thread .waiting'),"
+        " '::after').content)"
+    )
+    desk.at("#chat-stop").click()
+    expect(desk.answers().last).to_have_text(desk.say("chat.status.unanswered"))
+    expect(waiting).to_have_count(0)
+    desk.use(ECHO)
+    desk.at("#chat-again").click()
+    desk.answered(1)
+    expect(desk.at("#thread")).not_to_contain_text(desk.say("chat.status.unanswered"))
 
 
 def test_another_answer_takes_the_place_of_the_last(desk: Desk) -> None:
@@ -888,10 +984,13 @@ def test_a_slow_browser_gets_the_last_words_and_figures_too(desk: Desk) -> None:
             expect(desk.column(column)).to_contain_text(f"「{number}回目」")
 
 
-def test_columns_can_be_added_and_each_can_be_asked_again(desk: Desk) -> None:
+def test_columns_can_be_added_asked_again_and_taken_away(desk: Desk) -> None:
     desk.tab("compare")
     desk.at("#compare-add").click()
     expect(desk.at("#column-2")).to_be_visible()
+    personas = [desk.at(f"#column-{n} .choosers input").nth(1) for n in range(3)]
+    there = " ".join(persona.input_value() for persona in personas[:2])
+    assert personas[2].input_value().partition("（")[0] not in there
     for column in range(3):
         desk.write(f"#column-{column}", ECHO)
     desk.box("compare-message").fill("三人に")
@@ -902,8 +1001,16 @@ def test_columns_can_be_added_and_each_can_be_asked_again(desk: Desk) -> None:
     desk.at("#column-1 button.again").click()
     expect(desk.column(1)).to_contain_text("「ひとりに」")
     expect(desk.column(0)).to_contain_text("「三人に」")
-    desk.at("#compare-less").click()
+    kept = [personas[n].input_value() for n in (1, 2)]
+    expect(desk.at("#column-1-remove")).to_be_visible()
+    desk.at("#column-0-remove").click()
     expect(desk.at("#column-2")).to_be_hidden()
+    expect(desk.column(0)).to_contain_text("「ひとりに」")
+    expect(desk.column(1)).to_contain_text("「三人に」")
+    assert [persona.input_value() for persona in personas[:2]] == kept
+    desk.at("#column-1-remove").click()
+    expect(desk.at("#column-1")).to_be_hidden()
+    expect(desk.at("#column-0-remove")).to_be_hidden()
 
 
 @pytest.mark.parametrize("language", ["ja", "en"])
@@ -925,7 +1032,7 @@ def test_a_column_that_fails_says_why_and_the_other_answers(sit: Sit, language: 
         desk.excuse("missing_key", variable="OPENAI_API_KEY")
     )
     expect(desk.at("#column-0")).not_to_contain_text(desk.say("figures.free"))
-    expect(desk.at("#column-0")).not_to_contain_text("0＋0")
+    expect(desk.at("#column-0")).not_to_contain_text("入力0")
     expect(desk.box("compare-message")).to_have_value("hello")
 
 
@@ -936,6 +1043,7 @@ def test_an_empty_box_compares_with_the_suggestion_that_stands_in_it(desk: Desk)
     desk.at("#compare-run").click()
     for column in (0, 1):
         expect(desk.column(column)).to_contain_text(desk.say("compare.message_hint"))
+    expect(desk.box("compare-message")).to_have_value(desk.say("compare.message_hint"))
 
 
 def test_an_empty_box_begins_a_chat_with_the_suggestion_and_then_sends_nothing(desk: Desk) -> None:
@@ -1126,14 +1234,29 @@ def test_on_a_phone_the_bar_is_low_and_the_chats_box_is_at_hand(sit: Sit) -> Non
     expect(desk.at("#chat-send")).to_be_in_viewport(ratio=1)
 
 
-def test_a_message_lies_in_the_corner_and_not_over_the_bar(desk: Desk) -> None:
+def test_a_message_lies_beside_the_tabs_and_over_nothing_that_is_operated(desk: Desk) -> None:
+    desk.tab("compare")
+    for text in (" ", "長" * 3000):
+        desk.box("compare-message").fill(text)
+        desk.box("compare-message").press("Enter")
+    expect(desk.toast).to_have_text(desk.excuse("message_too_long", length=3000, limit=2000))
+    boxes = [desk.at(f"{place}").first.bounding_box() for place in (".toast-body", "#topbar")]
+    toast, bar = (box for box in boxes if box)
+    assert toast["y"] >= bar["y"] + bar["height"] - 2
+    desk.at("#compare-run").click(trial=True)
+    desk.at("#switches [data-light]").click(trial=True)
+
+
+def test_the_open_tab_is_open_again_after_a_reload(desk: Desk) -> None:
     desk.tab("chat")
-    desk.send(" ")
-    expect(desk.toast).to_have_text(desk.excuse("empty_message"))
-    toast = desk.toast.bounding_box()
-    assert toast is not None
-    assert toast["y"] > 700
-    assert toast["x"] > 700
+    desk.at("#switches [data-language=en]").click()
+    desk.page.wait_for_function("document.documentElement.lang === 'en'")
+    expect(desk.at("#chat-message")).to_be_visible()
+    desk.settle()
+    desk.language = "en"
+    desk.tab("persona")
+    desk.reload()
+    expect(desk.box("field-name")).to_be_visible()
 
 
 @pytest.mark.parametrize(("language", "dark"), [("ja", False), ("en", True)])
@@ -1176,7 +1299,7 @@ def test_nothing_secret_stays_in_the_browsers_own_storage(desk: Desk) -> None:
     assert {entry.partition("=")[0] for entry in kept} <= {
         "persona_lab.persona", "persona_lab.model", "persona_lab.light",
     }  # fmt: skip
-    assert unsent == ["persona_lab.unsent.chat-message=書きかけ"]
+    assert sorted(unsent) == ["persona_lab.tab=2", "persona_lab.unsent.chat-message=書きかけ"]
     everything = json.dumps([kept, unsent], ensure_ascii=False)
     assert secret not in everything
     assert "ひみつ" not in everything

@@ -17,11 +17,12 @@ from serving import GEMMA, SMOLLM
 
 from persona_lab.errors import EmptyMessage, NotFound, RateLimited
 from persona_lab.lab import Lab
-from persona_lab.models import Agent, Event, Prompt, Span, Trace, Turn
+from persona_lab.models import Agent, Event, Message, Prompt, Span, Trace, Turn
 from persona_lab.server import COOKIE, LANGUAGE_COOKIE
 from persona_lab.settings import ROOT
 from persona_lab.store import persona_of
 from persona_lab.ui import stream
+from persona_lab.ui.chat import thread_of
 from persona_lab.ui.compare import CURRENT, first_comparison
 from persona_lab.ui.editor import (
     EditorActions,
@@ -33,7 +34,7 @@ from persona_lab.ui.editor import (
     try_message,
     unsaved,
 )
-from persona_lab.ui.stream import paced
+from persona_lab.ui.stream import paced, waits_for
 from persona_lab.ui.text import figures, money, prompt_html, readable
 from persona_lab.ui.visitor import Visitor, Visitors, language_of
 from persona_lab.words import Words
@@ -364,6 +365,38 @@ async def test_figures_stand_only_under_an_answer_that_was_measured(visitor: Vis
     line = figures({"total_ms": 1234.0, "first_token_ms": None, "cost": 0.0}, visitor)
     assert "1.23" in line
     assert "–" in line
+
+
+async def test_an_answer_that_the_limit_cut_off_says_so(visitor: Visitor) -> None:
+    cut, whole = (
+        figures({"total_ms": 5.0, "first_token_ms": 1.0, "finish_reason": reason}, visitor)
+        for reason in ("length", "stop")
+    )
+    assert visitor.say("figures.cut") in cut
+    assert visitor.say("figures.cut") not in whole
+
+
+async def test_a_message_without_an_answer_says_that_it_has_none(visitor: Visitor) -> None:
+    said = [("user", "一"), ("user", "二"), ("ai", "はい"), ("user", "三")]
+    rows = [
+        Message(chat_id="c", position=n, sender=who, content=text)
+        for n, (who, text) in enumerate(said)
+    ]
+    none = f"<em>{visitor.say('chat.status.unanswered')}</em>"
+    thread = [turn["content"] for turn in thread_of(rows, Agent(name="ミナ"), visitor)]
+    assert [text if isinstance(text, str) else text[0] for text in thread] == [
+        "一", none, "二", "はい", "三", none,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [("mock:echo", "answer"), (GEMMA, "loading"), ("nobody:x", "answer"), ("local:x", "answer")],
+)
+async def test_what_an_answer_waits_for_is_said_as_far_as_it_is_known(
+    lab: Lab, visitor: Visitor, model: str, words: str
+) -> None:
+    assert await waits_for(lab, model, visitor) == visitor.say(f"waiting.{words}")
 
 
 async def test_an_answer_that_never_began_has_neither_tokens_nor_price(visitor: Visitor) -> None:

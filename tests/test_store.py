@@ -129,6 +129,7 @@ BY_ID: dict[str, tuple[str, Callable[[Store, World, str], object]]] = {
         lambda s, w, u: s.summarize(w.chat, user_id=u, summary="x", since=Mark()),
     ),
     "undo_agent": ("agent", lambda s, w, u: s.undo_agent(w.agent, user_id=u)),
+    "can_undo": ("agent", lambda s, w, u: s.can_undo(w.agent, user_id=u)),
     "duplicate_agent": ("agent", lambda s, w, u: s.duplicate_agent(w.agent, user_id=u, name="x")),
     "delete_agent": ("agent", lambda s, w, u: s.delete_agent(w.agent, user_id=u)),
     "restore_agent": ("agent", lambda s, w, u: s.restore_agent(w.agent, user_id=u)),
@@ -154,7 +155,7 @@ LISTS: dict[str, Callable[[Store, str], object]] = {
     "list_agents": lambda s, u: s.list_agents(user_id=u),
     "list_chats": lambda s, u: s.list_chats(user_id=u),
     "records": lambda s, u: s.records(user_id=u),
-    "choices": lambda s, u: [name for names in s.choices(u).values() for name in names],
+    "choices": lambda s, u: [name for names in s.choices(u, "ja").values() for name in names],
 }
 
 FOR_NOBODY = {
@@ -401,15 +402,38 @@ def test_undo_steps_back_change_by_change_until_nothing_is_left(
     assert names == [("2", ["2"]), ("1", ["1"]), ("0", ["敬語"])]
 
 
-def test_a_burst_of_edits_is_one_step_of_undo(store: Store, user: str, clock: Clock) -> None:
+def test_typing_without_a_pause_is_one_step_of_undo(store: Store, user: str, clock: Clock) -> None:
     agent = store.create_agent(user_id=user, name="さ")
     for typed in ("さく", "さくら", "さくらこ"):
-        clock.tick(6)
+        clock.tick(1.5)
         store.update_agent(agent.id, user_id=user, name=typed)
-    clock.tick(8)
+    clock.tick(3)
     store.update_agent(agent.id, user_id=user, name="別の人")
     steps = [store.undo_agent(agent.id, user_id=user) for _ in range(3)]
     assert [step and step.name for step in steps] == ["さくらこ", "さ", None]
+
+
+def test_each_field_and_each_picked_word_is_its_own_step_of_undo(store: Store, user: str) -> None:
+    agent = store.create_agent(user_id=user, name="さ")
+    changes: list[dict[str, Any]] = [
+        {"name": "さくら"}, {"description": "先生"}, {"name": "はる"}, {"tones": ["敬語"]},
+        {"tones": ["敬語", "早口"]}, {"examples": [{"user": "やあ", "ai": "お"}]},
+        {"examples": [{"user": "やあ", "ai": "おう"}]},
+    ]  # fmt: skip
+    states = [persona_of(store.update_agent(agent.id, user_id=user, **c)) for c in changes]
+    undone = []
+    while (step := store.undo_agent(agent.id, user_id=user)) is not None:
+        undone.append(persona_of(step))
+    assert undone == [*states[4::-1], persona_of(agent)]
+
+
+def test_a_persona_says_whether_a_step_of_undo_is_left(store: Store, user: str) -> None:
+    agent = store.create_agent(user_id=user, name="0")
+    assert not store.can_undo(agent.id, user_id=user)
+    store.update_agent(agent.id, user_id=user, name="1")
+    assert store.can_undo(agent.id, user_id=user)
+    store.undo_agent(agent.id, user_id=user)
+    assert not store.can_undo(agent.id, user_id=user)
 
 
 def test_saving_what_is_there_already_is_no_step_of_undo(
@@ -502,15 +526,18 @@ def test_a_wrong_demo_is_named_and_none_is_changed(
     assert store.list_agents(user_id=user) == []
 
 
-def test_choices_are_what_ones_own_and_the_demos_use(store: Store, user: str) -> None:
+def test_choices_are_what_ones_own_personas_of_a_language_use(store: Store, user: str) -> None:
     store.seed_agents([{"id": "a", "name": "A", "roles": ["教師"], "tones": ["敬語"]}])
     store.create_agent(user_id=user, name="x", roles=["忍者", "教師"])
+    store.create_agent(user_id=user, name="y", roles=["忍者"])
+    store.create_agent(user_id=user, name="z", roles=["Ninja"], language="en")
     store.create_agent(user_id=store.create_user().id, name="y", roles=["秘密の役割"])
-    assert store.choices(user) == {
+    assert store.choices(user, "ja") == {
         "personalities": [],
-        "roles": ["教師", "忍者"],
-        "tones": ["敬語"],
+        "roles": ["忍者", "教師"],
+        "tones": [],
     }
+    assert store.choices(user, "en")["roles"] == ["Ninja"]
 
 
 # ── conversations ─────────────────────────────────────────────────────────────────────────

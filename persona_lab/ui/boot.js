@@ -91,7 +91,16 @@
   });
   let idle;
   let reopening;
-  const closeForm = (closed) => document.getElementById("editor-form")?.toggleAttribute("inert", closed);
+  let asked = ""; // the persona that was chosen and isn't open yet
+  let choice = ""; // … and when
+  let focused; // what had the focus when the form was closed
+  const closeForm = (closed) => {
+    const form = document.getElementById("editor-form");
+    if (closed && form?.contains(document.activeElement)) focused = document.activeElement;
+    form?.toggleAttribute("inert", closed);
+    if (!closed && document.activeElement === document.body) focused?.focus({ preventScroll: true });
+    if (!closed) focused = undefined;
+  };
   for (const kind of ["input", "pointerdown", "keydown", "paste", "drop"])
     document.addEventListener(kind, (event) => {
       const form = event.isTrusted && event.target.closest?.("#editor-form");
@@ -117,6 +126,12 @@
     toggleLight() {
       const dark = document.body.classList.toggle("dark");
       localStorage.setItem("persona_lab.light", dark ? "dark" : "light");
+    },
+    // A chooser tells of a choice twice, and also when it is only left: one that is news has a new
+    // value.
+    chosen(persona) {
+      if (persona && persona !== (asked || editing())) choice = `${(asked = persona)} ${Date.now()}`;
+      return choice;
     },
     // Gradio fills a form field by field, and each field tells its change at once. While another
     // persona is being opened the form is a mixture of two: nothing of that is the visitor's
@@ -144,7 +159,8 @@
       const [persona, ...others] = await this.opening(values);
       return [persona, ...others.slice(0, -1), handOver(persona)];
     },
-    opened() {
+    opened(field) {
+      asked = "";
       if (!arrived && window.innerWidth <= 760) {
         // On a phone the prompt waits folded under the editor.
         document.querySelector("#prompt-fold button.label-wrap.open")?.click();
@@ -152,7 +168,12 @@
       arrived = true;
       watchPreview();
       clearTimeout(reopening);
-      reopening = setTimeout(() => closeForm(false), 150);
+      reopening = setTimeout(() => {
+        closeForm(false);
+        const input = field && inputOf(`field-${field}`);
+        input?.focus();
+        input?.select();
+      }, 150);
     },
     // `names` are the fields' among the values; the form's own ids come last.
     byHand(values, names) {
@@ -211,14 +232,47 @@
     else if (part.top < sheet.top || part.bottom > sheet.bottom)
       paper.scrollTop += part.top - sheet.top - sheet.height / 3;
   };
-  const previews = new MutationObserver(showEdited);
+  // Beside the editor the paper takes what the window leaves, and says when it goes on below.
+  const fitPaper = () => {
+    const paper = document.querySelector("#prompt-preview .paper");
+    if (!paper) return;
+    const side = document.getElementById("prompt-side").getBoundingClientRect();
+    const room = window.innerHeight - 16 - side.top - (side.height - paper.offsetHeight);
+    document.documentElement.style.setProperty("--paper-height", `${Math.max(220, room)}px`);
+    paper.classList.toggle("goes-on", paper.scrollHeight - paper.scrollTop - paper.clientHeight > 8);
+  };
+  const tellWrong = () => {
+    const wrong = document.querySelector("#saved [data-wrong]")?.dataset.wrong;
+    for (const field of document.querySelectorAll("#editor-form [id^=field-]"))
+      field.querySelector("textarea, input:not([type=radio])")?.setAttribute("aria-invalid", field.id === `field-${wrong}`);
+  };
+  const nameThread = () => {
+    const name = document.querySelector("#persona-head h2")?.textContent || "";
+    document.documentElement.style.setProperty("--persona", JSON.stringify(name));
+  };
+  const watched = new Set();
+  const watch = (id, tell) => {
+    const element = document.getElementById(id);
+    if (!element || watched.has(element)) return;
+    watched.add(element);
+    new MutationObserver(tell).observe(element, { childList: true, subtree: true });
+    tell();
+  };
   const watchPreview = () => {
     scrolled = 0;
-    const preview = document.getElementById("prompt-preview");
-    if (preview) previews.observe(preview, { childList: true, subtree: true });
+    watch("saved", tellWrong);
+    watch("persona-head", nameThread);
+    watch("prompt-preview", () => {
+      showEdited();
+      fitPaper();
+    });
+    const side = document.getElementById("prompt-side");
+    if (side) new ResizeObserver(fitPaper).observe(side);
   };
+  addEventListener("resize", fitPaper);
   document.addEventListener("scroll", (event) => {
     if (event.target.matches?.("#prompt-preview .paper")) scrolled = event.target.scrollTop;
+    fitPaper();
   }, true);
   document.addEventListener("focusin", (event) => {
     const field = event.target.closest?.("#editor-form [id^=field-]");
@@ -229,6 +283,21 @@
     const room = window.innerHeight - field.getBoundingClientRect().bottom - 16;
     field.classList.toggle("opens-down", room >= 180);
     field.style.setProperty("--room", `${room}px`);
+  });
+
+  // A chooser is written over, not into; and chosen with Enter, it keeps the focus.
+  const chooser = (target) => target.matches?.("#who [role=combobox], #model [role=combobox], .choosers [role=combobox]");
+  document.addEventListener("focusin", (event) => {
+    if (chooser(event.target)) setTimeout(() => event.target.select());
+  });
+  document.addEventListener("keydown", (event) => {
+    const input = event.target;
+    if (event.key !== "Enter" || !event.isTrusted || !chooser(input)) return;
+    setTimeout(() => {
+      if (document.activeElement !== document.body) return;
+      input.focus({ preventScroll: true });
+      input.dispatchEvent(new KeyboardEvent("keydown", { key: "Escape", bubbles: true }));
+    });
   });
 
   // A touch on a coloured span of the prompt leads to the field that it came from.
@@ -275,6 +344,40 @@
     button.classList.add("copied");
     setTimeout(() => button.classList.remove("copied"), 1200);
   });
+
+  // How long an answer is waited for.
+  const since = new WeakMap();
+  setInterval(() => {
+    for (const place of document.querySelectorAll("#tried, .contestant, #thread")) {
+      const waiting = place.querySelector(".waiting");
+      if (!waiting) {
+        since.delete(place);
+        place.style.removeProperty("--waited");
+        continue;
+      }
+      if (!since.has(place)) since.set(place, performance.now());
+      const seconds = Math.floor((performance.now() - since.get(place)) / 1000);
+      place.style.setProperty("--waited", seconds ? `"${seconds}${waiting.dataset.unit}"` : '""');
+    }
+  }, 250);
+
+  document.addEventListener("toggle", (event) => {
+    if (event.target.open && event.target.closest("#thread")) event.target.scrollIntoView({ block: "nearest" });
+  }, true);
+
+  // The tab that was open is open again after a reload.
+  const TAB = "persona_lab.tab";
+  const tabs = () => [...document.querySelectorAll("#tabs [role=tab]")];
+  document.addEventListener("click", (event) => {
+    const at = tabs().indexOf(event.target.closest("[role=tab]"));
+    if (at > 0) sessionStorage.setItem(TAB, at);
+    else if (at === 0) sessionStorage.removeItem(TAB);
+  });
+  const reopenTab = () => {
+    if (document.getElementById("editor-form")) tabs()[sessionStorage.getItem(TAB)]?.click();
+    else requestAnimationFrame(reopenTab);
+  };
+  if (sessionStorage.getItem(TAB)) reopenTab();
 
   // What stands unsent in a message box survives a reload.
   const boxes = ["chat-message", "compare-message", "try-message"];

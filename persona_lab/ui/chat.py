@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from html import escape
@@ -15,8 +15,8 @@ from gradio.components import Component
 from persona_lab.lab import Lab
 from persona_lab.models import Agent, Chat, Event, Message
 from persona_lab.ui.ahead import ReadAhead
-from persona_lab.ui.stream import paced
-from persona_lab.ui.text import figures, readable
+from persona_lab.ui.stream import paced, waits_for
+from persona_lab.ui.text import figures, readable, waiting_html
 from persona_lab.ui.visitor import QUIET, Visitor, Visitors
 
 Thread = list[dict[str, Any]]
@@ -45,11 +45,14 @@ def under_html(answer: str, details: dict[str, Any], visitor: Visitor) -> str:
 
 
 def thread_of(messages: Sequence[Message], agent: Agent, visitor: Visitor) -> Thread:
-    """A conversation from its rows. It begins with the greeting: the prompt says it was given."""
+    """A conversation from its rows. It begins with the greeting: the prompt says it was given.
+
+    Where a message has no answer stands that it has none.
+    """
     thread: Thread = []
     if agent.greeting:
         thread.append({"role": "assistant", "content": readable(agent.greeting)})
-    for message in messages:
+    for message, following in zip(messages, [*messages, None][1:], strict=True):
         role = "user" if message.sender == "user" else "assistant"
         content: Any = readable(message.content)
         if role == "assistant":
@@ -57,6 +60,9 @@ def thread_of(messages: Sequence[Message], agent: Agent, visitor: Visitor) -> Th
                 content += f"\n\n<em>{escape(visitor.say('chat.status.' + message.status))}</em>"
             content = [content, gr.HTML(under_html(message.content, message.details, visitor))]
         thread.append({"role": role, "content": content})
+        if role == "user" and (following is None or following.sender == "user"):
+            none = f"<em>{escape(visitor.say('chat.status.unanswered'))}</em>"
+            thread.append({"role": "assistant", "content": none})
     return thread
 
 
@@ -139,7 +145,7 @@ class ChatActions:
             model=model,
             language=visitor.language,
         )
-        async with aclosing(self._follow(events, thread, chat_id, visitor)) as steps:
+        async with aclosing(self._follow(events, thread, chat_id, model, visitor)) as steps:
             async for step in steps:
                 yield step
 
@@ -163,11 +169,11 @@ class ChatActions:
                         failed = event.content
                     yield event
 
-        async with aclosing(self._follow(heard(), thread, chat_id, visitor)) as steps:
+        async with aclosing(self._follow(heard(), thread, chat_id, model, visitor)) as steps:
             async for step in steps:
                 yield step
         if failed:  # the answer before stands again
-            gr.Warning(escape(failed, quote=False), duration=12)
+            gr.Warning(escape(failed, quote=False), duration=6)
             yield chat_id, await self.thread(persona, chat_id, visitor), True
 
     async def _follow(
@@ -175,6 +181,7 @@ class ChatActions:
         events: AsyncGenerator[Event, None],
         thread: Thread,
         chat_id: str,
+        model: str,
         visitor: Visitor,
     ) -> AsyncGenerator[tuple[str, Thread, bool], None]:
         over = self._answering[chat_id] = asyncio.Event()
@@ -184,7 +191,10 @@ class ChatActions:
                 async for batch in batches:
                     for event in batch:
                         text = event.content if event.type == "done" else text + event.content
-                    shown: Any = readable(text) or "…"
+                    shown: Any = readable(text)
+                    if not text:
+                        words = await waits_for(self.lab, model, visitor)
+                        shown = gr.HTML(waiting_html(words, visitor))
                     if batch and batch[-1].type == "done":
                         shown = [shown, gr.HTML(under_html(text, batch[-1].metadata, visitor))]
                     yield chat_id, [*thread, {"role": "assistant", "content": shown}], True
@@ -223,9 +233,13 @@ class ChatTab:
 
 
 def build_chat(
-    actions: ChatActions, i18n: gr.I18n, editing: gr.Textbox, model: gr.Dropdown
+    actions: ChatActions,
+    i18n: gr.I18n,
+    editing: gr.Textbox,
+    model: gr.Dropdown,
+    both: Callable[[str], str],
 ) -> ChatTab:
-    """Lays the tab out and wires it."""
+    """Lays the tab out and wires it. ``both`` gives words inside HTML."""
     with gr.Row(equal_height=False):
         with gr.Column(elem_id="chats", elem_classes="sheet", scale=0, min_width=210):
             new = gr.Button(i18n("chat.new"), elem_id="chat-new", size="sm")
@@ -245,6 +259,13 @@ def build_chat(
                 placeholder=i18n("chat.empty"),
                 allow_tags=False,
             )
+            again = gr.Button(
+                i18n("chat.again"),
+                elem_id="chat-again",
+                size="sm",
+                visible=False,
+                elem_classes="again",
+            )
             with gr.Row(elem_classes="writing"):
                 message = gr.Textbox(
                     label=i18n("chat.message"),
@@ -261,13 +282,7 @@ def build_chat(
                 stop = gr.Button(
                     i18n("chat.stop"), elem_id="chat-stop", scale=0, min_width=90, visible=False
                 )
-            again = gr.Button(
-                i18n("chat.again"),
-                elem_id="chat-again",
-                size="sm",
-                visible=False,
-                elem_classes="again",
-            )
+            gr.HTML(both("chat.keys"), elem_id="chat-keys")
     chat_id = gr.Textbox(visible="hidden", elem_id="chat-id")
     deleted = gr.Textbox(visible="hidden", elem_id="chat-deleted")
     ahead = ReadAhead(actions.lab)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
@@ -17,7 +17,8 @@ from persona_lab.compare import MOST, Cell, Contestant
 from persona_lab.errors import PersonaLabError
 from persona_lab.lab import Lab
 from persona_lab.models import Language
-from persona_lab.ui.text import figures, readable
+from persona_lab.ui.stream import waits_for
+from persona_lab.ui.text import figures, readable, waiting_html
 from persona_lab.ui.visitor import QUIET, Visitor, Visitors
 
 CURRENT = "current"
@@ -41,13 +42,20 @@ class Column:
     answer: gr.Markdown
     figures: gr.HTML
     again: gr.Button
+    remove: gr.Button
+
+    @property
+    def held(self) -> list[Component]:
+        """What moves to the left when a column before this one is taken away."""
+        return [self.model, self.persona, self.answer, self.figures]
 
 
 def cell_values(cell: Cell, visitor: Visitor) -> tuple[str, str]:
-    """(answer as Markdown, line under it as HTML) of a column."""
+    """(answer as Markdown, line under it as HTML) of a column. A waiting one says in ``error`` what
+    for."""
     text = readable(cell.text)
     if cell.state == "waiting":
-        return "", f'<p class="quiet waiting">{escape(visitor.say("compare.waiting"))}</p>'
+        return "", waiting_html(cell.error, visitor)
     if cell.state == "failed":
         words = escape(cell.error)
         return text, f'<p class="warning" role="alert">{words}</p>{figures(cell.metadata, visitor)}'
@@ -62,6 +70,15 @@ def speaks(info: ModelInfo, language: Language) -> bool:
     return not info.languages or language in info.languages
 
 
+async def fellow(lab: Lab, taken: Collection[str], visitor: Visitor) -> str:
+    """The id of a persona in the visitor's language with another name than those that are
+    ``taken``; the one in the editor where there is none."""
+    agents = await asyncio.to_thread(lab.store.list_agents, user_id=visitor.user_id)
+    names = {agent.name for agent in agents if agent.id in taken}
+    fellows = (a.id for a in agents if a.language == visitor.language and a.name not in names)
+    return next(fellows, CURRENT)
+
+
 async def first_comparison(lab: Lab, opened: str, visitor: Visitor) -> tuple[list[str], list[str]]:
     """A model and a persona for each column: models of this machine that speak the visitor's
     language; where there is only the default, it answers as two personas."""
@@ -74,9 +91,7 @@ async def first_comparison(lab: Lab, opened: str, visitor: Visitor) -> tuple[lis
     ]
     personas = [CURRENT] * MOST
     if not others:
-        agents = await asyncio.to_thread(lab.store.list_agents, user_id=visitor.user_id)
-        fellows = (a.id for a in agents if a.id != opened and a.language == visitor.language)
-        personas[1] = next(fellows, CURRENT)
+        personas[1] = await fellow(lab, [opened], visitor)
     return ([default.spec, *others[:1]] * MOST)[:MOST], personas
 
 
@@ -132,7 +147,10 @@ class CompareActions:
         async with aclosing(runs) as snapshots:
             async for cells in snapshots:
                 news: list[Cell | None] = [None] * len(found)
-                for i, cell in zip(seats, cells, strict=True):
+                for i, cell, player in zip(seats, cells, players, strict=True):
+                    if cell.state == "waiting":
+                        words = await waits_for(self.lab, player.model, visitor)
+                        cell = replace(cell, error=words)
                     if shown.get(i) != cell:
                         shown[i] = news[i] = cell
                 yield news
@@ -165,9 +183,6 @@ def build_compare(
         )
     with gr.Row(elem_classes="tools"):
         add = gr.Button(i18n("compare.add"), size="sm", elem_id="compare-add", elem_classes="tool")
-        less = gr.Button(
-            i18n("compare.less"), size="sm", elem_id="compare-less", elem_classes="tool"
-        )
     empty = f'<p class="empty">{both("compare.empty")}</p>'
     count = gr.Number(FIRST, visible="hidden", precision=0, elem_id="compare-count")
     columns: list[Column] = []
@@ -176,6 +191,12 @@ def build_compare(
             with gr.Column(
                 visible=i < FIRST, elem_id=f"column-{i}", elem_classes="sheet contestant"
             ) as frame:
+                remove = gr.Button(
+                    i18n("compare.remove"),
+                    size="sm",
+                    elem_classes="remove",
+                    elem_id=f"column-{i}-remove",
+                )
                 with gr.Row(elem_classes="choosers"):
                     model = gr.Dropdown(
                         list(models),
@@ -198,14 +219,14 @@ def build_compare(
                 again = gr.Button(
                     i18n("compare.again"), size="sm", visible=False, elem_classes="tool again"
                 )
-            columns.append(Column(frame, model, persona, answer, line, again))
+            columns.append(Column(frame, model, persona, answer, line, again, remove))
 
     inputs: set[Component] = {message, editing, count}
     for column in columns:
         inputs |= {column.model, column.persona}
-    everything: list[Component] = [run, stop]
+    everything: list[Component] = [run, stop, add, message]
     for column in columns:
-        everything += [column.answer, column.figures, column.again]
+        everything += [column.answer, column.figures, column.again, column.remove]
 
     def news(
         cells: Sequence[Cell | None], chosen: Sequence[Column], visitor: Visitor
@@ -231,10 +252,12 @@ def build_compare(
                     if not started:
                         started = True
                         update |= {run: gr.update(visible=False), stop: gr.update(visible=True)}
+                        update |= {message: said, add: gr.update(interactive=False)}
                         for column in chosen:
                             update.setdefault(column.answer, "")
                             update.setdefault(column.figures, "")
-                        update |= {column.again: gr.update(visible=False) for column in columns}
+                        for column in columns:
+                            update[column.again] = update[column.remove] = gr.update(visible=False)
                     yield update or {run: gr.skip()}
 
     async def run_all(
@@ -245,13 +268,16 @@ def build_compare(
                 yield update
 
     def settle(shown: float | None) -> list[Any]:
+        open_ = open_columns(shown)
         update: list[Any] = [gr.update(visible=True), gr.update(visible=False)]
-        return update + [gr.update(visible=i < open_columns(shown)) for i in range(MOST)]
+        update.append(gr.update(interactive=open_ < MOST))
+        update += [gr.update(visible=i < open_) for i in range(MOST)]
+        return update + [gr.update(visible=open_ > 1) for _ in range(MOST)]
 
     stream = gr.on(
         [message.submit, run.click], run_all, inputs, everything, concurrency_limit=None, **QUIET
     )
-    settled = [run, stop, *[c.again for c in columns]]
+    settled = [run, stop, add, *[c.again for c in columns], *[c.remove for c in columns]]
     stream.then(settle, [count], settled, queue=False, **QUIET)
     streams = [stream]
     for column in columns:
@@ -283,14 +309,51 @@ def build_compare(
         halt, [count, *lines_of], [*settled, *lines_of], cancels=streams, queue=False, **QUIET
     )
 
-    def resize(by: int) -> Any:
-        def change(shown: float | None) -> list[Any]:
-            shown = min(MOST, max(1, open_columns(shown) + by))
-            return [shown, *[gr.update(visible=i < shown) for i in range(MOST)]]
-
-        return change
-
     frames = [column.frame for column in columns]
-    add.click(resize(+1), [count], [count, *frames], queue=False, **QUIET)
-    less.click(resize(-1), [count], [count, *frames], queue=False, **QUIET)
+    removes = [column.remove for column in columns]
+
+    def sized(shown: int) -> list[Any]:
+        """Values for the count, the button that adds, the frames and the buttons on them."""
+        return [
+            shown,
+            gr.update(interactive=shown < MOST),
+            *[gr.update(visible=i < shown) for i in range(MOST)],
+            *[gr.update(visible=shown > 1) for _ in range(MOST)],
+        ]
+
+    size = [count, add, *frames, *removes]
+
+    async def add_column(values: dict[Component, Any], request: gr.Request) -> dict[Component, Any]:
+        """One more, with a persona that stands in none of the others where there is one."""
+        visitor = await actions.visitors.of(request)
+        shown = open_columns(values[count])
+        if shown == MOST:
+            return {count: shown}
+        taken = {values[column.persona] for column in columns[:shown]}
+        if CURRENT in taken:
+            taken.add(values[editing])
+        new = columns[shown]
+        return dict(zip(size, sized(shown + 1), strict=True)) | {
+            new.persona: await fellow(actions.lab, taken, visitor),
+            new.answer: "",
+            new.figures: "",
+        }
+
+    held = [component for column in columns for component in column.held]
+    add.click(add_column, inputs, [*size, *held], queue=False, **QUIET)
+
+    def remove_column(number: int) -> Callable[..., list[Any]]:
+        def remove(shown: float | None, *values: Any) -> list[Any]:
+            left = max(1, open_columns(shown) - 1)
+            each = len(columns[0].held)
+            begin = number * each
+            moved = [*values[begin + each :], *[gr.skip()] * each]
+            return [*sized(left), *[gr.skip()] * begin, *moved]
+
+        return remove
+
+    for number, column in enumerate(columns):
+        column.remove.click(
+            remove_column(number), [count, *held], [*size, *held], queue=False, **QUIET
+        )
     return columns

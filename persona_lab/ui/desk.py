@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from cachetools import LRUCache
 from gradio.components import Component
 
 from persona_lab.clients import ModelInfo
@@ -43,6 +44,10 @@ OPENING: Mapping[str, Any] = {**QUIET, "js": "(...values) => personaLab.opening(
 REOPENING: Mapping[str, Any] = {**QUIET, "js": "(...values) => personaLab.reopening(values)"}
 """The same; the last value becomes what the browser kept of the persona that comes first."""
 OPENED = "() => personaLab.opened()"
+NAMED = "() => personaLab.opened('name')"
+"""The same, and the name waits to be written over."""
+CHOSEN = "(id) => personaLab.chosen(id)"
+"""What is open already is no choice."""
 KEPT = "(mark) => personaLab.kept(mark)"
 """Tells the page that what it sent is answered for."""
 REGAINED = "(mark) => personaLab.regained(mark)"
@@ -79,9 +84,10 @@ def ready_html(key: str, visitor: Visitor, detail: str = "") -> str:
 
 
 def unsaved_html(wrong: PersonaLabError, visitor: Visitor) -> str:
-    """Why the form couldn't be saved."""
+    """Why the form couldn't be saved, and which field is to blame."""
     why = escape(visitor.excuse(wrong))
-    return f'<p class="saved warning" role="alert">{why}</p>'
+    field = escape(str(wrong.details.get("field", "")))
+    return f'<p class="saved warning" role="alert" data-wrong="{field}">{why}</p>'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +97,14 @@ class Bar:
     who: gr.Dropdown
     model: gr.Dropdown
     ready: gr.HTML
+
+
+@dataclass(frozen=True)
+class Undone:
+    """A step that was undone: the persona before and after. It can be done again from there."""
+
+    before: dict[str, Any]
+    after: dict[str, Any]
 
 
 class Desk:
@@ -116,6 +130,7 @@ class Desk:
         self.presets = load_choices(seeds)
         self.ahead = chat.ahead
         self.suggestions = load_messages(seeds)
+        self._undone: LRUCache[tuple[str, str], list[Undone]] = LRUCache(1000)
 
     @property
     def lists(self) -> list[Component]:
@@ -153,42 +168,60 @@ class Desk:
         return agents[0] if agents else await self.blank(visitor)
 
     async def blank(self, visitor: Visitor) -> Agent:
-        """A new persona of the visitor's that has a name only."""
+        """A new persona of the visitor's that has a name only; one is enough until it is written
+        on."""
+        store = self.lab.store
+        name, language = visitor.say("editor.new_name"), visitor.language
+        untouched = persona_of(Agent(name=name, language=language))
+        for agent in await asyncio.to_thread(store.list_agents, user_id=visitor.user_id):
+            if agent.owner_id is not None and persona_of(agent) == untouched:
+                return agent
         return await asyncio.to_thread(
-            self.lab.store.create_agent,
-            user_id=visitor.user_id,
-            name=visitor.say("editor.new_name"),
-            language=visitor.language,
+            store.create_agent, user_id=visitor.user_id, name=name, language=language
         )
 
     async def open(self, persona: str, model: str, visitor: Visitor) -> Update:
         """Everything on the page for ``persona``, with its newest conversation."""
-        editor, form = self.editor, self.editor.form
+        editor = self.editor
         agent = await self.find(persona, visitor)
+        return (
+            await self.shown(agent, model, visitor)
+            | {
+                editor.tried: "",
+                editor.try_message: next(iter(self.suggestions.get(agent.seed or "", [])), ""),
+            }
+            | await self.chat.newest(agent, model, visitor)
+        )
+
+    async def shown(self, agent: Agent, model: str, visitor: Visitor) -> Update:
+        """The editor and the choosers for ``agent``."""
+        editor, form, store = self.editor, self.editor.form, self.lab.store
         own = agent.owner_id is not None
         kept = persona_of(agent)
         self.actions.shown(agent, visitor)
-        used = await asyncio.to_thread(self.lab.store.choices, visitor.user_id)
+        used = await asyncio.to_thread(store.choices, visitor.user_id, agent.language)
+        back = await asyncio.to_thread(store.can_undo, agent.id, user_id=visitor.user_id)
         update = await self.listing(visitor, agent.id) | form.show(kept)
         for name in TRAITS:
             offered = [*self.presets[agent.language][name], *used[name], *kept[name]]
             update[form.fields[name]] = gr.update(
                 choices=list(dict.fromkeys(offered)), value=kept[name]
             )
-        return (
-            update
-            | {
-                editor.editing: agent.id,
-                editor.head: head_html(agent, visitor),
-                editor.saved: saved_html(agent, visitor),
-                editor.prompt: await self.actions.prompt_panel(agent, model, "", visitor),
-                editor.hints: hints_html(kept, visitor),
-                editor.tried: "",
-                editor.try_message: next(iter(self.suggestions.get(agent.seed or "", [])), ""),
-                **dict.fromkeys(editor.own, gr.update(visible=own)),
-            }
-            | await self.chat.newest(agent, model, visitor)
-        )
+        return update | {
+            editor.editing: agent.id,
+            editor.head: head_html(agent, visitor),
+            editor.saved: saved_html(agent, visitor),
+            editor.prompt: await self.actions.prompt_panel(agent, model, "", visitor),
+            editor.hints: hints_html(kept, visitor),
+            **dict.fromkeys(editor.own, gr.update(visible=own)),
+            editor.buttons["revert"]: gr.update(visible=own, interactive=back),
+            editor.buttons["redo"]: gr.update(visible=bool(self.again(agent, visitor))),
+        }
+
+    def again(self, agent: Agent, visitor: Visitor) -> list[Undone]:
+        """The steps that can be done again from where ``agent`` stands, the next one last."""
+        steps = self._undone.get((visitor.session, agent.id), [])
+        return steps if steps and steps[-1].after == persona_of(agent) else []
 
     # ── what happens ──────────────────────────────────────────────────────────────────────
 
@@ -282,6 +315,8 @@ class Desk:
         update: Update = {
             editor.head: head_html(agent, visitor),
             editor.hints: hints_html(persona, visitor),
+            editor.buttons["revert"]: gr.update(visible=True, interactive=True),
+            editor.buttons["redo"]: gr.update(visible=False),
         }
         if agent.deleted_at is not None:
             update |= {
@@ -292,7 +327,7 @@ class Desk:
             update |= await self.listing(visitor, agent.id)
             update |= {
                 editor.editing: agent.id,
-                **dict.fromkeys(editor.own, gr.update(visible=True)),
+                editor.buttons["delete"]: gr.update(visible=True),
             }
         return update
 
@@ -320,15 +355,45 @@ class Desk:
 
     async def revert(self, persona: str, model: str, request: gr.Request) -> Update:
         """One step back to what the persona was before."""
+        store = self.lab.store
         visitor = await self.visitors.of(request)
         with visitor.told():
             agent = await asyncio.to_thread(
-                self.lab.store.undo_agent, persona, user_id=visitor.user_id
+                store.get_agent, persona, user_id=visitor.user_id, deleted=True
             )
-            if agent is None:
-                gr.Info(visitor.say("editor.nothing_to_revert"), duration=4)
-                return {self.editor.editing: persona}
-            return await self.open(agent.id, model, visitor)
+            back = await asyncio.to_thread(store.undo_agent, persona, user_id=visitor.user_id)
+            if back is None:  # another tab has taken the last step back
+                return {self.editor.buttons["revert"]: gr.update(interactive=False)}
+            step = Undone(persona_of(agent), persona_of(back))
+            self._undone[visitor.session, persona] = [*self.again(agent, visitor), step]
+            return await self.stepped(back, "editor.undone", step, model, visitor)
+
+    async def redo(self, persona: str, model: str, request: gr.Request) -> Update:
+        """Does again what was undone last, unless something else was done since."""
+        store = self.lab.store
+        visitor = await self.visitors.of(request)
+        with visitor.told():
+            agent = await asyncio.to_thread(
+                store.get_agent, persona, user_id=visitor.user_id, deleted=True
+            )
+            steps = self.again(agent, visitor)
+            if not steps:
+                return {self.editor.buttons["redo"]: gr.update(visible=False)}
+            step = steps.pop()
+            agent = await asyncio.to_thread(
+                store.update_agent, persona, user_id=visitor.user_id, **step.before
+            )
+            return await self.stepped(agent, "editor.redone", step, model, visitor)
+
+    async def stepped(
+        self, agent: Agent, words: str, step: Undone, model: str, visitor: Visitor
+    ) -> Update:
+        """After a step of undo or redo. The conversation and the tried message stay."""
+        changed = [name for name, value in step.after.items() if step.before[name] != value]
+        fields = visitor.say("editor.between").join(visitor.say(f"field.{n}") for n in changed)
+        told = escape(visitor.say(words, fields=fields))
+        update = await self.shown(agent, model, visitor)
+        return update | {self.editor.saved: f'<p class="saved" role="status">{told}</p>'}
 
     async def delete(self, persona: str, model: str, request: gr.Request) -> Update:
         store = self.lab.store
@@ -391,11 +456,12 @@ class Desk:
             component.change(
                 None, [component], None, js=f"(id) => personaLab.remember('{name}', id)"
             )
+        chosen = gr.Textbox(visible="hidden", elem_id="chosen")
+        self.bar.who.input(None, [self.bar.who], [chosen], js=CHOSEN)
         for trigger, act, subject in (
-            (self.bar.who.input, self.choose, [self.bar.who]),
+            (chosen.change, self.choose, [self.bar.who]),
             (editor.buttons["new"].click, self.create, []),
             (editor.buttons["duplicate"].click, self.duplicate, [editor.editing]),
-            (editor.buttons["revert"].click, self.revert, [editor.editing]),
             (editor.buttons["delete"].click, self.delete, [editor.editing]),
             (editor.buttons["restore"].click, self.restore, [editor.removed]),
         ):
@@ -410,7 +476,12 @@ class Desk:
                 opened.success(None, [editor.saved], js=REGAINED)
             else:
                 opened = halted.then(act, [*subject, model], self.everything, **OPENING)
-            opened.then(None, js=OPENED)
+            opened.then(None, js=NAMED if act == self.create else OPENED)
+        for name, step in (("revert", self.revert), ("redo", self.redo)):
+            stepped = editor.buttons[name].click(
+                step, [editor.editing, model], [*self.lists, *editor.stepped], **OPENING
+            )
+            stepped.then(None, js=OPENED)
         names = json.dumps(editor.watched_names(model))
         edit = gr.on(
             [field.change for field in (*fields.values(), editor.try_message, model)],

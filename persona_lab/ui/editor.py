@@ -23,8 +23,8 @@ from persona_lab.errors import PersonaLabError
 from persona_lab.lab import Lab
 from persona_lab.models import Agent, Personality, Role, Tone
 from persona_lab.store import clean_persona, persona_of
-from persona_lab.ui.stream import paced
-from persona_lab.ui.text import figures, money, prompt_html
+from persona_lab.ui.stream import paced, waits_for
+from persona_lab.ui.text import figures, money, prompt_html, waiting_html
 from persona_lab.ui.visitor import QUIET, Visitor, Visitors
 
 TRAITS = ("personalities", "roles", "tones")
@@ -89,7 +89,7 @@ class Editor:
 
     form: Form
     buttons: Mapping[str, gr.Button]
-    """new, duplicate, revert, delete, restore, try and try_stop."""
+    """new, duplicate, revert, redo, delete, restore, try and try_stop."""
     editing: gr.Textbox
     """The id of the persona in the form; set together with the fields, never by the chooser."""
     touched: gr.Textbox
@@ -113,13 +113,18 @@ class Editor:
         """What may change when the form does."""
         return [
             self.saved, self.head, self.prompt, self.hints, self.editing, self.removed,
-            self.buttons["restore"], *self.own,
+            self.buttons["restore"], self.buttons["redo"], *self.own,
         ]  # fmt: skip
+
+    @property
+    def stepped(self) -> list[Component]:
+        """What changes when a step is undone or done again."""
+        return [*self.edited, *self.form.fields.values()]
 
     @property
     def opened(self) -> list[Component]:
         """What changes when another persona is opened."""
-        return [*self.edited, self.tried, self.try_message, *self.form.fields.values()]
+        return [*self.stepped, self.tried, self.try_message]
 
     def watched(self, model: gr.Dropdown) -> set[Component]:
         """What the prompt and the saving depend on."""
@@ -274,22 +279,24 @@ async def try_message(
     stream = actions.lab.service.answer(
         agent, message, model=model, user_id=visitor.user_id, language=visitor.language
     )
-    yield f'<div class="answer waiting" aria-busy="true"><b>{name}</b></div>'
+
+    async def waiting() -> str:
+        line = waiting_html(await waits_for(actions.lab, model, visitor), visitor)
+        return f'<div class="answer" aria-busy="true"><b>{name}</b>{line}</div>'
+
+    yield await waiting()
     async with aclosing(paced(stream)) as batches:
         async for batch in batches:
             for event in batch:
                 text = event.content if event.type == "done" else text + event.content
-            line = figures(batch[-1].metadata, visitor) if batch else ""
-            failed = (
-                " waiting"
-                if not text
-                else " failed"
-                if batch and batch[-1].metadata.get("fallback")
-                else ""
-            )
+            if not text:
+                yield await waiting()
+                continue
+            told = batch[-1].metadata if batch else {}
+            failed = " failed" if told.get("fallback") else ""
             yield (
                 f'<div class="answer{failed}" aria-live="polite"><b>{name}</b>'
-                f"<p>{escape(text)}</p>{line}</div>"
+                f"<p>{escape(text)}</p>{figures(told, visitor)}</div>"
             )
 
 
@@ -325,14 +332,14 @@ def build_editor(i18n: gr.I18n, both: Callable[[str], str]) -> Editor:
                     f'<p class="saved" role="status">{both("editor.saving")}</p>', elem_id="saving"
                 )
             with gr.Row(elem_classes="tools"):
-                for name in ("new", "duplicate", "revert", "delete", "restore"):
+                for name in ("new", "duplicate", "revert", "redo", "delete", "restore"):
                     buttons[name] = gr.Button(
                         i18n(f"editor.{name}"),
                         elem_id=f"persona-{name}",
                         size="sm",
                         elem_classes="tool",
                         variant="stop" if name == "delete" else "secondary",
-                        visible=name != "restore",
+                        visible=name not in ("redo", "restore"),
                     )
             with gr.Row():
                 text("name", scale=3)

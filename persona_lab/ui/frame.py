@@ -57,7 +57,7 @@ def build(lab: Lab) -> tuple[gr.Blocks, gr.I18n]:
             gr.HTML(
                 '<nav><button type="button" lang="ja" data-language="ja">日本語</button>'
                 '<button type="button" lang="en" data-language="en">EN</button>'
-                f'<button type="button" data-light><span aria-hidden="true">☾</span>'
+                '<button type="button" data-light>'
                 f'<span class="unseen">{both("bar.light")}</span></button></nav>',
                 elem_id="switches",
                 js_on_load=(HERE / "switches.js").read_text("utf-8"),
@@ -76,7 +76,7 @@ def build(lab: Lab) -> tuple[gr.Blocks, gr.I18n]:
                     both,
                 )
             with gr.Tab(i18n("tab.chat"), id="chat"):
-                chat = build_chat(ChatActions(lab, visitors), i18n, editor.editing, model)
+                chat = build_chat(ChatActions(lab, visitors), i18n, editor.editing, model, both)
         actions = EditorActions(lab, visitors)
         wire_try(actions, editor, model)
         bar = Bar(who=who, model=model, ready=ready)

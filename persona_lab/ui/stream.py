@@ -1,4 +1,4 @@
-"""Streams at a pace that a page can follow."""
+"""Streams at a pace that a page can follow, and what to say until they begin."""
 
 from __future__ import annotations
 
@@ -6,12 +6,24 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 
+from persona_lab.errors import PersonaLabError
+from persona_lab.lab import Lab
 from persona_lab.models import Event
+from persona_lab.ui.visitor import Visitor
 
 TICK = 0.05
 """Seconds between two redraws: faster only makes browsers fall behind."""
 HEARTBEAT = 1.0
 """Seconds after which silence is passed on too: a closed page is noticed only when one yields."""
+
+
+async def waits_for(lab: Lab, model: str, visitor: Visitor) -> str:
+    """What an answer of ``model`` that hasn't begun waits for, as far as is known."""
+    with suppress(PersonaLabError):  # the answer will say what is wrong
+        if lab.clients.info(model).provider == "local":
+            client = await lab.clients.open(model)
+            return visitor.say("waiting.reading" if client.ready else "waiting.loading")
+    return visitor.say("waiting.answer")
 
 
 async def paced(events: AsyncGenerator[Event, None]) -> AsyncGenerator[list[Event], None]:

@@ -110,8 +110,15 @@ def money(cost: float | None, visitor: Visitor) -> str:
     return f"${cost:.4f}" if cost >= 0.0001 else f"${cost:.6f}"
 
 
+def waiting_html(words: str, visitor: Visitor) -> str:
+    """Where an answer will stand. The page's script adds how long one has waited."""
+    unit = escape(visitor.say("waiting.unit"))
+    return f'<p class="quiet waiting" data-unit="{unit}">{escape(words)}</p>'
+
+
 def figures(metadata: dict[str, Any], visitor: Visitor) -> str:
-    """The thin line under an answer: who stood in, first token, total, tokens, cost."""
+    """What stands under an answer: that it was cut, and the thin line of who stood in, first token,
+    total, tokens, cost."""
     if metadata.get("total_ms") is None:
         return ""
     usage = metadata.get("usage") or {}
@@ -134,4 +141,7 @@ def figures(metadata: dict[str, Any], visitor: Visitor) -> str:
     if absent and not metadata.get("fallback"):
         names = {"model": metadata["spec"], "absent": absent[0]["model"]}
         parts.insert(0, visitor.say("figures.stands_in", **names))
-    return '<div class="figures">' + "".join(f"<span>{escape(p)}</span>" for p in parts) + "</div>"
+    cut = metadata.get("finish_reason") == "length" and not metadata.get("fallback")
+    note = f'<p class="cut">{escape(visitor.say("figures.cut"))}</p>' if cut else ""
+    spans = "".join(f"<span>{escape(part)}</span>" for part in parts)
+    return f'{note}<div class="figures">{spans}</div>'

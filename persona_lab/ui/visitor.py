@@ -73,7 +73,7 @@ class Visitor:
             raise gr.Error(
                 escape(self.excuse(ours).encode("utf-8", "replace").decode(), quote=False),
                 title=self.say("error.title"),
-                duration=12,
+                duration=6,
                 print_exception=False,
             ) from wrong
 
