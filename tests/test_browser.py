@@ -671,6 +671,18 @@ def test_what_could_not_be_saved_is_there_again_when_its_persona_is(desk: Desk) 
     assert [(a.name, a.background) for a in desk.own()] == [("Hopper", "船の上で育った。")]
 
 
+def test_a_full_storage_of_the_browser_keeps_nothing_from_being_saved(desk: Desk) -> None:
+    desk.page.evaluate(
+        """() => {
+          for (let size = 1 << 22, n = 0; size >= 1; n++)
+            try { sessionStorage.setItem(`full${n}`, "x".repeat(size)); } catch { size >>= 1; }
+        }"""
+    )
+    desk.box("field-description").fill("満杯でも残る")
+    until(lambda: [agent.description for agent in desk.own()] == ["満杯でも残る"])
+    expect(desk.at("#saved")).to_have_text(desk.say("editor.saved"))
+
+
 def test_a_copy_whose_making_the_page_did_not_hear_of_is_not_made_twice(desk: Desk) -> None:
     demo = desk.box("editing").input_value()
     text = desk.box("field-description").input_value() + "！"

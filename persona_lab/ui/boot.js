@@ -59,18 +59,25 @@
 
   // What a hand has changed and the store hasn't confirmed survives a reload: the server takes it
   // from here when the page arrives again.
+  const keep = (key, value) => {
+    try {
+      sessionStorage.setItem(key, value);
+    } catch {
+      sessionStorage.removeItem(key); // full: what is old by now must not come back
+    }
+  };
   const UNSAVED = "persona_lab.unsaved"; // fields by persona, the one touched last at the end
   const mirror = () => JSON.parse(sessionStorage.getItem(UNSAVED) || "{}");
   const unsaved = (persona, fields) => {
     const { [persona]: known, ...others } = mirror();
-    sessionStorage.setItem(UNSAVED, JSON.stringify({ ...others, [persona]: { ...known, ...fields } }));
+    keep(UNSAVED, JSON.stringify({ ...others, [persona]: { ...known, ...fields } }));
     page.save = "saving";
   };
   const settle = (saved) => {
     delete page.save;
     if (!saved) return;
     const { [saved]: _, ...others } = mirror();
-    if (Object.keys(others).length) sessionStorage.setItem(UNSAVED, JSON.stringify(others));
+    if (Object.keys(others).length) keep(UNSAVED, JSON.stringify(others));
     else sessionStorage.removeItem(UNSAVED);
   };
   // … as the server takes it up again.
@@ -130,7 +137,10 @@
     // A chooser tells of a choice twice, and also when it is only left: one that is news has a new
     // value.
     chosen(persona) {
-      if (persona && persona !== (asked || editing())) choice = `${(asked = persona)} ${Date.now()}`;
+      if (persona && persona !== (asked || editing())) {
+        choice = `${(asked = persona)} ${Date.now()}`;
+        this.closing();
+      }
       return choice;
     },
     // Gradio fills a form field by field, and each field tells its change at once. While another
@@ -138,10 +148,13 @@
     // work, and none of it may be kept. So the form is closed until it is whole, and only what
     // a hand has touched since is saved.
     // What was typed just before is saved first; a demo that it made a copy of is that copy now.
-    async opening(values) {
+    closing() {
       closeForm(true);
       clearTimeout(reopening);
       reopening = setTimeout(() => closeForm(false), 10000);
+    },
+    async opening(values) {
+      this.closing();
       const before = editing();
       for (let calm = 0, tries = 0; calm < 3 && tries < 100; tries++) {
         await new Promise((resolve) => setTimeout(resolve, 30));
@@ -400,7 +413,7 @@
     const box = event.target.closest && boxes.find((id) => event.target.closest(`#${id}`));
     if (!box) return;
     restored.add(box); // a hand was there first
-    sessionStorage.setItem(`persona_lab.unsent.${box}`, event.target.value);
+    keep(`persona_lab.unsent.${box}`, event.target.value);
   });
   setInterval(() => {
     restore();
