@@ -249,8 +249,8 @@
   const fitPaper = () => {
     const paper = document.querySelector("#prompt-preview .paper");
     if (!paper) return;
-    const side = document.getElementById("prompt-side").getBoundingClientRect();
-    const room = window.innerHeight - 16 - side.top - (side.height - paper.offsetHeight);
+    const [side, sheet] = [document.getElementById("prompt-side"), paper].map((e) => e.getBoundingClientRect());
+    const room = Math.floor(window.innerHeight - 16 - side.top - (side.height - sheet.height));
     document.documentElement.style.setProperty("--paper-height", `${Math.max(220, room)}px`);
     paper.classList.toggle("goes-on", paper.scrollHeight - paper.scrollTop - paper.clientHeight > 8);
   };
