@@ -1288,6 +1288,7 @@ def test_no_serious_fault_of_accessibility_on_any_tab(sit: Sit, language: str, d
             desk.box("compare-message").fill("やあ")
             desk.at("#compare-run").click()
             expect(desk.at("#column-1 [role=alert]")).to_be_visible()
+            expect(desk.at("#compare-run")).to_be_visible()
         if name == "chat":
             desk.send("やあ")
             desk.answered(1)

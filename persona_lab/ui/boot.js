@@ -215,7 +215,8 @@
     },
     // … of what the browser had kept, on opening the persona again.
     regained(mark) {
-      settle(judge(handed, mark) && handed);
+      const saved = judge(handed, mark);
+      if (!typed && !saving) settle(saved && handed); // else a hand has gone on meanwhile
     },
     remember(name, value) {
       if (value) localStorage.setItem(`persona_lab.${name}`, value);
