@@ -83,6 +83,10 @@ class Layer(LLMClientInterface):
     def ready(self) -> bool:
         return self.client.ready
 
+    @property
+    def loaded(self) -> float:
+        return self.client.loaded
+
     async def warm(self) -> None:
         await self.client.warm()
 

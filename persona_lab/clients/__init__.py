@@ -237,6 +237,11 @@ class LLMClientInterface(ABC):
         """False while the first call would have to load something that takes time."""
         return True
 
+    @property
+    def loaded(self) -> float:
+        """The share of it that is loaded, from 0 to 1."""
+        return 1.0
+
     async def warm(self) -> None:  # noqa: B027 - most have nothing to load
         """Load what the first call would wait for. Raises ProviderError when it can't be."""
 

@@ -28,9 +28,18 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from persona_lab.clients import LLMClientInterface, ModelInfo
 from persona_lab.errors import BadRequest, ModelTimeout, ModelUnavailable, Offline, ProviderError
-from persona_lab.llama import Engine, Model, SamplerOptions, Step, open_engine, release_engines
+from persona_lab.llama import (
+    Engine,
+    Generation,
+    Model,
+    SamplerOptions,
+    Step,
+    open_engine,
+    release_engines,
+)
+from persona_lab.llama.engine import Listener
 from persona_lab.llama.memory import common
-from persona_lab.llama.native import MIN_P, TOP_K, TOP_P
+from persona_lab.llama.native import MIN_P, TOP_K, TOP_P, Progress
 from persona_lab.models import Chunk, Options, Prompt, Usage
 
 if TYPE_CHECKING:
@@ -49,26 +58,43 @@ class LlamaCppClient(LLMClientInterface):
     def __init__(self, info: ModelInfo, settings: Settings) -> None:
         super().__init__(info, settings)
         self._engine: Engine | None = None
+        self._loaded = 0.0
         self._closed = False
         self._opener = ThreadPoolExecutor(1, f"open-{info.name}")
         """Its one thread opens and lets go in turn; who waits for it holds no other thread."""
 
     @property
     def ready(self) -> bool:
-        return self._engine is not None
+        return self._at_hand is not None
+
+    @property
+    def loaded(self) -> float:
+        return 1.0 if self.ready else self._loaded
+
+    @property
+    def _at_hand(self) -> Engine | None:
+        """The engine, unless its memory was given to another model."""
+        engine = self._engine
+        return None if engine is None or engine.unloaded else engine
 
     async def warm(self) -> None:
         await self._opened()
 
     def count_tokens(self, text: str) -> int:
-        if self._engine is None:
+        engine = self._at_hand
+        if engine is None:
             return super().count_tokens(text)
-        return len(self._engine.model.tokenize(text, bos=True))
+        try:
+            return len(engine.model.tokenize(text, bos=True))
+        except ModelUnavailable:
+            if engine.unloaded:  # just now
+                return super().count_tokens(text)
+            raise
 
     async def read_ahead(self, prompts: Sequence[Prompt]) -> None:
-        if self._engine is None:
+        engine = self._at_hand
+        if engine is None:
             return
-        engine = self._engine
 
         def read() -> None:
             worded = [self._worded(engine.model, prompt)[0] for prompt in prompts]
@@ -79,21 +105,13 @@ class LlamaCppClient(LLMClientInterface):
 
     async def stream(self, prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
         self.check_images(prompt)
-        engine = await self._opened()
-        tokens, stop = self._worded(engine.model, prompt)
         loop = asyncio.get_running_loop()
         news: asyncio.Queue[Step | ProviderError] = asyncio.Queue()
 
         def hand_over(step: Step | ProviderError) -> None:
             loop.call_soon_threadsafe(news.put_nowait, step)
 
-        generation = engine.submit(
-            tokens,
-            hand_over,
-            max_tokens=options.max_tokens,
-            options=_sampling(options),
-            stop=(*prompt.stop, *options.stop, *stop),
-        )
+        generation = await self._submit(prompt, options, hand_over)
         end = loop.time() + options.total_timeout
         deadline = min(loop.time() + options.timeout, end)
         try:
@@ -120,6 +138,22 @@ class LlamaCppClient(LLMClientInterface):
         finally:
             generation.cancel()
 
+    async def _submit(self, prompt: Prompt, options: Options, listener: Listener) -> Generation:
+        while True:
+            engine = await self._opened()
+            try:
+                tokens, stop = self._worded(engine.model, prompt)
+                return engine.submit(
+                    tokens,
+                    listener,
+                    max_tokens=options.max_tokens,
+                    options=_sampling(options),
+                    stop=(*prompt.stop, *options.stop, *stop),
+                )
+            except ModelUnavailable:
+                if not engine.unloaded:
+                    raise
+
     async def aclose(self) -> None:
         """Let go of the engine, after a load that is under way. No answer can be had after it."""
         if not self._closed:
@@ -133,22 +167,30 @@ class LlamaCppClient(LLMClientInterface):
         release_engines(self)
 
     async def _opened(self) -> Engine:
-        if self._engine is not None:
-            return self._engine
+        engine = self._at_hand
+        if engine is not None:
+            return engine
         if self._closed:
             raise _unavailable(self.info, "closed", "it was closed")
         return await asyncio.wrap_future(self._opener.submit(self._open))
 
     def _open(self) -> Engine:
-        if self._engine is None:
-            self._engine = open_engine(
-                find_weights(self.info, self.settings),
+        engine = self._at_hand
+        if engine is None:
+            self._loaded = 0.0
+            engine = self._engine = open_engine(
+                find_weights(self.info, self.settings, self._tell),
                 context=self.settings.local_context,
                 threads=self.settings.local_threads or processors(),
                 owner=self,
                 name=self.info.name,
+                most=self.settings.local_memory * 1_000_000,
+                progress=self._tell,
             )
-        return self._engine
+        return engine
+
+    def _tell(self, share: float) -> None:
+        self._loaded = share
 
     def _worded(self, model: Model, prompt: Prompt) -> tuple[list[int], tuple[str, ...]]:
         """The prompt's tokens and the stop strings that its form brings."""
@@ -290,10 +332,11 @@ _finding: dict[str, threading.Lock] = {}
 """One for each source: who wants the same weights waits for them instead of fetching them too."""
 
 
-def find_weights(info: ModelInfo, settings: Settings) -> Path:
+def find_weights(info: ModelInfo, settings: Settings, progress: Progress | None = None) -> Path:
     """The GGUF file of ``info.source``, put together or downloaded if need be (blocks).
 
-    Raises ModelUnavailable with the reason; Offline when the hub can't be reached.
+    ``progress`` hears what share of a download is here. Raises ModelUnavailable with the reason;
+    Offline when the hub can't be reached.
     """
     with _finding.setdefault(info.source, threading.Lock()):
         kind, _, name = info.source.partition(":")
@@ -305,7 +348,7 @@ def find_weights(info: ModelInfo, settings: Settings) -> Path:
         if hub is None:
             reason = f"there is no such file: {info.source}"
             raise _unavailable(info, "no_file", reason, path=info.source)
-        return _from_hub(info, hub["repo"], hub["file"])
+        return _from_hub(info, hub["repo"], hub["file"], progress)
 
 
 def _file(source: str) -> Path | None:
@@ -359,7 +402,7 @@ def _from_package(info: ModelInfo, name: str, folder: Path) -> Path:
     return target
 
 
-def _from_hub(info: ModelInfo, repo: str, file: str) -> Path:
+def _from_hub(info: ModelInfo, repo: str, file: str, progress: Progress | None = None) -> Path:
     """From the hub's own cache, which is where a Space preloads to, else downloaded into it."""
     from huggingface_hub import errors, hf_hub_download
 

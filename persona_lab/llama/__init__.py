@@ -28,23 +28,18 @@ neighbours may change a close choice.
 The process has one engine for each file. It belongs to the clients that opened it
 (:func:`open_engine`) and is closed with the last of them (:func:`release_engines`), so closing a
 lab gives its memory back unless another lab uses the same file; what is left at the end of the
-process is closed then. A closed engine and its model raise ModelUnavailable, whoever still holds
-them.
+process is closed then. Where another model needs the memory, an engine that nobody is using is
+unloaded, and its clients open it again when they are asked something. A closed engine and its
+model raise ModelUnavailable, whoever still holds them.
 
 :mod:`native` wraps what llama.cpp gives, :mod:`text` turns tokens' bytes into text that never
 shows half a character or a part of a stop string, :mod:`memory` keeps the books of sequences and
-cells, :mod:`engine` is the worker. None of them knows personas, prompts or asyncio;
+cells, :mod:`engine` is the worker, :mod:`engines` keeps the workers within memory. None of them knows personas, prompts or asyncio;
 :mod:`persona_lab.clients.llama_cpp` does.
 """
 
-from persona_lab.llama.engine import (
-    Engine,
-    Generation,
-    Step,
-    close_engines,
-    open_engine,
-    release_engines,
-)
+from persona_lab.llama.engine import Engine, Generation, Step
+from persona_lab.llama.engines import close_engines, open_engine, release_engines
 from persona_lab.llama.native import Model, SamplerOptions
 
 __all__ = [

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from persona_lab.llama.native import (
     Context,
     Entry,
     Model,
+    Progress,
     Sampler,
     SamplerOptions,
     closed,
@@ -104,14 +105,25 @@ class Generation:
 class Engine:
     """One model, one context, one thread."""
 
-    def __init__(self, path: Path, *, context: int, threads: int, name: str = "") -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        context: int,
+        threads: int,
+        name: str = "",
+        progress: Progress | None = None,
+        claim: Callable[[int], None] = lambda _: None,
+    ) -> None:
         """``context``: tokens of memory, shared by all answers. Loads the model.
 
-        Raises ModelUnavailable.
+        ``claim`` hears how many bytes the context's cells will take, before they are taken, and
+        may raise. Raises ModelUnavailable.
         """
         self.name = name or path.stem
-        self.model = Model(path)
+        self.model = Model(path, progress=progress)
         try:
+            claim(context * self.model.cell_bytes)
             self._context = Context(
                 self.model,
                 cells=context,
@@ -134,6 +146,12 @@ class Engine:
         self._closed = False
         self._door = threading.Lock()
         """What is put in while it is held is seen by the worker, at its end too."""
+        self._put = self._taken = self._settled = 0
+        """News put into the inbox, taken out of it, and taken when nothing was left to do."""
+        self.used = time.monotonic()
+        """When it was last asked for something."""
+        self.unloaded = False
+        """Closed to make room: it may be opened again."""
         self._thread = threading.Thread(target=self._work, name=f"llama-{self.name}", daemon=True)
         self._thread.start()
 
@@ -169,7 +187,7 @@ class Engine:
                 text=TextStream(stop),
                 listener=listener,
             )
-            self._inbox.put(generation)
+            self._send(generation)
         return generation
 
     def warm(self, tokens: Sequence[int]) -> None:
@@ -185,11 +203,18 @@ class Engine:
         with self._door:
             if self._closed:
                 raise closed(self.model.path)
-            self._inbox.put(list(tokens))
+            self._send(list(tokens))
+
+    def _send(self, news: Generation | list[int]) -> None:
+        """Called with the door held."""
+        self._put += 1
+        self.used = time.monotonic()
+        self._inbox.put(news)
 
     @property
     def idle(self) -> bool:
-        return not (self._live or self._waiting or self._ahead) and self._inbox.empty()
+        """Whether all that was asked for until now is done. From any thread."""
+        return self._settled == self._put
 
     def close(self) -> None:
         """End what is being written, stop the thread, give the memory back. From any thread."""
@@ -197,6 +222,16 @@ class Engine:
             self._closed = True
             self._inbox.put(None)
         self._thread.join()
+
+    def unload(self) -> bool:
+        """Close it if it has nothing to do; False if it has. From any thread."""
+        with self._door:
+            if self._closed or not self.idle:
+                return False
+            self._closed = self.unloaded = True
+            self._inbox.put(None)
+        self._thread.join()
+        return True
 
     # ── on the worker's thread ────────────────────────────────────────────────────────────
 
@@ -232,12 +267,14 @@ class Engine:
             busy = bool(self._live or self._waiting or self._ahead)
             if not busy:
                 _busy.discard(self)
+                self._settled = self._taken
             try:
                 news = self._inbox.get(block=not busy)
             except queue.Empty:
                 break
             if news is None:
                 return
+            self._taken += 1
             if isinstance(news, Generation):
                 self._waiting.append(news)
             else:
@@ -395,44 +432,5 @@ class Engine:
             generation.cancel()
 
 
-# ── one engine for each file, whoever asks ────────────────────────────────────────────────
-
 _busy: set[Engine] = set()
 """Engines that are computing. Threads take from it and put into it what is theirs only."""
-_engines: dict[tuple[Path, int, int], tuple[Engine, set[object]]] = {}
-_opening = threading.Lock()
-
-
-def open_engine(path: Path, *, context: int, threads: int, owner: object, name: str = "") -> Engine:
-    """The process's engine for ``path``, which is ``owner``'s too from now on.
-
-    Loaded for the first of its owners (it takes a moment: call it off the event loop); it stays
-    until the last has called :func:`release_engines`. Raises ModelUnavailable.
-    """
-    with _opening:
-        key = (path.resolve(), context, threads)
-        if key not in _engines:
-            _engines[key] = Engine(path, context=context, threads=threads, name=name), set()
-        engine, owners = _engines[key]
-        owners.add(owner)
-        return engine
-
-
-def release_engines(owner: object) -> None:
-    """``owner`` needs no engine any more; those that nobody else needs are closed (blocks)."""
-    with _opening:
-        for key, (engine, owners) in list(_engines.items()):
-            owners.discard(owner)
-            if not owners:
-                del _engines[key]
-                engine.close()
-
-
-def close_engines() -> None:
-    """Close every engine of the process, whoever owns it. Runs by itself at its end."""
-    with _opening:
-        while _engines:
-            _engines.popitem()[1][0].close()
-
-
-atexit.register(close_engines)

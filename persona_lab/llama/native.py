@@ -14,7 +14,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,18 +57,23 @@ def _llama() -> Any:
 _keep: list[Any] = []
 """Callbacks that C code holds on to."""
 
+Progress = Callable[[float], None]
+"""Hears what share of a model is loaded, from 0 to 1, on the thread that loads it."""
+
 
 class Model:
     """The weights of one GGUF file, its vocabulary and its metadata."""
 
-    def __init__(self, path: Path, *, vocab_only: bool = False) -> None:
+    def __init__(
+        self, path: Path, *, vocab_only: bool = False, progress: Progress | None = None
+    ) -> None:
         """Raises ModelUnavailable; ``reason`` says whether file, content or memory is at fault."""
         self.path = path
         self._using = threading.Lock()
         if not path.is_file():
             raise unavailable(path, "no_file", "there is no such file")
         llama = _llama()
-        self._pointer = _load(path, vocab_only)
+        self._pointer = _load(path, vocab_only, progress)
         if not self._pointer:
             whole = not vocab_only and _load(path, vocab_only=True)
             if whole:
@@ -153,6 +158,25 @@ class Model:
             llama.llama_model_meta_val_str(self._pointer, name, buffer, length + 1)
         return buffer.value.decode("utf-8", "replace")
 
+    @property
+    def cell_bytes(self) -> int:
+        """Bytes that one token takes in a context: keys and values of each layer, two bytes each.
+
+        By the file's header; 0 where it doesn't say, as a recurrent model's.
+        """
+
+        def number(key: str) -> int:
+            text = self.metadata(f"{kind}.{key}")
+            return int(text) if text.isdecimal() else 0
+
+        kind = self.metadata("general.architecture")
+        heads = number("attention.head_count")
+        width = number("embedding_length") // heads if heads else 0
+        keys = number("attention.key_length") or width
+        values = number("attention.value_length") or width
+        shared = number("attention.head_count_kv") or heads
+        return 2 * number("block_count") * shared * (keys + values)
+
     def close(self) -> None:
         with self._using:
             if self._pointer:
@@ -175,10 +199,18 @@ def closed(path: Path) -> ModelUnavailable:
     return unavailable(path, "closed", "it was closed")
 
 
-def _load(path: Path, vocab_only: bool) -> Any:
+def _load(path: Path, vocab_only: bool, progress: Progress | None = None) -> Any:
     llama = _llama()
     params = llama.llama_model_default_params()
     params.vocab_only = vocab_only
+    if progress is not None:
+
+        @llama.llama_progress_callback  # type: ignore[untyped-decorator, unused-ignore]
+        def tell(share: float, _: object) -> bool:
+            progress(share)
+            return True
+
+        params.progress_callback = tell
     return llama.llama_model_load_from_file(str(path).encode(), params)
 
 

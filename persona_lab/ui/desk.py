@@ -39,6 +39,9 @@ from persona_lab.ui.visitor import QUIET, Visitor, Visitors
 
 Update = dict[Component, Any]
 
+LOOK = 0.5
+"""Seconds between two looks at how far a model is loaded."""
+
 OPENING: Mapping[str, Any] = {**QUIET, "js": "(...values) => personaLab.opening(values)"}
 """Closes the form until :data:`OPENED` (boot.js says why)."""
 REOPENING: Mapping[str, Any] = {**QUIET, "js": "(...values) => personaLab.reopening(values)"}
@@ -74,9 +77,9 @@ def persona_label(agent: Agent, visitor: Visitor) -> str:
     return agent.name
 
 
-def ready_html(key: str, visitor: Visitor, detail: str = "") -> str:
+def ready_html(key: str, visitor: Visitor, detail: str = "", **blanks: object) -> str:
     """Whether the chosen model can answer: "ready", "loading" or "failed"."""
-    words = escape(visitor.say("model.state." + key))
+    words = escape(visitor.say("model.state." + key, **blanks))
     return (
         f'<p class="{key}" role="status" title="{escape(detail)}">'
         f'<span class="dot"></span>{words}</p>'
@@ -424,8 +427,14 @@ class Desk:
         try:
             client = await self.lab.clients.open(model or "")
             if not client.ready:
-                yield ready_html("loading", visitor)
-                await client.warm()
+                loading = asyncio.create_task(client.warm())
+                try:
+                    while not loading.done():
+                        yield ready_html("loading", visitor, percent=round(100 * client.loaded))
+                        await asyncio.wait([loading], timeout=LOOK)
+                    await loading
+                finally:
+                    loading.cancel()  # whoever closed the page needn't hear of it
         except Exception as wrong:  # noqa: BLE001 - whatever it is, the light turns red and says so
             yield ready_html("failed", visitor, visitor.excuse(from_foreign(wrong)))
             return

@@ -22,7 +22,9 @@ async def waits_for(lab: Lab, model: str, visitor: Visitor) -> str:
     with suppress(PersonaLabError):  # the answer will say what is wrong
         if lab.clients.info(model).provider == "local":
             client = await lab.clients.open(model)
-            return visitor.say("waiting.reading" if client.ready else "waiting.loading")
+            if client.ready:
+                return visitor.say("waiting.reading")
+            return visitor.say("waiting.loading", percent=round(100 * client.loaded))
     return visitor.say("waiting.answer")
 
 
