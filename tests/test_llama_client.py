@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import sys
 import threading
@@ -18,7 +19,9 @@ import huggingface_hub
 import pytest
 import tiny_gguf
 from huggingface_hub import errors as hub_errors
+from pytest_httpserver import HTTPServer
 from serving import until
+from werkzeug import Request, Response
 
 from persona_lab.clients import ModelInfo, llama_cpp
 from persona_lab.clients.llama_cpp import (
@@ -494,7 +497,7 @@ def test_damaged_package_leaves_nothing_behind(
 def test_what_the_hub_says_becomes_ours(
     wrong: Exception, ours: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def download(repo: str, file: str) -> str:
+    def download(repo: str, file: str, **_: object) -> str:
         assert (repo, file) == ("someone/some-GGUF", "sub/some-Q4.gguf")
         raise wrong
 
@@ -502,6 +505,32 @@ def test_what_the_hub_says_becomes_ours(
     info = client("someone/some-GGUF:sub/some-Q4.gguf").info
     with pytest.raises(ours):
         find_weights(info, Settings())
+
+
+def test_a_file_of_the_hub_is_downloaded_once_and_tells_how_far_it_is(
+    base: Path, tmp_path: Path, httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights, asked = base.read_bytes(), []
+
+    def serve(request: Request) -> Response:
+        asked.append(request.method)
+        return Response(
+            weights, headers={"ETag": '"a" * 40', "X-Repo-Commit": "c" * 40, "X-Linked-Etag": "a"}
+        )
+
+    httpserver.expect_request("/someone/some-GGUF/resolve/main/tiny.gguf").respond_with_handler(
+        serve
+    )
+    local = {"endpoint": httpserver.url_for("").rstrip("/"), "cache_dir": tmp_path}
+    download = functools.partial(huggingface_hub.hf_hub_download, **local)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    info, heard = client("someone/some-GGUF:tiny.gguf").info, list[float]()
+    path = find_weights(info, Settings(), heard.append)
+    assert path.read_bytes() == weights
+    assert heard == sorted(heard)
+    assert heard[-1] == 1
+    assert find_weights(info, Settings(), heard.append) == path
+    assert asked.count("GET") == 1
 
 
 def test_weights_of_the_hub_are_at_hand_only_once_they_are_here(

@@ -408,7 +408,7 @@ def _from_hub(info: ModelInfo, repo: str, file: str, progress: Progress | None =
 
     where: dict[str, Any] = {"repo": repo, "file": file}
     try:
-        return Path(hf_hub_download(repo, file))
+        return Path(hf_hub_download(repo, file, tqdm_class=progress and _bar(progress)))
     except (errors.LocalEntryNotFoundError, ConnectionError, TimeoutError) as wrong:
         raise Offline(provider="local", model=info.name) from wrong
     except (errors.HfHubHTTPError, errors.EntryNotFoundError) as wrong:
@@ -431,3 +431,20 @@ def _unavailable(info: ModelInfo, why: str, reason: str, **details: Any) -> Mode
         reason=reason,
         **details,
     )
+
+
+def _bar(progress: Progress) -> Any:
+    """A progress bar for the hub's library that draws nothing and tells ``progress``."""
+    from tqdm import tqdm  # type: ignore[import-untyped, unused-ignore]
+
+    class Bar(tqdm):  # type: ignore[misc, unused-ignore]
+        def __init__(self, *given: Any, **named: Any) -> None:
+            super().__init__(*given, **{**named, "disable": True})
+            self.here = named.get("initial") or 0
+
+        def update(self, n: float | None = 1) -> None:
+            self.here += n or 0
+            if self.total:
+                progress(min(1.0, self.here / self.total))
+
+    return Bar

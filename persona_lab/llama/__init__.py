@@ -21,9 +21,14 @@ The worker thread goes round in *steps*, one ``llama_decode`` each::
     step n+1   A: its last token │ B: its last token │ C: the last 20 of its prompt → first token
 
 Every stream that is writing advances by one token a step; a long prompt is read in pieces
-beside them. Cancelling takes effect before the next step. The same seed gives the same text as
-long as the same batches are computed: sums in a batch of eight round otherwise than alone, so
-neighbours may change a close choice.
+beside them. Cancelling takes effect before the next step.
+
+The same seed gives the same text as far as sums round alike, and llama.cpp's depend on which cells
+a sequence lies in and on what else is in its batch. An answer that is computed alone, with nothing
+read before, is the ``Llama`` class's to the token. With neighbours, or with a beginning that was
+read for somebody else, weights of 32 bits still give the same answer; with the packaged models'
+quantized ones a close choice may fall otherwise: about one in three of their likeliest answers of
+48 tokens then takes another word somewhere.
 
 The process has one engine for each file. It belongs to the clients that opened it
 (:func:`open_engine`) and is closed with the last of them (:func:`release_engines`), so closing a
@@ -34,8 +39,8 @@ model raise ModelUnavailable, whoever still holds them.
 
 :mod:`native` wraps what llama.cpp gives, :mod:`text` turns tokens' bytes into text that never
 shows half a character or a part of a stop string, :mod:`memory` keeps the books of sequences and
-cells, :mod:`engine` is the worker, :mod:`engines` keeps the workers within memory. None of them knows personas, prompts or asyncio;
-:mod:`persona_lab.clients.llama_cpp` does.
+cells, :mod:`engine` is the worker, :mod:`engines` keeps the workers within memory. None of them
+knows personas, prompts or asyncio; :mod:`persona_lab.clients.llama_cpp` does.
 """
 
 from persona_lab.llama.engine import Engine, Generation, Step

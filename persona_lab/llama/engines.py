@@ -20,7 +20,7 @@ from persona_lab.llama.engine import Engine
 from persona_lab.llama.native import Progress, unavailable
 
 WORK = 250_000_000
-"""Bytes that an engine takes beside weights and cells, at most (measured on both packaged models)."""
+"""Bytes that an engine takes beside weights and cells, at most (of both packaged models)."""
 
 _CONTROL = Path("/sys/fs/cgroup")
 """Where Linux says what a container may have."""
