@@ -1,4 +1,4 @@
-"""``python -m bench [startup] [preview] [streaming] [memory]``; without names, all of them.
+"""``python -m bench [startup] [preview] [streaming] [memory] [overhead]``; without names, all.
 
 Exits with 1 when a goal was missed, and says which in its last line.
 """
@@ -11,7 +11,7 @@ import os
 import platform
 import sys
 
-NAMES = ("startup", "preview", "streaming", "memory")
+NAMES = ("startup", "preview", "streaming", "memory", "overhead")
 
 
 def main() -> int:

@@ -39,7 +39,7 @@ def served(program: str, folder: Path, **environment: str) -> Iterator[Served]:
 
     Raises RuntimeError with the end of its log when no page comes.
     """
-    port = _free_port()
+    port = free_port()
     # Settings of the shell must not decide what is measured.
     inherited = {
         name: value
@@ -105,7 +105,7 @@ def browser() -> Iterator[Browser]:
             opened.close()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """Below the range from which the system takes ports for those who connect.
 
     Whoever keeps knocking at a port of that range may be given it, and answer themselves.
