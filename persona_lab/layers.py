@@ -87,6 +87,10 @@ class Layer(LLMClientInterface):
     def loaded(self) -> float:
         return self.client.loaded
 
+    @property
+    def waiting(self) -> int:
+        return self.client.waiting
+
     async def warm(self) -> None:
         await self.client.warm()
 

@@ -129,12 +129,15 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def until(wanted: Callable[[], object], *, seconds: float = 20, what: str = "") -> None:
-    """Returns as soon as ``wanted()`` is true. Raises AssertionError after ``seconds``."""
+def until(
+    wanted: Callable[[], object], *, seconds: float = 20, every: float = 0.05, what: str = ""
+) -> None:
+    """Returns as soon as ``wanted()`` is true, looking ``every`` so often. Raises AssertionError
+    after ``seconds``."""
     deadline = time.monotonic() + seconds
     while not wanted():
         assert time.monotonic() < deadline, what or f"never came true: {wanted}"
-        time.sleep(0.05)
+        time.sleep(every)
 
 
 def data_with(folder: Path, models: str) -> Path:

@@ -491,6 +491,15 @@ async def test_a_layer_has_the_face_of_what_it_stands_around() -> None:
     await many.aclose()
 
 
+async def test_a_layer_tells_of_loading_and_waiting_what_its_client_does(clock: Clock) -> None:
+    class Busy(ScriptedClient):
+        ready, loaded, waiting = False, 0.4, 3
+
+    inner = Retrying(Busy(says()), clock=clock, sleep=clock.sleep)
+    outer = Breaker(inner, Circuits(1, 30, clock))
+    assert (outer.ready, outer.loaded, outer.waiting) == (False, 0.4, 3)
+
+
 # ── the fallback ──────────────────────────────────────────────────────────────────────────
 
 

@@ -23,7 +23,7 @@ from pytest_httpserver import HTTPServer
 from serving import until
 from werkzeug import Request, Response
 
-from persona_lab.clients import ModelInfo, llama_cpp
+from persona_lab.clients import ModelInfo, estimate_tokens, llama_cpp
 from persona_lab.clients.llama_cpp import (
     LlamaCppClient,
     defused,
@@ -42,6 +42,8 @@ from persona_lab.errors import (
 from persona_lab.lab import Lab, open_lab
 from persona_lab.layers import Layer
 from persona_lab.llama import Engine, Model, close_engines, open_engine
+from persona_lab.llama.engine import LIVE
+from persona_lab.llama.engines import WORK
 from persona_lab.models import Chunk, Options, Prompt, Turn
 from persona_lab.settings import Settings
 
@@ -143,6 +145,37 @@ async def test_what_was_read_ahead_costs_the_message_only(
     persona = len(engine.model.tokenize(asked("").system))
     assert last.usage.cached_tokens >= persona
     assert last.usage.prompt_tokens - last.usage.cached_tokens < 40
+
+
+async def test_who_waits_for_their_turn_is_counted_until_it_comes(base: Path) -> None:
+    one, long = client(base), Options(temperature=0, max_tokens=200)
+    await one.warm()
+    asked = [Prompt(f"{number}：", kind="transcript") for number in range(LIVE + 3)]
+    async with asyncio.TaskGroup() as group:
+        for prompt in asked:
+            group.create_task(said(one, prompt, long))
+        await asyncio.to_thread(until, lambda: one.waiting == 3, every=0.002)
+    assert one.waiting == 0
+
+
+async def test_a_client_whose_memory_went_to_another_loads_its_model_again(
+    base: Path, tmp_path: Path
+) -> None:
+    room = {"local_memory": 1 + WORK // 1_000_000, "local_context": 512}
+    one = client(base, **room)
+    other = client(tiny_gguf.write(tmp_path / "other.gguf"), **room)
+    first = await said(one, TRANSCRIPT)
+    assert one.ready
+    await asyncio.to_thread(wait_until_idle, one)
+    await said(other, TRANSCRIPT)
+    assert not one.ready
+    assert one.count_tokens("あ") == estimate_tokens("あ")
+    await asyncio.to_thread(wait_until_idle, other)
+    again = await said(one, TRANSCRIPT)
+    assert [chunk.text for chunk in again] == [chunk.text for chunk in first]
+    assert not other.ready
+    await one.aclose()
+    await other.aclose()
 
 
 async def test_closing_the_stream_cancels_the_answer(base: Path) -> None:

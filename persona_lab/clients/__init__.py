@@ -242,6 +242,11 @@ class LLMClientInterface(ABC):
         """The share of it that is loaded, from 0 to 1."""
         return 1.0
 
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for their turn here; 0 where only the provider knows."""
+        return 0
+
     async def warm(self) -> None:  # noqa: B027 - most have nothing to load
         """Load what the first call would wait for. Raises ProviderError when it can't be."""
 

@@ -72,6 +72,11 @@ class LlamaCppClient(LLMClientInterface):
         return 1.0 if self.ready else self._loaded
 
     @property
+    def waiting(self) -> int:
+        engine = self._at_hand
+        return 0 if engine is None else engine.waiting
+
+    @property
     def _at_hand(self) -> Engine | None:
         """The engine, unless its memory was given to another model."""
         engine = self._engine

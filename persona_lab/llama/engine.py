@@ -212,6 +212,11 @@ class Engine:
         self._inbox.put(news)
 
     @property
+    def waiting(self) -> int:
+        """Requests that wait for their turn. From any thread."""
+        return len(self._waiting)
+
+    @property
     def idle(self) -> bool:
         """Whether all that was asked for until now is done. From any thread."""
         return self._settled == self._put

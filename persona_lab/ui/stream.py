@@ -22,6 +22,8 @@ async def waits_for(lab: Lab, model: str, visitor: Visitor) -> str:
     with suppress(PersonaLabError):  # the answer will say what is wrong
         if lab.clients.info(model).provider == "local":
             client = await lab.clients.open(model)
+            if client.waiting:
+                return visitor.say("waiting.queue", count=client.waiting)
             if client.ready:
                 return visitor.say("waiting.reading")
             return visitor.say("waiting.loading", percent=round(100 * client.loaded))
