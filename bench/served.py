@@ -20,6 +20,9 @@ from playwright.sync_api import Browser, sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
 TABS = 3
+CHROMIUM = ("chromium-headless-shell", "chromium", "chromium-browser")
+"""What a browser may be called. The headless shell is the same engine without the windows that
+nobody sees: several times as fast on two cores."""
 PATIENCE = 120.0
 """Seconds after which a page that isn't served is a failure."""
 
@@ -83,7 +86,7 @@ def served(program: str, folder: Path, **environment: str) -> Iterator[Served]:
 @contextlib.contextmanager
 def browser() -> Iterator[Browser]:
     """Headless Chromium that talks to nobody but the page."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    chromium = next(filter(None, map(shutil.which, CHROMIUM)), None)
     if chromium is None:
         raise RuntimeError("chromium isn't installed (Debian: apt install chromium)")
     with sync_playwright() as playwright:

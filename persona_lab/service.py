@@ -111,6 +111,7 @@ class _Course:
     applied: tuple[str, ...] = ()
     blocked: str = ""
     first: float | None = None
+    shown: float | None = None
     load: float = 0
     usage: Usage | None = None
     finish_reason: str | None = None
@@ -129,6 +130,10 @@ class _Course:
         self.stream = None
         self.text += rest
         return rest
+
+    def since_began(self, moment: float | None) -> float | None:
+        """Milliseconds, without those for loading the model."""
+        return None if moment is None else _milliseconds(moment - self.began - self.load)
 
     @property
     def content(self) -> str:
@@ -427,6 +432,8 @@ class LLMService:
             course.began = self.clock()
             async with contextlib.aclosing(self._pieces(task, course)) as pieces:
                 async for piece in pieces:
+                    if course.shown is None:
+                        course.shown = self.clock()
                     if draft is not None:
                         draft.grow(course.text)
                     yield Event(
@@ -603,11 +610,7 @@ class LLMService:
             prompt_tokens=usage.prompt_tokens,
             completion_tokens=usage.completion_tokens,
             cached_tokens=usage.cached_tokens,
-            first_token_ms=(
-                None
-                if course.first is None
-                else _milliseconds(course.first - course.began - course.load)
-            ),
+            first_token_ms=course.since_began(course.first),
             total_ms=_milliseconds(self.clock() - course.began),
             cost=_cost(info, usage),
             cache_hit=bool(course.told.get("cache_hit")),
@@ -622,6 +625,7 @@ class LLMService:
             "processing_applied": list(course.applied),
             "finish_reason": course.finish_reason,
             "first_token_ms": record.first_token_ms,
+            "first_shown_ms": course.since_began(course.shown),
             "total_ms": record.total_ms,
             "load_ms": _milliseconds(course.load),
             "cost": record.cost,

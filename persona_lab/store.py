@@ -65,6 +65,8 @@ TITLE_LENGTH = 40
 
 BURST = timedelta(seconds=2)
 """What is typed into one field without a longer pause is one step of undo."""
+RESTORABLE = timedelta(days=1)
+"""How long the page offers to bring back what was deleted. It stays in the database."""
 REVISIONS = 100
 """Steps of undo that a persona keeps."""
 
@@ -365,6 +367,16 @@ class Store:
             agent.deleted_at = None
             return agent
 
+    def deleted_agent(self, *, user_id: str) -> Agent | None:
+        """The user's persona that was deleted last, within :data:`RESTORABLE`; None without one."""
+        gone = (
+            select(Agent)
+            .where(Agent.owner_id == user_id, col(Agent.deleted_at) > self._clock() - RESTORABLE)
+            .order_by(col(Agent.deleted_at).desc(), col(Agent.id))
+        )
+        with self._read() as session:
+            return session.exec(gone).first()
+
     def seed_agents(self, personas: list[dict[str, Any]]) -> None:
         """Make the demos be ``personas``: the fields of a persona and ``id``, in their order.
 
@@ -494,6 +506,21 @@ class Store:
         with self._write() as session:
             chat = _own_chat(session, chat_id, user_id)
             chat.deleted_at = chat.deleted_at or self._clock()
+
+    def deleted_chat(self, agent_id: str, *, user_id: str) -> Chat | None:
+        """The user's conversation with the persona that was deleted last, as
+        :meth:`deleted_agent`."""
+        gone = (
+            select(Chat)
+            .where(
+                Chat.user_id == user_id,
+                Chat.agent_id == agent_id,
+                col(Chat.deleted_at) > self._clock() - RESTORABLE,
+            )
+            .order_by(col(Chat.deleted_at).desc(), col(Chat.id))
+        )
+        with self._read() as session:
+            return session.exec(gone).first() if _is_id(agent_id) else None
 
     def restore_chat(self, chat_id: str, *, user_id: str) -> Chat:
         with self._write() as session:

@@ -66,6 +66,7 @@
       sessionStorage.removeItem(key); // full: what is old by now must not come back
     }
   };
+  const COLUMNS = "persona_lab.columns";
   const UNSAVED = "persona_lab.unsaved"; // fields by persona, the one touched last at the end
   const mirror = () => JSON.parse(sessionStorage.getItem(UNSAVED) || "{}");
   const unsaved = (persona, fields) => {
@@ -101,7 +102,11 @@
   let asked = ""; // the persona that was chosen and isn't open yet
   let choice = ""; // … and when
   let focused; // what had the focus when the form was closed
+  let patience;
   const closeForm = (closed) => {
+    clearTimeout(patience);
+    if (closed) patience = setTimeout(() => { page.opening = "yes"; }, 500);
+    else delete page.opening;
     const form = document.getElementById("editor-form");
     if (closed && form?.contains(document.activeElement)) focused = document.activeElement;
     form?.toggleAttribute("inert", closed);
@@ -221,13 +226,17 @@
     remember(name, value) {
       if (value) localStorage.setItem(`persona_lab.${name}`, value);
     },
+    // The columns of a comparison: how many, each one's model and persona.
+    columns(values) {
+      keep(COLUMNS, JSON.stringify(values));
+    },
     // What this tab couldn't save is opened first, whatever another tab opened last.
     last() {
       const [persona, model] = ["persona", "model"].map(
         (name) => localStorage.getItem(`persona_lab.${name}`) || "",
       );
       const last = Object.keys(mirror()).at(-1) || persona;
-      return [last, model, handOver(last)];
+      return [last, model, handOver(last), sessionStorage.getItem(COLUMNS) || ""];
     },
   };
 
@@ -304,14 +313,24 @@
   document.addEventListener("focusin", (event) => {
     if (chooser(event.target)) setTimeout(() => event.target.select());
   });
+  const press = (input, key) => input.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+  const closeList = (input) => press(input, "Escape");
   document.addEventListener("keydown", (event) => {
     const input = event.target;
-    if (event.key !== "Enter" || !event.isTrusted || !chooser(input)) return;
+    if (!event.isTrusted || !input.matches?.("[role=combobox]")) return;
+    if (event.key === "Tab") closeList(input); // it would stay open over what comes next
+    if (event.key !== "Enter" || !chooser(input)) return;
     setTimeout(() => {
       if (document.activeElement !== document.body) return;
       input.focus({ preventScroll: true });
-      input.dispatchEvent(new KeyboardEvent("keydown", { key: "Escape", bubbles: true }));
+      closeList(input);
     });
+  }, true);
+  // A list that was closed with Escape opens again at a click, though the focus is there already.
+  document.addEventListener("pointerdown", (event) => {
+    const input = event.target;
+    if (!input.matches?.("[role=combobox]") || document.activeElement !== input) return;
+    if (input.getAttribute("aria-expanded") === "false") setTimeout(() => press(input, "ArrowDown"));
   });
 
   // A touch on a coloured span of the prompt leads to the field that it came from.
@@ -322,9 +341,10 @@
     const reach = (tries) => {
       const field = document.getElementById(`field-${span.dataset.field}`);
       const input = field && field.querySelector("input:not([type=hidden]), textarea");
-      if (!input) return tries && setTimeout(() => reach(tries - 1), 60);
+      if (!input?.offsetParent) return tries && setTimeout(() => reach(tries - 1), 60);
       field.scrollIntoView({ block: "center", behavior: "smooth" });
       input.focus({ preventScroll: true });
+      if (input.matches("[role=combobox]")) setTimeout(() => closeList(input)); // it opens on focus
       field.classList.add("flash");
       setTimeout(() => field.classList.remove("flash"), 1300);
     };

@@ -218,10 +218,14 @@ class ChatTab:
     async def open(self, persona: str, chat_id: str, visitor: Visitor) -> dict[Component, Any]:
         """Values for :attr:`shown`: the conversation, or a new one where ``chat_id`` is empty."""
         shown = await self.actions.show(persona, chat_id, visitor)
+        gone = await asyncio.to_thread(
+            self.actions.lab.store.deleted_chat, persona, user_id=visitor.user_id
+        )
         begun = gr.update(visible=bool(shown[0]))
-        undo, send, stop = (gr.update(visible=seen) for seen in (False, True, False))
-        hint = visitor.say("chat.message_hint" if shown[0] else "compare.message_hint")
-        values = [*shown, begun, begun, undo, send, stop, gr.update(placeholder=hint)]
+        undo, send, stop = (gr.update(visible=seen) for seen in (gone is not None, True, False))
+        hint = visitor.say("chat.message_hint" if shown[0] else "chat.first_hint")
+        deleted = gone.id if gone else ""
+        values = [*shown, begun, begun, undo, deleted, send, stop, gr.update(placeholder=hint)]
         return dict(zip(self.shown, values, strict=True))
 
     async def newest(self, agent: Agent, model: str, visitor: Visitor) -> dict[Component, Any]:
@@ -259,13 +263,6 @@ def build_chat(
                 placeholder=i18n("chat.empty"),
                 allow_tags=False,
             )
-            again = gr.Button(
-                i18n("chat.again"),
-                elem_id="chat-again",
-                size="sm",
-                visible=False,
-                elem_classes="again",
-            )
             with gr.Row(elem_classes="writing"):
                 message = gr.Textbox(
                     label=i18n("chat.message"),
@@ -282,12 +279,22 @@ def build_chat(
                 stop = gr.Button(
                     i18n("chat.stop"), elem_id="chat-stop", scale=0, min_width=90, visible=False
                 )
-            gr.HTML(both("chat.keys"), elem_id="chat-keys")
+            with gr.Row(elem_id="chat-foot"):  # it is there before the button is: nothing jumps
+                gr.HTML(both("chat.keys"), elem_id="chat-keys")
+                again = gr.Button(
+                    i18n("chat.again"),
+                    elem_id="chat-again",
+                    size="sm",
+                    visible=False,
+                    elem_classes="again",
+                )
     chat_id = gr.Textbox(visible="hidden", elem_id="chat-id")
     deleted = gr.Textbox(visible="hidden", elem_id="chat-deleted")
     ahead = ReadAhead(actions.lab)
     tab = ChatTab(
-        actions, ahead, [chat_id, listed, thread, again, delete, undo, send, stop, message]
+        actions,
+        ahead,
+        [chat_id, listed, thread, again, delete, undo, deleted, send, stop, message],
     )
 
     async def open_chat(persona: str, chat: str, request: gr.Request) -> dict[Component, Any]:
@@ -347,10 +354,7 @@ def build_chat(
         visitor = await actions.visitors.of(request)
         with visitor.told():
             await asyncio.to_thread(actions.lab.store.delete_chat, chat, user_id=visitor.user_id)
-            return await tab.open(persona, "", visitor) | {
-                undo: gr.update(visible=True),
-                deleted: chat,
-            }
+            return await tab.open(persona, "", visitor)
 
     async def restore_chat(persona: str, chat: str, request: gr.Request) -> dict[Component, Any]:
         visitor = await actions.visitors.of(request)
@@ -392,7 +396,7 @@ def build_chat(
     for leave, act, takes, shows in (
         (new.click, new_chat, [editing], tab.shown),
         (listed.input, open_chat, [editing, listed], tab.shown),
-        (delete.click, delete_chat, [editing, chat_id], [*tab.shown, deleted]),
+        (delete.click, delete_chat, [editing, chat_id], tab.shown),
     ):
         leave(halt, cancels=streams, queue=False, **QUIET).then(act, takes, shows, **QUIET)
     tab.streams.extend(streams)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -48,6 +49,50 @@ class Column:
     def held(self) -> list[Component]:
         """What moves to the left when a column before this one is taken away."""
         return [self.model, self.persona, self.answer, self.figures]
+
+
+@dataclass(frozen=True)
+class CompareTab:
+    """What opening a page needs of this tab."""
+
+    columns: Sequence[Column]
+    count: gr.Number
+    add: gr.Button
+
+    @property
+    def layout(self) -> list[Component]:
+        """What a browser keeps of the columns: how many, each one's model, each one's persona."""
+        models, personas = [c.model for c in self.columns], [c.persona for c in self.columns]
+        return [self.count, *models, *personas]
+
+    @property
+    def arranged(self) -> list[Component]:
+        """What changes when the columns are set up."""
+        return [*self.layout, *self.sized(FIRST)]
+
+    def sized(self, shown: int) -> dict[Component, Any]:
+        """Values for ``shown`` open columns."""
+        update: dict[Component, Any] = {
+            self.count: shown,
+            self.add: gr.update(interactive=shown < MOST),
+        }
+        for i, column in enumerate(self.columns):
+            update[column.frame] = gr.update(visible=i < shown)
+            update[column.remove] = gr.update(visible=shown > 1)
+        return update
+
+
+def kept_layout(text: str) -> tuple[int, list[str], list[str]] | None:
+    """:attr:`CompareTab.layout` as a browser kept it; None for what isn't of this page's making."""
+    try:
+        shown, *values = json.loads(text)
+        open_ = open_columns(shown)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    if len(values) != 2 * MOST or not all(isinstance(value, str) for value in values[:open_]):
+        return None
+    models, personas = ([str(v or "") for v in part] for part in (values[:MOST], values[MOST:]))
+    return open_, models, personas
 
 
 def cell_values(cell: Cell, visitor: Visitor) -> tuple[str, str]:
@@ -163,13 +208,13 @@ def build_compare(
     models: Sequence[tuple[str, str]],
     default: str,
     both: Callable[[str], str],
-) -> list[Column]:
+) -> CompareTab:
     """Lays the tab out: ``models`` as (label, spec), ``default`` the one that columns begin with.
     ``both`` gives words inside HTML."""
     with gr.Row(elem_classes="writing sheet"):
         message = gr.Textbox(
             label=i18n("compare.message"),
-            placeholder=i18n("compare.message_hint"),
+            placeholder=i18n("compare.first_hint"),
             elem_id="compare-message",
             lines=1,
             max_lines=6,
@@ -309,19 +354,8 @@ def build_compare(
         halt, [count, *lines_of], [*settled, *lines_of], cancels=streams, queue=False, **QUIET
     )
 
-    frames = [column.frame for column in columns]
-    removes = [column.remove for column in columns]
-
-    def sized(shown: int) -> list[Any]:
-        """Values for the count, the button that adds, the frames and the buttons on them."""
-        return [
-            shown,
-            gr.update(interactive=shown < MOST),
-            *[gr.update(visible=i < shown) for i in range(MOST)],
-            *[gr.update(visible=shown > 1) for _ in range(MOST)],
-        ]
-
-    size = [count, add, *frames, *removes]
+    tab = CompareTab(columns, count, add)
+    size = list(tab.sized(FIRST))
 
     async def add_column(values: dict[Component, Any], request: gr.Request) -> dict[Component, Any]:
         """One more, with a persona that stands in none of the others where there is one."""
@@ -333,7 +367,7 @@ def build_compare(
         if CURRENT in taken:
             taken.add(values[editing])
         new = columns[shown]
-        return dict(zip(size, sized(shown + 1), strict=True)) | {
+        return tab.sized(shown + 1) | {
             new.persona: await fellow(actions.lab, taken, visitor),
             new.answer: "",
             new.figures: "",
@@ -348,7 +382,7 @@ def build_compare(
             each = len(columns[0].held)
             begin = number * each
             moved = [*values[begin + each :], *[gr.skip()] * each]
-            return [*sized(left), *[gr.skip()] * begin, *moved]
+            return [*tab.sized(left).values(), *[gr.skip()] * begin, *moved]
 
         return remove
 
@@ -356,4 +390,10 @@ def build_compare(
         column.remove.click(
             remove_column(number), [count, *held], [*size, *held], queue=False, **QUIET
         )
-    return columns
+    gr.on(
+        [component.change for component in tab.layout],
+        None,
+        tab.layout,
+        js="(...values) => personaLab.columns(values)",
+    )
+    return tab

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -25,7 +25,7 @@ from persona_lab.models import Agent, Language
 from persona_lab.seeds import load_choices, load_messages
 from persona_lab.store import persona_of
 from persona_lab.ui.chat import ChatTab, halt
-from persona_lab.ui.compare import CURRENT, Column, first_comparison, speaks
+from persona_lab.ui.compare import CURRENT, CompareTab, first_comparison, kept_layout, speaks
 from persona_lab.ui.editor import (
     TRAITS,
     Editor,
@@ -119,7 +119,7 @@ class Desk:
         actions: EditorActions,
         bar: Bar,
         editor: Editor,
-        columns: Sequence[Column],
+        compare: CompareTab,
         chat: ChatTab,
     ) -> None:
         self.actions = actions
@@ -127,7 +127,8 @@ class Desk:
         self.visitors: Visitors = actions.visitors
         self.bar = bar
         self.editor = editor
-        self.columns = columns
+        self.compare = compare
+        self.columns = compare.columns
         self.chat = chat
         seeds = self.lab.settings.data_dir / "personas.yaml"
         self.presets = load_choices(seeds)
@@ -191,7 +192,10 @@ class Desk:
             await self.shown(agent, model, visitor)
             | {
                 editor.tried: "",
-                editor.try_message: next(iter(self.suggestions.get(agent.seed or "", [])), ""),
+                editor.try_message: next(
+                    iter(self.suggestions.get(agent.seed or "", [])),
+                    visitor.say("compare.message_hint"),
+                ),
             }
             | await self.chat.newest(agent, model, visitor)
         )
@@ -204,6 +208,7 @@ class Desk:
         self.actions.shown(agent, visitor)
         used = await asyncio.to_thread(store.choices, visitor.user_id, agent.language)
         back = await asyncio.to_thread(store.can_undo, agent.id, user_id=visitor.user_id)
+        gone = await asyncio.to_thread(store.deleted_agent, user_id=visitor.user_id)
         update = await self.listing(visitor, agent.id) | form.show(kept)
         for name in TRAITS:
             offered = [*self.presets[agent.language][name], *used[name], *kept[name]]
@@ -219,6 +224,16 @@ class Desk:
             **dict.fromkeys(editor.own, gr.update(visible=own)),
             editor.buttons["revert"]: gr.update(visible=own, interactive=back),
             editor.buttons["redo"]: gr.update(visible=bool(self.again(agent, visitor))),
+            **self.restorable(gone, visitor),
+        }
+
+    def restorable(self, gone: Agent | None, visitor: Visitor) -> Update:
+        """The button that brings back ``gone``, the persona that was deleted last."""
+        name = gone.name if gone else ""
+        words = visitor.say("editor.restore_name", name=name[:20])
+        return {
+            self.editor.removed: gone.id if gone else "",
+            self.editor.buttons["restore"]: gr.update(visible=gone is not None, value=words),
         }
 
     def again(self, agent: Agent, visitor: Visitor) -> list[Undone]:
@@ -228,9 +243,11 @@ class Desk:
 
     # ── what happens ──────────────────────────────────────────────────────────────────────
 
-    async def arrive(self, persona: str, model: str, unsaved: str, request: gr.Request) -> Update:
+    async def arrive(
+        self, persona: str, model: str, unsaved: str, layout: str, request: gr.Request
+    ) -> Update:
         """A page was opened; ``persona`` and ``model`` are what this browser had last, ``unsaved``
-        what was typed there and no server took."""
+        what was typed there and no server took, ``layout`` the columns that this tab had."""
         visitor = await self.visitors.of(request)
         with visitor.told():
             offered = model_choices(self.lab, visitor.say, visitor.language)
@@ -243,6 +260,15 @@ class Desk:
             models, personas = await first_comparison(
                 self.lab, update[self.editor.editing], visitor
             )
+            if (kept := kept_layout(layout or "")) is not None:
+                shown, former, speakers = kept
+                listed = {id_ for _, id_ in update[self.columns[0].persona]["choices"]}
+                models = [had or new for had, new in zip(former, models, strict=True)]
+                personas = [
+                    had if had in listed else new
+                    for had, new in zip(speakers, personas, strict=True)
+                ]
+                update |= self.compare.sized(shown)
             for column, spec, who in zip(self.columns, models, personas, strict=True):
                 update[column.model] = gr.update(choices=offered, value=spec)
                 update[column.persona] = {**update[column.persona], "value": who}
@@ -272,6 +298,7 @@ class Desk:
             for name in TRAITS:  # with the words that they suggest
                 field = form.fields[name]
                 shown[field] = {**update[field], "value": persona[name]}
+            self.actions.fills(persona, visitor)
             return shown | {self.editor.saved: unsaved_html(wrong, visitor)}
         return await self.open(agent.id, model, visitor)
 
@@ -289,6 +316,8 @@ class Desk:
         editor = self.editor
         visitor = await self.visitors.of(request)
         persona = editor.form.read(values)
+        if not values[editor.touched]:  # fields are filled one by one: no mixture of two personas
+            persona = self.actions.filled(visitor) or persona
         agent, update = unsaved(persona), {}
         editing = values[editor.editing]
         if values[editor.touched]:
@@ -322,10 +351,8 @@ class Desk:
             editor.buttons["redo"]: gr.update(visible=False),
         }
         if agent.deleted_at is not None:
-            update |= {
-                editor.buttons["restore"]: gr.update(visible=True),
-                editor.removed: agent.id,
-            }
+            update |= self.restorable(agent, visitor)
+            update[editor.buttons["delete"]] = gr.update(visible=False)
         if agent.id != former:
             update |= await self.listing(visitor, agent.id)
             update |= {
@@ -408,8 +435,6 @@ class Desk:
             await asyncio.to_thread(store.delete_agent, persona, user_id=visitor.user_id)
             words = escape(visitor.say("editor.deleted", name=agent.name))
             return await self.open("", model, visitor) | {
-                self.editor.removed: persona,
-                self.editor.buttons["restore"]: gr.update(visible=True),
                 self.editor.saved: f'<p class="saved" role="status">{words}</p>',
             }
 
@@ -417,9 +442,7 @@ class Desk:
         visitor = await self.visitors.of(request)
         with visitor.told():
             await asyncio.to_thread(self.lab.store.restore_agent, persona, user_id=visitor.user_id)
-            return await self.open(persona, model, visitor) | {
-                self.editor.buttons["restore"]: gr.update(visible=False)
-            }
+            return await self.open(persona, model, visitor)
 
     async def warm(self, model: str, request: gr.Request) -> AsyncGenerator[str, None]:
         """Loads the chosen model ahead, and says how that goes."""
@@ -447,12 +470,12 @@ class Desk:
         """Ties what happens to where it happens. Call it inside the Blocks."""
         editor, model, ready = self.editor, self.bar.model, self.bar.ready
         fields = editor.form.fields
-        last = [gr.Textbox(visible="hidden") for _ in ("persona", "model", "unsaved")]
-        kept = last[-1]
+        last = [gr.Textbox(visible="hidden") for _ in ("persona", "model", "unsaved", "columns")]
+        kept = last[2]
         arrival = page.load(
             self.arrive,
             last,
-            [*self.everything, model, *[column.model for column in self.columns]],
+            list(dict.fromkeys([*self.everything, model, *self.compare.arranged])),
             **{**OPENING, "js": "() => personaLab.opening(personaLab.last())"},
         )
         arrival.then(None, js=OPENED)

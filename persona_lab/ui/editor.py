@@ -154,6 +154,7 @@ class EditorActions:
         self.visitors = visitors
         self._shown: LRUCache[tuple[str, str], dict[str, Any]] = LRUCache(10_000)
         self._open: LRUCache[str, str] = LRUCache(10_000)
+        self._filled: LRUCache[str, dict[str, Any]] = LRUCache(10_000)
 
     async def prompt_panel(self, agent: Agent, model: str, message: str, visitor: Visitor) -> str:
         clients = self.lab.clients
@@ -191,6 +192,15 @@ class EditorActions:
         """What the visitor's form holds from now on."""
         self._open[visitor.session] = agent.id
         self._shown[visitor.session, agent.id] = persona_of(agent)
+        self._filled[visitor.session] = persona_of(agent)
+
+    def fills(self, persona: Mapping[str, Any], visitor: Visitor) -> None:
+        """The form is filled with this, which isn't what the store has."""
+        self._filled[visitor.session] = dict(persona)
+
+    def filled(self, visitor: Visitor) -> dict[str, Any] | None:
+        """What the form is being filled with, or was when nobody has touched it since."""
+        return self._filled.get(visitor.session)
 
     def holds(self, visitor: Visitor) -> str | None:
         """The id of the persona in the visitor's form, where that is known."""
@@ -264,8 +274,9 @@ def hints_html(persona: Mapping[str, Any], visitor: Visitor) -> str:
     for word in persona["forbidden_words"]:
         if word and word in said:
             hints.append(visitor.say("hint.forbidden_in_example", word=word))
-    if any(not (example["user"] and example["ai"]) for example in persona["examples"]):
-        hints.append(visitor.say("hint.half_example"))
+    halves = (e["user"] or e["ai"] for e in persona["examples"] if not (e["user"] and e["ai"]))
+    if (half := next(halves, "")) != "":
+        hints.append(visitor.say("hint.half_example", text=half[:20]))
     return "".join(f'<p class="warning">{escape(h)}</p>' for h in hints)
 
 
@@ -328,9 +339,9 @@ def build_editor(i18n: gr.I18n, both: Callable[[str], str]) -> Editor:
             with gr.Row(elem_id="editor-head"):
                 head = gr.HTML(elem_id="persona-head")
                 saved = gr.HTML(elem_id="saved")
-                gr.HTML(
-                    f'<p class="saved" role="status">{both("editor.saving")}</p>', elem_id="saving"
-                )
+                for state in ("saving", "opening"):
+                    words = f'<p class="saved" role="status">{both(f"editor.{state}")}</p>'
+                    gr.HTML(words, elem_id=state)
             with gr.Row(elem_classes="tools"):
                 for name in ("new", "duplicate", "revert", "redo", "delete", "restore"):
                     buttons[name] = gr.Button(
@@ -367,6 +378,7 @@ def build_editor(i18n: gr.I18n, both: Callable[[str], str]) -> Editor:
                 fields["examples"] = gr.Textbox(
                     label=i18n("field.examples"),
                     info=i18n("field_hint.examples"),
+                    placeholder=i18n("editor.examples_form"),
                     elem_id="field-examples",
                     lines=8,
                     max_lines=30,
@@ -420,18 +432,24 @@ def wire_try(actions: EditorActions, editor: Editor, model: gr.Dropdown) -> None
         values: dict[Component, Any], request: gr.Request
     ) -> AsyncGenerator[dict[Component, Any], None]:
         visitor = await actions.visitors.of(request)
+        running = dict(zip(buttons, answering(True), strict=True))
         with visitor.told():
-            message = lab.input_validator.validate_message(values[editor.try_message] or "")
-            persona = editor.form.read(values)
-            stream = try_message(actions, persona, message, values[model] or "", visitor)
-            running = dict(zip(buttons, answering(True), strict=True))
-            async with aclosing(stream) as answers:
-                async for shown in answers:
-                    yield {editor.tried: shown, **running}
-                    running = {}
+            try:
+                message = lab.input_validator.validate_message(values[editor.try_message] or "")
+                persona = editor.form.read(values)
+                stream = try_message(actions, persona, message, values[model] or "", visitor)
+                async with aclosing(stream) as answers:
+                    async for shown in answers:
+                        yield {editor.tried: shown, **running}
+                        running = {}
+            except PersonaLabError as wrong:
+                words = escape(visitor.excuse(wrong))
+                yield {editor.tried: f'<p class="warning" role="alert">{words}</p>'}
 
-    def over() -> tuple[Any, Any]:
-        return answering(False)
+    async def over(shown: str | None, request: gr.Request) -> list[Any]:
+        """What hadn't come to its end says that it was stopped."""
+        visitor = await actions.visitors.of(request)
+        return [stopped_html(shown or "", visitor), *answering(False)]
 
     trying = gr.on(
         [editor.try_message.submit, editor.buttons["try"].click],
@@ -441,8 +459,19 @@ def wire_try(actions: EditorActions, editor: Editor, model: gr.Dropdown) -> None
         concurrency_limit=None,
         **QUIET,
     )
-    trying.then(over, None, buttons, queue=False, **QUIET)
-    editor.buttons["try_stop"].click(over, None, buttons, cancels=[trying], queue=False, **QUIET)
+    ended = [editor.tried, *buttons]
+    trying.then(over, [editor.tried], ended, queue=False, **QUIET)
+    editor.buttons["try_stop"].click(
+        over, [editor.tried], ended, cancels=[trying], queue=False, **QUIET
+    )
+
+
+def stopped_html(shown: str, visitor: Visitor) -> Any:
+    """``shown`` with a word that it was stopped there; as it is where it had come to its end."""
+    if not shown or any(end in shown for end in ("figures", "warning", "stopped")):
+        return gr.skip()
+    note = f'<p class="quiet stopped">{escape(visitor.say("compare.stopped"))}</p>'
+    return note if "waiting" in shown else shown + note
 
 
 def answering(running: bool) -> tuple[Any, Any]:

@@ -67,7 +67,7 @@ def build(lab: Lab) -> tuple[gr.Blocks, gr.I18n]:
             with gr.Tab(i18n("tab.persona"), id="persona"):
                 editor = build_editor(i18n, both)
             with gr.Tab(i18n("tab.compare"), id="compare"):
-                columns = build_compare(
+                compare = build_compare(
                     CompareActions(lab, visitors),
                     i18n,
                     editor.editing,
@@ -80,7 +80,7 @@ def build(lab: Lab) -> tuple[gr.Blocks, gr.I18n]:
         actions = EditorActions(lab, visitors)
         wire_try(actions, editor, model)
         bar = Bar(who=who, model=model, ready=ready)
-        Desk(actions=actions, bar=bar, editor=editor, columns=columns, chat=chat).wire(page)
+        Desk(actions=actions, bar=bar, editor=editor, compare=compare, chat=chat).wire(page)
     page.queue(default_concurrency_limit=64, max_size=1000)
     return page, i18n
 

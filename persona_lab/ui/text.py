@@ -117,13 +117,15 @@ def waiting_html(words: str, visitor: Visitor) -> str:
 
 
 def figures(metadata: dict[str, Any], visitor: Visitor) -> str:
-    """What stands under an answer: that it was cut, and the thin line of who stood in, first token,
-    total, tokens, cost."""
+    """What stands under an answer: that it was cut, and the thin line of who stood in, first words,
+    total, tokens, cost.
+
+    The first words are those that were shown: the sentence that a tone works on is held back."""
     if metadata.get("total_ms") is None:
         return ""
     usage = metadata.get("usage") or {}
     parts = [visitor.say("figures.total", seconds=seconds(metadata["total_ms"]))]
-    first = metadata.get("first_token_ms")
+    first = metadata.get("first_shown_ms") or metadata.get("first_token_ms")
     if first is not None or not metadata.get("fallback"):  # else no model has said anything
         parts = [
             visitor.say("figures.first", seconds=seconds(first)),
