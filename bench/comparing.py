@@ -57,12 +57,12 @@ def open_compare(chromium: Browser, url: str) -> Page:
 
 def choose(page: Page, models: list[str]) -> None:
     """As many columns as ``models``, each with its own."""
-    shown = page.locator("[id^=column-]:visible")
-    while shown.count() != len(models):
-        before = shown.count()
-        page.locator("#compare-add" if before < len(models) else "#compare-less").click()
+    shown = page.locator(".contestant:visible")
+    while (before := shown.count()) != len(models):
+        last = f"#column-{before - 1}-remove"
+        page.locator("#compare-add" if before < len(models) else last).click()
         page.wait_for_function(
-            "n => [...document.querySelectorAll('[id^=column-]')]"
+            "n => [...document.querySelectorAll('.contestant')]"
             ".filter(c => c.offsetParent).length !== n",
             arg=before,
         )

@@ -93,12 +93,16 @@ class Lab:
         await self.aclose()
 
 
-def _moderator(settings: Settings) -> Moderator | None:
+def _moderator(clients: Clients) -> Moderator | None:
+    """Raises ConfigurationError where it would have neither a key nor a server of its own."""
+    settings = clients.settings
     if settings.moderation == "off":
         return None
     from persona_lab.clients.moderation import OpenAIModerator
 
-    return OpenAIModerator(settings)
+    if not (settings.openai_api_key or settings.openai_base_url):
+        raise ConfigurationError("MODERATION: openai needs OPENAI_API_KEY")
+    return OpenAIModerator(lambda: clients.settings)
 
 
 def open_lab(
@@ -150,7 +154,7 @@ def open_lab(
         personal_data=settings.mask_personal_data,
         words=settings.word_filter,
         limits=settings.role_limits,
-        moderator=_moderator(settings),
+        moderator=_moderator(clients),
     )
     adjusting = [tones.step] if settings.tone_adjustment else []
     response_processor = ResponseProcessor([*STEPS, *adjusting, output_filter.step, *LAST_STEPS])
@@ -177,7 +181,7 @@ def open_lab(
         prompt_builder=prompt_builder,
         response_processor=response_processor,
         error_handler=error_handler,
-        layers=layers,
+        layers=layers if client is None else None,
         output_filter=output_filter,
         clock=clock,
     )

@@ -64,8 +64,8 @@ class ReplyStream:
     def __init__(self, steps: Sequence[Step], agent: Agent) -> None:
         self._names = [step.name for step in steps]
         self._filters = [step.open(agent) for step in steps]
-        self._seen = [""] * len(steps)
-        self._given = [""] * len(steps)
+        self._seen: list[list[str]] = [[] for _ in steps]
+        self._given: list[list[str]] = [[] for _ in steps]
 
     @property
     def ended(self) -> bool:
@@ -80,22 +80,22 @@ class ReplyStream:
     def feed(self, text: str) -> str:
         """New finished text, to be shown after what came before."""
         for number, step in enumerate(self._filters):
-            self._seen[number] += text
+            self._seen[number].append(text)
             text = step.feed(text)
-            self._given[number] += text
+            self._given[number].append(text)
         return text
 
     def finish(self) -> tuple[str, tuple[str, ...]]:
         """The last finished text, and the names of the steps that changed something."""
         text = ""
         for number, step in enumerate(self._filters):
-            self._seen[number] += text
+            self._seen[number].append(text)
             text = step.feed(text) + step.finish()
-            self._given[number] += text
+            self._given[number].append(text)
         applied: list[str] = []
         steps = zip(self._names, self._filters, self._seen, self._given, strict=True)
         for name, step, seen, given in steps:
-            if seen != given:
+            if "".join(seen) != "".join(given):
                 applied += step.applied or (name,)
         return text, tuple(applied)
 

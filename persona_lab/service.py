@@ -260,7 +260,8 @@ class LLMService:
         Raises InputError, NotFound (also for an ``agent_id`` that isn't the chat's), and
         StorageError when the message itself can't be kept.
         """
-        check_options(options)
+        # Whoever must choose again still has their message: none of this is kept.
+        self.clients.options(self.clients.info(model), **options)
         text = self.input_validator.validate_message(message)
 
         def ask() -> Message:
@@ -298,24 +299,25 @@ class LLMService:
             asked = self.store.supersede_answer(chat_id, user_id=user_id)
             return asked
 
-        events = self._in_chat(
-            ask, chat_id, user_id, model=model, language=language, options=options, fresh=True
-        )
-        try:
-            async with contextlib.aclosing(events):
-                async for event in events:
-                    answered |= event.type == "delta" and "fallback" not in event.metadata
-                    if event.type == "done" and not answered:
-                        await self._restore(asked, user_id)
-                    yield event
-        finally:
-            if not answered:
-                await self._restore(asked, user_id)
+        async def over() -> None:
+            """The answer that stood before stands again, where no word of another came."""
+            if asked is not None and not answered:
+                await asyncio.to_thread(self.store.restore_answer, asked.id, user_id=user_id)
 
-    async def _restore(self, asked: Message | None, user_id: str) -> None:
-        """The answer that stood before stands again."""
-        if asked is not None:
-            await asyncio.to_thread(self.store.restore_answer, asked.id, user_id=user_id)
+        events = self._in_chat(
+            ask,
+            chat_id,
+            user_id,
+            over=over,
+            model=model,
+            language=language,
+            options=options,
+            fresh=True,
+        )
+        async with contextlib.aclosing(events):
+            async for event in events:
+                answered |= event.type == "delta" and "fallback" not in event.metadata
+                yield event
 
     async def _in_chat(
         self,
@@ -323,16 +325,22 @@ class LLMService:
         chat_id: str,
         user_id: str,
         agent_id: str | None = None,
+        over: Callable[[], Awaitable[None]] | None = None,
         **how: Any,
     ) -> AsyncGenerator[Event, None]:
-        """One turn of a chat, after those before it: ``ask`` gives the message to be answered."""
+        """One turn of a chat, after those before it: ``ask`` gives the message to be answered.
+
+        ``over`` is done when the answer has ended in whatever way, before the next turn begins.
+        """
         chat = await asyncio.to_thread(self.store.get_chat, chat_id, user_id=user_id)
         if agent_id not in (None, chat.agent_id):
             raise NotFound(kind="agent")
         async with contextlib.AsyncExitStack() as turn:
             await turn.enter_async_context(self._turns.setdefault(chat_id, asyncio.Lock()))
             await self._keep_again(chat_id)
-            asked = await asyncio.to_thread(ask)
+            if over is not None:
+                turn.push_async_callback(lambda: _to_the_end(over()))
+            asked = await _to_the_end(asyncio.to_thread(ask))
             task = _Task(
                 "chat", user_id, chat.agent_id, asked.content, chat_id=chat_id, asked=asked, **how
             )
@@ -633,6 +641,7 @@ class LLMService:
             **({"blocked": course.blocked} if course.blocked else {}),
             "prompt": course.prompt.system if course.prompt else "",
             "turns": len(course.prompt.turns) if course.prompt else 0,
+            "sent": _sent(course.prompt),
             "summary": course.prompt.trace.summary if course.prompt else "",
             "cache_hit": False,
             "attempts": 1,
@@ -786,26 +795,19 @@ class _Draft:
         self._writing = None
 
     async def _write(self, text: str, status: Status, details: dict[str, Any] | None) -> Message:
-        if self.row is not None:
-            self.row = await asyncio.to_thread(
-                self._store.update_message,
-                self.row.id,
-                user_id=self._user_id,
-                content=text,
-                status=status,
-                details=details,
-            )
-        else:
-            self.row = await asyncio.to_thread(
-                self._store.add_message,
-                self._chat_id,
-                user_id=self._user_id,
-                sender="ai",
-                content=text,
-                status=status,
-                details=details,
-            )
-        return self.row
+        about: dict[str, Any] = {"content": text, "status": status, "details": details}
+
+        def write() -> Message:
+            # Here and not after it: who waits for a write may be cancelled, and it is made.
+            if self.row is None:
+                self.row = self._store.add_message(
+                    self._chat_id, user_id=self._user_id, sender="ai", **about
+                )
+            else:
+                self.row = self._store.update_message(self.row.id, user_id=self._user_id, **about)
+            return self.row
+
+        return await _to_the_end(asyncio.to_thread(write))
 
 
 async def _to_the_end(work: Awaitable[_T]) -> _T:
@@ -825,6 +827,12 @@ async def _to_the_end(work: Awaitable[_T]) -> _T:
 def _tokens(prompt: Prompt, count: Callable[[str], int]) -> int:
     turns = sum(count(turn.content) + _MARKS for turn in prompt.turns)
     return count(prompt.system) + _MARKS + turns
+
+
+def _sent(prompt: Prompt | None) -> list[dict[str, str]]:
+    """The conversation as it went along with the persona, in the form that travels."""
+    turns = prompt.turns if prompt else ()
+    return [{"role": turn.role, "content": turn.content} for turn in turns]
 
 
 def _told(error: ProviderError) -> dict[str, Any]:

@@ -513,7 +513,7 @@ def _endpoint(status: int, body: object) -> tuple[OpenAIModerator, SimpleNamespa
 
     client = httpx2.AsyncClient(transport=httpx2.MockTransport(answer))
     settings = Settings(openai_api_key="sk-test-0123456789", moderation="openai")
-    return OpenAIModerator(settings, http_client=client), asked
+    return OpenAIModerator(lambda: settings, http_client=client), asked
 
 
 async def test_openais_endpoint_is_asked_for_its_categories() -> None:

@@ -2,6 +2,8 @@ import asyncio
 import contextlib
 import inspect
 import json
+import threading
+import time
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any
@@ -29,9 +31,11 @@ from persona_lab.errors import (
     TemplateError,
     UnknownModel,
 )
-from persona_lab.lab import Lab
+from persona_lab.lab import Lab, open_lab
 from persona_lab.models import Agent, Chunk, Event, Message, Options, Prompt, TurnRecord, Usage
 from persona_lab.service import LLMService
+from persona_lab.settings import Settings
+from persona_lab.store import Store
 
 ASKED = "商品の返品方法を教えてください"
 MakeLab = Callable[..., Lab]
@@ -415,12 +419,12 @@ async def test_an_english_persona_is_excused_in_english(make_lab: MakeLab) -> No
     assert "ません" not in reply.content
 
 
-async def test_an_unknown_model_is_raised_and_the_message_kept(lab: Lab) -> None:
+async def test_an_unknown_model_is_raised_before_anything_is_kept(lab: Lab) -> None:
     visitor = Visitor(lab)
     with pytest.raises(UnknownModel):
         await lab.service.generate_response(message=ASKED, **visitor.where, model="nobody:x")
-    assert visitor.thread() == [("user", ASKED, "ok")]
-    assert [record.status for record in records(visitor)] == ["failed"]
+    assert visitor.thread() == []
+    assert [record.status for record in records(visitor)] == []
 
 
 async def test_a_persona_deleted_in_another_tab_is_raised_and_the_message_kept(lab: Lab) -> None:
@@ -1031,3 +1035,54 @@ async def test_a_preview_refuses_too_long_a_message_as_sending_it_does(lab: Lab)
     visitor = Visitor(lab)
     with pytest.raises(MessageTooLong):
         await lab.service.preview(visitor.agent, "長" * 2001)
+
+
+async def test_leaving_as_the_loop_ends_keeps_one_half_answer(tmp_path: Path) -> None:
+    """A write that was begun when its task is cancelled is made, and the next one is told of it."""
+    url = f"sqlite:///{tmp_path / 'lab.db'}"
+
+    async def leave() -> dict[str, str]:
+        lab = open_lab(Settings(database_url=url, llm_provider="mock", tone_adjustment=False))
+        visitor, add = Visitor(lab), lab.store.add_message
+
+        def slowly(*given: Any, **named: Any) -> Message:
+            time.sleep(0.1 if named["sender"] == "ai" else 0)
+            return add(*given, **named)
+
+        lab.store.add_message = slowly  # type: ignore[method-assign]
+        model = "mock:echo?rate=200&tokens=100"
+        async for event in lab.service.generate_streaming(ASKED, **visitor.where, model=model):
+            if event.type == "delta":
+                break
+        return visitor.where
+
+    where = await asyncio.to_thread(asyncio.run, leave())
+    store = Store(url)
+    rows = store.messages(where["chat_id"], user_id=where["user_id"])
+    assert [row.sender for row in rows] == ["user", "ai"]
+    store.close()
+
+
+async def test_stopping_another_answer_before_it_begins_leaves_the_first(lab: Lab) -> None:
+    visitor = Visitor(lab)
+    await lab.service.generate_response(ASKED, **visitor.where)
+    before, supersede = visitor.thread(), lab.store.supersede_answer
+    there = threading.Event()
+
+    def slowly(*given: Any, **named: Any) -> Message:
+        there.set()
+        time.sleep(0.1)
+        return supersede(*given, **named)
+
+    lab.store.supersede_answer = slowly  # type: ignore[method-assign]
+
+    async def again() -> None:
+        async for _ in lab.service.regenerate_streaming(visitor.chat.id, visitor.user_id):
+            pass
+
+    task = asyncio.create_task(again())
+    await asyncio.to_thread(there.wait, 5)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert visitor.thread() == before

@@ -18,6 +18,8 @@ from persona_lab.errors import InvalidResponse
 from persona_lab.models import Options
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import httpx2
 
     from persona_lab.settings import Settings
@@ -27,27 +29,31 @@ class OpenAIModerator:
     """Asks ``MODERATION_MODEL`` of each answer. Holds no connection between two."""
 
     def __init__(
-        self, settings: Settings, *, http_client: httpx2.AsyncClient | None = None
+        self,
+        settings: Callable[[], Settings],
+        *,
+        http_client: httpx2.AsyncClient | None = None,
     ) -> None:
-        self._info = ModelInfo(provider="openai", name=settings.moderation_model)
-        self._key = plain_key(settings.openai_api_key)
-        self._base_url = settings.openai_base_url or OPENAI_URL
-        self._timeout = settings.llm_timeout
+        """``settings`` gives those that hold now: a key may change."""
+        self._settings = settings
+        self._info = ModelInfo(provider="openai", name=settings().moderation_model)
         self._http_client = http_client
 
     async def review(self, text: str) -> list[str]:
         """The categories that are flagged. Raises ProviderError."""
-        check_key(self._info, self._key)
-        with our_errors(self._info, self._key, openai.OpenAIError):
+        settings = self._settings()
+        key, patience = plain_key(settings.openai_api_key), settings.llm_timeout
+        check_key(self._info, key)
+        with our_errors(self._info, key, openai.OpenAIError):
             sdk = openai.AsyncOpenAI(
-                api_key=self._key or NO_KEY,
-                base_url=self._base_url,
+                api_key=key or NO_KEY,
+                base_url=settings.openai_base_url or OPENAI_URL,
                 max_retries=0,
-                timeout=http_timeout(Options(timeout=self._timeout)),
+                timeout=http_timeout(Options(timeout=patience)),
                 http_client=self._http_client,
             )
             try:
-                async with asyncio.timeout(self._timeout):
+                async with asyncio.timeout(patience):
                     answer = await sdk.moderations.create(model=self._info.name, input=text)
                 found = answer.results[0]
                 names = found.categories.model_dump(by_alias=True)

@@ -19,6 +19,8 @@ from persona_lab.ui.stream import paced, waits_for
 from persona_lab.ui.text import figures, readable, waiting_html
 from persona_lab.ui.visitor import QUIET, Visitor, Visitors
 
+IN_SIGHT = 8
+"""Messages that a window shows at a time, at most."""
 Thread = list[dict[str, Any]]
 """What gr.Chatbot shows: ``{"role": "user"|"assistant", "content": …}``. The content of a finished
 answer is its Markdown and, apart from what a screen reader reads out, the HTML of its figures."""
@@ -32,9 +34,14 @@ def under_html(answer: str, details: dict[str, Any], visitor: Visitor) -> str:
         f"{escape(say('chat.copy'))}</button>"
     )
     prompt = details.get("prompt")
+    turns = "".join(
+        f'<div class="turn turn-{turn["role"]}"><b>{escape(say("preview.turn." + turn["role"]))}'
+        f"</b><pre>{escape(turn['content'])}</pre></div>"
+        for turn in details.get("sent") or ()
+    )
     fold = (
         f"<details><summary>{escape(say('chat.sent'))} · {escape(str(details.get('model', '')))}"
-        f"</summary><pre>{escape(prompt)}</pre></details>"
+        f"</summary><pre>{escape(prompt)}</pre>{turns}</details>"
         if prompt
         else ""
     )
@@ -64,6 +71,15 @@ def thread_of(messages: Sequence[Message], agent: Agent, visitor: Visitor) -> Th
             none = f"<em>{escape(visitor.say('chat.status.unanswered'))}</em>"
             thread.append({"role": "assistant", "content": none})
     return thread
+
+
+def lean(thread: Thread) -> Thread:
+    """``thread`` as it stands above an answer that is being written: only the last answers, those
+    in sight, have their figures. Each takes Gradio milliseconds at each redraw."""
+    return [
+        {**turn, "content": turn["content"][0]} if isinstance(turn["content"], list) else turn
+        for turn in thread[:-IN_SIGHT]
+    ] + thread[-IN_SIGHT:]
 
 
 def title_of(chat: Chat, visitor: Visitor) -> str:
@@ -185,7 +201,7 @@ class ChatActions:
         visitor: Visitor,
     ) -> AsyncGenerator[tuple[str, Thread, bool], None]:
         over = self._answering[chat_id] = asyncio.Event()
-        text = ""
+        text, thread = "", lean(thread)
         try:
             async with aclosing(paced(events)) as batches:
                 async for batch in batches:
