@@ -330,6 +330,16 @@ def test_threads_do_not_share_a_tokenizer() -> None:
         ("「行きます」と言った。", 4),
         ("お客様、こちらへどうぞ。", 2),
         ("ほら、どうぞ。", 4),
+        ("お茶を飲みます。", 3),
+        ("お金がありません。", 3),
+        ("春になりました。", 3),
+        ("座れば楽になります。", 3),
+        ("お店に行きました。", 3),
+        ("お世話になりました。", 3),
+        ("ご覧になりましたか。", 1),
+        ("先生がお帰りになりました。", 1),
+        ("立ちなさい。", 4),
+        ("早く食べなさい。", 4),
         ("", 4),
     ],
 )
@@ -343,3 +353,21 @@ def test_levels_on_sentences_that_nothing_was_fitted_to() -> None:
     exact, balanced = scores(held_out, [int(politeness_level(text)) for text, _ in held_out])
     assert exact >= 0.68
     assert balanced >= 0.94
+
+
+@pytest.mark.parametrize(
+    ("polite", "casual"),
+    [
+        ("おいでになります。", "いる。"),
+        ("お越しくださいまして、嬉しいです。", "来てくれて、嬉しい。"),
+        ("お待ちいただけますか。", "待ってもらえる？"),
+        ("ご連絡いただきました。", "連絡してもらった。"),
+        ("ご覧になりますか。", "見る？"),
+        ("もうご覧になった。", "もう見た。"),
+        ("ご存知ですか。", "知ってる？"),
+        ("いただきます。", "いただきます。"),
+        ("いただきました。", "もらった。"),
+    ],
+)
+def test_honorific_verbs_become_those_of_friends(polite: str, casual: str) -> None:
+    assert to_casual(polite) == casual

@@ -146,13 +146,17 @@ class _Casual:
             return read
         if word.surface == "で" and after.lemma == "いらっしゃる" and _asks(self.word(2)):
             return 2, ""
-        if (word.surface, after.surface) == ("ご", "存じ") and _asks(self.word(2)):
+        if word.surface == "ご覧" and (read := self._becomes(1, "見る", "上一段-マ行")):
+            return read
+        knows = word.surface == "ご" and after.surface in ("存じ", "存知")
+        if knows and _asks(self.word(2)):
             return 2, "知ってる"
         if word.lemma == "いらっしゃる" and before.surface != "て":
             here = before.surface in ("に", "で") or not word.form.startswith("連用形")
             form = in_form_of(word, *(_BE if here else _COME))
             return (1, form) if form is not None else None
-        if word.lemma in _FAMILIAR and not before.is_verb():
+        meal = after.type == "助動詞-マス"  # いただきます, which to_plain leaves
+        if word.lemma in _FAMILIAR and not before.is_verb() and not meal:
             form = in_form_of(word, *_FAMILIAR[word.lemma])
             return (1, form) if form is not None else None
         if word.pos == "接頭辞" and word.surface in ("お", "ご") and after.surface in _ADORNED:
@@ -161,17 +165,24 @@ class _Casual:
 
     def _respected(self) -> tuple[int, str] | None:
         """お読みになる → 読む."""
-        stem, ni, become, after = (self.word(by) for by in range(1, 5))
-        if (ni.surface, become.lemma) != ("に", "なる") or stem.kept or become.kept:
+        stem = self.word(1)
+        if stem.kept:
             return None
+        if stem.surface == "いで":
+            return self._becomes(2, *_BE)
         verb = stem if stem.is_verb() else verb_of(stem)
-        if verb is None:
+        return self._becomes(2, verb.lemma, verb.type) if verb is not None else None
+
+    def _becomes(self, offset: int, lemma: str, type_: str) -> tuple[int, str] | None:
+        """The verb in the form of the なる that follows に at ``offset``."""
+        ni, become, after = (self.word(offset + by) for by in range(3))
+        if (ni.surface, become.lemma) != ("に", "なる") or become.kept:
             return None
         if become.surface == "なっ" and after.surface in ("た", "て"):
             form: Form = "past" if after.surface == "た" else "te"
-            return 5, conjugate(verb.lemma, verb.type, form)
-        said = in_form_of(become, verb.lemma, verb.type)
-        return (4, said) if said is not None else None
+            return offset + 3, conjugate(lemma, type_, form)
+        said = in_form_of(become, lemma, type_)
+        return (offset + 2, said) if said is not None else None
 
     def _question(self) -> tuple[int, str] | None:
         word, before, after = self.word(), self.word(-1), self.word(1)

@@ -16,6 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
+from persona_lab.japanese.plain import verb_of
 from persona_lab.japanese.words import Word, words_of
 
 Level = Literal[1, 2, 3, 4]
@@ -78,6 +79,12 @@ _RESPECTFUL = frozenset(["いらっしゃる", "おっしゃる", "仰る", "な
 """Verbs that raise whoever acts: more than です and ます."""
 
 
+_HUMBLE = frozenset(["伺う", "拝見", "拝借", "参る", "申す", "申し上げる", "かしこまる", "存じる"])
+"""Words that lower whoever speaks: more than です and ます, too."""
+_EVERYDAY = frozenset(["ありがとう", "ごめん", "いかが", "れる", "られる"])
+"""Those of the honorific words that people of every rank are told."""
+
+
 def politeness_level(text: str) -> Level:
     """1 for the most respectful, 2 for honorific, 3 for です and ます, 4 for plain.
 
@@ -87,14 +94,18 @@ def politeness_level(text: str) -> Level:
     if not words:
         return 4
     marked = any(word.type in _POLITE_TYPES for word in words)
-    if not marked and not _may_be_polite(words):
+    if _commands(words) or (not marked and not _may_be_polite(words)):
         return 4
     weights = _weights()
     scores = [0.0] * len(LEVELS)
     for feature in features(words, asks="？" in text or "?" in text):
         for level, weight in enumerate(weights.get(feature, ())):
             scores[level] += weight
-    if any(word.lemma in _RESPECTFUL for word in words):
+    if any(word.lemma in _RESPECTFUL for word in words) or _honoured(words):
+        scores[2:] = [float("-inf")] * 2
+    elif marked and not _raised(words):
+        return 3
+    elif marked and {word.lemma for word in words} & _HUMBLE:
         scores[2:] = [float("-inf")] * 2
     elif marked or _invites(words):
         scores[3] = float("-inf")
@@ -135,6 +146,42 @@ def _may_be_polite(words: Sequence[Word]) -> bool:
     return not ends or any(
         word.lemma in _HONORIFIC or word.pos.startswith(("接頭辞", "接尾辞")) for word in words
     )
+
+
+def _commands(words: Sequence[Word]) -> bool:
+    """立ちなさい: a command to those below, though its word is an honorific one."""
+    before, last = words[-2:] if len(words) > 1 else (words[0], words[0])
+    honours = len(words) > 2 and words[-3].pos.startswith("接頭辞")
+    return last.surface == "なさい" and before.is_verb() and not honours
+
+
+def _raised(words: Sequence[Word]) -> bool:
+    """Something is there besides です and ます that raises or lowers somebody.
+
+    The お of お茶 is no such thing; that of お待ちする, お電話する and お客様 is.
+    """
+    if any(word.lemma in (_HONORIFIC | _HUMBLE) - _EVERYDAY for word in words):
+        return True
+    for before, after, third in zip(words, words[1:], [*words[2:], words[-1]], strict=False):
+        if after.lemma in ("様", "さま", "方"):
+            return True
+        if before.pos.startswith("接頭辞") and before.surface in ("お", "ご", "御"):
+            does = "サ変" in after.pos and third.lemma in ("する", "できる", "出来る", "願う")
+            if after.is_verb() or does or third.lemma in ("する", "です", "願う", "様", "さま"):
+                return True
+    return False
+
+
+def _honoured(words: Sequence[Word]) -> bool:
+    """お読みになる, ご覧になる: more than です and ます."""
+    for stem, ni, become in zip(words, words[1:], words[2:], strict=False):
+        if (ni.surface, become.lemma) == ("に", "なる") and stem.surface == "ご覧":
+            return True
+    for prefix, stem, ni, become in zip(words, words[1:], words[2:], words[3:], strict=False):
+        honorific = prefix.pos.startswith("接頭辞") and prefix.surface in ("お", "ご", "御")
+        if honorific and (ni.surface, become.lemma) == ("に", "なる"):
+            return stem.is_verb() or verb_of(stem) is not None
+    return False
 
 
 def _invites(words: Sequence[Word]) -> bool:

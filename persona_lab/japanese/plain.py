@@ -21,6 +21,7 @@ _HUMBLE = {
     "かしこまる": ("分かる", "五段-ラ行"),
 }
 """Humble and polite verbs → the plain one, with its conjugation."""
+_GIVEN = ("くださる", "下さる", "いただく", "頂く", "いただける", "頂ける")
 _GREETINGS = ("ありがとう", "有り難う", "有難う", "おはよう", "お早う", "おめでとう", "お目出度う")
 QUESTIONS = (
     *("何", "なに", "なん", "誰", "だれ", "どなた", "どこ", "何処", "いつ", "どれ", "どちら"),
@@ -77,7 +78,8 @@ class _Plain:
         if form is None:
             return False
         before = self.word(-1)
-        if verb.lemma in ("いただく", "頂く") and (before is END or before.surface in _MARKS):
+        alone = before is END or before.surface in _MARKS
+        if verb.lemma in ("いただく", "頂く") and alone and form == "plain":
             return False  # before a meal
         if verb.lemma in ("ござる", "御座る"):
             self._gozaru(form)
@@ -87,9 +89,24 @@ class _Plain:
             lemma, type_ = _HUMBLE.get(verb.lemma, (verb.lemma, verb.type))
             if verb.lemma in ("存じる", "存ずる") and before.surface != "と":
                 lemma, type_ = "知る", "五段-ラ行"
+            if verb.lemma in _GIVEN:
+                self._for_somebody()
             self.out.append(conjugate(lemma, type_, form))
         self.at += length
         return True
+
+    def _for_somebody(self) -> None:
+        """お待ちくださ… → 待ってくれ…, ご連絡いただ… → 連絡してもら…."""
+        stem, prefix = self.word(-1), self.word(-2)
+        if prefix.surface not in ("お", "ご", "御") or stem.kept or len(self.out) < 2:
+            return
+        verb = stem if stem.is_verb() else verb_of(stem)
+        if stem.surface == "越し":
+            self.out[-2:] = ["来て"]
+        elif verb is not None:
+            self.out[-2:] = [conjugate(verb.lemma, verb.type, "te")]
+        elif "サ変" in stem.pos:
+            self.out[-2:] = [stem.surface + "して"]
 
     def _masu_form(self, offset: int) -> tuple[Form | None, int]:
         """(the form that ます at ``offset`` and what hangs on it mean, how many words that is)."""
