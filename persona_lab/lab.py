@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from persona_lab.cache import Cached, CacheManager
 from persona_lab.clients import Catalog, Clients, LLMClientInterface
@@ -25,6 +25,8 @@ from persona_lab.guards.answers import Blocked
 from persona_lab.layers import Layers
 from persona_lab.limits import Limited, RateLimiter
 from persona_lab.models import Agent
+from persona_lab.monitor import Monitor
+from persona_lab.monitor.metrics import Metrics
 from persona_lab.prompts import PromptBuilder, PromptTemplateEngine
 from persona_lab.replies import LAST_STEPS, STEPS, ResponseProcessor
 from persona_lab.seeds import load_seeds
@@ -34,6 +36,9 @@ from persona_lab.shared import Shared
 from persona_lab.store import Store
 from persona_lab.tones import Tones
 from persona_lab.words import Words
+
+if TYPE_CHECKING:
+    from persona_lab.llama import Figures
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,7 @@ class Lab:
     input_validator: InputValidator
     service: LLMService
     comparison: Comparison
+    monitor: Monitor
 
     async def aclose(self) -> None:
         """Let go of models, connections and the database, in that order."""
@@ -169,6 +175,14 @@ def open_lab(
         summary_words=summary_words if settings.context_summary else None,
         shared=shared,
     )
+    monitor = Monitor(
+        Metrics(
+            _known(settings, catalog),
+            circuits=layers.circuits.states,
+            cache=lambda: (cache_manager.hits, cache_manager.misses),
+            engines=_engines,
+        )
+    )
     service = LLMService(
         store=store,
         clients=clients,
@@ -179,6 +193,8 @@ def open_lab(
         error_handler=error_handler,
         layers=layers,
         output_filter=output_filter,
+        observers=[monitor.metrics.observe],
+        log_messages=settings.log_messages,
         clock=clock,
     )
     return Lab(
@@ -198,7 +214,20 @@ def open_lab(
         input_validator=input_validator,
         service=service,
         comparison=Comparison(service),
+        monitor=monitor,
     )
+
+
+def _known(settings: Settings, catalog: Catalog) -> list[str]:
+    """Models that have a name of their own in the metrics: those that somebody wrote down."""
+    local = [f"local:{name}" for name in settings.local_models]
+    return [*catalog.models, settings.default_model, *settings.fallback_models, *local]
+
+
+def _engines() -> list[Figures]:
+    from persona_lab.llama import running_engines
+
+    return [engine.figures for engine in running_engines()]
 
 
 def _check(names: str, check: Callable[[], None]) -> None:

@@ -369,6 +369,24 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
+class Outcome:
+    """A generation that is over, for whoever watches: its record, and what that doesn't keep.
+
+    ``spec`` is the model that was asked last; ``code`` that of the error which ended it;
+    ``passed_over`` are (spec, code) of the models that another stood in for; ``attempts`` how often
+    the last was asked. ``message`` and ``answer`` are for eyes that may see them.
+    """
+
+    record: TurnRecord
+    spec: str
+    code: str | None = None
+    attempts: int = 1
+    passed_over: tuple[tuple[str, str], ...] = ()
+    message: str = field(default="", repr=False)
+    answer: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """A step of a streamed answer: "start", "delta" (new text) or "done" (the whole text)."""
 

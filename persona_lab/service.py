@@ -26,6 +26,7 @@ import contextlib
 import functools
 import logging
 import time
+import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -48,12 +49,14 @@ from persona_lab.models import (
     Event,
     Language,
     Message,
+    Outcome,
     Prompt,
     Reply,
     Status,
     TurnRecord,
     Usage,
 )
+from persona_lab.monitor.requests import followed, request_id, tell
 from persona_lab.replies import hide
 
 if TYPE_CHECKING:
@@ -67,6 +70,9 @@ if TYPE_CHECKING:
     from persona_lab.store import Store
 
 log = logging.getLogger("persona_lab.service")
+
+Observer = Callable[[Outcome], None]
+"""Called after each generation, on a thread of its own; what it raises is a line in the log."""
 
 _T = TypeVar("_T")
 _UNLIKE = ("A", "ん")
@@ -151,8 +157,9 @@ class _Course:
 class LLMService:
     """Answers messages. Holds no state of any user: each turn's is local to it.
 
-    ``layers`` puts those of a call around its client. ``clock`` counts seconds; ``save_every`` is
-    how often a growing answer is written down.
+    ``layers`` puts those of a call around its client. ``observers`` hear of each generation when
+    it is over. ``log_messages``: whether the log's line of a turn has its words. ``clock`` counts
+    seconds; ``save_every`` is how often a growing answer is written down.
     """
 
     def __init__(
@@ -167,6 +174,8 @@ class LLMService:
         error_handler: ErrorHandler,
         layers: Layers | None = None,
         output_filter: OutputFilter | None = None,
+        observers: Sequence[Observer] = (),
+        log_messages: bool = False,
         clock: Callable[[], float] = time.perf_counter,
         save_every: float = 0.5,
     ) -> None:
@@ -179,6 +188,8 @@ class LLMService:
         self.error_handler = error_handler
         self.layers = layers
         self.output_filter = output_filter
+        self.observers = tuple(observers)
+        self.log_messages = log_messages
         self.clock = clock
         self.save_every = save_every
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -234,6 +245,7 @@ class LLMService:
                     return Reply(event.content, event.metadata, event.message_id)
         raise AssertionError("a stream ends with done or an error")
 
+    @followed
     async def generate_streaming(
         self,
         message: str,
@@ -268,6 +280,7 @@ class LLMService:
             async for event in events:
                 yield event
 
+    @followed
     async def regenerate_streaming(
         self,
         chat_id: str,
@@ -339,6 +352,7 @@ class LLMService:
 
     # ── without a chat ────────────────────────────────────────────────────────────────────
 
+    @followed
     async def answer(
         self,
         agent: Agent,
@@ -417,6 +431,7 @@ class LLMService:
     # ── the path ──────────────────────────────────────────────────────────────────────────
 
     async def _turn(self, task: _Task) -> AsyncGenerator[Event, None]:
+        tell(chat_id=task.chat_id, agent_id=task.agent_id, user_id=task.user_id)
         course = _Course(began=self.clock(), agent=task.agent)
         draft = None
         if task.chat_id is not None:
@@ -632,6 +647,7 @@ class LLMService:
             "summary": course.prompt.trace.summary if course.prompt else "",
             "cache_hit": False,
             "attempts": 1,
+            "request_id": request_id(),
             **course.told,
         }
         if isinstance(course.error, ProviderError):
@@ -640,10 +656,23 @@ class LLMService:
             course.metadata["fallback_from"] = [_told(error) for error in course.failed]
         if course.excuse is not None:
             course.metadata |= course.excuse.metadata
+        outcome = Outcome(
+            record,
+            course.metadata["spec"],
+            code=course.error.code if course.error else None,
+            attempts=course.metadata["attempts"],
+            passed_over=tuple(
+                (f"{error.provider}:{error.model}", error.code)
+                for error in course.failed
+                if error is not course.error
+            ),
+            message=task.message,
+            answer=course.content,
+        )
         settle = functools.partial(self._settle, task, course, draft)
         writes: list[Callable[[], Awaitable[object]]] = [
             settle,
-            lambda: asyncio.to_thread(self.store.record, record),
+            lambda: asyncio.to_thread(self._record, outcome),
         ]
         for write in writes:
             try:
@@ -656,27 +685,60 @@ class LLMService:
                 )
                 noted = {k: v for k, v in excuse.metadata.items() if k != "fallback"}
                 course.metadata = noted | course.metadata
+
+    def _record(self, outcome: Outcome) -> None:
+        """Keep the record of a generation, and tell of it whether that could be done or not."""
+        try:
+            self.store.record(outcome.record)
+        finally:
+            self._told(outcome)
+
+    def _told(self, outcome: Outcome) -> None:
+        record = outcome.record
+        words = {"message_text": outcome.message, "answer_text": outcome.answer}
         log.info(
             "turn",
             extra={
                 "event": "turn",
-                "kind": task.kind,
-                "chat_id": task.chat_id,
-                "agent_id": task.agent_id,
-                "user_id": task.user_id,
+                "kind": record.kind,
+                "chat_id": record.chat_id,
+                "agent_id": record.agent_id,
+                "user_id": record.user_id,
                 "provider": record.provider,
                 "model": record.model,
+                "spec": outcome.spec,
                 "status": record.status,
                 "error": record.error_type,
-                "attempts": course.metadata["attempts"],
-                "fallback_from": [error.code for error in course.failed],
-                "tokens": usage.as_dict(),
+                "code": outcome.code,
+                "attempts": outcome.attempts,
+                "retries": outcome.attempts - 1,
+                "fallback_from": [{"model": m, "code": code} for m, code in outcome.passed_over],
+                "tokens": {
+                    "prompt": record.prompt_tokens,
+                    "completion": record.completion_tokens,
+                    "total": record.prompt_tokens + record.completion_tokens,
+                    "cached": record.cached_tokens,
+                },
                 "first_token_ms": record.first_token_ms,
                 "latency_ms": record.total_ms,
                 "cost": record.cost,
                 "cache_hit": record.cache_hit,
+                **(words if self.log_messages else {}),
             },
         )
+        for observe in self.observers:
+            try:
+                observe(outcome)
+            except Exception as error:  # noqa: BLE001 - who watches must not cost who is watched
+                trace = traceback.extract_tb(error.__traceback__)
+                log.warning(
+                    "an observer failed",
+                    extra={
+                        "event": "observer_failed",
+                        "error_class": type(error).__name__,
+                        "trace": [f"{at.filename}:{at.lineno} {at.name}" for at in trace],
+                    },
+                )
 
     async def _settle(self, task: _Task, course: _Course, draft: _Draft | None) -> None:
         if draft is None:
@@ -730,7 +792,7 @@ class LLMService:
                 total_ms=_milliseconds(self.clock() - began),
                 cost=_cost(info, made.usage),
             )
-            await asyncio.to_thread(self.store.record, record)
+            await asyncio.to_thread(self._record, Outcome(record, info.spec))
         except Exception as error:  # noqa: BLE001 - the talk goes on without
             log.warning(
                 "no summary: %s",

@@ -148,6 +148,12 @@ class Settings(BaseSettings):
     """A model that looks at each whole answer before it is shown: answers then don't stream."""
     moderation_model: str = "omni-moderation-latest"
 
+    log_format: Literal["auto", "json", "text"] = "auto"
+    """auto: for a reader where standard error is a terminal, JSON lines elsewhere."""
+    log_level: Literal["debug", "info", "warning", "error", "critical"] = "info"
+    log_messages: bool = False
+    """Whether the log has the words of messages and answers."""
+
     templates_dir: Path = ROOT / "templates"
     data_dir: Path = ROOT / "data"
     models_dir: Path = ROOT / "data" / "models"
@@ -162,6 +168,11 @@ class Settings(BaseSettings):
         if value is not None and AnyUrl(value).scheme not in ("http", "https"):
             raise ValueError("must begin with http:// or https://")
         return value
+
+    @field_validator("log_format", "log_level", mode="before")
+    @classmethod
+    def _in_small_letters(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
 
     @field_validator("database_url")
     @classmethod

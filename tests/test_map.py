@@ -28,7 +28,8 @@ NEIGHBOURS = {
     ("circuits", "clients"), ("clients", "llama"), ("prompts", "clients"),
     ("tones", "japanese"), ("tones", "replies"), ("guards", "replies"),
     ("cache", "clients"), ("cache", "layers"), ("limits", "clients"), ("limits", "layers"),
-    ("clients", "keys"), ("compare", "service"), ("ui", "server"), ("server", "ui"),
+    ("clients", "keys"), ("monitor", "replies"), ("compare", "service"), ("ui", "server"),
+    ("server", "ui"),
 }  # fmt: skip
 """Imports within a level that are meant. ``prompts`` takes a model's facts from ``clients``."""
 
