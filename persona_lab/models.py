@@ -313,12 +313,17 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens. ``prompt_tokens`` includes ``cached_tokens``; ``estimated`` where nobody counted."""
+    """Tokens; ``estimated`` where nobody counted.
+
+    ``prompt_tokens`` includes ``cached_tokens``, which the provider had read before, and
+    ``written_tokens``, which it put in its cache for the next time.
+    """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
     estimated: bool = False
+    written_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:

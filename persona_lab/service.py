@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
 
 from persona_lab.clients import check_options, estimate_tokens
+from persona_lab.costs import priced
 from persona_lab.errors import (
     InputError,
     InvalidResponse,
@@ -605,6 +606,7 @@ class LLMService:
         """Step 8: the answer and the turn's record. Fills ``course.metadata``; never raises."""
         usage = course.spent
         info = course.info
+        server = course.client.base_url if course.client else ""
         provider, _, name = task.model.partition(":")
         record = TurnRecord(
             user_id=task.user_id,
@@ -624,7 +626,7 @@ class LLMService:
                 else _milliseconds(course.first - course.began - course.load)
             ),
             total_ms=_milliseconds(self.clock() - course.began),
-            cost=_cost(info, usage),
+            cost=None if info is None else await priced(info, usage, server=server),
             cache_hit=bool(course.told.get("cache_hit")),
         )
         course.metadata = {
@@ -790,7 +792,7 @@ class LLMService:
                 completion_tokens=made.usage.completion_tokens,
                 cached_tokens=made.usage.cached_tokens,
                 total_ms=_milliseconds(self.clock() - began),
-                cost=_cost(info, made.usage),
+                cost=await priced(info, made.usage, server=client.base_url),
             )
             await asyncio.to_thread(self._record, Outcome(record, info.spec))
         except Exception as error:  # noqa: BLE001 - the talk goes on without
@@ -902,16 +904,3 @@ def _language(agent: Agent) -> Language:
 
 def _milliseconds(seconds: float) -> float:
     return round(seconds * 1000, 1)
-
-
-def _cost(info: ModelInfo | None, usage: Usage) -> float | None:
-    """US dollars, cached tokens at the full price: an upper bound."""
-    if info is None:
-        return None
-    if info.free:
-        return 0.0
-    if info.input_price is None or info.output_price is None:
-        return None
-    return (
-        usage.prompt_tokens * info.input_price + usage.completion_tokens * info.output_price
-    ) / 1e6
