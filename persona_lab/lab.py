@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -26,7 +27,9 @@ from persona_lab.layers import Layers
 from persona_lab.limits import Limited, RateLimiter
 from persona_lab.models import Agent
 from persona_lab.monitor import Monitor
+from persona_lab.monitor.alerts import Alerts, Change
 from persona_lab.monitor.metrics import Metrics
+from persona_lab.monitor.webhook import Webhook
 from persona_lab.prompts import PromptBuilder, PromptTemplateEngine
 from persona_lab.replies import LAST_STEPS, STEPS, ResponseProcessor
 from persona_lab.seeds import load_seeds
@@ -67,6 +70,7 @@ class Lab:
         """Let go of models, connections and the database, in that order."""
         try:
             await self.service.aclose()
+            await asyncio.to_thread(self.monitor.close)
             await self.shared.aclose()
             await self.clients.aclose()
         finally:
@@ -175,14 +179,13 @@ def open_lab(
         summary_words=summary_words if settings.context_summary else None,
         shared=shared,
     )
-    monitor = Monitor(
-        Metrics(
-            _known(settings, catalog),
-            circuits=layers.circuits.states,
-            cache=lambda: (cache_manager.hits, cache_manager.misses),
-            engines=_engines,
-        )
+    metrics = Metrics(
+        _known(settings, catalog),
+        circuits=layers.circuits.states,
+        cache=lambda: (cache_manager.hits, cache_manager.misses),
+        engines=_engines,
     )
+    monitor = _monitor(settings, store, metrics)
     service = LLMService(
         store=store,
         clients=clients,
@@ -193,7 +196,7 @@ def open_lab(
         error_handler=error_handler,
         layers=layers,
         output_filter=output_filter,
-        observers=[monitor.metrics.observe],
+        observers=[monitor.metrics.observe, monitor.alerts.observe],
         log_messages=settings.log_messages,
         clock=clock,
     )
@@ -222,6 +225,19 @@ def _known(settings: Settings, catalog: Catalog) -> list[str]:
     """Models that have a name of their own in the metrics: those that somebody wrote down."""
     local = [f"local:{name}" for name in settings.local_models]
     return [*catalog.models, settings.default_model, *settings.fallback_models, *local]
+
+
+def _monitor(settings: Settings, store: Store, metrics: Metrics) -> Monitor:
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    spent = store.spent(today) if settings.alert_cost else 0.0
+    if settings.alert_webhook is None:
+        return Monitor(metrics, Alerts(settings, spent=spent))
+    webhook = Webhook(settings.alert_webhook.get_secret_value())
+
+    def send(change: Change) -> None:
+        webhook.send(lambda: change.as_message(Words(settings.templates_dir / "ui.yaml")))
+
+    return Monitor(metrics, Alerts(settings, spent=spent, tell=[send]), webhook)
 
 
 def _engines() -> list[Figures]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, AnyUrl, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -154,6 +155,21 @@ class Settings(BaseSettings):
     log_messages: bool = False
     """Whether the log has the words of messages and answers."""
 
+    alert_window: float = Field(default=300, gt=0)
+    """Over which rates and delays are looked at."""
+    alert_min_turns: int = Field(default=10, ge=1)
+    """Answers in that window below which they tell nothing."""
+    alert_error_rate: float = Field(default=0.2, ge=0, le=1)
+    """Share of the answers that fail; 0 switches it off, as with the others."""
+    alert_delay: float = Field(default=60, ge=0)
+    """Within which 95 of 100 answers should be over."""
+    alert_limits: int = Field(default=1, ge=0)
+    """Refusals by a provider's limit, in the window."""
+    alert_cost: float = Field(default=10, ge=0)
+    """US dollars a day (UTC)."""
+    alert_webhook: SecretStr | None = None
+    """Where alerts are posted to. Such an address is often a key."""
+
     templates_dir: Path = ROOT / "templates"
     data_dir: Path = ROOT / "data"
     models_dir: Path = ROOT / "data" / "models"
@@ -167,6 +183,14 @@ class Settings(BaseSettings):
     def _is_http(cls, value: str | None) -> str | None:
         if value is not None and AnyUrl(value).scheme not in ("http", "https"):
             raise ValueError("must begin with http:// or https://")
+        return value
+
+    @field_validator("alert_webhook")
+    @classmethod
+    def _is_webhook(cls, value: SecretStr | None) -> SecretStr | None:
+        where = urlsplit(value.get_secret_value()) if value is not None else None
+        if where is not None and not (where.scheme in ("http", "https") and where.hostname):
+            raise ValueError("must be an address that begins with http:// or https://")
         return value
 
     @field_validator("log_format", "log_level", mode="before")

@@ -226,7 +226,7 @@ def _fields(_: Any, __: str, line: Line, *, texts: bool) -> Line:
     whole["level"] = record.levelname.lower()
     whole["service"] = SERVICE
     whole["event"] = str(more.get("event", note))
-    if note != whole["event"]:
+    if not note.startswith(whole["event"]):
         whole["note"] = note
     whole.setdefault("logger", record.name)
     return whole | line
