@@ -448,20 +448,24 @@ def test_opening_the_log_loads_nothing_that_takes_time() -> None:
     assert said.stdout == "[]\n"
 
 
-def test_the_servers_own_lines_come_in_our_form() -> None:
+def test_the_servers_own_lines_and_a_threads_last_come_in_our_form() -> None:
     script = (
         "import logging, uvicorn; from persona_lab.monitor import logs; "
         "from persona_lab.settings import Settings; "
         "logs.configure(Settings()); logs.through_us(); "
         "uvicorn.Config(app=None, log_level='warning'); "
         "logging.getLogger('uvicorn.error').error('Exception in ASGI application'); "
-        "logging.getLogger('uvicorn.access').info('GET /?token=x')"
+        "logging.getLogger('uvicorn.access').info('GET /?token=x'); "
+        "import threading; dying = threading.Thread(target=int, args=['sk-canary-0123456789']); "
+        "dying.start(); dying.join()"
     )
     said = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, check=True, text=True
     )
-    [line] = [json.loads(line) for line in said.stderr.splitlines()]
-    assert (line["event"], line["logger"]) == ("Exception in ASGI application", "uvicorn.error")
+    server, thread = [json.loads(line) for line in said.stderr.splitlines()]
+    assert (server["event"], server["logger"]) == ("Exception in ASGI application", "uvicorn.error")
+    assert (thread["event"], thread["exception"][0]["type"]) == ("thread_died", "ValueError")
+    assert "canary" not in said.stderr
     assert said.stdout == ""
 
 

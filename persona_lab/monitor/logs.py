@@ -20,6 +20,7 @@ import json
 import logging
 import math
 import re
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TextIO
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from structlog.stdlib import ProcessorFormatter
 
     from persona_lab.settings import Settings
+
+log = logging.getLogger("persona_lab.monitor")
 
 SERVICE = "persona-lab"
 FIELDS = (
@@ -113,10 +116,18 @@ def configure(
 
 
 def through_us() -> None:
-    """Have uvicorn's lines come through here too. Its own set-up would print them past us."""
+    """Have the server's lines, and what ends a thread, come through here too: both would be printed
+    past us as they are."""
     from uvicorn.config import LOGGING_CONFIG
 
     LOGGING_CONFIG.update(handlers={}, loggers={})
+    threading.excepthook = _thread_died
+
+
+def _thread_died(died: threading.ExceptHookArgs) -> None:
+    if died.exc_value is not None:
+        wrong = (died.exc_type, died.exc_value, died.exc_traceback)
+        log.critical("a thread died", exc_info=wrong, extra={"event": "thread_died"})
 
 
 class _Handler(logging.StreamHandler[TextIO]):
@@ -178,7 +189,10 @@ class Lines(logging.Formatter):
             render = [structlog.processors.JSONRenderer(json.dumps, ensure_ascii=False)]
         else:
             console = structlog.dev.ConsoleRenderer(
-                colors=self._colours, exception_formatter=structlog.dev.plain_traceback
+                colors=self._colours,
+                sort_keys=False,
+                pad_event_to=14,
+                exception_formatter=structlog.dev.plain_traceback,
             )
             render = [_for_a_reader, console]
         # Neither frames' values nor rich, which shows them, come near an exception.
@@ -254,14 +268,25 @@ _BREAKS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
 _CONTROL = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if code not in (9, 10)}
 
 
+_UNREAD = frozenset({"service", "agent_id", "user_id", "provider", "spec", "retries"})
+"""What a reader at a terminal knows, or doesn't look at."""
+
+
 def _for_a_reader(_: Any, __: str, line: Line) -> Line:
-    """Without what is empty or always alike, in a terminal's own characters only."""
+    """Without what is empty, with the hour where they are and the beginnings of ids, in a
+    terminal's own characters only."""
+    moment = datetime.fromisoformat(line["timestamp"]).astimezone()
+    line["timestamp"] = f"{moment:%H:%M:%S}"
+    for name in ("request_id", "chat_id"):
+        line[name] = line[name] and str(line[name])[:8]
     tokens = line.get("tokens")
     if isinstance(tokens, dict):
         line["tokens"] = f"{tokens.get('prompt')}+{tokens.get('completion')}"
     if isinstance(line.get("exception"), list):
         line["exception"] = "\n".join(_read_out(line["exception"]))
-    shown = {k: v for k, v in line.items() if v not in (None, [], {}) and k != "service"}
+    if str(line["logger"]).startswith(_OWN):
+        del line["logger"]
+    shown = {k: v for k, v in line.items() if v and k not in _UNREAD}
     return {k: v.translate(_CONTROL) if isinstance(v, str) else v for k, v in shown.items()}
 
 

@@ -27,7 +27,7 @@ def serve(settings: Settings, *, share: bool = False) -> None:
     with open_lab(settings) as lab:
         logs.configure(settings, secrets=lambda: lab.clients.keys.known)
         page, i18n = build(lab)
-        lab.monitor.metrics.queues["page"] = page._queue.__len__
+        lab.monitor.metrics.queues["page"] = lambda: len(page._queue)
         gc.freeze()
         gc.enable()
         launch(page, i18n, settings, share=share)
