@@ -1,4 +1,5 @@
-"""``python -m bench [startup] [preview] [streaming] [memory] [overhead]``; without names, all.
+"""``python -m bench [startup] [preview] [streaming] [memory] [overhead]
+[watching]``; without names, all.
 
 Exits with 1 when a goal was missed, and says which in its last line.
 """
@@ -11,7 +12,7 @@ import os
 import platform
 import sys
 
-NAMES = ("startup", "preview", "streaming", "memory", "overhead")
+NAMES = ("startup", "preview", "streaming", "memory", "overhead", "watching")
 
 
 def main() -> int:

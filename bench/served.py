@@ -47,7 +47,9 @@ def served(program: str, folder: Path, **environment: str) -> Iterator[Served]:
     inherited = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("LLM_", "LOCAL_", "OPENAI_", "ANTHROPIC_", "GRADIO_", "REDIS_"))
+        if not name.startswith(
+            ("LLM_", "LOCAL_", "OPENAI_", "ANTHROPIC_", "GRADIO_", "REDIS_", "LOG_")
+        )
     }
     log = folder / "log.txt"
     with log.open("wb") as output:

@@ -484,7 +484,7 @@ class ErrorHandler:
         fields: dict[str, Any] = {
             "event": "answer_failed",
             "code": ours.code,
-            "error_type": ours.type.value,
+            "error": ours.type.value,
             "error_class": type(error).__name__,
             "agent_id": persona.id if persona else agent,
             "message_length": len(original_message),

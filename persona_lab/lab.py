@@ -6,8 +6,9 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from persona_lab.cache import Cached, CacheManager
 from persona_lab.clients import Catalog, Clients, LLMClientInterface
@@ -25,6 +26,10 @@ from persona_lab.guards.answers import Blocked
 from persona_lab.layers import Layers
 from persona_lab.limits import Limited, RateLimiter
 from persona_lab.models import Agent
+from persona_lab.monitor import Monitor
+from persona_lab.monitor.alerts import Alerts, Change
+from persona_lab.monitor.metrics import Metrics
+from persona_lab.monitor.webhook import Webhook
 from persona_lab.prompts import PromptBuilder, PromptTemplateEngine
 from persona_lab.replies import LAST_STEPS, STEPS, ResponseProcessor
 from persona_lab.seeds import load_seeds
@@ -34,6 +39,9 @@ from persona_lab.shared import Shared
 from persona_lab.store import Store
 from persona_lab.tones import Tones
 from persona_lab.words import Words
+
+if TYPE_CHECKING:
+    from persona_lab.llama import Figures
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +64,13 @@ class Lab:
     input_validator: InputValidator
     service: LLMService
     comparison: Comparison
+    monitor: Monitor
 
     async def aclose(self) -> None:
         """Let go of models, connections and the database, in that order."""
         try:
             await self.service.aclose()
+            await asyncio.to_thread(self.monitor.close)
             await self.shared.aclose()
             await self.clients.aclose()
         finally:
@@ -173,6 +183,13 @@ def open_lab(
         summary_words=summary_words if settings.context_summary else None,
         shared=shared,
     )
+    metrics = Metrics(
+        _known(settings, catalog),
+        circuits=layers.circuits.states,
+        cache=lambda: (cache_manager.hits, cache_manager.misses),
+        engines=_engines,
+    )
+    monitor = _monitor(settings, store, metrics)
     service = LLMService(
         store=store,
         clients=clients,
@@ -183,6 +200,8 @@ def open_lab(
         error_handler=error_handler,
         layers=layers if client is None else None,
         output_filter=output_filter,
+        observers=[monitor.metrics.observe, monitor.alerts.observe],
+        log_messages=settings.log_messages,
         clock=clock,
     )
     return Lab(
@@ -202,7 +221,33 @@ def open_lab(
         input_validator=input_validator,
         service=service,
         comparison=Comparison(service),
+        monitor=monitor,
     )
+
+
+def _known(settings: Settings, catalog: Catalog) -> list[str]:
+    """Models that have a name of their own in the metrics: those that somebody wrote down."""
+    local = [f"local:{name}" for name in settings.local_models]
+    return [*catalog.models, settings.default_model, *settings.fallback_models, *local]
+
+
+def _monitor(settings: Settings, store: Store, metrics: Metrics) -> Monitor:
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    spent = store.spent(today) if settings.alert_cost else 0.0
+    if settings.alert_webhook is None:
+        return Monitor(metrics, Alerts(settings, spent=spent))
+    webhook = Webhook(settings.alert_webhook.get_secret_value())
+
+    def send(change: Change) -> None:
+        webhook.send(lambda: change.as_message(Words(settings.templates_dir / "ui.yaml")))
+
+    return Monitor(metrics, Alerts(settings, spent=spent, tell=[send]), webhook)
+
+
+def _engines() -> list[Figures]:
+    from persona_lab.llama import running_engines
+
+    return [engine.figures for engine in running_engines()]
 
 
 def _check(names: str, check: Callable[[], None]) -> None:

@@ -56,8 +56,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0
 
 def _log(level: int, event: str, info: ModelInfo, error: ProviderError, **more: Any) -> None:
     """An error's own words and details may hold what nobody else should read."""
-    about = {"event": event, "code": error.code, "status": error.status, **more}
-    log.log(level, "%s: %s", event, info.spec, extra={"model": info.spec, **about})
+    about = {"event": event, "error": error.type.value, "code": error.code, "status": error.status}
+    log.log(level, "%s: %s", event, info.spec, extra={"model": info.spec, **about, **more})
 
 
 class Layer(LLMClientInterface):

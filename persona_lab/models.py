@@ -313,12 +313,17 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens. ``prompt_tokens`` includes ``cached_tokens``; ``estimated`` where nobody counted."""
+    """Tokens; ``estimated`` where nobody counted.
+
+    ``prompt_tokens`` includes ``cached_tokens``, which the provider had read before, and
+    ``written_tokens``, which it put in its cache for the next time.
+    """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
     estimated: bool = False
+    written_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -366,6 +371,24 @@ class Reply:
     content: str
     metadata: dict[str, Any] = field(default_factory=dict)
     message_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A generation that is over, for whoever watches: its record, and what that doesn't keep.
+
+    ``spec`` is the model that was asked last; ``code`` that of the error which ended it;
+    ``passed_over`` are (spec, code) of the models that another stood in for; ``attempts`` how often
+    the last was asked. ``message`` and ``answer`` are for eyes that may see them.
+    """
+
+    record: TurnRecord
+    spec: str
+    code: str | None = None
+    attempts: int = 1
+    passed_over: tuple[tuple[str, str], ...] = ()
+    message: str = field(default="", repr=False)
+    answer: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,12 +26,14 @@ import contextlib
 import functools
 import logging
 import time
+import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
 
 from persona_lab.clients import check_options, estimate_tokens
+from persona_lab.costs import priced
 from persona_lab.errors import (
     InputError,
     InvalidResponse,
@@ -48,12 +50,14 @@ from persona_lab.models import (
     Event,
     Language,
     Message,
+    Outcome,
     Prompt,
     Reply,
     Status,
     TurnRecord,
     Usage,
 )
+from persona_lab.monitor.requests import followed, request_id, tell
 from persona_lab.replies import hide
 
 if TYPE_CHECKING:
@@ -67,6 +71,9 @@ if TYPE_CHECKING:
     from persona_lab.store import Store
 
 log = logging.getLogger("persona_lab.service")
+
+Observer = Callable[[Outcome], None]
+"""Called after each generation, on a thread of its own; what it raises is a line in the log."""
 
 _T = TypeVar("_T")
 _UNLIKE = ("A", "ん")
@@ -156,8 +163,9 @@ class _Course:
 class LLMService:
     """Answers messages. Holds no state of any user: each turn's is local to it.
 
-    ``layers`` puts those of a call around its client. ``clock`` counts seconds; ``save_every`` is
-    how often a growing answer is written down.
+    ``layers`` puts those of a call around its client. ``observers`` hear of each generation when
+    it is over. ``log_messages``: whether the log's line of a turn has its words. ``clock`` counts
+    seconds; ``save_every`` is how often a growing answer is written down.
     """
 
     def __init__(
@@ -172,6 +180,8 @@ class LLMService:
         error_handler: ErrorHandler,
         layers: Layers | None = None,
         output_filter: OutputFilter | None = None,
+        observers: Sequence[Observer] = (),
+        log_messages: bool = False,
         clock: Callable[[], float] = time.perf_counter,
         save_every: float = 0.5,
     ) -> None:
@@ -184,6 +194,8 @@ class LLMService:
         self.error_handler = error_handler
         self.layers = layers
         self.output_filter = output_filter
+        self.observers = tuple(observers)
+        self.log_messages = log_messages
         self.clock = clock
         self.save_every = save_every
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -239,6 +251,7 @@ class LLMService:
                     return Reply(event.content, event.metadata, event.message_id)
         raise AssertionError("a stream ends with done or an error")
 
+    @followed
     async def generate_streaming(
         self,
         message: str,
@@ -274,6 +287,7 @@ class LLMService:
             async for event in events:
                 yield event
 
+    @followed
     async def regenerate_streaming(
         self,
         chat_id: str,
@@ -352,6 +366,7 @@ class LLMService:
 
     # ── without a chat ────────────────────────────────────────────────────────────────────
 
+    @followed
     async def answer(
         self,
         agent: Agent,
@@ -430,6 +445,7 @@ class LLMService:
     # ── the path ──────────────────────────────────────────────────────────────────────────
 
     async def _turn(self, task: _Task) -> AsyncGenerator[Event, None]:
+        tell(chat_id=task.chat_id, agent_id=task.agent_id, user_id=task.user_id)
         course = _Course(began=self.clock(), agent=task.agent)
         draft = None
         if task.chat_id is not None:
@@ -605,6 +621,7 @@ class LLMService:
         """Step 8: the answer and the turn's record. Fills ``course.metadata``; never raises."""
         usage = course.spent
         info = course.info
+        server = course.client.base_url if course.client else ""
         provider, _, name = task.model.partition(":")
         record = TurnRecord(
             user_id=task.user_id,
@@ -620,7 +637,7 @@ class LLMService:
             cached_tokens=usage.cached_tokens,
             first_token_ms=course.since_began(course.first),
             total_ms=_milliseconds(self.clock() - course.began),
-            cost=_cost(info, usage),
+            cost=None if info is None else await priced(info, usage, server=server),
             cache_hit=bool(course.told.get("cache_hit")),
         )
         course.metadata = {
@@ -645,6 +662,7 @@ class LLMService:
             "summary": course.prompt.trace.summary if course.prompt else "",
             "cache_hit": False,
             "attempts": 1,
+            "request_id": request_id(),
             **course.told,
         }
         if isinstance(course.error, ProviderError):
@@ -653,10 +671,23 @@ class LLMService:
             course.metadata["fallback_from"] = [_told(error) for error in course.failed]
         if course.excuse is not None:
             course.metadata |= course.excuse.metadata
+        outcome = Outcome(
+            record,
+            course.metadata["spec"],
+            code=course.error.code if course.error else None,
+            attempts=course.metadata["attempts"],
+            passed_over=tuple(
+                (f"{error.provider}:{error.model}", error.code)
+                for error in course.failed
+                if error is not course.error
+            ),
+            message=task.message,
+            answer=course.content,
+        )
         settle = functools.partial(self._settle, task, course, draft)
         writes: list[Callable[[], Awaitable[object]]] = [
             settle,
-            lambda: asyncio.to_thread(self.store.record, record),
+            lambda: asyncio.to_thread(self._record, outcome),
         ]
         for write in writes:
             try:
@@ -669,27 +700,60 @@ class LLMService:
                 )
                 noted = {k: v for k, v in excuse.metadata.items() if k != "fallback"}
                 course.metadata = noted | course.metadata
+
+    def _record(self, outcome: Outcome) -> None:
+        """Keep the record of a generation, and tell of it whether that could be done or not."""
+        try:
+            self.store.record(outcome.record)
+        finally:
+            self._told(outcome)
+
+    def _told(self, outcome: Outcome) -> None:
+        record = outcome.record
+        words = {"message_text": outcome.message, "answer_text": outcome.answer}
         log.info(
             "turn",
             extra={
                 "event": "turn",
-                "kind": task.kind,
-                "chat_id": task.chat_id,
-                "agent_id": task.agent_id,
-                "user_id": task.user_id,
+                "kind": record.kind,
+                "chat_id": record.chat_id,
+                "agent_id": record.agent_id,
+                "user_id": record.user_id,
                 "provider": record.provider,
                 "model": record.model,
+                "spec": outcome.spec,
                 "status": record.status,
                 "error": record.error_type,
-                "attempts": course.metadata["attempts"],
-                "fallback_from": [error.code for error in course.failed],
-                "tokens": usage.as_dict(),
+                "code": outcome.code,
+                "attempts": outcome.attempts,
+                "retries": outcome.attempts - 1,
+                "fallback_from": [{"model": m, "code": code} for m, code in outcome.passed_over],
+                "tokens": {
+                    "prompt": record.prompt_tokens,
+                    "completion": record.completion_tokens,
+                    "total": record.prompt_tokens + record.completion_tokens,
+                    "cached": record.cached_tokens,
+                },
                 "first_token_ms": record.first_token_ms,
                 "latency_ms": record.total_ms,
                 "cost": record.cost,
                 "cache_hit": record.cache_hit,
+                **(words if self.log_messages else {}),
             },
         )
+        for observe in self.observers:
+            try:
+                observe(outcome)
+            except Exception as error:  # noqa: BLE001 - who watches must not cost who is watched
+                trace = traceback.extract_tb(error.__traceback__)
+                log.warning(
+                    "an observer failed",
+                    extra={
+                        "event": "observer_failed",
+                        "error_class": type(error).__name__,
+                        "trace": [f"{at.filename}:{at.lineno} {at.name}" for at in trace],
+                    },
+                )
 
     async def _settle(self, task: _Task, course: _Course, draft: _Draft | None) -> None:
         if draft is None:
@@ -741,9 +805,9 @@ class LLMService:
                 completion_tokens=made.usage.completion_tokens,
                 cached_tokens=made.usage.cached_tokens,
                 total_ms=_milliseconds(self.clock() - began),
-                cost=_cost(info, made.usage),
+                cost=await priced(info, made.usage, server=client.base_url),
             )
-            await asyncio.to_thread(self.store.record, record)
+            await asyncio.to_thread(self._record, Outcome(record, info.spec))
         except Exception as error:  # noqa: BLE001 - the talk goes on without
             log.warning(
                 "no summary: %s",
@@ -852,16 +916,3 @@ def _language(agent: Agent) -> Language:
 
 def _milliseconds(seconds: float) -> float:
     return round(seconds * 1000, 1)
-
-
-def _cost(info: ModelInfo | None, usage: Usage) -> float | None:
-    """US dollars, cached tokens at the full price: an upper bound."""
-    if info is None:
-        return None
-    if info.free:
-        return 0.0
-    if info.input_price is None or info.output_price is None:
-        return None
-    return (
-        usage.prompt_tokens * info.input_price + usage.completion_tokens * info.output_price
-    ) / 1e6

@@ -149,6 +149,27 @@ class Settings(BaseSettings):
     """A model that looks at each whole answer before it is shown: answers then don't stream."""
     moderation_model: str = "omni-moderation-latest"
 
+    log_format: Literal["auto", "json", "text"] = "auto"
+    """auto: for a reader where standard error is a terminal, JSON lines elsewhere."""
+    log_level: Literal["debug", "info", "warning", "error", "critical"] = "info"
+    log_messages: bool = False
+    """Whether the log has the words of messages and answers."""
+
+    alert_window: float = Field(default=300, gt=0)
+    """Over which rates and delays are looked at."""
+    alert_min_turns: int = Field(default=10, ge=1)
+    """Answers in that window below which they tell nothing."""
+    alert_error_rate: float = Field(default=0.2, ge=0, le=1)
+    """Share of the answers that fail; 0 switches it off, as with the others."""
+    alert_delay: float = Field(default=60, ge=0)
+    """Within which 95 of 100 answers should be over."""
+    alert_limits: int = Field(default=1, ge=0)
+    """Refusals by a provider's limit, in the window."""
+    alert_cost: float = Field(default=10, ge=0)
+    """US dollars a day (UTC)."""
+    alert_webhook: SecretStr | None = None
+    """Where alerts are posted to. Such an address is often a key."""
+
     templates_dir: Path = ROOT / "templates"
     data_dir: Path = ROOT / "data"
     models_dir: Path = ROOT / "data" / "models"
@@ -163,6 +184,19 @@ class Settings(BaseSettings):
         if value is not None and AnyUrl(value).scheme not in ("http", "https"):
             raise ValueError("must begin with http:// or https://")
         return value
+
+    @field_validator("alert_webhook")
+    @classmethod
+    def _is_webhook(cls, value: SecretStr | None) -> SecretStr | None:
+        where = urlsplit(value.get_secret_value()) if value is not None else None
+        if where is not None and not (where.scheme in ("http", "https") and where.hostname):
+            raise ValueError("must be an address that begins with http:// or https://")
+        return value
+
+    @field_validator("log_format", "log_level", mode="before")
+    @classmethod
+    def _in_small_letters(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
 
     @field_validator("database_url")
     @classmethod

@@ -741,6 +741,12 @@ class Store:
                 session.exec(turns.order_by(col(TurnRecord.created_at), col(TurnRecord.id)))
             )
 
+    def spent(self, since: datetime) -> float:
+        """US dollars that all users' generations cost, as far as prices are known."""
+        total = select(func.sum(TurnRecord.cost)).where(TurnRecord.created_at >= since)
+        with self._read() as session:
+            return float(session.exec(total).one() or 0.0)
+
     def mark_interrupted(self) -> int:
         """At start: answers that a crash left "streaming" become "interrupted". How many.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from datetime import date
 from html.parser import HTMLParser
 from typing import Any
 
@@ -35,7 +36,7 @@ from persona_lab.ui.editor import (
     unsaved,
 )
 from persona_lab.ui.stream import paced, waits_for
-from persona_lab.ui.text import figures, money, prompt_html, readable
+from persona_lab.ui.text import dated, figures, money, prompt_html, readable
 from persona_lab.ui.visitor import Visitor, Visitors, language_of
 from persona_lab.words import Words
 
@@ -398,6 +399,21 @@ async def test_what_an_answer_waits_for_is_said_as_far_as_it_is_known(
 ) -> None:
     how_far = {"percent": 0} if words == "loading" else {}
     assert await waits_for(lab, model, visitor) == visitor.say(f"waiting.{words}", **how_far)
+
+
+@pytest.mark.parametrize(
+    ("cost", "day", "words"),
+    [
+        (0.0012, date(2026, 11, 23), "$0.0012（2026-11-23の料金）"),
+        (0.0012, None, "$0.0012"),
+        (0.0, date(2026, 11, 23), "無料"),
+        (None, date(2026, 11, 23), "料金不明"),
+    ],
+)
+async def test_a_price_comes_with_the_day_on_which_it_was_right(
+    visitor: Visitor, cost: float | None, day: date | None, words: str
+) -> None:
+    assert dated(cost, day, visitor) == words
 
 
 async def test_an_answer_that_never_began_has_neither_tokens_nor_price(visitor: Visitor) -> None:

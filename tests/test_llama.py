@@ -36,6 +36,7 @@ from persona_lab.llama import (
     engines,
     open_engine,
     release_engines,
+    running_engines,
 )
 from persona_lab.llama import engine as engine_module
 from persona_lab.llama.engine import LIVE, PIECE, SEQUENCES, WAITING
@@ -248,6 +249,31 @@ def test_next_turn_reads_only_what_is_new(engine: Engine) -> None:
     turn = first + answer.tokens + engine.model.tokenize("And now?")
     # the answer's last token was chosen and not read
     assert ask(engine, turn).wait().cached_tokens == len(first) + len(answer.tokens) - 1
+
+
+def test_an_engine_tells_what_was_read_reused_and_written(engine: Engine) -> None:
+    assert (engine.figures.reuse, engine.figures.speed) == (0, 0)
+    first = prompt(engine, "Persona. Hello.")
+    one = ask(engine, first)
+    one.wait()
+    turn = first + one.tokens + engine.model.tokenize("And now?")
+    two = ask(engine, turn)
+    reused = two.wait().cached_tokens
+    until(lambda: engine.idle)
+    told = engine.figures
+    assert told.prompt_tokens == len(first) + len(turn)
+    assert told.reused_tokens == reused
+    assert told.written_tokens == len(one.tokens) + len(two.tokens)
+    assert told.paced_tokens == told.written_tokens - 2  # the first of each came with its prompt
+    assert told.speed == told.paced_tokens / told.seconds > 0
+    assert (told.cells, told.cells_used) == (512, engine.memory.used)
+    assert (told.live, told.waiting) == (0, 0)
+
+
+def test_figures_are_had_while_the_worker_is_busy(engine: Engine) -> None:
+    with held_up(engine, tokens=8):
+        ask(engine, prompt(engine, "Somebody who comes meanwhile"))
+        assert (engine.figures.live, engine.figures.waiting) == (1, 1)
 
 
 def test_memory_keeps_what_was_used_last(engine: Engine) -> None:
@@ -723,6 +749,7 @@ def test_a_file_has_one_engine_until_its_last_owner_leaves(tiny: Path) -> None:
         one = open_engine(tiny, context=512, threads=1, owner="A")
         other = open_engine(tiny.parent / "." / tiny.name, context=512, threads=1, owner="B")
         assert one is other
+        assert [running.name for running in running_engines()].count(one.name) == 1
         release_engines("A")
         assert ask(one, prompt(one, "Still?")).wait()
         release_engines("B")

@@ -14,7 +14,7 @@ LEVELS = [
     {
         "store", "migrations", "seeds", "prompts", "context", "clients", "llama", "circuits",
         "layers", "replies", "japanese", "tones", "guards", "fidelity", "cards", "monitor", "cache",
-        "limits", "keys",
+        "limits", "keys", "costs",
     },
     {"service", "compare"},
     {"lab"},
@@ -28,7 +28,8 @@ NEIGHBOURS = {
     ("circuits", "clients"), ("clients", "llama"), ("prompts", "clients"),
     ("tones", "japanese"), ("tones", "replies"), ("guards", "replies"),
     ("cache", "clients"), ("cache", "layers"), ("limits", "clients"), ("limits", "layers"),
-    ("clients", "keys"), ("compare", "service"), ("ui", "server"), ("server", "ui"),
+    ("clients", "keys"), ("costs", "clients"), ("monitor", "replies"),
+    ("compare", "service"), ("ui", "server"), ("server", "ui"),
 }  # fmt: skip
 """Imports within a level that are meant. ``prompts`` takes a model's facts from ``clients``."""
 

@@ -17,6 +17,7 @@ import yaml
 
 from bench import Measured, preview, startup, streaming
 from bench import __main__ as bench
+from persona_lab.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 MAPS = {"README.md": "Where do I change", "README.ja.md": "どこを"}
@@ -147,6 +148,20 @@ def test_every_part_of_the_house_is_on_the_map() -> None:
 def test_both_maps_lead_to_the_same_places() -> None:
     english, japanese = (_map(readme, heading) for readme, heading in MAPS.items())
     assert english == japanese
+
+
+NOT_SET = {
+    "TEMPLATES_DIR": "the project's own folders: another place is for tests",
+    "DATA_DIR": "the same",
+    "MODELS_DIR": "the same",
+}
+"""Settings that the tables leave out, with the reason."""
+
+
+@pytest.mark.parametrize("readme", MAPS)
+def test_every_setting_is_documented(readme: str) -> None:
+    told = set(re.findall(r"`([A-Z][A-Z_]+)`", (ROOT / readme).read_text("utf-8")))
+    assert {name.upper() for name in Settings.model_fields} - told - NOT_SET.keys() == set()
 
 
 def test_a_space_runs_the_gradio_that_is_pinned() -> None:

@@ -4,7 +4,7 @@ A client is a :meth:`~LLMClientInterface.stream` of :class:`~persona_lab.models.
 comes with the base class. ``provider:model`` names one: ``openai:gpt-5-mini``,
 ``local:gemma-3-270m``, ``mock:echo``. A new provider is one file in this folder with a class
 ``Client`` and a line in :data:`~persona_lab.settings.PROVIDERS` (and a setting, if it asks for a
-key); what its models accept and cost stands in ``data/models.yaml``.
+key); what its models accept stands in ``data/models.yaml``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 from weakref import WeakKeyDictionary
@@ -83,10 +84,11 @@ class ModelInfo(BaseModel):
     """What is known of a model: one entry of ``data/models.yaml``. A name that ends in ``*``
     stands for all that begin so and aren't listed; of several, the longest.
 
-    ``context`` in tokens; ``input_price`` and ``output_price`` in US dollars a million tokens
-    (None: unknown); ``accepts``: sampling options that the provider takes for this model;
-    ``prompt``: "chat" or "transcript" (a base model); ``examples``: whether example exchanges
-    stand in the system text or go ahead of the conversation as turns.
+    ``context`` in tokens; ``input_price``, ``output_price`` and ``cached_price`` (of input that the
+    provider had read before) in US dollars a million tokens, as of ``price_date``, each ahead of
+    what :mod:`persona_lab.costs` knows; ``accepts``: sampling options that the provider takes for
+    this model; ``prompt``: "chat" or "transcript" (a base model); ``examples``: whether example
+    exchanges stand in the system text or go ahead of the conversation as turns.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -103,6 +105,8 @@ class ModelInfo(BaseModel):
     sampling: Sampling = Sampling()
     input_price: float | None = None
     output_price: float | None = None
+    cached_price: float | None = None
+    price_date: date | None = None
     source: str = ""
     """Local models: ``package:NAME``, a path, or ``repo:file``."""
     licence: str = ""

@@ -203,7 +203,12 @@ def _counts(usage: Any) -> dict[str, int]:
 def _usage(counts: dict[str, int]) -> Usage:
     """Ours: ``prompt_tokens`` include what the cache held and took in; ``input_tokens`` don't."""
     fresh, read, created, output = (counts.get(name, 0) for name in _COUNTS)
-    return Usage(prompt_tokens=fresh + read + created, completion_tokens=output, cached_tokens=read)
+    return Usage(
+        prompt_tokens=fresh + read + created,
+        completion_tokens=output,
+        cached_tokens=read,
+        written_tokens=created,
+    )
 
 
 def _cut(usage: Usage, text: str) -> Usage:

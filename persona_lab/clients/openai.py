@@ -198,6 +198,7 @@ def _usage(counted: Any) -> Usage | None:
         prompt_tokens=int(counted.prompt_tokens),
         completion_tokens=int(counted.completion_tokens),
         cached_tokens=int((details and details.cached_tokens) or 0),
+        written_tokens=int((details and details.cache_write_tokens) or 0),
     )
 
 

@@ -43,12 +43,18 @@ cells, :mod:`engine` is the worker, :mod:`engines` keeps the workers within memo
 knows personas, prompts or asyncio; :mod:`persona_lab.clients.llama_cpp` does.
 """
 
-from persona_lab.llama.engine import Engine, Generation, Step
-from persona_lab.llama.engines import close_engines, open_engine, release_engines
+from persona_lab.llama.engine import Engine, Figures, Generation, Step
+from persona_lab.llama.engines import (
+    close_engines,
+    open_engine,
+    release_engines,
+    running_engines,
+)
 from persona_lab.llama.native import Model, SamplerOptions
 
 __all__ = [
     "Engine",
+    "Figures",
     "Generation",
     "Model",
     "SamplerOptions",
@@ -56,4 +62,5 @@ __all__ = [
     "close_engines",
     "open_engine",
     "release_engines",
+    "running_engines",
 ]

@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -60,6 +60,44 @@ class Step:
 Listener = Callable[[Step | ProviderError], None]
 """Called on the worker's thread: hand over and return. One that raises RuntimeError, as a closed
 event loop does, cancels its answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What an engine is doing and has done, at a moment. Cells and tokens, ``seconds`` of writing.
+
+    ``waiting``: answers that wait to be begun. ``reused_tokens`` of the ``prompt_tokens`` had been
+    read before; ``paced_tokens`` are those ``written_tokens`` that came in ``seconds`` (the first
+    of an answer comes with the end of reading)."""
+
+    name: str
+    cells: int
+    cells_used: int
+    live: int
+    waiting: int
+    prompt_tokens: int = 0
+    reused_tokens: int = 0
+    written_tokens: int = 0
+    paced_tokens: int = 0
+    seconds: float = 0.0
+
+    @property
+    def reuse(self) -> float:
+        """Share of the prompts that needn't be read; 0 before the first."""
+        return self.reused_tokens / self.prompt_tokens if self.prompt_tokens else 0.0
+
+    @property
+    def speed(self) -> float:
+        """Tokens a second, of all answers together, while any was being written."""
+        return self.paced_tokens / self.seconds if self.seconds else 0.0
+
+    def __add__(self, other: Figures) -> Figures:
+        sums = {
+            field.name: getattr(self, field.name) + getattr(other, field.name)
+            for field in fields(self)
+            if field.name != "name"
+        }
+        return Figures(self.name, **sums)
 
 
 class Generation:
@@ -148,6 +186,8 @@ class Engine:
         """What is put in while it is held is seen by the worker, at its end too."""
         self._put = self._taken = self._settled = 0
         """News put into the inbox, taken out of it, and taken when nothing was left to do."""
+        self._prompted = self._reused = self._written = self._paced = 0
+        self._writing_seconds = 0.0
         self.used = time.monotonic()
         """When it was last asked for something."""
         self.unloaded = False
@@ -220,6 +260,22 @@ class Engine:
     def idle(self) -> bool:
         """Whether all that was asked for until now is done. From any thread."""
         return self._settled == self._put
+
+    @property
+    def figures(self) -> Figures:
+        """What it is doing and has done. From any thread; nobody waits for anybody."""
+        return Figures(
+            name=self.name,
+            cells=self._context.cells,
+            cells_used=self.memory.used,
+            live=len(self._live),
+            waiting=len(self._waiting) + self._inbox.qsize(),
+            prompt_tokens=self._prompted,
+            reused_tokens=self._reused,
+            written_tokens=self._written,
+            paced_tokens=self._paced,
+            seconds=self._writing_seconds,
+        )
 
     def close(self) -> None:
         """End what is being written, stop the thread, give the memory back. From any thread."""
@@ -324,11 +380,14 @@ class Engine:
                 return
             if generation.cached_tokens is None:
                 generation.cached_tokens = len(sequence.tokens)
+                self._prompted += generation.prompt_tokens
+                self._reused += generation.cached_tokens
             self._waiting.remove(generation)
             self._live[generation] = sequence
 
     def _step(self) -> None:
         """One decode: a token for everyone who is writing, a piece for those who still read."""
+        began, written = time.perf_counter(), self._written
         unread = {g: g.unread(sequence) for g, sequence in self._live.items()}
         writing = sum(1 for tokens in unread.values() if len(tokens) == 1)
         room = writing + PIECE if writing else BATCH
@@ -357,6 +416,9 @@ class Engine:
                 self._write(generation, index)
             except ProviderError as wrong:  # nobody else's fault
                 self._fail([generation], wrong)
+        if writing:
+            self._paced += self._written - written
+            self._writing_seconds += time.perf_counter() - began
 
     def _read_ahead(self) -> None:
         """A piece of what was asked for last. It is held in between, for whoever comes."""
@@ -387,6 +449,7 @@ class Engine:
             finish, text = "stop", generation.text.feed(b"", final=True)
         else:
             generation.tokens.append(token)
+            self._written += 1
             full = generation.completion_tokens >= generation.max_tokens
             text = generation.text.feed(self.model.piece(token), final=full)
             if generation.text.stopped:

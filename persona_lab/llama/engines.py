@@ -63,6 +63,11 @@ def open_engine(
         return kept.engine
 
 
+def running_engines() -> list[Engine]:
+    """Every engine of this process, at this moment: nobody waits for one that is being loaded."""
+    return [kept.engine for kept in list(_engines.values())]
+
+
 def release_engines(owner: object) -> None:
     """``owner`` needs no engine any more; those that nobody else needs are closed (blocks)."""
     with _opening:

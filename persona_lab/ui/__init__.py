@@ -19,10 +19,15 @@ def serve(settings: Settings, *, share: bool = False) -> None:
     # would take its time again at every full collection.
     gc.disable()
     from persona_lab.lab import open_lab
+    from persona_lab.monitor import logs
     from persona_lab.ui.frame import build, launch
 
+    logs.configure(settings)
+    logs.through_us()
     with open_lab(settings) as lab:
+        logs.configure(settings, secrets=lambda: lab.clients.keys.known)
         page, i18n = build(lab)
+        lab.monitor.metrics.queues["page"] = lambda: len(page._queue)
         gc.freeze()
         gc.enable()
         launch(page, i18n, settings, share=share)

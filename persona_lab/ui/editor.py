@@ -19,12 +19,13 @@ from cachetools import LRUCache
 from gradio.components import Component
 
 from persona_lab.clients import estimate_tokens
+from persona_lab.costs import price_date, priced
 from persona_lab.errors import PersonaLabError
 from persona_lab.lab import Lab
-from persona_lab.models import Agent, Personality, Role, Tone
+from persona_lab.models import Agent, Personality, Role, Tone, Usage
 from persona_lab.store import clean_persona, persona_of
 from persona_lab.ui.stream import paced, waits_for
-from persona_lab.ui.text import figures, money, prompt_html, waiting_html
+from persona_lab.ui.text import dated, figures, prompt_html, waiting_html
 from persona_lab.ui.visitor import QUIET, Visitor, Visitors
 
 TRAITS = ("personalities", "roles", "tones")
@@ -166,15 +167,14 @@ class EditorActions:
             return f'<p class="warning" role="alert">{escape(visitor.excuse(wrong))}</p>'
         count = client.count_tokens if client else estimate_tokens
         tokens = await asyncio.to_thread(count, str(prompt))
-        cost = 0.0 if info.free else None
-        if info.input_price is not None:
-            cost = tokens * info.input_price / 1_000_000
+        server = client.base_url if client else ""
+        cost = await priced(info, Usage(tokens), server=server)
         return prompt_html(
             prompt,
             visitor,
             tokens=tokens,
             about=info.provider != "local" or not client or not client.ready,
-            price=money(cost, visitor),
+            price=dated(cost, price_date(info), visitor),
         )
 
     async def copied(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from datetime import date
 from html import escape
 from typing import Any
 
@@ -108,6 +109,14 @@ def money(cost: float | None, visitor: Visitor) -> str:
     if cost == 0:
         return visitor.say("figures.free")
     return f"${cost:.4f}" if cost >= 0.0001 else f"${cost:.6f}"
+
+
+def dated(cost: float | None, day: date | None, visitor: Visitor) -> str:
+    """:func:`money`, and the ``day`` on which its prices were right."""
+    price = money(cost, visitor)
+    if not cost or day is None:
+        return price
+    return visitor.say("figures.price_of", price=price, date=day.isoformat())
 
 
 def waiting_html(words: str, visitor: Visitor) -> str:
