@@ -245,7 +245,7 @@ class LLMService:
         language: Language | None = None,
         **options: Any,
     ) -> AsyncGenerator[Event, None]:
-        """The answer as it comes: "start", "delta" …, "done".
+        """The answer as it comes: "start" with the message as it is kept, "delta" …, "done".
 
         ``model``: ``provider:name``, the default's where empty. ``language``: of the words shown
         on failure, the persona's where None. ``options`` are fields of
@@ -423,7 +423,7 @@ class LLMService:
             draft = _Draft(self.store, task.chat_id, task.user_id, self.clock, self.save_every)
         rest = ""
         try:
-            yield Event("start", metadata={"user_message_id": task.asked.id if task.asked else ""})
+            yield Event("start", metadata=_asked(task.asked))
             course.began = self.clock()
             async with contextlib.aclosing(self._pieces(task, course)) as pieces:
                 async for piece in pieces:
@@ -821,6 +821,14 @@ async def _to_the_end(work: Awaitable[_T]) -> _T:
 def _tokens(prompt: Prompt, count: Callable[[str], int]) -> int:
     turns = sum(count(turn.content) + _MARKS for turn in prompt.turns)
     return count(prompt.system) + _MARKS + turns
+
+
+def _asked(message: Message | None) -> dict[str, Any]:
+    """The user's message as it is kept."""
+    if message is None:
+        return {"user_message_id": ""}
+    moment = message.created_at.isoformat()
+    return {"user_message_id": message.id, "content": message.content, "timestamp": moment}
 
 
 def _told(error: ProviderError) -> dict[str, Any]:

@@ -25,4 +25,4 @@ def serve(settings: Settings, *, share: bool = False) -> None:
         page, i18n = build(lab)
         gc.freeze()
         gc.enable()
-        launch(page, i18n, settings, share=share)
+        launch(page, i18n, lab, share=share)
