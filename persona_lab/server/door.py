@@ -53,7 +53,7 @@ def open_door(
     statuses: Mapping[int, int] | None = None,
     **described: Any,
 ) -> FastAPI:
-    """An app of ``routers`` over ``lab``.
+    """An app of ``routers`` over ``lab``. Nobody gets behind it who isn't known.
 
     ``max_body`` in bytes; ``statuses``: those that this door calls otherwise; ``described`` is
     FastAPI's.
@@ -71,6 +71,7 @@ def open_door(
     app = FastAPI(
         docs_url=None,  # those pages are fetched from another site
         redoc_url=None,
+        dependencies=[Depends(calling)],  # also where an operation doesn't ask who it is for
         exception_handlers={
             HTTPException: handle,
             RequestValidationError: handle,
