@@ -69,6 +69,8 @@ class Spoken(BaseModel):
 
 
 class StreamOptions(BaseModel):
+    """How an answer streams."""
+
     include_usage: bool | None = False
 
 
@@ -117,8 +119,25 @@ class ModelOut(BaseModel):
 
 
 class ModelList(BaseModel):
+    """Personas, as models."""
+
     object: Literal["list"] = "list"
     data: list[ModelOut]
+
+
+class ErrorDetails(BaseModel):
+    """What went wrong."""
+
+    message: str = Field(description="In words, Japanese or English by Accept-Language.")
+    type: str = Field(description="invalid_request_error, rate_limit_error or server_error.")
+    param: str | None = Field(description="The field that is meant.")
+    code: str
+
+
+class ErrorOut(BaseModel):
+    """An error in OpenAI's shape."""
+
+    error: ErrorDetails
 
 
 # ── the conversation ──────────────────────────────────────────────────────────────────────
@@ -160,7 +179,27 @@ def conversation(
 
 # ── what can be done ──────────────────────────────────────────────────────────────────────
 
-door = APIRouter()
+_REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorOut, "description": description}
+    for status, description in {
+        400: "It can't be used as it is.",
+        401: "Nobody knows who calls.",
+        404: "The caller has no such persona.",
+        413: "It is too long.",
+        429: "The caller's quota is used up; Retry-After says until when.",
+        500: "Something unexpected went wrong.",
+        503: "The database or the model can't be had.",
+        504: "The model didn't answer in time.",
+    }.items()
+}
+_STREAMED: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The answer; with stream, its chunks as server-sent events.",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    }
+}
+
+door = APIRouter(responses=_REFUSALS)
 
 
 @door.get("/models")
@@ -182,7 +221,7 @@ async def read_model(model: str, lab: TheLab, caller: TheCaller) -> ModelOut:
     return _model(agent, model)
 
 
-@door.post("/chat/completions", response_model=None)
+@door.post("/chat/completions", response_model=None, responses=_STREAMED)
 async def complete(asked: Completion, request: Request, lab: TheLab, caller: TheCaller) -> Response:
     """The persona's answer to a conversation."""
     if asked.n not in (None, 1):

@@ -143,8 +143,10 @@ def sendable(value: Any) -> Any:
 
 
 def _of_http(error: HTTPException) -> PersonaLabError:
-    why = {404: "no_route", 405: "no_method", 413: "too_large"}.get(error.status_code, "not_json")
-    return InvalidRequest(why=why, status=error.status_code)
+    known = {404: "no_route", 405: "no_method", 413: "too_large"}
+    if error.status_code in known:
+        return InvalidRequest(why=known[error.status_code], status=error.status_code)
+    return InvalidRequest(why="not_json")  # a body that can't even be read
 
 
 def _of_validation(problems: Sequence[Any]) -> PersonaLabError:
