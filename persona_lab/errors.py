@@ -7,9 +7,13 @@
     │   └── TemplateError       a template, rule or word file is wrong, named by file and number
     ├── InputError              what was typed or chosen can't be used; nothing was lost
     │   ├── EmptyMessage · MessageTooLong · InvalidPersona · UnknownModel · InvalidOption
+    │   └── InvalidRequest      a program's request hasn't the form that its door takes
+    ├── Unauthorized            nobody knows who calls
+    ├── Forbidden               another's, where a door has to say so
     ├── NotFound                no such row for this user (another's row is as good as none)
     ├── RateLimitError          the user's own quota in this house; a provider's is RateLimited
-    │   └── TokensSpent
+    │   ├── TokensSpent
+    │   └── TooManyAtOnce
     ├── StorageError            the database didn't take it
     │   └── DiskFull
     └── ProviderError           a model gave no usable answer
@@ -114,8 +118,28 @@ class InvalidOption(InputError):
     code = "invalid_option"
 
 
+class InvalidRequest(InputError):
+    """``why`` names the words for it under ``reasons.``; ``field`` is the part that is meant."""
+
+    code = "invalid_request"
+
+
+class Unauthorized(PersonaLabError):
+    """A program without a token, or with one that leads to nobody."""
+
+    code = "unauthorized"
+    type = ErrorType.INVALID_INPUT
+
+
+class Forbidden(PersonaLabError):
+    """A row of another's, where the specification tells it from one that isn't there."""
+
+    code = "forbidden"
+    type = ErrorType.INVALID_INPUT
+
+
 class NotFound(PersonaLabError):
-    """``kind`` is "agent", "chat" or "message"."""
+    """``kind`` is "agent", "chat", "message" or "token"."""
 
     code = "not_found"
     type = ErrorType.INVALID_INPUT
@@ -133,6 +157,12 @@ class TokensSpent(RateLimitError):
     """``limit`` in tokens a day; ``minutes`` until it is over."""
 
     code = "tokens_spent"
+
+
+class TooManyAtOnce(RateLimitError):
+    """``limit`` messages wait for their answers already."""
+
+    code = "busy"
 
 
 class StorageError(PersonaLabError):

@@ -60,6 +60,20 @@ class User(SQLModel, table=True):
     created_at: datetime = Field(default_factory=now)
 
 
+class ApiToken(SQLModel, table=True):
+    """What a program shows to act for ``user_id``. ``token_hash`` is the SHA-256 of the secret,
+    which nobody but its owner has; a revoked token keeps its row, so that it is known what it was.
+    """
+
+    id: str = Field(default_factory=new_id, primary_key=True)
+    user_id: str = Field(foreign_key="user.id", index=True)
+    name: str = ""
+    token_hash: str = Field(unique=True, index=True)
+    created_at: datetime = Field(default_factory=now)
+    last_used_at: datetime | None = None
+    revoked_at: datetime | None = None
+
+
 class AgentPersonality(SQLModel, table=True):
     agent_id: str = Field(foreign_key="agent.id", primary_key=True, ondelete="CASCADE")
     personality_id: str = Field(foreign_key="personality.id", primary_key=True)

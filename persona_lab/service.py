@@ -263,7 +263,7 @@ class LLMService:
         language: Language | None = None,
         **options: Any,
     ) -> AsyncGenerator[Event, None]:
-        """The answer as it comes: "start", "delta" …, "done".
+        """The answer as it comes: "start" with the message as it is kept, "delta" …, "done".
 
         ``model``: ``provider:name``, the default's where empty. ``language``: of the words shown
         on failure, the persona's where None. ``options`` are fields of
@@ -452,7 +452,7 @@ class LLMService:
             draft = _Draft(self.store, task.chat_id, task.user_id, self.clock, self.save_every)
         rest = ""
         try:
-            yield Event("start", metadata={"user_message_id": task.asked.id if task.asked else ""})
+            yield Event("start", metadata=_asked(task.asked))
             course.began = self.clock()
             async with contextlib.aclosing(self._pieces(task, course)) as pieces:
                 async for piece in pieces:
@@ -897,6 +897,14 @@ def _sent(prompt: Prompt | None) -> list[dict[str, str]]:
     """The conversation as it went along with the persona, in the form that travels."""
     turns = prompt.turns if prompt else ()
     return [{"role": turn.role, "content": turn.content} for turn in turns]
+
+
+def _asked(message: Message | None) -> dict[str, Any]:
+    """The user's message as it is kept."""
+    if message is None:
+        return {"user_message_id": ""}
+    moment = message.created_at.isoformat()
+    return {"user_message_id": message.id, "content": message.content, "timestamp": moment}
 
 
 def _told(error: ProviderError) -> dict[str, Any]:

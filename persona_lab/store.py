@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import hashlib
 import re
+import secrets
 import sqlite3
 import threading
 import time
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -34,14 +35,18 @@ from persona_lab import migrations
 from persona_lab.errors import (
     ConfigurationError,
     DiskFull,
+    Forbidden,
     InputError,
     InvalidPersona,
+    InvalidRequest,
     NotFound,
+    StorageError,
     from_foreign,
 )
 from persona_lab.models import (
     Agent,
     AgentRevision,
+    ApiToken,
     Chat,
     Message,
     Sender,
@@ -69,6 +74,13 @@ RESTORABLE = timedelta(days=1)
 """How long the page offers to bring back what was deleted. It stays in the database."""
 REVISIONS = 100
 """Steps of undo that a persona keeps."""
+
+PREFIX = "pl_"
+"""How a token begins: whoever finds one somewhere sees what it is."""
+TOKENS = 50
+"""Tokens that a user may have at a time."""
+USED_EVERY = timedelta(minutes=1)
+"""How exactly a token's last use is written down: not every call is a write."""
 
 BUSY_TIMEOUT = 30.0
 """Seconds that SQLite waits for another's transaction."""
@@ -259,7 +271,7 @@ class Store:
         """
         if not secret:
             raise InputError("an empty secret")
-        digest = hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
+        digest = _digest(secret)
         known = select(User).where(User.secret_hash == digest)
         with self._read() as session:
             found = session.exec(known).first()
@@ -269,6 +281,59 @@ class Store:
             user = User(secret_hash=digest, created_at=self._clock())
             _insert_new(session, "user", [user.model_dump()])
             return session.exec(known).one()
+
+    # ── tokens of programs ──
+
+    def create_token(self, *, user_id: str, name: str = "") -> tuple[ApiToken, str]:
+        """A new token of the user's, and its secret: nobody can read that again.
+
+        ``name`` is one line, to tell tokens apart. Raises InvalidRequest for one that is too long,
+        and where there are :data:`TOKENS` already.
+        """
+        name = " ".join(clean_text(name).split())
+        if len(name) > NAME_LENGTH:
+            raise InvalidRequest(field="name", why="field_value", limit=NAME_LENGTH)
+        secret = PREFIX + secrets.token_urlsafe(32)
+        with self._write() as session:
+            session.get(User, user_id, with_for_update=True)  # two at once don't pass the limit
+            count = select(func.count()).select_from(_tokens(user_id).subquery())
+            if session.exec(count).one() >= TOKENS:
+                raise InvalidRequest(why="many_tokens", limit=TOKENS)
+            token = ApiToken(
+                user_id=user_id, name=name, token_hash=_digest(secret), created_at=self._clock()
+            )
+            session.add(token)
+        return token, secret
+
+    def list_tokens(self, *, user_id: str) -> list[ApiToken]:
+        """The user's tokens that hold, the newest first."""
+        newest = _tokens(user_id).order_by(col(ApiToken.created_at).desc(), col(ApiToken.id))
+        with self._read() as session:
+            return list(session.exec(newest))
+
+    def revoke_token(self, token_id: str, *, user_id: str) -> None:
+        """From now on the token leads to nobody."""
+        with self._write() as session:
+            token = session.get(ApiToken, token_id) if _is_id(token_id) else None
+            if token is None or token.user_id != user_id:
+                raise NotFound(kind="token")
+            token.revoked_at = token.revoked_at or self._clock()
+
+    def user_for_token(self, secret: str) -> User:
+        """Whose token ``secret`` is. Raises NotFound(kind="token") where it is nobody's."""
+        held = select(ApiToken, User).join(User).where(ApiToken.token_hash == _digest(secret))
+        with self._read() as session:
+            found = session.exec(held.where(col(ApiToken.revoked_at).is_(None))).first()
+        if found is None:
+            raise NotFound(kind="token")
+        token, user = found
+        moment = self._clock()
+        if token.last_used_at is None or moment - token.last_used_at >= USED_EVERY:
+            # A database that takes nothing any more can still be read.
+            with suppress(StorageError), self._write() as session:
+                used = update(ApiToken).where(col(ApiToken.id) == token.id)
+                session.exec(used.values(last_used_at=moment))
+        return user
 
     # ── personas ──
 
@@ -295,6 +360,22 @@ class Store:
         """The user's own persona or a demo; with ``deleted``, also one that was deleted."""
         with self._read() as session:
             return _readable_agent(session, agent_id, user_id, deleted=deleted)
+
+    def agent_named(self, name: str, *, user_id: str) -> Agent:
+        """The persona whose id or name is ``name``: of several, the user's own and last changed."""
+        with self._read() as session:
+            with suppress(NotFound):
+                return _readable_agent(session, name, user_id)
+            named = select(Agent).where(
+                Agent.name == _clean_item("name", name, 2 * len(name)),
+                col(Agent.deleted_at).is_(None),
+                (col(Agent.owner_id) == user_id) | col(Agent.owner_id).is_(None),
+            )
+            own_first = col(Agent.owner_id).is_(None), col(Agent.updated_at).desc()
+            found = session.exec(named.order_by(*own_first, col(Agent.id))).first()
+            if found is None:
+                raise NotFound(kind="agent")
+            return found
 
     def list_agents(self, *, user_id: str) -> list[Agent]:
         """The user's own, the last changed first, then the demos in the order of their file."""
@@ -486,6 +567,14 @@ class Store:
         with self._read() as session:
             return _own_chat(session, chat_id, user_id, deleted=False)
 
+    def open_chat(self, chat_id: str, *, user_id: str) -> Chat:
+        """:meth:`get_chat` for a door that tells another's conversation from none: Forbidden."""
+        with self._read() as session:
+            chat = session.get(Chat, chat_id) if _is_id(chat_id) else None
+            if chat is not None and chat.user_id != user_id:
+                raise Forbidden(kind="chat")
+            return _own_chat(session, chat_id, user_id, deleted=False)
+
     def list_chats(
         self, *, user_id: str, agent_id: str | None = None, limit: int = 50
     ) -> list[Chat]:
@@ -537,6 +626,11 @@ class Store:
             _own_chat(session, chat_id, user_id, deleted=False)
             return list(session.exec(turns))
 
+    def get_message(self, message_id: str, *, user_id: str) -> Message:
+        with self._read() as session:
+            message, _ = _own_message(session, message_id, user_id)
+            return message
+
     def add_message(
         self,
         chat_id: str,
@@ -585,10 +679,7 @@ class Store:
     ) -> Message:
         """Change what is given of a message; None leaves it."""
         with self._write() as session:
-            message = session.get(Message, message_id) if _is_id(message_id) else None
-            chat = session.get(Chat, message.chat_id) if message else None
-            if message is None or chat is None or chat.user_id != user_id:
-                raise NotFound(kind="message")
+            message, chat = _own_message(session, message_id, user_id)
             if message.status != "streaming":
                 chat.revision = _one_more()
             if content is not None:
@@ -747,6 +838,11 @@ class Store:
         with self._read() as session:
             return float(session.exec(total).one() or 0.0)
 
+    def check(self) -> None:
+        """Whether the database answers."""
+        with self._read() as session:
+            session.exec(select(1)).one()
+
     def mark_interrupted(self) -> int:
         """At start: answers that a crash left "streaming" become "interrupted". How many.
 
@@ -798,6 +894,23 @@ def _own_chat(
     if chat is None or chat.user_id != user_id or (chat.deleted_at and not deleted):
         raise NotFound(kind="chat")
     return chat
+
+
+def _own_message(session: Session, message_id: str, user_id: str) -> tuple[Message, Chat]:
+    message = session.get(Message, message_id) if _is_id(message_id) else None
+    chat = session.get(Chat, message.chat_id) if message else None
+    if message is None or chat is None or chat.user_id != user_id:
+        raise NotFound(kind="message")
+    return message, chat
+
+
+def _tokens(user_id: str) -> Any:
+    return select(ApiToken).where(ApiToken.user_id == user_id, col(ApiToken.revoked_at).is_(None))
+
+
+def _digest(secret: str) -> str:
+    """What is stored of a secret. It is long and random: no salt makes it harder to guess."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _one_more() -> Any:

@@ -19,7 +19,7 @@ from serving import GEMMA, SMOLLM
 from persona_lab.errors import EmptyMessage, NotFound, RateLimited
 from persona_lab.lab import Lab
 from persona_lab.models import Agent, Event, Message, Prompt, Span, Trace, Turn
-from persona_lab.server import COOKIE, LANGUAGE_COOKIE
+from persona_lab.server import COOKIE, LANGUAGE_COOKIE, language_of
 from persona_lab.settings import ROOT
 from persona_lab.store import persona_of
 from persona_lab.ui import stream
@@ -37,7 +37,7 @@ from persona_lab.ui.editor import (
 )
 from persona_lab.ui.stream import paced, waits_for
 from persona_lab.ui.text import dated, figures, money, prompt_html, readable
-from persona_lab.ui.visitor import Visitor, Visitors, language_of
+from persona_lab.ui.visitor import Visitor, Visitors
 from persona_lab.words import Words
 
 WORDS = Words(ROOT / "templates" / "ui.yaml")
@@ -538,7 +538,7 @@ def test_the_switch_comes_before_the_browsers_language(
     accepted: str, cookie: str, language: str
 ) -> None:
     cookies = {LANGUAGE_COOKIE: cookie} if cookie else {}
-    assert language_of(request(language=accepted, **cookies)) == language
+    assert language_of(cookies, {"accept-language": accepted}) == language
 
 
 async def test_a_visitor_is_known_by_the_cookie_and_else_by_the_session(

@@ -172,6 +172,8 @@ def test_a_database_of_every_earlier_step_is_brought_up_to_date_with_all_its_row
     asked, answered = store.messages("c", user_id="u")
     assert (asked.content, answered.details) == ("やあ👩‍👩‍👧", {"prompt": "あ"})
     store.add_message("c", user_id="u", sender="user", content="また")
+    _, secret = store.create_token(user_id="u")
+    assert store.user_for_token(secret).id == "u"
     store.close()
 
 

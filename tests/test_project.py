@@ -35,12 +35,9 @@ NOT_IMPORTED = {
 
 COME_ALONG = {
     "anyio",
-    "fastapi",
     "gradio_client",
-    "httpx",
     "httpx2",
     "numpy",
-    "starlette",
     "uvicorn",
     "werkzeug",
 }

@@ -27,13 +27,15 @@ from persona_lab import migrations
 from persona_lab.errors import (
     ConfigurationError,
     DiskFull,
+    Forbidden,
     InputError,
     InvalidPersona,
+    InvalidRequest,
     NotFound,
     StorageError,
 )
 from persona_lab.models import Agent, TurnRecord
-from persona_lab.store import REVISIONS, Mark, Store, persona_of
+from persona_lab.store import REVISIONS, TOKENS, Mark, Store, persona_of
 
 
 @dataclass
@@ -100,6 +102,7 @@ class World:
     chat: str
     message: str
     asked: str
+    token: str
 
 
 @pytest.fixture
@@ -110,7 +113,8 @@ def world(store: Store, user: str) -> World:
     asked = store.add_message(chat.id, user_id=user, sender="user", content="こんにちは")
     answer = store.add_message(chat.id, user_id=user, sender="ai", content="やあ")
     store.record(_record(user))
-    return World(user, agent.id, chat.id, answer.id, asked.id)
+    token, _ = store.create_token(user_id=user, name="仕事")
+    return World(user, agent.id, chat.id, answer.id, asked.id, token.id)
 
 
 def _record(user: str, **fields: Any) -> TurnRecord:
@@ -128,6 +132,9 @@ BY_ID: dict[str, tuple[str, Callable[[Store, World, str], object]]] = {
         "chat",
         lambda s, w, u: s.summarize(w.chat, user_id=u, summary="x", since=Mark()),
     ),
+    "agent_named": ("agent", lambda s, w, u: s.agent_named(w.agent, user_id=u)),
+    "get_message": ("message", lambda s, w, u: s.get_message(w.message, user_id=u)),
+    "revoke_token": ("token", lambda s, w, u: s.revoke_token(w.token, user_id=u)),
     "undo_agent": ("agent", lambda s, w, u: s.undo_agent(w.agent, user_id=u)),
     "can_undo": ("agent", lambda s, w, u: s.can_undo(w.agent, user_id=u)),
     "duplicate_agent": ("agent", lambda s, w, u: s.duplicate_agent(w.agent, user_id=u, name="x")),
@@ -154,11 +161,17 @@ BY_ID: dict[str, tuple[str, Callable[[Store, World, str], object]]] = {
 LISTS: dict[str, Callable[[Store, str], object]] = {
     "list_agents": lambda s, u: s.list_agents(user_id=u),
     "list_chats": lambda s, u: s.list_chats(user_id=u),
+    "list_tokens": lambda s, u: s.list_tokens(user_id=u),
     "records": lambda s, u: s.records(user_id=u),
     "choices": lambda s, u: [name for names in s.choices(u, "ja").values() for name in names],
 }
 
+SAYS_WHOSE = {"open_chat", "create_token"}
+"""They take the user too: one tells another's row from none, the other names no row."""
+
 FOR_NOBODY = {
+    "check": "no rows",
+    "user_for_token": "the token says who",
     "create_user": "makes one",
     "user_for_secret": "the secret says who",
     "create_agent": "new; user_id None makes a demo",
@@ -175,6 +188,7 @@ def _everything_of(store: Store, world: World) -> object:
         [chat.model_dump() for chat in store.list_chats(user_id=world.user)],
         [turn.model_dump() for turn in store.messages(world.chat, user_id=world.user)],
         [turn.model_dump() for turn in store.records(user_id=world.user)],
+        [token.model_dump() for token in store.list_tokens(user_id=world.user)],
     )
 
 
@@ -186,7 +200,7 @@ def test_a_row_of_another_user_is_as_good_as_none(store: Store, world: World, me
     with pytest.raises(NotFound) as theirs:
         call(store, world, stranger)
     assert _everything_of(store, world) == before
-    missing = World(world.user, *["f" * 32] * 4)
+    missing = World(world.user, *["f" * 32] * 5)
     with pytest.raises(NotFound) as none:
         call(store, missing, world.user)
     assert theirs.value.details == none.value.details == {"kind": kind}
@@ -206,8 +220,8 @@ def test_every_public_method_takes_the_user_it_is_for_or_is_known_not_to() -> No
         for name, method in inspect.getmembers(Store, inspect.isfunction)
         if not name.startswith("_")
     }
-    assert set(methods) == set(BY_ID) | set(LISTS) | set(FOR_NOBODY)
-    for name in {*BY_ID, *LISTS}:
+    assert set(methods) == set(BY_ID) | set(LISTS) | set(FOR_NOBODY) | SAYS_WHOSE
+    for name in {*BY_ID, *LISTS, *SAYS_WHOSE}:
         assert methods[name]["user_id"].default is inspect.Parameter.empty, name
 
 
@@ -246,6 +260,101 @@ def test_tabs_that_open_together_become_one_user(store: Store) -> None:
 
     with ThreadPoolExecutor(8) as tabs:
         assert len(set(tabs.map(open_tab, range(8)))) == 1
+
+
+# ── tokens of programs ────────────────────────────────────────────────────────────────────
+
+
+def test_a_token_leads_to_its_user_and_is_not_stored(store: Store, user: str) -> None:
+    token, secret = store.create_token(user_id=user, name=" 仕事\n用 ")
+    assert secret.startswith("pl_")
+    assert token.name == "仕事 用"
+    assert store.user_for_token(secret).id == user
+    with store.engine.connect() as connection:
+        [row] = connection.execute(text("SELECT * FROM apitoken")).all()
+    assert secret.removeprefix("pl_") not in str(row)
+
+
+def test_a_token_that_was_revoked_or_never_was_leads_to_nobody(store: Store, user: str) -> None:
+    token, secret = store.create_token(user_id=user)
+    _, other = store.create_token(user_id=user)
+    store.revoke_token(token.id, user_id=user)
+    store.revoke_token(token.id, user_id=user)
+    for nobodys in (secret, "", "pl_", "pl_x", token.token_hash, "\ud800", "pl_\x00"):
+        with pytest.raises(NotFound) as none:
+            store.user_for_token(nobodys)
+        assert none.value.details == {"kind": "token"}
+    assert store.user_for_token(other).id == user
+    assert len(store.list_tokens(user_id=user)) == 1
+
+
+def test_the_last_use_of_a_token_is_known_to_a_minute(
+    store: Store, user: str, clock: Clock
+) -> None:
+    token, secret = store.create_token(user_id=user)
+    assert token.last_used_at is None
+    first = clock.moment
+    for seconds, used in ((0, 0), (59, 0), (1, 60), (30, 60), (30, 120)):
+        clock.tick(seconds)
+        store.user_for_token(secret)
+        [kept] = store.list_tokens(user_id=user)
+        assert kept.last_used_at == first + timedelta(seconds=used)
+
+
+def test_a_token_is_known_though_its_use_cannot_be_written_down(
+    store: Store, user: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, secret = store.create_token(user_id=user)
+
+    @contextmanager
+    def full() -> Iterator[None]:
+        raise DiskFull
+        yield
+
+    monkeypatch.setattr(store, "_write", full)
+    assert store.user_for_token(secret).id == user
+
+
+def test_tokens_have_a_bound_that_revoking_lifts(store: Store, user: str) -> None:
+    tokens = [store.create_token(user_id=user)[0] for _ in range(TOKENS)]
+    with pytest.raises(InvalidRequest) as many:
+        store.create_token(user_id=user)
+    assert many.value.details == {"why": "many_tokens", "limit": TOKENS}
+    store.revoke_token(tokens[0].id, user_id=user)
+    store.create_token(user_id=user)
+    with pytest.raises(InvalidRequest):
+        store.create_token(user_id=store.create_user().id, name="長" * 101)
+
+
+def test_only_the_door_that_asks_is_told_that_a_conversation_is_anothers(
+    store: Store, world: World
+) -> None:
+    stranger = store.create_user().id
+    assert store.open_chat(world.chat, user_id=world.user).id == world.chat
+    with pytest.raises(Forbidden):
+        store.open_chat(world.chat, user_id=stranger)
+    store.delete_chat(world.chat, user_id=world.user)
+    for chat in (world.chat, "f" * 32, "\x00"):
+        with pytest.raises(NotFound):
+            store.open_chat(chat, user_id=world.user)
+
+
+def test_of_personas_with_one_name_the_users_own_and_newest_is_meant(
+    store: Store, user: str, clock: Clock
+) -> None:
+    demo = store.create_agent(user_id=None, name="さくら")
+    store.create_agent(user_id=store.create_user().id, name="さくら")
+    assert store.agent_named("さくら", user_id=user).id == demo.id
+    own = store.create_agent(user_id=user, name="さくら")
+    clock.tick()
+    newer = store.create_agent(user_id=user, name="さくら")
+    assert store.agent_named(" さくら\n", user_id=user).id == newer.id
+    assert store.agent_named(own.id, user_id=user).id == own.id
+    store.delete_agent(newer.id, user_id=user)
+    assert store.agent_named("さくら", user_id=user).id == own.id
+    for none in ("", "さ", newer.id, "\x00", "\ud800"):
+        with pytest.raises(NotFound):
+            store.agent_named(none, user_id=user)
 
 
 # ── personas ──────────────────────────────────────────────────────────────────────────────

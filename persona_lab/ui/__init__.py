@@ -30,4 +30,4 @@ def serve(settings: Settings, *, share: bool = False) -> None:
         lab.monitor.metrics.queues["page"] = lambda: len(page._queue)
         gc.freeze()
         gc.enable()
-        launch(page, i18n, settings, share=share)
+        launch(page, i18n, lab, share=share)

@@ -11,7 +11,7 @@ from starlette.middleware import Middleware
 from persona_lab.errors import ConfigurationError
 from persona_lab.lab import Lab
 from persona_lab.server import ClosedDoors, FrontPage, VisitorCookie
-from persona_lab.settings import Settings
+from persona_lab.server.routes import routes
 from persona_lab.ui.api import name_endpoints
 from persona_lab.ui.chat import ChatActions, build_chat
 from persona_lab.ui.compare import CompareActions, build_compare
@@ -85,8 +85,12 @@ def build(lab: Lab) -> tuple[gr.Blocks, gr.I18n]:
     return page, i18n
 
 
-def launch(page: gr.Blocks, i18n: gr.I18n, settings: Settings, *, share: bool = False) -> None:
-    """Serves until interrupted. Raises ConfigurationError when the port can't be had."""
+def launch(page: gr.Blocks, i18n: gr.I18n, lab: Lab, *, share: bool = False) -> None:
+    """Serves until interrupted, with the doors for programs beside the page.
+
+    Raises ConfigurationError when the port can't be had.
+    """
+    settings = lab.settings
     try:
         page.launch(
             server_name=settings.gradio_server_name,
@@ -103,11 +107,12 @@ def launch(page: gr.Blocks, i18n: gr.I18n, settings: Settings, *, share: bool = 
             pwa=False,
             max_threads=100,
             app_kwargs={
+                "routes": routes(lab),
                 "middleware": [
                     Middleware(ClosedDoors),
                     Middleware(VisitorCookie),
                     Middleware(FrontPage, head=head()),
-                ]
+                ],
             },
         )
     except OSError as wrong:

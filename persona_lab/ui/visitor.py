@@ -18,7 +18,7 @@ from cachetools import LRUCache
 from persona_lab.errors import ErrorHandler, InvalidPersona, PersonaLabError, from_foreign
 from persona_lab.lab import Lab
 from persona_lab.models import Language
-from persona_lab.server import LANGUAGE_COOKIE, visitor_secret
+from persona_lab.server import language_of, visitor_secret
 from persona_lab.words import Words
 
 log = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ class Visitors:
         visitor = Visitor(
             self._known.get(secret, ""),
             request.session_hash or "",
-            language_of(request),
+            language_of(dict(request.cookies), request.headers),
             self._words,
             self._lab.error_handler,
         )
@@ -104,12 +104,3 @@ class Visitors:
             user = await asyncio.to_thread(self._lab.store.user_for_secret, secret)
         self._known[secret] = user.id
         return replace(visitor, user_id=user.id)
-
-
-def language_of(request: gr.Request) -> Language:
-    """The switch in the page first, then the browser's language; English for neither."""
-    chosen = request.cookies.get(LANGUAGE_COOKIE, "")
-    if chosen in ("ja", "en"):
-        return "ja" if chosen == "ja" else "en"
-    accepted = request.headers.get("accept-language", "ja")
-    return "ja" if accepted.strip().lower().startswith("ja") else "en"

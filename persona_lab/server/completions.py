@@ -1,0 +1,372 @@
+"""``/v1`` in OpenAI's form: any client that speaks it can talk with a persona.
+
+The model's name is a persona's, or its id: one of the caller's, or a demo. The lab's default model
+answers, with the persona's own prompt, and the conversation is what ``messages`` say; nothing of
+it is kept but the turn's record (kind "api").
+
+What system and developer messages say goes ahead of the conversation as an exchange of its own,
+which the persona takes note of. It isn't put into the persona: its system text stays the one that
+the page shows, to the byte.
+
+A failed answer is an error in OpenAI's shape, not a stand-in's words: its clients try again by
+themselves. Fields that a persona has no use for (tools, logprobs, …) are passed over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fastapi import APIRouter, FastAPI, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import JSONResponse
+
+from persona_lab.clients import check_options
+from persona_lab.context import Entry
+from persona_lab.errors import InvalidRequest, PersonaLabError
+from persona_lab.guards import InputValidator
+from persona_lab.lab import Lab
+from persona_lab.models import Agent, Event, Language, new_id
+from persona_lab.server.door import TheCaller, TheLab, open_door
+from persona_lab.server.refusals import AnswerFailed, ours, refusal, status_of
+from persona_lab.server.stream import EventStream, as_json, sse
+from persona_lab.words import Words
+
+MAX_BODY = 1024 * 1024
+"""Bytes of a request, the whole conversation in it."""
+
+_HARMLESS = InputValidator(MAX_BODY)
+"""Cleans what was said before; how long that is, the model's window decides."""
+
+
+# ── what travels ──────────────────────────────────────────────────────────────────────────
+
+
+class Part(BaseModel):
+    """A part of a message. Only text is read."""
+
+    type: str
+    text: str | None = None
+
+
+class Spoken(BaseModel):
+    """A message of the conversation."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[Part] | None = None
+
+    def text(self) -> str:
+        """Raises InvalidRequest for what isn't text."""
+        if self.content is None or isinstance(self.content, str):
+            return _HARMLESS.clean(self.content or "")
+        if any(part.type != "text" for part in self.content):
+            raise InvalidRequest(why="only_text", field="messages")
+        return _HARMLESS.clean("\n".join(part.text or "" for part in self.content))
+
+
+class StreamOptions(BaseModel):
+    """How an answer streams."""
+
+    include_usage: bool | None = False
+
+
+class Completion(BaseModel):
+    """A request for an answer."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    model: str = Field(description="A persona's name or id.", examples=["さくら"])
+    messages: list[Spoken] = Field(
+        min_length=1,
+        max_length=2000,
+        description="The conversation; the last message is the user's.",
+        examples=[[{"role": "user", "content": "こんにちは"}]],
+    )
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+    n: int | None = Field(1, description="1, for there is one answer at a time.")
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+
+    def options(self) -> dict[str, Any]:
+        """The sampling that was asked for. Raises InvalidOption."""
+        stop = [self.stop] if isinstance(self.stop, str) else self.stop
+        asked = {
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "max_tokens": self.max_completion_tokens or self.max_tokens,
+            "seed": self.seed,
+            "stop": tuple(filter(None, stop)) if stop else None,
+        }
+        return check_options({name: value for name, value in asked.items() if value is not None})
+
+
+class ModelOut(BaseModel):
+    """A persona, as a model."""
+
+    id: str = Field(description="Its name, or its id where another has the name.")
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = Field(description="you, or demo.")
+
+
+class ModelList(BaseModel):
+    """Personas, as models."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelOut]
+
+
+class ErrorDetails(BaseModel):
+    """What went wrong."""
+
+    message: str = Field(description="In words, Japanese or English by Accept-Language.")
+    type: str = Field(description="invalid_request_error, rate_limit_error or server_error.")
+    param: str | None = Field(description="The field that is meant.")
+    code: str
+
+
+class ErrorOut(BaseModel):
+    """An error in OpenAI's shape."""
+
+    error: ErrorDetails
+
+
+# ── the conversation ──────────────────────────────────────────────────────────────────────
+
+
+def conversation(
+    messages: Sequence[Spoken], words: Words, language: str
+) -> tuple[list[Entry], str]:
+    """What was said before, as whole exchanges, and the message to be answered.
+
+    Messages of one side in a row become one. Raises InvalidRequest when the last isn't the
+    user's, or one isn't text.
+    """
+    told = [(message.role, message.text()) for message in messages]
+    if told[-1][0] != "user":
+        raise InvalidRequest(why="not_ending", field="messages")
+    context: list[Entry] = []
+
+    def say(sender: str, text: str) -> None:
+        if context and context[-1]["sender"] == sender:
+            context[-1]["content"] += "\n\n" + text
+        elif text:
+            context.append({"sender": sender, "content": text, "timestamp": ""})
+
+    rules = [text for role, text in told if role in ("system", "developer") and text]
+    if rules:
+        say("user", "\n\n".join(rules))
+        say("ai", words("heard", language))
+    for role, text in told:
+        if role == "assistant" and text:
+            if not context:
+                say("user", words("opening", language))
+            say("ai", text)
+        elif role == "user":
+            say("user", text)
+    asked = context.pop()["content"] if context and context[-1]["sender"] == "user" else ""
+    return context, asked
+
+
+# ── what can be done ──────────────────────────────────────────────────────────────────────
+
+_REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorOut, "description": description}
+    for status, description in {
+        400: "It can't be used as it is.",
+        401: "Nobody knows who calls.",
+        404: "The caller has no such persona.",
+        413: "It is too long.",
+        429: "The caller's quota is used up; Retry-After says until when.",
+        500: "Something unexpected went wrong.",
+        503: "The database or the model can't be had.",
+        504: "The model didn't answer in time.",
+    }.items()
+}
+_STREAMED: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The answer; with stream, its chunks as server-sent events.",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    }
+}
+
+door = APIRouter(responses=_REFUSALS)
+
+
+@door.get("/models")
+async def list_models(lab: TheLab, caller: TheCaller) -> ModelList:
+    """Your personas, the last changed first, then the demos."""
+    agents = await asyncio.to_thread(lab.store.list_agents, user_id=caller.user_id)
+    seen: set[str] = set()
+    listed = []
+    for agent in agents:  # in the order in which a name is looked up
+        listed.append(_model(agent, agent.id if agent.name in seen else agent.name))
+        seen.add(agent.name)
+    return ModelList(data=listed)
+
+
+@door.get("/models/{model:path}")
+async def read_model(model: str, lab: TheLab, caller: TheCaller) -> ModelOut:
+    """One of them, by its name or its id."""
+    agent = await _persona(lab, model, caller.user_id)
+    return _model(agent, model)
+
+
+@door.post("/chat/completions", response_model=None, responses=_STREAMED)
+async def complete(asked: Completion, request: Request, lab: TheLab, caller: TheCaller) -> Response:
+    """The persona's answer to a conversation."""
+    if asked.n not in (None, 1):
+        raise InvalidRequest(why="one_answer", field="n")
+    agent = await _persona(lab, asked.model, caller.user_id)
+    words: Words = request.app.state.words
+    context, message = conversation(asked.messages, words, agent.language)
+    events = lab.service.answer(
+        agent,
+        message,
+        user_id=caller.user_id,
+        context=context,
+        kind="api",
+        language=caller.language,
+        **asked.options(),
+    )
+    answer = _Answer(asked.model, "chatcmpl-" + new_id(), int(time.time()))
+    if asked.stream:
+        usage = bool(asked.stream_options and asked.stream_options.include_usage)
+        return EventStream(_chunks(events, answer, lab, caller.language, usage=usage))
+    async with aclosing(events):
+        async for event in events:
+            if event.type == "done":
+                if event.metadata.get("fallback"):
+                    raise AnswerFailed(event.metadata)
+                return JSONResponse(answer.whole(event))
+    raise AssertionError("a stream ends with done or an error")
+
+
+async def _chunks(
+    events: AsyncGenerator[Event, None],
+    answer: _Answer,
+    lab: Lab,
+    language: Language,
+    *,
+    usage: bool,
+) -> AsyncGenerator[bytes, None]:
+    """The answer as server-sent events. What fails before the first word is raised: it still has
+    a status of its own then."""
+    begun = False
+    try:
+        async with aclosing(events):
+            async for event in events:
+                if event.type == "delta" and "fallback" not in event.metadata:
+                    if not begun:
+                        yield _piece(answer.chunk({"role": "assistant", "content": ""}), usage)
+                        begun = True
+                    yield _piece(answer.chunk({"content": event.content}), usage)
+                elif event.type == "done":
+                    if event.metadata.get("fallback"):
+                        raise AnswerFailed(event.metadata)
+                    yield _piece(answer.chunk({}, finish_reason(event.metadata)), usage)
+                    if usage:
+                        last = answer.chunk({}) | {"choices": []}
+                        yield sse(as_json(last | {"usage": tokens(event.metadata)}))
+    except Exception as error:
+        if not begun:
+            raise
+        yield sse(as_json(_shape(ours(error), lab, language)))
+    yield sse("[DONE]")
+
+
+def _piece(chunk: dict[str, Any], usage: bool) -> bytes:
+    return sse(as_json(chunk | {"usage": None} if usage else chunk))
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What is the same in all parts of an answer."""
+
+    model: str
+    id: str
+    created: int
+
+    def whole(self, event: Event) -> dict[str, Any]:
+        message = {"role": "assistant", "content": event.content, "refusal": None}
+        choice = {"index": 0, "message": message, "logprobs": None}
+        choice["finish_reason"] = finish_reason(event.metadata)
+        return self._of("chat.completion", choice) | {"usage": tokens(event.metadata)}
+
+    def chunk(self, delta: dict[str, str], finish: str | None = None) -> dict[str, Any]:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+        return self._of("chat.completion.chunk", choice)
+
+    def _of(self, kind: str, choice: dict[str, Any]) -> dict[str, Any]:
+        about = {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+        return about | {"choices": [choice]}
+
+
+def finish_reason(metadata: Mapping[str, Any]) -> str:
+    """Why the answer ended, in OpenAI's words: "stop", "length" or "content_filter"."""
+    if metadata.get("blocked"):
+        return "content_filter"
+    return "length" if metadata["finish_reason"] == "length" else "stop"
+
+
+def tokens(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    counted = dict(metadata["usage"])
+    cached = counted.pop("cached_tokens")
+    return counted | {"prompt_tokens_details": {"cached_tokens": cached}}
+
+
+async def _persona(lab: Lab, name: str, user_id: str) -> Agent:
+    return await asyncio.to_thread(lab.store.agent_named, name, user_id=user_id)
+
+
+def _model(agent: Agent, name: str) -> ModelOut:
+    whose = "demo" if agent.owner_id is None else "you"
+    return ModelOut(id=name, created=int(agent.created_at.timestamp()), owned_by=whose)
+
+
+_CODES = {
+    "unauthorized": "invalid_api_key",
+    "not_found": "model_not_found",
+    "context_too_long": "context_length_exceeded",
+    "too_many_requests": "rate_limit_exceeded",
+    "tokens_spent": "insufficient_quota",
+}
+"""Ours → what OpenAI's clients know it by."""
+
+
+def _shape(error: PersonaLabError, lab: Lab, language: Language) -> Any:
+    told = refusal(error, lab.error_handler, language)["error"]
+    status = status_of(error)
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    return {
+        "error": {
+            "message": told["message"],
+            "type": "rate_limit_error" if status == 429 else kind,
+            "param": told.get("field") or told.get("option"),
+            "code": _CODES.get(told["code"], told["code"]),
+        }
+    }
+
+
+def completions_app(lab: Lab) -> FastAPI:
+    """The app behind ``/v1``. Raises ConfigurationError for ``templates/doors.yaml``."""
+    app = open_door(
+        lab,
+        [door],
+        shape=_shape,
+        statuses={422: 400},
+        max_body=MAX_BODY,
+        title="Persona Lab in OpenAI's form",
+        version="1",
+    )
+    app.state.words = Words(lab.settings.templates_dir / "doors.yaml")
+    return app

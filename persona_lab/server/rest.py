@@ -1,0 +1,432 @@
+"""``/api/v1``: personas, conversations, messages and tokens of whoever calls.
+
+Every operation takes a :data:`~persona_lab.server.door.TheCaller`, and every query is for that
+user: another's id is as good as none. ``/api/v1/openapi.json`` describes it all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, FastAPI, Query, Response
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import JSONResponse
+
+from persona_lab.errors import PersonaLabError
+from persona_lab.lab import Lab
+from persona_lab.models import Agent, ApiToken, Chat, Language
+from persona_lab.server.door import TheCaller, TheLab, open_door
+from persona_lab.server.refusals import AnswerFailed, headers_of, ours, refusal, status_of
+from persona_lab.server.stream import EventStream, as_json, sse
+from persona_lab.server.telling import MessageOut, Said, Told, told
+from persona_lab.store import persona_of
+
+MAX_BODY = 8 * 1024 * 1024
+"""Bytes. The longest persona, with every character escaped, is a little less."""
+
+
+# ── what travels ──────────────────────────────────────────────────────────────────────────
+
+
+class ErrorDetails(BaseModel):
+    """What went wrong. Further fields say more of some errors: field, limit, retry_after."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(description="The class of the error, such as invalid_input or rate_limit.")
+    code: str = Field(description="Its name, such as not_found.")
+    message: str = Field(description="In words, Japanese or English by Accept-Language.")
+
+
+class ErrorOut(BaseModel):
+    """The one shape of every error."""
+
+    error: ErrorDetails
+
+
+class Example(BaseModel):
+    """An exchange that shows how the persona speaks."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    user: str
+    ai: str
+
+
+class PersonaFields(BaseModel):
+    """What can be set of a persona; what is left out stays as it is."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str | None = Field(None, description="At most 100 characters.", examples=["さくら"])
+    description: str | None = Field(None, description="Who it is, in a line or two.")
+    gender: str | None = None
+    background: str | None = Field(None, description="What it knows and where it comes from.")
+    first_person: str | None = Field(None, description="What it calls itself.", examples=["私"])
+    second_person: str | None = Field(None, description="What it calls you.", examples=["あなた"])
+    sentence_endings: list[str] | None = None
+    catchphrases: list[str] | None = None
+    forbidden_words: list[str] | None = Field(None, description="Words that it never says.")
+    personalities: list[str] | None = Field(None, examples=[["明るい"]])
+    roles: list[str] | None = Field(None, examples=[["教師"]])
+    tones: list[str] | None = Field(None, examples=[["敬語"]])
+    examples: list[Example] | None = None
+    greeting: str | None = None
+    language: Literal["ja", "en"] | None = None
+
+    def given(self) -> dict[str, Any]:
+        return self.model_dump(exclude_unset=True)
+
+
+class NewPersona(PersonaFields):
+    """A persona to be made."""
+
+    name: str = Field(description="At most 100 characters.", examples=["さくら"])
+    language: Literal["ja", "en"] = "ja"
+
+
+class AgentOut(BaseModel):
+    """A persona: your own, or a demo, which everybody may read and talk with."""
+
+    id: str
+    demo: bool
+    name: str
+    description: str
+    gender: str
+    background: str
+    first_person: str
+    second_person: str
+    sentence_endings: list[str]
+    catchphrases: list[str]
+    forbidden_words: list[str]
+    personalities: list[str]
+    roles: list[str]
+    tones: list[str]
+    examples: list[Example]
+    greeting: str
+    language: str
+    created_at: datetime
+    updated_at: datetime
+
+    @classmethod
+    def of(cls, agent: Agent) -> AgentOut:
+        return cls(
+            id=agent.id,
+            demo=agent.owner_id is None,
+            created_at=agent.created_at,
+            updated_at=agent.updated_at,
+            **persona_of(agent),
+        )
+
+
+class NewChat(BaseModel):
+    """A conversation to be begun."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    agent_id: str = Field(description="The persona to talk with.")
+
+
+class ChatOut(BaseModel):
+    """A conversation. ``/ws/{id}`` speaks with it too."""
+
+    id: str
+    agent_id: str
+    title: str = Field(description="How it began; empty before the first message.")
+    created_at: datetime
+    updated_at: datetime
+
+    @classmethod
+    def of(cls, chat: Chat) -> ChatOut:
+        return cls.model_validate(chat, from_attributes=True)
+
+
+class Sending(Said):
+    """A message to the persona."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    stream: bool = Field(
+        default=False, description="The answer as server-sent events, as it comes."
+    )
+
+
+class Exchange(BaseModel):
+    """What was said, and the answer."""
+
+    user: MessageOut
+    answer: MessageOut
+
+
+class Failed(ErrorOut):
+    """The answer failed. The message is kept all the same, with a stand-in's answer to it."""
+
+    fallback: bool
+    user: MessageOut
+    answer: MessageOut
+
+
+class NewToken(BaseModel):
+    """A token to be made."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field("", description="To tell tokens apart; at most 100 characters.")
+
+
+class TokenOut(BaseModel):
+    """A token that holds. Its secret was shown once, when it was made."""
+
+    id: str
+    name: str
+    created_at: datetime
+    last_used_at: datetime | None = Field(description="To a minute; null before the first use.")
+
+    @classmethod
+    def of(cls, token: ApiToken) -> TokenOut:
+        return cls.model_validate(token, from_attributes=True)
+
+
+class MadeToken(TokenOut):
+    """A new token, with the secret that nobody can read again."""
+
+    token: str = Field(description="What to send as `Authorization: Bearer`; it begins with pl_.")
+
+
+class ModelOut(BaseModel):
+    """A model that can be asked."""
+
+    model: str = Field(description="provider:name, as messages take it.")
+    label: str
+    available: bool = Field(description="Whether the settings hold what its provider asks for.")
+    context: int = Field(description="Tokens that it can read.")
+    languages: list[str]
+
+
+# ── what can be done ──────────────────────────────────────────────────────────────────────
+
+
+def _may_fail(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    always = (401, 413, 422, 500, 503)
+    reasons = {
+        401: "Nobody knows who calls.",
+        404: "There is no such thing for the caller.",
+        413: "It is too long.",
+        422: "It can't be used as it is.",
+        429: "The caller's quota is used up; Retry-After says until when.",
+        500: "Something unexpected went wrong.",
+        503: "The database or the model can't be had.",
+        504: "The model didn't answer in time.",
+    }
+    return {
+        status: {"model": ErrorOut, "description": reasons[status]}
+        for status in sorted({*always, *statuses})
+    }
+
+
+agents = APIRouter(prefix="/agents", tags=["agents"])
+chats = APIRouter(prefix="/chats", tags=["chats"])
+tokens = APIRouter(prefix="/tokens", tags=["tokens"])
+models = APIRouter(prefix="/models", tags=["models"])
+
+
+@agents.get("", responses=_may_fail())
+async def list_agents(lab: TheLab, caller: TheCaller) -> list[AgentOut]:
+    """Your personas, the last changed first, then the demos."""
+    found = await asyncio.to_thread(lab.store.list_agents, user_id=caller.user_id)
+    return [AgentOut.of(agent) for agent in found]
+
+
+@agents.post("", status_code=201, responses=_may_fail())
+async def create_agent(persona: NewPersona, lab: TheLab, caller: TheCaller) -> AgentOut:
+    """Make a persona."""
+    fields = persona.given()
+    made = await asyncio.to_thread(lab.store.create_agent, user_id=caller.user_id, **fields)
+    return AgentOut.of(made)
+
+
+@agents.get("/{agent_id}", responses=_may_fail(404))
+async def read_agent(agent_id: str, lab: TheLab, caller: TheCaller) -> AgentOut:
+    """One persona, your own or a demo."""
+    found = await asyncio.to_thread(lab.store.get_agent, agent_id, user_id=caller.user_id)
+    return AgentOut.of(found)
+
+
+@agents.patch("/{agent_id}", responses=_may_fail(404))
+async def change_agent(
+    agent_id: str, persona: PersonaFields, lab: TheLab, caller: TheCaller
+) -> AgentOut:
+    """Change a persona. A changed demo becomes a copy of your own: go on with its new id."""
+    change = lab.store.update_agent
+    kept = await asyncio.to_thread(change, agent_id, user_id=caller.user_id, **persona.given())
+    return AgentOut.of(kept)
+
+
+@agents.delete("/{agent_id}", status_code=204, responses=_may_fail(404))
+async def delete_agent(agent_id: str, lab: TheLab, caller: TheCaller) -> None:
+    """Delete a persona of yours. Its conversations stay readable."""
+    await asyncio.to_thread(lab.store.delete_agent, agent_id, user_id=caller.user_id)
+
+
+@chats.get("", responses=_may_fail())
+async def list_chats(
+    lab: TheLab,
+    caller: TheCaller,
+    agent_id: Annotated[str | None, Query(description="Only those with this persona.")] = None,
+    limit: Annotated[int, Query(ge=1, le=500, description="How many at most.")] = 50,
+) -> list[ChatOut]:
+    """Your conversations, the last used first."""
+    found = await asyncio.to_thread(
+        lab.store.list_chats, user_id=caller.user_id, agent_id=agent_id or None, limit=limit
+    )
+    return [ChatOut.of(chat) for chat in found]
+
+
+@chats.post("", status_code=201, responses=_may_fail(404))
+async def create_chat(begun: NewChat, lab: TheLab, caller: TheCaller) -> ChatOut:
+    """Begin a conversation with a persona, your own or a demo."""
+    made = await asyncio.to_thread(
+        lab.store.create_chat, user_id=caller.user_id, agent_id=begun.agent_id
+    )
+    return ChatOut.of(made)
+
+
+@chats.get("/{chat_id}", responses=_may_fail(404))
+async def read_chat(chat_id: str, lab: TheLab, caller: TheCaller) -> ChatOut:
+    """One conversation, without its messages."""
+    found = await asyncio.to_thread(lab.store.get_chat, chat_id, user_id=caller.user_id)
+    return ChatOut.of(found)
+
+
+@chats.delete("/{chat_id}", status_code=204, responses=_may_fail(404))
+async def delete_chat(chat_id: str, lab: TheLab, caller: TheCaller) -> None:
+    """Delete a conversation."""
+    await asyncio.to_thread(lab.store.delete_chat, chat_id, user_id=caller.user_id)
+
+
+@chats.get("/{chat_id}/messages", responses=_may_fail(404))
+async def list_messages(chat_id: str, lab: TheLab, caller: TheCaller) -> list[MessageOut]:
+    """The messages of a conversation, the oldest first."""
+    found = await asyncio.to_thread(lab.store.messages, chat_id, user_id=caller.user_id)
+    return [MessageOut.of(message) for message in found]
+
+
+_STREAMED = {
+    "model": Exchange,
+    "description": "The exchange; with stream, its steps as they come, as the WebSocket has them.",
+    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+}
+
+
+@chats.post(
+    "/{chat_id}/messages",
+    response_model=None,
+    responses={200: _STREAMED} | _may_fail(404, 429, 504) | {429: {"model": Failed}},
+)
+async def send_message(chat_id: str, said: Sending, lab: TheLab, caller: TheCaller) -> Response:
+    """Say something to the persona. An answer that fails has the status of its error, and beside
+    it stands what was kept."""
+    chat = await asyncio.to_thread(lab.store.get_chat, chat_id, user_id=caller.user_id)
+    steps = told(lab, chat, said, caller)
+    if said.stream:
+        return EventStream(_events(steps, lab, caller.language))
+    failed: Told = {}
+    kept: list[Told] = []
+    async with aclosing(steps):
+        async for step in steps:
+            if "error" in step:
+                failed = step
+            elif "sender" in step:
+                kept.append(step)
+    user, answer = kept
+    body = failed | {"user": _message_out(user), "answer": _message_out(answer)}
+    if not failed:
+        return JSONResponse(body)
+    error = AnswerFailed(answer["metadata"])
+    return JSONResponse(body, status_of(error), headers_of(error))
+
+
+async def _events(
+    steps: AsyncGenerator[Told, None], lab: Lab, language: Language
+) -> AsyncGenerator[bytes, None]:
+    begun = False
+    try:
+        async with aclosing(steps):
+            async for step in steps:
+                yield sse(as_json(step))
+                begun = True
+    except Exception as error:
+        if not begun:
+            raise
+        yield sse(as_json(refusal(ours(error), lab.error_handler, language)))
+
+
+def _message_out(step: Told) -> Any:
+    metadata = step.get("metadata", {})
+    message = MessageOut(
+        id=step["id"],
+        content=step["content"],
+        sender=step["sender"],
+        status=metadata.get("status", "ok"),
+        timestamp=step["timestamp"],
+        metadata=metadata,
+    )
+    return message.model_dump(mode="json")
+
+
+@tokens.get("", responses=_may_fail())
+async def list_tokens(lab: TheLab, caller: TheCaller) -> list[TokenOut]:
+    """Your tokens that hold, the newest first."""
+    found = await asyncio.to_thread(lab.store.list_tokens, user_id=caller.user_id)
+    return [TokenOut.of(token) for token in found]
+
+
+@tokens.post("", status_code=201, responses=_may_fail())
+async def create_token(wanted: NewToken, lab: TheLab, caller: TheCaller) -> MadeToken:
+    """Make a token. Keep its secret: it is shown this once."""
+    token, secret = await asyncio.to_thread(
+        lab.store.create_token, user_id=caller.user_id, name=wanted.name
+    )
+    return MadeToken(**TokenOut.of(token).model_dump(), token=secret)
+
+
+@tokens.delete("/{token_id}", status_code=204, responses=_may_fail(404))
+async def revoke_token(token_id: str, lab: TheLab, caller: TheCaller) -> None:
+    """Revoke a token: from now on it leads to nobody."""
+    await asyncio.to_thread(lab.store.revoke_token, token_id, user_id=caller.user_id)
+
+
+@models.get("", responses=_may_fail())
+async def list_models(lab: TheLab, caller: TheCaller) -> list[ModelOut]:
+    """The models that can be asked, the default first."""
+    return [
+        ModelOut(
+            model=info.spec,
+            label=info.label or info.name,
+            available=lab.clients.available(info),
+            context=info.context,
+            languages=list(info.languages),
+        )
+        for info in lab.clients.listed()
+    ]
+
+
+def rest_app(lab: Lab) -> FastAPI:
+    """The app behind ``/api/v1``."""
+    return open_door(
+        lab,
+        [agents, chats, tokens, models],
+        shape=_shape,
+        max_body=MAX_BODY,
+        title="Persona Lab",
+        summary="Personas, and conversations with them.",
+        version="1",
+    )
+
+
+def _shape(error: PersonaLabError, lab: Lab, language: Language) -> Any:
+    return refusal(error, lab.error_handler, language)

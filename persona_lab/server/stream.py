@@ -1,0 +1,91 @@
+"""An answer that leaves as server-sent events, over HTTP.
+
+The reader's pace is the answer's: a piece is asked for when the one before it is on its way, and
+so nothing piles up for a slow reader. Who goes away stops the answer. Who stays and takes nothing
+for a minute counts as gone. A line without meaning every 15 seconds keeps proxies from hanging up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+PATIENCE = 60.0
+"""Seconds that a reader may take nothing."""
+BEAT = 15.0
+"""Seconds between two signs of life."""
+_LINE_ENDS = {ord(mark): f"\\u{ord(mark):04x}" for mark in "\x85\u2028\u2029"}
+
+
+def as_json(data: Any) -> str:
+    """``data`` as one line for every reader, some of which take U+2028 for a line's end; without
+    half surrogates, which no wire takes."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).translate(_LINE_ENDS)
+    return text.encode("utf-8", "replace").decode()
+
+
+def sse(data: str) -> bytes:
+    """One event."""
+    return f"data: {data}\n\n".encode()
+
+
+class EventStream(Response):
+    """Sends ``events`` as they come.
+
+    What they raise before the first one leaves this response, which then wasn't begun; what is
+    raised later must be one of them. All is closed when the call returns.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncGenerator[bytes, None]) -> None:
+        self.events = events
+        self.status_code = 200
+        self.background = None
+        # nginx and its like hold an answer back unless they are told not to.
+        self.init_headers({"cache-control": "no-cache, no-transform", "x-accel-buffering": "no"})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = asyncio.Event()
+        sending = asyncio.create_task(self._send_all(send, begun))
+        beside = [asyncio.create_task(_gone(receive)), asyncio.create_task(_beat(send, begun))]
+        try:
+            await asyncio.wait([sending, *beside], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            whole = sending.done()
+            for task in (sending, *beside):
+                task.cancel()
+            await asyncio.gather(sending, *beside, return_exceptions=True)
+        if whole:
+            sending.result()
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _send_all(self, send: Send, begun: asyncio.Event) -> None:
+        async with aclosing(self.events) as events:
+            async for event in events:
+                if not begun.is_set():
+                    head = {"status": self.status_code, "headers": self.raw_headers}
+                    await send({"type": "http.response.start", **head})
+                    begun.set()
+                async with asyncio.timeout(PATIENCE):
+                    await send({"type": "http.response.body", "body": event, "more_body": True})
+                await asyncio.sleep(0)  # an answer that never waits lets others in
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _beat(send: Send, begun: asyncio.Event) -> None:
+    await begun.wait()
+    while True:
+        await asyncio.sleep(BEAT)
+        async with asyncio.timeout(PATIENCE):
+            await send({"type": "http.response.body", "body": b": \n\n", "more_body": True})
