@@ -22,6 +22,7 @@ from persona_lab.errors import (
 )
 from persona_lab.guards import InputValidator, Moderator, OutputFilter
 from persona_lab.guards.answers import Blocked
+from persona_lab.insights import Insights
 from persona_lab.layers import Layers
 from persona_lab.limits import Limited, RateLimiter
 from persona_lab.models import Agent
@@ -56,6 +57,7 @@ class Lab:
     input_validator: InputValidator
     service: LLMService
     comparison: Comparison
+    insights: Insights
 
     async def aclose(self) -> None:
         """Let go of models, connections and the database, in that order."""
@@ -198,6 +200,7 @@ def open_lab(
         input_validator=input_validator,
         service=service,
         comparison=Comparison(service),
+        insights=Insights(store),
     )
 
 
