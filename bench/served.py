@@ -19,7 +19,7 @@ from pathlib import Path
 from playwright.sync_api import Browser, sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
-TABS = 3
+TABS = 4
 PATIENCE = 120.0
 """Seconds after which a page that isn't served is a failure."""
 

@@ -105,7 +105,7 @@ class Summary:
 
     ``days`` has the days on which something was generated; ``course`` has every ``step`` of the
     span, empty ones too. ``kinds`` and ``error_types`` count answers and errors. ``since`` is None
-    where the span has no beginning.
+    where the span has no beginning. ``ever``: there is something, in this span or before it.
     """
 
     span: str
@@ -120,6 +120,7 @@ class Summary:
     course: Sequence[Part] = ()
     kinds: Mapping[str, int] = field(default_factory=dict)
     error_types: Mapping[str, int] = field(default_factory=dict)
+    ever: bool = True
 
     @property
     def empty(self) -> bool:
@@ -155,7 +156,10 @@ class Insights:
         place, moment = zone_of(zone), self._clock()
         since = _beginning(span, moment, place)
         turns = self._store.past_turns(user_id=user_id, since=since)
-        return summarize(turns, span=span, since=since, until=moment, zone=place)
+        found = summarize(turns, span=span, since=since, until=moment, zone=place)
+        return (
+            found if turns else replace(found, ever=bool(self._store.past_turns(user_id=user_id)))
+        )
 
 
 def _beginning(span: str, moment: datetime, zone: tzinfo) -> datetime | None:
