@@ -83,12 +83,16 @@ def take(chromium: Browser, url: str, language: str, database_url: str) -> None:
     shoot(page, f"chat.{language}")
 
     remember(context, language, database_url)
+    look_back(page, language)
+    context.close()
+
+
+def look_back(page: Page, language: str) -> None:
     page.get_by_role("tab").nth(3).click()
     page.wait_for_selector("#insights-board svg.chart")
     page.locator("#insights-span label").nth(2).click()
     page.wait_for_function("document.querySelectorAll('svg.over-time title').length >= 60")
     shoot(page, f"insights.{language}")
-    context.close()
 
 
 def remember(context: BrowserContext, language: str, database_url: str) -> None:
@@ -113,6 +117,7 @@ def a_month(user: str, personas: list[str]) -> Iterator[TurnRecord]:
             failed = chance.random() < 0.03
             asked, said = (0, 0) if failed else (chance.randint(300, 2000), chance.randint(20, 300))
             cost = None if price is None else (asked + 5 * said) * price / 1e6
+            first *= chance.lognormvariate(0, 0.5)
             yield TurnRecord(
                 user_id=user,
                 agent_id=chance.choices(personas, [6, 3, 2, 1])[0],
@@ -124,7 +129,7 @@ def a_month(user: str, personas: list[str]) -> Iterator[TurnRecord]:
                 prompt_tokens=asked,
                 cached_tokens=int(asked * chance.choice([0, 0.8, 0.9])),
                 completion_tokens=said,
-                first_token_ms=None if failed else first * chance.lognormvariate(0, 0.5),
+                first_token_ms=None if failed else first,
                 total_ms=first + 15 * said,
                 cost=cost,
                 created_at=today - timedelta(days=days, hours=chance.uniform(0, 8)),

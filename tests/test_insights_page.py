@@ -16,10 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from persona_lab.errors import StorageError
 from persona_lab.insights import SPANS, summarize, zone_of
 from persona_lab.lab import Lab
 from persona_lab.models import PastTurn, TurnRecord
 from persona_lab.settings import ROOT
+from persona_lab.store import Store
 from persona_lab.ui import charts
 from persona_lab.ui.charts import Place, Row, shortened, ticks
 from persona_lab.ui.export import COLUMNS, MARK, harmless, spreadsheet
@@ -244,6 +246,17 @@ async def test_a_new_user_is_told_what_to_do_and_one_without_answers_lately_too(
     )  # fmt: skip
     assert visitor.say("insights.empty_span") in await actions.board("7days", "", visitor)
     assert "<figure" in await actions.board("all", "Asia/Tokyo", visitor)
+
+
+async def test_a_database_that_fails_is_told_of_in_words(
+    lab: Lab, visitors: Visitors, visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Store, **_: Any) -> None:
+        raise StorageError
+
+    monkeypatch.setattr(Store, "past_turns", refuse)
+    found = tree(await InsightsActions(lab, visitors).board("7days", "", visitor))
+    assert [(p.get("role"), p.text) for p in found] == [("alert", visitor.excuse(StorageError()))]
 
 
 def test_alerts_stand_in_a_list_as_text_and_without_them_there_is_nothing(visitor: Visitor) -> None:

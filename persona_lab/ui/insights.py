@@ -13,6 +13,7 @@ from html import escape
 
 import gradio as gr
 
+from persona_lab.errors import PersonaLabError
 from persona_lab.insights import SPAN, SPANS, Figures, Part, Summary, Waits, zone_of
 from persona_lab.lab import Lab
 from persona_lab.ui import charts
@@ -46,11 +47,14 @@ class InsightsActions:
         self.alerts = alerts
 
     async def board(self, span: str, zone: str, visitor: Visitor) -> str:
-        """The tab's contents for a span, days ending at midnight in ``zone``."""
-        insights = self.lab.insights
-        summary = await asyncio.to_thread(
-            insights.summary, user_id=visitor.user_id, span=span, zone=zone
-        )
+        """The tab's contents for a span, days ending at midnight in ``zone``; or why there are
+        none."""
+        try:
+            summary = await asyncio.to_thread(
+                self.lab.insights.summary, user_id=visitor.user_id, span=span, zone=zone
+            )
+        except PersonaLabError as wrong:
+            return f'<p class="warning" role="alert">{escape(visitor.excuse(wrong))}</p>'
         return board_html(summary, visitor)
 
     async def sheet(self, span: str, zone: str, visitor: Visitor) -> str:
