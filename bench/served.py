@@ -19,7 +19,7 @@ from pathlib import Path
 from playwright.sync_api import Browser, sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
-TABS = 3
+TABS = 4
 CHROMIUM = ("chromium-headless-shell", "chromium", "chromium-browser")
 """What a browser may be called. The headless shell is the same engine without the windows that
 nobody sees: several times as fast on two cores."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from persona_lab.context import ContextManager
     from persona_lab.errors import ErrorHandler, ErrorType, PersonaLabError
     from persona_lab.guards import InputValidator, OutputFilter
+    from persona_lab.insights import Insights
     from persona_lab.lab import Lab, open_lab
     from persona_lab.limits import RateLimiter
     from persona_lab.prompts import PromptBuilder, PromptTemplateEngine
@@ -36,6 +37,7 @@ __all__ = [
     "ErrorHandler",
     "ErrorType",
     "InputValidator",
+    "Insights",
     "LLMClientInterface",
     "LLMService",
     "Lab",
@@ -63,6 +65,7 @@ _HOMES = {
     "ErrorHandler": "errors",
     "ErrorType": "errors",
     "InputValidator": "guards",
+    "Insights": "insights",
     "LLMClientInterface": "clients",
     "LLMService": "service",
     "Lab": "lab",

@@ -23,6 +23,7 @@ from persona_lab.errors import (
 )
 from persona_lab.guards import InputValidator, Moderator, OutputFilter
 from persona_lab.guards.answers import Blocked
+from persona_lab.insights import Insights
 from persona_lab.layers import Layers
 from persona_lab.limits import Limited, RateLimiter
 from persona_lab.models import Agent
@@ -65,6 +66,7 @@ class Lab:
     service: LLMService
     comparison: Comparison
     monitor: Monitor
+    insights: Insights
 
     async def aclose(self) -> None:
         """Let go of models, connections and the database, in that order."""
@@ -222,6 +224,7 @@ def open_lab(
         service=service,
         comparison=Comparison(service),
         monitor=monitor,
+        insights=Insights(store),
     )
 
 

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import JSON, Column, UniqueConstraint, false, text
 from sqlmodel import Field, Relationship, SQLModel
@@ -220,6 +220,31 @@ class TurnRecord(SQLModel, table=True):
     cost: float | None = None
     cache_hit: bool = _later(False, false())
     created_at: datetime = Field(default_factory=now, index=True)
+
+
+class PastTurn(NamedTuple):
+    """The figures of one :class:`TurnRecord`, without what was said.
+
+    ``agent_name`` and ``demo`` are those of a persona that is the user's own (a deleted one too) or
+    a demo; None for any other, such as one that was tried and never kept.
+    """
+
+    created_at: datetime
+    kind: str
+    agent_id: str
+    agent_name: str | None
+    demo: bool
+    provider: str
+    model: str
+    status: str
+    error_type: str | None
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    first_token_ms: float | None
+    total_ms: float
+    cost: float | None
+    cache_hit: bool
 
 
 # ── values that travel ────────────────────────────────────────────────────────────────────

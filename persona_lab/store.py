@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from sqlalchemy import URL, Connection, Engine, case, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, case, create_engine, event, make_url, or_
+from sqlalchemy import select as columns
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
@@ -49,6 +50,7 @@ from persona_lab.models import (
     ApiToken,
     Chat,
     Message,
+    PastTurn,
     Sender,
     Status,
     TurnRecord,
@@ -843,6 +845,25 @@ class Store:
         with self._read() as session:
             session.exec(select(1)).one()
 
+    def past_turns(self, *, user_id: str, since: datetime | None = None) -> list[PastTurn]:
+        """The figures of the user's generations, oldest first.
+
+        Columns alone, and no rows of the mapper's: it takes half the time of :meth:`records`.
+        """
+        turn: Any = SQLModel.metadata.tables["turnrecord"].c
+        known: dict[str, Any] = {"agent_name": col(Agent.name), "demo": _is_demo()}
+        readable = or_(col(Agent.owner_id) == user_id, col(Agent.owner_id).is_(None))
+        wanted = (
+            columns(*[known[n] if n in known else turn[n] for n in PastTurn._fields])
+            .outerjoin_from(TurnRecord, Agent, (col(Agent.id) == turn.agent_id) & readable)
+            .where(turn.user_id == user_id)
+            .order_by(turn.created_at, turn.id)
+        )
+        if since is not None:
+            wanted = wanted.where(turn.created_at >= since)
+        with self._read() as session:
+            return [PastTurn(*row) for row in session.connection().execute(wanted).all()]
+
     def mark_interrupted(self) -> int:
         """At start: answers that a crash left "streaming" become "interrupted". How many.
 
@@ -920,6 +941,10 @@ def _one_more() -> Any:
 
 def _is_streaming() -> Any:
     return case((col(Message.status) == "streaming", 1), else_=0)
+
+
+def _is_demo() -> Any:
+    return col(Agent.id).is_not(None) & col(Agent.owner_id).is_(None)
 
 
 def _is_seed() -> Any:

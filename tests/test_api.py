@@ -41,9 +41,10 @@ JAPANESE = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff]")
 PUBLIC = {
     "/list_personas", "/save_persona", "/duplicate_persona", "/delete_persona", "/restore_persona",
     "/undo_persona", "/list_models", "/preview_prompt", "/try_message", "/compare", "/chat",
-    "/regenerate", "/list_chats", "/get_chat", "/delete_chat", "/restore_chat",
+    "/regenerate", "/list_chats", "/get_chat", "/delete_chat", "/restore_chat", "/insights",
+    "/export_turns",
 }  # fmt: skip
-WITHOUT_IDS = {"/list_personas", "/list_models"}
+WITHOUT_IDS = {"/list_personas", "/list_models", "/insights", "/export_turns"}
 
 Connect = Callable[..., Client]
 
@@ -382,6 +383,43 @@ def test_a_column_that_fails_says_why_and_leaves_the_others_alone(client: Client
     ]
 
 
+# ── insights ──────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_was_answered_is_told_in_figures_by_persona_model_and_day(client: Client) -> None:
+    persona = client.predict(WHOLE, api_name="/save_persona")
+    first = client.predict("やあ", persona["id"], api_name="/chat")
+    client.predict("やあ", persona["id"], "", f"{ECHO}?fail=timeout", api_name="/chat")
+    list(client.submit("やあ", persona["id"], ECHO, {"name": "かり"}, api_name="/try_message"))
+    told = client.predict("7days", "Asia/Tokyo", api_name="/insights")
+    total = told["total"]
+    assert (total["answers"], total["errors"], total["unpriced"]) == (3, 1, 0)
+    assert told["kinds"] == {"chat": 2, "try": 1}
+    assert told["error_types"] == {"timeout": 1}
+    assert total["tokens"]["prompt"] >= first["metadata"]["usage"]["prompt_tokens"] > 0
+    assert total["first_token_ms"]["p50"] <= total["first_token_ms"]["p95"]
+    assert [(p["id"], p["name"], p["answers"]) for p in told["by_persona"]] == [
+        (persona["id"], "タロウ", 3)
+    ]
+    assert {m["provider"] for m in told["by_model"]} == {"mock"}
+    for parts in (told["by_model"], told["by_day"]):
+        assert sum(part["answers"] for part in parts) == 3
+    assert told["zone"] == "Asia/Tokyo"
+
+
+def test_a_visitor_without_answers_has_none_and_never_sees_anothers(connect: Connect) -> None:
+    theirs, stranger = Mine(connect()), connect()
+    told = stranger.predict("all", api_name="/insights")
+    assert told["total"]["answers"] == 0
+    assert (told["by_persona"], told["by_model"], told["by_day"]) == ([], [], [])
+    assert len(stranger.predict("all", api_name="/export_turns").splitlines()) == 1
+    assert theirs.client.predict("all", api_name="/insights")["total"]["answers"] == 1
+    sheet = theirs.client.predict("all", "Asia/Tokyo", api_name="/export_turns")
+    assert len(sheet.splitlines()) == 2
+    assert Mine.whisper not in sheet
+    assert "+09:00" in sheet
+
+
 # ── bad input ─────────────────────────────────────────────────────────────────────────────
 
 
@@ -472,6 +510,9 @@ def test_a_persona_that_cannot_be_kept_is_refused_by_its_field(
         ("/compare", ("やあ", [], [NOBODY])),
         ("/compare", ("やあ", [ECHO] * 9, [NOBODY])),
         ("/compare", ("やあ", [ECHO] * 2, [NOBODY] * 3)),
+        ("/insights", ("yesterday",)),
+        ("/insights", (7, "Asia/Tokyo")),
+        ("/export_turns", ("7days", None)),
     ],
 )
 def test_values_of_the_wrong_kind_are_refused_as_such(

@@ -6,12 +6,14 @@ own, and fails also when the page raises an error or asks any other host for any
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,7 +22,7 @@ import pytest
 import yaml
 from serving import GEMMA, SMOLLM, Served, data_with, missing, serving, until
 
-from persona_lab.models import Agent, Message
+from persona_lab.models import Agent, Message, TurnRecord, now
 from persona_lab.server import COOKIE
 from persona_lab.settings import ROOT
 from persona_lab.store import persona_of
@@ -50,6 +52,8 @@ CHROMIUM = ("chromium-headless-shell", "chromium", "chromium-browser")
 nobody sees: several times as fast on two cores."""
 MUTE = "mock:echo?first=60"
 """Says nothing for as long."""
+
+TABS = ("persona", "compare", "chat", "insights")
 
 expect.set_options(timeout=20_000)
 
@@ -196,23 +200,44 @@ class Desk:
             user_id=self.user_id, name=name, language=self.language, **fields
         )
 
+    def record(self, count: int, *, name: str = "さくら", **fields: Any) -> None:
+        """Turns of the visitor's, an hour between two, the last one now; every tenth failed."""
+        agent = self.make(name)
+        for number in range(count):
+            failed = number % 10 == 9
+            told = {
+                "user_id": self.user_id, "agent_id": agent.id, "provider": "openai",
+                "model": f"gpt-{number % 3}", "status": "failed" if failed else "ok",
+                "error_type": "timeout" if failed else None, "prompt_tokens": 100 * number,
+                "cached_tokens": 50 * number, "completion_tokens": 9, "first_token_ms": 400,
+                "total_ms": 900, "cost": None if number % 7 == 6 else 0.01,
+                "created_at": now() - timedelta(hours=number),
+            }  # fmt: skip
+            self.store.record(TurnRecord(**{**told, **fields}))
+
 
 Sit = Callable[..., Desk]
 
 
 @pytest.fixture
 def sit(served: Served, chromium: Browser) -> Iterator[Sit]:
-    """``sit("en", width=390, dark=True)``: a new visitor at the open page."""
+    """``sit("en", width=390, dark=True, zone="Asia/Tokyo")``: a new visitor at the open page."""
     contexts: list[BrowserContext] = []
     wrong: list[str] = []
 
     def make(
-        language: str = "ja", *, width: int = 1280, dark: bool = False, at: Served = served
+        language: str = "ja",
+        *,
+        width: int = 1280,
+        dark: bool = False,
+        at: Served = served,
+        zone: str | None = None,
     ) -> Desk:
         context = chromium.new_context(
             locale={"ja": "ja-JP", "en": "en-US"}[language],
             viewport={"width": width, "height": 900},
             color_scheme="dark" if dark else "light",
+            timezone_id=zone,
         )
         contexts.append(context)
         context.on("page", lambda page: watch(page, urlsplit(at.url).netloc))
@@ -1113,6 +1138,87 @@ def test_stopping_a_comparison_keeps_what_had_come(desk: Desk) -> None:
     until(lambda: [r.status for r in desk.store.records(user_id=desk.user_id)] == ["stopped"] * 2)
 
 
+# ── insights ──────────────────────────────────────────────────────────────────────────────
+
+
+def number(desk: Desk, name: str) -> Locator:
+    """One of the four figures."""
+    return desk.at(f"#insights-board .number-{name} .figure")
+
+
+@pytest.mark.parametrize("language", ["ja", "en"])
+def test_a_new_visitor_is_told_what_to_do_and_sees_their_first_answer_on_reopening(
+    sit: Sit, language: str
+) -> None:
+    desk = sit(language)
+    desk.tab("insights")
+    expect(desk.at("#insights-board .empty")).to_have_text(desk.say("insights.empty"))
+    desk.tab("chat")
+    desk.send("やあ")
+    desk.answered(1)
+    desk.tab("insights")
+    expect(number(desk, "answers")).to_have_text("1")
+    expect(number(desk, "errors")).to_have_text("0.0%")
+    expect(number(desk, "cost")).to_have_text(desk.say("figures.free"))
+    desk.record(9)
+    desk.at("#insights-again").click()
+    expect(number(desk, "answers")).to_have_text("10")
+
+
+def test_a_span_is_chosen_with_the_keyboard_and_days_are_the_visitors(sit: Sit) -> None:
+    desk = sit("ja", zone="Pacific/Kiritimati")
+    desk.record(3, created_at=now() - timedelta(days=20))
+    desk.tab("insights")
+    expect(desk.at("#insights-board .empty")).to_have_text(desk.say("insights.empty_span"))
+    expect(desk.at("#insights-board .as-of")).to_contain_text("Pacific/Kiritimati")
+    desk.at("#insights-span input:checked").focus()
+    desk.page.keyboard.press("ArrowRight")
+    expect(number(desk, "answers")).to_have_text("3")
+    desk.page.keyboard.press("ArrowLeft")
+    expect(desk.at("#insights-board .empty")).to_be_visible()
+
+
+def test_points_of_a_chart_tell_their_figures_and_a_name_is_no_html(desk: Desk) -> None:
+    trick = "<img src=x onerror=\"document.title='got'\">"
+    desk.record(20, name=trick, created_at=now())
+    desk.tab("insights")
+    expect(desk.at("#insights-board svg.chart")).to_have_count(4)
+    titles = desk.at("#insights-board svg.over-time").first.locator("title").all_text_contents()
+    assert len(titles) == 7
+    month, day = PAGE("insights.months", "ja").split(), now().astimezone()
+    at = desk.say("insights.at.day", year=day.year, month=month[day.month - 1], day=day.day, hour=0)
+    assert titles[-1] == desk.say("insights.answers_at", at=at, answers="20", errors="2")
+    expect(
+        desk.at(
+            "#insights-board th[scope=row]",
+        ).filter(has_text=trick)
+    ).to_have_count(1)
+    assert desk.at("#insights-board img").count() == 0
+    assert desk.page.title() == "Persona Lab"
+
+
+@pytest.mark.parametrize("language", ["ja", "en"])
+def test_ones_own_turns_are_saved_as_a_file_that_excel_reads(sit: Sit, language: str) -> None:
+    desk, other = sit(language, zone="Asia/Tokyo"), sit(language)
+    other.record(5, name="よその人")
+    desk.record(12, name="=HYPERLINK(1)")
+    desk.tab("insights")
+    expect(number(desk, "answers")).to_have_text("12")
+    with desk.page.expect_download() as saving:
+        desk.at("#insights-save").click()
+    file = saving.value
+    today = desk.page.evaluate("new Date().toLocaleDateString('sv')")
+    assert file.suggested_filename == f"persona-lab-{today}.csv"
+    text = Path(file.path()).read_bytes().decode("utf-8")
+    assert text.startswith("\ufeff")
+    head, *lines = csv.reader(text.removeprefix("\ufeff").splitlines())
+    assert head[2] == desk.say("sheet.persona")
+    assert len(lines) == 12
+    assert {line[2] for line in lines} == {"'=HYPERLINK(1)"}
+    assert all(line[0].endswith("+09:00") for line in lines)
+    until(lambda: desk.box("insights-sheet").input_value() == "")
+
+
 # ── bad input ─────────────────────────────────────────────────────────────────────────────
 
 
@@ -1215,7 +1321,7 @@ def test_the_page_speaks_the_browsers_language_first_and_can_be_switched(sit: Si
                 desk.page.wait_for_function(f"document.documentElement.lang === '{spoken}'")
             desk.settle()
             expect(desk.page.get_by_role("tab")).to_have_text(
-                [desk.say(f"tab.{name}") for name in ("persona", "compare", "chat")]
+                [desk.say(f"tab.{name}") for name in TABS]
             )
             expect(desk.at("#persona-head .demo")).to_have_text(desk.say("editor.state.demo"))
             expect(desk.at("#field-background label")).to_contain_text(desk.say("field.background"))
@@ -1224,7 +1330,7 @@ def test_the_page_speaks_the_browsers_language_first_and_can_be_switched(sit: Si
 @pytest.mark.parametrize("language", ["ja", "en"])
 def test_nothing_scrolls_sideways_on_a_phone(sit: Sit, language: str) -> None:
     desk = sit(language, width=390)
-    for name in ("persona", "compare", "chat"):
+    for name in TABS:
         desk.tab(name)
         if name == "compare":
             desk.box("compare-message").fill("ひとこと" * 20)
@@ -1233,6 +1339,12 @@ def test_nothing_scrolls_sideways_on_a_phone(sit: Sit, language: str) -> None:
         if name == "chat":
             desk.send("長い言葉" * 20 + "x" * 80)
             desk.answered(1)
+        if name == "insights":
+            desk.record(40, name="長い名前の人" * 6)
+            desk.at("#insights-again").click()
+            expect(desk.at("#insights-board svg.chart")).to_have_count(4)
+            for fold in desk.at("#insights-board summary").all():
+                fold.click()
         width = desk.page.evaluate("document.documentElement.scrollWidth")
         assert width <= 390, f"{name} is {width} wide"
 
@@ -1279,7 +1391,7 @@ def test_the_open_tab_is_open_again_after_a_reload(desk: Desk) -> None:
 def test_no_serious_fault_of_accessibility_on_any_tab(sit: Sit, language: str, dark: bool) -> None:
     desk = sit(language, dark=dark)
     faults = {}
-    for name in ("persona", "compare", "chat"):
+    for name in TABS:
         desk.tab(name)
         if name == "persona":
             desk.at("#fold-voice button.label-wrap").click()
@@ -1295,6 +1407,12 @@ def test_no_serious_fault_of_accessibility_on_any_tab(sit: Sit, language: str, d
         if name == "chat":
             desk.send("やあ")
             desk.answered(1)
+        if name == "insights":
+            desk.record(40)
+            desk.at("#insights-again").click()
+            expect(desk.at("#insights-board svg.chart")).to_have_count(4)
+            for fold in desk.at("#insights-board summary").all():
+                fold.click()
         found = Axe().run(desk.page).response["violations"]
         for fault in found:
             if fault["impact"] in ("serious", "critical"):

@@ -281,6 +281,17 @@ async def test_a_tried_message_grows_and_ends_with_its_figures(
     assert "figures" in shown[-1]
 
 
+async def test_a_trial_counts_among_the_figures_of_the_persona_that_is_open(
+    lab: Lab, actions: EditorActions, visitor: Visitor
+) -> None:
+    agent = lab.store.create_agent(user_id=visitor.user_id, name="ミナ")
+    actions.shown(agent, visitor)
+    changed = {**persona_of(agent), "background": "まだ保存していない"}
+    async for _ in try_message(actions, changed, "やあ", "", visitor):
+        pass
+    assert [turn.agent_name for turn in lab.store.past_turns(user_id=visitor.user_id)] == ["ミナ"]
+
+
 async def test_a_tried_message_that_fails_is_excused_and_marked(
     make_lab: Callable[..., Lab],
 ) -> None:

@@ -16,7 +16,7 @@ LEVELS = [
         "layers", "replies", "japanese", "tones", "guards", "fidelity", "cards", "monitor", "cache",
         "limits", "keys", "costs",
     },
-    {"service", "compare"},
+    {"service", "compare", "insights"},
     {"lab"},
     {"server", "ui"},
 ]  # fmt: skip

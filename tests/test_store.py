@@ -163,6 +163,7 @@ LISTS: dict[str, Callable[[Store, str], object]] = {
     "list_chats": lambda s, u: s.list_chats(user_id=u),
     "list_tokens": lambda s, u: s.list_tokens(user_id=u),
     "records": lambda s, u: s.records(user_id=u),
+    "past_turns": lambda s, u: s.past_turns(user_id=u),
     "choices": lambda s, u: [name for names in s.choices(u, "ja").values() for name in names],
 }
 

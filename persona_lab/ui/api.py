@@ -10,6 +10,7 @@ import asyncio
 import inspect
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from dataclasses import asdict
 from typing import Any, get_type_hints
 
 import gradio as gr
@@ -18,10 +19,12 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from persona_lab.compare import Contestant
 from persona_lab.errors import InputError
+from persona_lab.insights import SPAN, Figures, Summary, zone_of
 from persona_lab.lab import Lab
 from persona_lab.models import Agent, Chat, Event, Message, Prompt
 from persona_lab.store import clean_persona, persona_of
 from persona_lab.ui.editor import unsaved
+from persona_lab.ui.export import spreadsheet
 from persona_lab.ui.visitor import Visitor, Visitors
 
 
@@ -60,6 +63,48 @@ def message_data(message: Message) -> dict[str, Any]:
         "status": message.status,
         "timestamp": message.created_at.isoformat(),
         "metadata": message.details,
+    }
+
+
+def figures_data(figures: Figures) -> dict[str, Any]:
+    return {
+        "answers": figures.answers,
+        "stopped": figures.stopped,
+        "errors": figures.errors,
+        "error_rate": figures.error_rate,
+        "cache_hits": figures.cache_hits,
+        "cache_hit_rate": figures.cache_hit_rate,
+        "first_token_ms": asdict(figures.first),
+        "total_ms": asdict(figures.whole),
+        "tokens": {
+            "prompt": figures.prompt_tokens,
+            "cached": figures.cached_tokens,
+            "completion": figures.completion_tokens,
+        },
+        "cost": figures.cost,
+        "unpriced": figures.unpriced,
+    }
+
+
+def summary_data(summary: Summary) -> dict[str, Any]:
+    models = [(part.key.partition(":"), part.figures) for part in summary.models]
+    return {
+        "span": summary.span,
+        "zone": summary.zone,
+        "since": summary.since.isoformat() if summary.since else None,
+        "until": summary.until.isoformat(),
+        "total": figures_data(summary.total),
+        "kinds": dict(summary.kinds),
+        "error_types": dict(summary.error_types),
+        "by_persona": [
+            {"id": p.key, "name": p.name, "demo": p.demo, **figures_data(p.figures)}
+            for p in summary.personas
+        ],
+        "by_model": [
+            {"provider": provider, "model": name, **figures_data(figures)}
+            for (provider, _, name), figures in models
+        ],
+        "by_day": [{"day": p.key, **figures_data(p.figures)} for p in summary.days],
     }
 
 
@@ -150,7 +195,7 @@ def name_endpoints(page: gr.Blocks, lab: Lab, visitors: Visitors) -> None:
             if persona_id
             else unsaved({"personalities": [], "roles": [], "tones": [], "name": "?"})
         )
-        return unsaved({**base, **clean_persona(changes)})
+        return unsaved({**base, **clean_persona(changes)}, persona_id)
 
     async def list_personas(*, visitor: Visitor) -> list[dict[str, Any]]:
         """Your personas, the newest change first, then the demos.
@@ -440,10 +485,40 @@ def name_endpoints(page: gr.Blocks, lab: Lab, visitors: Visitors) -> None:
         found = await asyncio.to_thread(store.get_chat, chat_id, user_id=visitor.user_id)
         return chat_data(found)
 
+    async def insights(span: str = SPAN, zone: str = "UTC", *, visitor: Visitor) -> dict[str, Any]:
+        """What your personas did, how long it took and what it cost: waits at P50, P95 and P99, tokens, cost, errors, cache hits.
+
+        Args:
+            span: today, 7days or 30days (today is the last of them), or all.
+            zone: The time zone in which days begin, such as Asia/Tokyo; one that is unknown counts as UTC.
+
+        Returns:
+            span, zone, since, until, total, kinds, error_types, by_persona, by_model and by_day. Times are in milliseconds and cost in US dollars: null where no price is known, unpriced counting what it leaves out.
+        """  # noqa: E501 - Gradio reads one line a description
+        found = await asyncio.to_thread(
+            lab.insights.summary, user_id=visitor.user_id, span=span, zone=zone
+        )
+        return summary_data(found)
+
+    async def export_turns(span: str = SPAN, zone: str = "UTC", *, visitor: Visitor) -> str:
+        """The figures of every answer of a span as CSV, without what was said.
+
+        Args:
+            span: today, 7days, 30days or all.
+            zone: The time zone of its times and days, such as Asia/Tokyo.
+
+        Returns:
+            The file's text, with headings in your language.
+        """
+        turns = await asyncio.to_thread(
+            lab.insights.turns, user_id=visitor.user_id, span=span, zone=zone
+        )
+        return spreadsheet(turns, zone_of(zone), visitor)
+
     for function in (
         list_personas, save_persona, duplicate_persona, delete_persona, restore_persona,
         undo_persona, list_models, preview_prompt, try_message, compare, chat, regenerate,
-        list_chats, get_chat, delete_chat, restore_chat,
+        list_chats, get_chat, delete_chat, restore_chat, insights, export_turns,
     ):  # fmt: skip
         name = function.__name__
         gr.api(endpoint(function, visitors), api_name=name, concurrency_limit=None)

@@ -223,6 +223,16 @@
       const saved = judge(handed, mark);
       if (!typed && !saving) settle(saved && handed); // else a hand has gone on meanwhile
     },
+    zone: () => Intl.DateTimeFormat().resolvedOptions().timeZone || "",
+    // A file of `text`, made here: the server keeps none, and no door of it gives files out.
+    saveSheet(text) {
+      const link = document.createElement("a");
+      link.href = URL.createObjectURL(new Blob([text], { type: "text/csv;charset=utf-8" }));
+      link.download = `persona-lab-${new Date().toLocaleDateString("sv")}.csv`;
+      link.click();
+      setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+      return "";
+    },
     remember(name, value) {
       if (value) localStorage.setItem(`persona_lab.${name}`, value);
     },
@@ -331,6 +341,17 @@
     const input = event.target;
     if (!input.matches?.("[role=combobox]") || document.activeElement !== input) return;
     if (input.getAttribute("aria-expanded") === "false") setTimeout(() => press(input, "ArrowDown"));
+  });
+
+  // Each of Gradio's radio buttons is a group of its own, which arrows don't leave.
+  document.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+    if (!step || !event.target.matches?.("fieldset input[type=radio]")) return;
+    const radios = [...event.target.closest("fieldset").querySelectorAll("input[type=radio]")];
+    const next = radios.at((radios.indexOf(event.target) + step) % radios.length);
+    event.preventDefault();
+    next.focus();
+    next.click();
   });
 
   // A touch on a coloured span of the prompt leads to the field that it came from.

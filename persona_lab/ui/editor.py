@@ -137,14 +137,16 @@ class Editor:
         return [names.get(c, "") for c in sorted(self.watched(model), key=lambda c: c._id)]
 
 
-def unsaved(persona: Mapping[str, Any]) -> Agent:
-    """The persona as the form has it, saved or not."""
+def unsaved(persona: Mapping[str, Any], known_as: str = "") -> Agent:
+    """The persona as the form has it, saved or not. ``known_as``: the id of the one that is open,
+    whose figures a trial counts among."""
     traits = {
         "personalities": [Personality(name=name) for name in persona["personalities"]],
         "roles": [Role(name=name) for name in persona["roles"]],
         "tones": [Tone(name=name) for name in persona["tones"]],
     }
-    return Agent(**{**persona, **traits})
+    known = {"id": known_as} if known_as else {}
+    return Agent(**{**persona, **traits, **known})
 
 
 class EditorActions:
@@ -284,7 +286,7 @@ async def try_message(
     actions: EditorActions, persona: Mapping[str, Any], message: str, model: str, visitor: Visitor
 ) -> AsyncGenerator[str, None]:
     """The persona of the form answers one message, without a conversation."""
-    agent = unsaved(persona)
+    agent = unsaved(persona, actions.holds(visitor) or "")
     name = escape(agent.name)
     text = ""
     stream = actions.lab.service.answer(

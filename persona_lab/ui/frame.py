@@ -17,6 +17,7 @@ from persona_lab.ui.chat import ChatActions, build_chat
 from persona_lab.ui.compare import CompareActions, build_compare
 from persona_lab.ui.desk import Bar, Desk, model_choices
 from persona_lab.ui.editor import EditorActions, build_editor, wire_try
+from persona_lab.ui.insights import InsightsActions, build_insights
 from persona_lab.ui.look import head, theme
 from persona_lab.ui.visitor import Visitors
 from persona_lab.words import LANGUAGES, Words
@@ -77,6 +78,8 @@ def build(lab: Lab) -> tuple[gr.Blocks, gr.I18n]:
                 )
             with gr.Tab(i18n("tab.chat"), id="chat"):
                 chat = build_chat(ChatActions(lab, visitors), i18n, editor.editing, model, both)
+            with gr.Tab(i18n("tab.insights"), id="insights") as insights:
+                build_insights(InsightsActions(lab, visitors), insights, i18n, both)
         actions = EditorActions(lab, visitors)
         wire_try(actions, editor, model)
         bar = Bar(who=who, model=model, ready=ready)

@@ -108,7 +108,13 @@ def money(cost: float | None, visitor: Visitor) -> str:
         return visitor.say("figures.cost_unknown")
     if cost == 0:
         return visitor.say("figures.free")
-    return f"${cost:.4f}" if cost >= 0.0001 else f"${cost:.6f}"
+    return f"${cost:,.2f}" if cost >= 1 else f"${cost:.4f}" if cost >= 0.0001 else f"${cost:.6f}"
+
+
+def error_words(kind: str, visitor: Visitor) -> str:
+    """An ``ErrorType`` in a few words."""
+    key = f"insights.error_type.{kind}"
+    return visitor.say(key if key in visitor.words else "insights.error_type.system_error")
 
 
 def dated(cost: float | None, day: date | None, visitor: Visitor) -> str:

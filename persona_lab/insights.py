@@ -1,0 +1,321 @@
+"""What was generated, in figures: how many answers, how long they took, what they cost.
+
+Counted anew each time from the user's own recorded turns, so that a restart loses nothing.
+
+**Answers** are turns of a chat, a comparison or a trial, whatever became of them. A turn that sums
+up an old conversation is nobody's answer: its tokens and its cost count, and nothing else of it.
+**Errors** are answers that failed; one that the user stopped isn't an error.
+**Waits** are the models' own. To the *first* word: of each answer in which one came, also when it
+was stopped or failed later. To the *whole* answer: of those that ended by themselves. Answers from
+the cache say nothing of a model and count in neither. A local model's loading isn't in the first.
+**Percentiles** are interpolated linearly, as a spreadsheet's PERCENTILE does.
+**Cache hits** are a share of the answers in chats: trials and comparisons are always asked anew.
+**Cost** is the sum of the known ones. ``unpriced`` are the turns that used tokens at a price nobody
+knows; a turn without tokens costs nothing whatever the price.
+**Days** begin at midnight in the time zone that is asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, time, timedelta, tzinfo
+from typing import TYPE_CHECKING, Any, Literal
+from zoneinfo import ZoneInfo
+
+from persona_lab.errors import InputError
+from persona_lab.models import PastTurn, now
+from persona_lab.store import Store
+
+if TYPE_CHECKING:
+    from pandas import DataFrame, Series
+
+SPANS: Mapping[str, int | None] = {"today": 1, "7days": 7, "30days": 30, "all": None}
+"""A span's name → the calendar days in it, today's the last; None has no beginning."""
+SPAN = "7days"
+"""What is looked at first."""
+
+SUMMARY = "summary"
+"""The kind of turn that is nobody's answer."""
+
+Step = Literal["hour", "day", "week", "month"]
+MOST_STEPS = 62
+"""Steps after which a chart takes wider ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """Percentiles in milliseconds; None where nothing was waited for."""
+
+    p50: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Of some turns. The module's docstring says what each counts.
+
+    ``prompt_tokens`` include ``cached_tokens``, which a provider had read before. ``cost`` is in US
+    dollars, None where no price of what was used is known.
+    """
+
+    answers: int = 0
+    stopped: int = 0
+    errors: int = 0
+    chats: int = 0
+    cache_hits: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float | None = 0.0
+    unpriced: int = 0
+    first: Waits = Waits()
+    whole: Waits = Waits()
+
+    @property
+    def error_rate(self) -> float | None:
+        """Errors an answer, 0 to 1; None without answers."""
+        return self.errors / self.answers if self.answers else None
+
+    @property
+    def cache_hit_rate(self) -> float | None:
+        """Cache hits an answer in a chat, 0 to 1; None without chats."""
+        return self.cache_hits / self.chats if self.chats else None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The figures of one persona (``key`` its id), model (``provider:name``) or time (its first
+    moment there, in ISO form).
+
+    ``name`` is a persona's, None where it was never kept; those share the key "".
+    """
+
+    key: str
+    figures: Figures
+    name: str | None = None
+    demo: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Figures of a span: in all, by persona and by model (most answers first), and by time.
+
+    ``days`` has the days on which something was generated; ``course`` has every ``step`` of the
+    span, empty ones too. ``kinds`` and ``error_types`` count answers and errors. ``since`` is None
+    where the span has no beginning. ``ever``: there is something, in this span or before it.
+    """
+
+    span: str
+    zone: str
+    since: datetime | None
+    until: datetime
+    step: Step = "day"
+    total: Figures = Figures()
+    personas: Sequence[Part] = ()
+    models: Sequence[Part] = ()
+    days: Sequence[Part] = ()
+    course: Sequence[Part] = ()
+    kinds: Mapping[str, int] = field(default_factory=dict)
+    error_types: Mapping[str, int] = field(default_factory=dict)
+    ever: bool = True
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing at all was generated, not even a summary."""
+        return not self.models
+
+
+def zone_of(name: str) -> tzinfo:
+    """The time zone that a browser calls ``name``; UTC where it has no such name."""
+    try:
+        return ZoneInfo(name)
+    except (LookupError, ValueError, OSError):  # a folder of the database, say
+        return ZoneInfo("UTC")
+
+
+class Insights:
+    """Counts a user's turns. Methods are synchronous: call them through ``asyncio.to_thread``."""
+
+    def __init__(self, store: Store, *, clock: Callable[[], datetime] = now) -> None:
+        self._store = store
+        self._clock = clock
+
+    def turns(self, *, user_id: str, span: str = SPAN, zone: str = "UTC") -> list[PastTurn]:
+        """The user's turns in a span of :data:`SPANS`, oldest first.
+
+        Raises InputError for another span, and StorageError.
+        """
+        since = _beginning(span, self._clock(), zone_of(zone))
+        return self._store.past_turns(user_id=user_id, since=since)
+
+    def summary(self, *, user_id: str, span: str = SPAN, zone: str = "UTC") -> Summary:
+        """:meth:`turns` in figures. Raises InputError and StorageError."""
+        place, moment = zone_of(zone), self._clock()
+        since = _beginning(span, moment, place)
+        turns = self._store.past_turns(user_id=user_id, since=since)
+        found = summarize(turns, span=span, since=since, until=moment, zone=place)
+        return (
+            found if turns else replace(found, ever=bool(self._store.past_turns(user_id=user_id)))
+        )
+
+
+def _beginning(span: str, moment: datetime, zone: tzinfo) -> datetime | None:
+    """The first moment of a span that ends with the day of ``moment``, in UTC."""
+    if span not in SPANS:
+        raise InputError(f"{span!r} is none of {', '.join(SPANS)}")
+    days = SPANS[span]
+    if days is None:
+        return None
+    first = moment.astimezone(zone).date() - timedelta(days=days - 1)
+    return datetime.combine(first, time.min, zone).astimezone(UTC)
+
+
+def summarize(
+    turns: Sequence[PastTurn],
+    *,
+    span: str,
+    since: datetime | None,
+    until: datetime,
+    zone: tzinfo,
+) -> Summary:
+    """``turns``, oldest first, in figures."""
+    bare = Summary(span, str(zone), since, until)
+    if not turns:
+        return bare
+    frame = _frame(turns, zone)
+    begun = frame["local"].iloc[0].to_pydatetime()
+    ended = max(until.astimezone(zone).replace(tzinfo=None), frame["local"].iloc[-1])
+    if since is not None:
+        begun = since.astimezone(zone).replace(tzinfo=None)
+    step = _step(span, (ended - begun).days + 1)
+    known = {turn.agent_id: turn for turn in turns if turn.agent_name is not None}
+    personas = [
+        Part(key, figures, known[key].agent_name, known[key].demo) if key else Part("", figures)
+        for key, figures in _figures(frame, frame["persona"]).items()
+    ]
+    models = [Part(key, figures) for key, figures in _figures(frame, frame["spec"]).items()]
+    days = _figures(frame, _floor(frame["local"], "day"))
+    failed = frame.loc[frame["error"], "error_type"].fillna("system_error")
+    return replace(
+        bare,
+        step=step,
+        total=next(iter(_figures(frame, frame["all"]).values())),
+        personas=_most_first(personas),
+        models=_most_first(models),
+        days=[Part(_iso(at)[:10], figures) for at, figures in days.items()],
+        course=_course(frame, step, begun, ended, span),
+        kinds=frame.loc[frame["answer"], "kind"].value_counts().to_dict(),
+        error_types=failed.value_counts().to_dict(),
+    )
+
+
+def _frame(turns: Sequence[PastTurn], zone: tzinfo) -> DataFrame:
+    """The turns, with a column for everything that is counted or measured of them."""
+    import pandas as pd
+
+    frame = pd.DataFrame(turns, columns=list(PastTurn._fields))
+    answer = frame["kind"] != SUMMARY
+    hit = answer & frame["cache_hit"].astype(bool)
+    cost = pd.to_numeric(frame["cost"])
+    tokens = frame["prompt_tokens"] + frame["completion_tokens"]
+    fresh = answer & ~hit
+    local = pd.to_datetime(frame["created_at"], utc=True).dt.tz_convert(zone).dt.tz_localize(None)
+    return frame.assign(
+        all=0,
+        local=local,
+        persona=frame["agent_id"].where(frame["agent_name"].notna(), ""),
+        spec=frame["provider"] + ":" + frame["model"],
+        answer=answer,
+        stopped=answer & (frame["status"] == "stopped"),
+        error=answer & (frame["status"] == "failed"),
+        chat=frame["kind"] == "chat",
+        hit=hit & (frame["kind"] == "chat"),
+        cost=cost.fillna(0.0),
+        priced=cost.notna() & (tokens > 0),
+        unpriced=cost.isna() & (tokens > 0),
+        first=pd.to_numeric(frame["first_token_ms"]).where(fresh),
+        whole=frame["total_ms"].where(fresh & (frame["status"] == "ok")),
+    )
+
+
+_COUNTED = (
+    "answer", "stopped", "error", "chat", "hit", "prompt_tokens", "cached_tokens",
+    "completion_tokens", "cost", "priced", "unpriced",
+)  # fmt: skip
+
+
+def _figures(frame: DataFrame, by: Series[Any]) -> dict[Any, Figures]:
+    """The figures of each value of ``by``, in their order."""
+    sums = frame.groupby(by)[list(_COUNTED)].sum()
+    waits = {
+        name: frame[name].groupby(by).quantile([0.5, 0.95, 0.99]).unstack().to_numpy().tolist()
+        for name in ("first", "whole")
+    }
+    rows = zip(sums.itertuples(), waits["first"], waits["whole"], strict=True)
+    return {
+        row.Index: Figures(
+            answers=int(row.answer),
+            stopped=int(row.stopped),
+            errors=int(row.error),
+            chats=int(row.chat),
+            cache_hits=int(row.hit),
+            prompt_tokens=int(row.prompt_tokens),
+            cached_tokens=int(row.cached_tokens),
+            completion_tokens=int(row.completion_tokens),
+            cost=None if row.unpriced and not row.priced else float(row.cost),
+            unpriced=int(row.unpriced),
+            first=_waits(first),
+            whole=_waits(whole),
+        )
+        for row, first, whole in rows
+    }
+
+
+def _waits(percentiles: Sequence[float]) -> Waits:
+    return Waits(*(None if math.isnan(value) else value for value in percentiles))
+
+
+def _most_first(parts: Sequence[Part]) -> list[Part]:
+    return sorted(parts, key=lambda part: (-part.figures.answers, part.name or "", part.key))
+
+
+def _step(span: str, days: int) -> Step:
+    if span == "today":
+        return "hour"
+    if days <= MOST_STEPS:
+        return "day"
+    return "week" if days <= 7 * MOST_STEPS else "month"
+
+
+_FREQUENCIES: Mapping[Step, str] = {"hour": "h", "day": "D", "week": "W-MON", "month": "MS"}
+
+
+def _floor(local: Series[Any], step: Step) -> Series[Any]:
+    """The first moment of the step that each moment is in. Weeks begin on Mondays."""
+    if step == "hour":
+        return local.dt.floor("h")
+    period: Mapping[Step, str] = {"day": "D", "week": "W-SUN", "month": "M"}
+    return local.dt.to_period(period[step]).dt.start_time
+
+
+def _course(
+    frame: DataFrame, step: Step, begun: datetime, ended: datetime, span: str
+) -> list[Part]:
+    """Every step from ``begun`` to ``ended`` (of today, to its midnight), empty ones too."""
+    import pandas as pd
+
+    if span == "today":
+        ended = datetime.combine(ended.date(), time(23))
+    first, last = _floor(pd.Series([begun, ended]), step)
+    found = _figures(frame, _floor(frame["local"], step))
+    return [
+        Part(_iso(at), found.get(at, Figures()))
+        for at in pd.date_range(first, last, freq=_FREQUENCIES[step])
+    ]
+
+
+def _iso(moment: datetime) -> str:
+    return moment.isoformat(timespec="minutes")

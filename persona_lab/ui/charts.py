@@ -1,0 +1,211 @@
+"""Charts as inline SVG that need nothing: no library, no script, nothing to fetch.
+
+Widths are percentages and heights pixels, without a viewBox: a chart is as wide as its place, and
+its words stay as large as they are. What is drawn how is a class of ``page.css``, so that charts
+follow light and dark. Kinds differ in pattern, not in colour alone.
+"""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Literal
+
+Look = Literal["solid", "hatch", "outline", "error", "line", "dashed"]
+
+HEIGHT = 168
+"""Pixels from the ground line to the highest value."""
+HEAD, FOOT = 14, 26
+"""Pixels above that for the topmost number, and below for the words of the axis."""
+ROW, BAR = 46, 13
+"""Pixels of a row with its words, and of its bar."""
+LABELS = 5
+"""Words along an axis: as many as a phone has room for."""
+NAME = 26
+"""Half-width characters of a name beside a number, on a phone too."""
+
+PATTERNS = (
+    '<svg class="patterns" width="0" height="0" aria-hidden="true" focusable="false"><defs>'
+    + "".join(
+        f'<pattern id="chart-{look}" width="6" height="6" patternUnits="userSpaceOnUse"'
+        f' patternTransform="rotate({turn})"><rect class="ground" width="6" height="6"/>'
+        '<rect class="stripe" width="2.6" height="6"/></pattern>'
+        for look, turn in (("hatch", 45), ("error", -45))
+    )
+    + "</defs></svg>"
+)
+"""Stands once on a page that has charts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One place along an axis of time: the word under it (there may be none), what it says when one
+    points at it, and a value for each kind that is drawn."""
+
+    label: str
+    title: str
+    values: Sequence[float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A named bar: ``value`` in words at its end, and the lengths of its pieces."""
+
+    name: str
+    value: str
+    title: str
+    pieces: Sequence[float]
+
+
+def legend(entries: Sequence[tuple[Look, str]]) -> str:
+    """What each look means."""
+    return "".join(
+        f'<span><svg width="22" height="12" aria-hidden="true" focusable="false">'
+        f"{_swatch(look)}</svg>{escape(words)}</span>"
+        for look, words in entries
+    )
+
+
+def _swatch(look: Look) -> str:
+    if look in ("line", "dashed"):
+        return (
+            f'<line class="{look}" x1="1" y1="6" x2="21" y2="6"/>'
+            f'<circle class="dot-{look}" cx="11" cy="6" r="3"/>'
+        )
+    return _rect(look, "1", 1, "20", 10)
+
+
+def _rect(look: Look, x: str, y: float, width: str, height: float) -> str:
+    fill = f' fill="url(#chart-{look})"' if look in ("hatch", "error") else ""
+    return f'<rect class="{look}"{fill} x="{x}" y="{y:.1f}" width="{width}" height="{height:.1f}"/>'
+
+
+def columns(places: Sequence[Place], looks: Sequence[Look], said: str) -> str:
+    """Values of each place on top of one another, as whole numbers. ``said`` tells in words what
+    the chart shows."""
+    scale = ticks(max(sum(v or 0 for v in p.values) for p in places), whole=True)
+    share = 100 / len(places)
+    width = min(0.66 * share, 9)
+    drawn = []
+    for number, place in enumerate(places):
+        top = 0.0
+        for look, value in zip(looks, place.values, strict=True):
+            if value:
+                height = max(value / scale[-1] * HEIGHT, 1.5)
+                left = (number + 0.5) * share - width / 2
+                y = HEAD + HEIGHT - top - height
+                drawn.append(_rect(look, f"{left:.2f}%", y, f"{width:.2f}%", height))
+                top += height
+    return _over_time(places, scale, "{:,.0f}".format, "".join(drawn), said)
+
+
+def lines(places: Sequence[Place], looks: Sequence[Look], said: str) -> str:
+    """A line for each kind, broken where there is no value."""
+    scale = ticks(max((v for p in places for v in p.values if v is not None), default=0))
+    share = 100 / len(places)
+    drawn = []
+    for kind, look in enumerate(looks):
+        before: tuple[float, float] | None = None
+        marks = []
+        for number, place in enumerate(places):
+            value = place.values[kind]
+            if value is None:
+                before = None
+                continue
+            x, y = (number + 0.5) * share, HEAD + HEIGHT * (1 - value / scale[-1])
+            if before is not None:
+                drawn.append(
+                    f'<line class="{look}" x1="{before[0]:.2f}%" y1="{before[1]:.1f}"'
+                    f' x2="{x:.2f}%" y2="{y:.1f}"/>'
+                )
+            marks.append(f'<circle class="dot-{look}" cx="{x:.2f}%" cy="{y:.1f}" r="3"/>')
+            before = x, y
+        drawn += marks
+    return _over_time(places, scale, "{:g}".format, "".join(drawn), said)
+
+
+def _over_time(
+    places: Sequence[Place],
+    scale: Sequence[float],
+    number: Callable[[float], str],
+    drawn: str,
+    said: str,
+) -> str:
+    """Axes under ``drawn``, and over it for each place something to point at."""
+    ground = HEAD + HEIGHT
+    grid = []
+    for value in scale:
+        y = ground - HEIGHT * value / scale[-1]
+        grid.append(
+            f'<line class="grid" x1="0" y1="{y:.1f}" x2="100%" y2="{y:.1f}"/>'
+            f'<text class="tick" x="-8" y="{y + 4:.1f}">{number(value)}</text>'
+        )
+    share = 100 / len(places)
+    named = [(n, place.label) for n, place in enumerate(places) if place.label]
+    every = math.ceil(len(named) / LABELS)
+    words = [
+        f'<text class="label" x="{(n + 0.5) * share:.2f}%" y="{ground + 20}">{escape(label)}</text>'
+        for position, (n, label) in enumerate(named)
+        if (len(named) - 1 - position) % every == every // 2
+    ]
+    points = [
+        f'<rect class="point" x="{n * share:.2f}%" y="0" width="{share:.2f}%" height="{ground}">'
+        f"<title>{escape(place.title)}</title></rect>"
+        for n, place in enumerate(places)
+    ]
+    return _svg("over-time", ground + FOOT, said, "".join([*grid, drawn, *words, *points]))
+
+
+def rows(given: Sequence[Row], looks: Sequence[Look], said: str) -> str:
+    """A bar for each row, the longest as long as the chart."""
+    most = max((sum(row.pieces) for row in given), default=0) or 1
+    drawn = []
+    for number, row in enumerate(given):
+        y, left = number * ROW, 0.0
+        bar = [f'<rect class="rail" x="0" y="{y + 22 + BAR}" width="100%" height="1"/>']
+        for look, piece in zip(looks, row.pieces, strict=True):
+            if piece:
+                width = piece / most * 100
+                bar.append(_rect(look, f"{left:.2f}%", y + 22, f"{width:.2f}%", BAR))
+                left += width
+        drawn.append(
+            f"<g><title>{escape(row.title)}</title>"
+            f'<text class="name" x="0" y="{y + 15}">{escape(shortened(row.name))}</text>'
+            f'<text class="value" x="100%" y="{y + 15}">{escape(row.value)}</text>'
+            f'{"".join(bar)}<rect class="point" x="0" y="{y}" width="100%" height="{ROW}"/></g>'
+        )
+    return _svg("rows", ROW * len(given), said, "".join(drawn))
+
+
+def _svg(kind: str, height: int, said: str, inside: str) -> str:
+    return (
+        f'<svg class="chart {kind}" role="img" aria-label="{escape(said)}" focusable="false"'
+        f' width="100%" height="{height}">{inside}</svg>'
+    )
+
+
+def ticks(most: float, *, whole: bool = False) -> list[float]:
+    """Round numbers from 0 to ``most`` or a little more: two to six."""
+    if most < 1e-6:
+        return [0.0, 1.0]
+    rough = most / 4
+    size = 10 ** math.floor(math.log10(rough))
+    step = next(size * factor for factor in (1, 2, 5, 10, 20) if size * factor >= rough)
+    if whole:
+        step = max(1.0, step)
+    return [step * n for n in range(math.ceil(most / step - 1e-9) + 1)]
+
+
+def shortened(name: str) -> str:
+    """``name`` in at most :data:`NAME` columns of a fixed-width face, where kanji take two."""
+    widths = [2 if unicodedata.east_asian_width(c) in "WFA" else 1 for c in name]
+    if sum(widths) <= NAME:
+        return name
+    room, length = NAME - 2, 0
+    while room >= widths[length]:
+        room -= widths[length]
+        length += 1
+    return name[:length] + "…"
