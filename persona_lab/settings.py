@@ -149,6 +149,8 @@ class Settings(BaseSettings):
     """A model that looks at each whole answer before it is shown: answers then don't stream."""
     moderation_model: str = "omni-moderation-latest"
 
+    metrics_token: SecretStr | None = None
+    """What who asks for ``/metrics`` must show; None: nobody from elsewhere gets them."""
     log_format: Literal["auto", "json", "text"] = "auto"
     """auto: for a reader where standard error is a terminal, JSON lines elsewhere."""
     log_level: Literal["debug", "info", "warning", "error", "critical"] = "info"

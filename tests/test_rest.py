@@ -12,7 +12,9 @@ import pytest
 from conftest import says
 from doors import Doors, Program, new_program, opened
 from fastapi import FastAPI
+from prometheus_client.parser import text_string_to_metric_families
 from serving import until
+from starlette.applications import Starlette
 from starlette.types import Message
 
 from persona_lab.errors import DiskFull, StorageError
@@ -185,7 +187,7 @@ async def test_every_operation_asks_who_calls_before_all_else(doors: Doors) -> N
 def test_every_door_is_known(lab: Lab) -> None:
     """A new one needs its place in the tests of whom it lets in."""
     assert [getattr(route, "path", "") for route in routes(lab)] == [
-        "/healthz", "/readyz", "/ws/{chat_id}", "/api/v1", "/v1",
+        "/healthz", "/readyz", "/metrics", "/ws/{chat_id}", "/api/v1", "/v1",
     ]  # fmt: skip
 
 
@@ -514,3 +516,26 @@ async def test_a_key_in_a_providers_words_reaches_no_program(make_lab: Callable[
             sent = await http.post(f"/chats/{program.chat.id}/messages", json={"content": "x"})
     assert sent.status_code == 200
     assert "sk-secret" not in sent.text
+
+
+async def test_figures_open_to_this_machine_or_to_who_shows_their_token(
+    make_lab: Callable[..., Lab],
+) -> None:
+    async def asked(lab: Lab, *, shared: bool = False, **headers: str) -> int:
+        app = Starlette(routes=routes(lab, shared=shared))
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://lab") as http:
+            answer = await http.get("/metrics", headers=headers)
+        if answer.status_code == 200:
+            assert list(text_string_to_metric_families(answer.text))
+        return answer.status_code
+
+    own = make_lab()
+    assert await asked(own) == 200
+    assert await asked(own, shared=True) == 404
+    assert await asked(own, **{"x-forwarded-for": "10.0.0.1"}) == 404
+    assert await asked(make_lab(gradio_server_name="lab.example")) == 404
+    guarded = make_lab(metrics_token="canary-token", gradio_server_name="lab.example")
+    assert await asked(guarded) == 404
+    assert await asked(guarded, authorization="Bearer wrong") == 404
+    assert await asked(guarded, shared=True, authorization="Bearer canary-token") == 200

@@ -34,7 +34,7 @@ from persona_lab.errors import (
     NotFound,
     StorageError,
 )
-from persona_lab.models import Agent, TurnRecord
+from persona_lab.models import Agent, TurnRecord, now
 from persona_lab.store import REVISIONS, TOKENS, Mark, Store, persona_of
 
 
@@ -167,11 +167,13 @@ LISTS: dict[str, Callable[[Store, str], object]] = {
     "choices": lambda s, u: [name for names in s.choices(u, "ja").values() for name in names],
 }
 
-SAYS_WHOSE = {"open_chat", "create_token"}
-"""They take the user too: one tells another's row from none, the other names no row."""
+SAYS_WHOSE = {"open_chat", "create_token", "deleted_agent", "deleted_chat"}
+"""They take the user too: one tells another's row from none, one names no row, and two are among
+the user's own."""
 
 FOR_NOBODY = {
     "check": "no rows",
+    "spent": "a sum over all, for who runs the house",
     "user_for_token": "the token says who",
     "create_user": "makes one",
     "user_for_secret": "the secret says who",
@@ -1123,3 +1125,33 @@ def test_an_address_that_is_none_is_refused() -> None:
 def test_a_row_can_be_made_in_memory_with_its_traits_and_no_database() -> None:
     agent = Agent(name="テスト太郎")
     assert persona_of(agent)["personalities"] == []
+
+
+def test_what_was_deleted_last_is_offered_for_a_day_to_its_owner(tmp_path: Path) -> None:
+    moment = [now()]
+    store = Store("sqlite://", clock=lambda: moment[0])
+    user, other = store.create_user().id, store.create_user().id
+    first, last = (store.create_agent(user_id=user, name=name).id for name in ("先", "後"))
+    chat = store.create_chat(user_id=user, agent_id=first).id
+    assert store.deleted_agent(user_id=user) is None
+    for agent in (first, last):
+        moment[0] += timedelta(minutes=1)
+        store.delete_agent(agent, user_id=user)
+    store.delete_chat(chat, user_id=user)
+    offered = store.deleted_agent(user_id=user)
+    assert offered is not None
+    assert offered.id == last
+    assert store.deleted_agent(user_id=other) is None
+    assert store.deleted_chat(first, user_id=other) is None
+    assert store.deleted_chat(last, user_id=user) is None
+    found = store.deleted_chat(first, user_id=user)
+    assert found is not None
+    assert found.id == chat
+    store.restore_agent(last, user_id=user)
+    before = store.deleted_agent(user_id=user)
+    assert before is not None
+    assert before.id == first
+    moment[0] += timedelta(days=1)
+    assert store.deleted_agent(user_id=user) is None
+    assert store.deleted_chat(first, user_id=user) is None
+    store.close()

@@ -27,7 +27,7 @@ def serve(settings: Settings, *, share: bool = False) -> None:
     logs.through_us()
     with open_lab(settings) as lab:
         logs.configure(settings, secrets=lambda: lab.clients.keys.known)
-        page, i18n = build(lab)
+        page, i18n = build(lab, shared=share)
         lab.monitor.metrics.queues["page"] = lambda: len(page._queue)
         gc.freeze()
         gc.enable()

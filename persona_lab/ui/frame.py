@@ -11,13 +11,14 @@ from starlette.middleware import Middleware
 from persona_lab.errors import ConfigurationError
 from persona_lab.lab import Lab
 from persona_lab.server import ClosedDoors, FrontPage, VisitorCookie
+from persona_lab.server.figures import LOOPBACK
 from persona_lab.server.routes import routes
 from persona_lab.ui.api import name_endpoints
 from persona_lab.ui.chat import ChatActions, build_chat
 from persona_lab.ui.compare import CompareActions, build_compare
 from persona_lab.ui.desk import Bar, Desk, model_choices
 from persona_lab.ui.editor import EditorActions, build_editor, wire_try
-from persona_lab.ui.insights import InsightsActions, build_insights
+from persona_lab.ui.insights import InsightsActions, alerts_of, build_insights, no_alerts
 from persona_lab.ui.look import head, theme
 from persona_lab.ui.visitor import Visitors
 from persona_lab.words import LANGUAGES, Words
@@ -25,8 +26,12 @@ from persona_lab.words import LANGUAGES, Words
 HERE = Path(__file__).parent
 
 
-def build(lab: Lab) -> tuple[gr.Blocks, gr.I18n]:
-    """The whole page over a lab, and its words. Nothing here loads a model or asks a provider."""
+def build(lab: Lab, *, shared: bool = False) -> tuple[gr.Blocks, gr.I18n]:
+    """The whole page over a lab, and its words. Nothing here loads a model or asks a provider.
+
+    Alerts are for whoever runs the house: they are shown where it serves its own machine only, not
+    where a link makes it ``shared``.
+    """
     words = Words(lab.settings.templates_dir / "ui.yaml")
     i18n = gr.I18n(
         **{
@@ -79,11 +84,13 @@ def build(lab: Lab) -> tuple[gr.Blocks, gr.I18n]:
             with gr.Tab(i18n("tab.chat"), id="chat"):
                 chat = build_chat(ChatActions(lab, visitors), i18n, editor.editing, model, both)
             with gr.Tab(i18n("tab.insights"), id="insights") as insights:
-                build_insights(InsightsActions(lab, visitors), insights, i18n, both)
-        actions = EditorActions(lab, visitors)
-        wire_try(actions, editor, model)
+                alone = lab.settings.gradio_server_name in LOOPBACK and not shared
+                actions = InsightsActions(lab, visitors, alerts_of(lab) if alone else no_alerts)
+                build_insights(actions, insights, i18n, both)
+        editing = EditorActions(lab, visitors)
+        wire_try(editing, editor, model)
         bar = Bar(who=who, model=model, ready=ready)
-        Desk(actions=actions, bar=bar, editor=editor, compare=compare, chat=chat).wire(page)
+        Desk(actions=editing, bar=bar, editor=editor, compare=compare, chat=chat).wire(page)
     page.queue(default_concurrency_limit=64, max_size=1000)
     return page, i18n
 
@@ -110,7 +117,7 @@ def launch(page: gr.Blocks, i18n: gr.I18n, lab: Lab, *, share: bool = False) -> 
             pwa=False,
             max_threads=100,
             app_kwargs={
-                "routes": routes(lab),
+                "routes": routes(lab, shared=share),
                 "middleware": [
                     Middleware(ClosedDoors),
                     Middleware(VisitorCookie),

@@ -33,14 +33,31 @@ SAVE = "(text) => personaLab.saveSheet(text)"
 """A file of the text, made in the browser; the box that brought it is emptied."""
 
 
+Alerts = Callable[[Visitor], Sequence[str]]
+"""What a visitor should hear of first, in their words."""
+
+
+def no_alerts(visitor: Visitor) -> Sequence[str]:
+    return ()
+
+
+def alerts_of(lab: Lab) -> Alerts:
+    """Those of the lab that stand now."""
+
+    def told(visitor: Visitor) -> Sequence[str]:
+        return [visitor.say(alert.key, **alert.details) for alert in lab.monitor.alerts.current]
+
+    return told
+
+
 class InsightsActions:
-    """What the tab does. ``alerts`` tells what a visitor should hear of first, in their words."""
+    """What the tab does."""
 
     def __init__(
         self,
         lab: Lab,
         visitors: Visitors,
-        alerts: Callable[[Visitor], Sequence[str]] = lambda visitor: (),
+        alerts: Alerts = no_alerts,
     ) -> None:
         self.lab = lab
         self.visitors = visitors
