@@ -275,53 +275,54 @@ async def test_anothers_ids_are_refused_like_missing_ones(
 # ── what it is told when that can't be ────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "body", "status", "code"),
-    [
-        ("POST", "/agents", {}, 422, "invalid_request"),
-        ("POST", "/agents", {"name": " "}, 422, "invalid_persona"),
-        ("POST", "/agents", {"name": "x" * 101}, 422, "invalid_persona"),
-        ("POST", "/agents", {"name": "x", "id": "y"}, 422, "invalid_request"),
-        ("POST", "/agents", {"name": "x", "\ud800": "y"}, 422, "invalid_request"),
-        ("POST", "/agents", {"name": "x", "language": "fr"}, 422, "invalid_request"),
-        ("POST", "/agents", [1], 422, "invalid_request"),
-        ("POST", "/agents", "[", 422, "invalid_request"),
-        ("POST", "/agents", "[" * 100_000, 422, "invalid_request"),
-        ("POST", "/agents", "1" * 5000, 422, "invalid_request"),
-        ("POST", "/agents", " " * (8 * 1024 * 1024 + 1), 413, "invalid_request"),
-        ("POST", "/tokens", {"name": "x" * 101}, 422, "invalid_request"),
-        ("GET", "/chats?limit=0", None, 422, "invalid_request"),
-        ("GET", "/chats?limit=" + "9" * 30, None, 422, "invalid_request"),
-        ("GET", "/agents/%00", None, 404, "not_found"),
-        ("GET", "/agents/%ff", None, 404, "not_found"),
-        ("GET", "/nothing", None, 404, "invalid_request"),
-        ("PUT", "/agents", {}, 405, "invalid_request"),
-        ("POST", "/chats/CHAT/messages", {"content": ""}, 422, "empty_message"),
-        ("POST", "/chats/CHAT/messages", {"content": "長" * 2001}, 413, "message_too_long"),
-        ("POST", "/chats/CHAT/messages", {"content": "x", "model": "nobody:x"}, 422,
-         "unknown_model"),
-        ("POST", "/chats/CHAT/messages", {"content": "x", "model": "\ud800"}, 422, "unknown_model"),
-        ("POST", "/chats/CHAT/messages", {"content": "x", "temperature": 9}, 422,
-         "invalid_request"),
-        ("POST", "/chats/CHAT/messages", {"content": "x", "max_token": 9}, 422, "invalid_request"),
-        ("POST", "/chats/CHAT/messages", {"content": "x", "model": "mock:echo?fail=timeout"}, 504,
-         "timeout"),
-        ("POST", "/chats/CHAT/messages", {"content": "x", "model": "mock:echo?fail=overloaded"},
-         503, "overloaded"),
-        ("POST", "/chats/CHAT/messages", {"content": "x", "model": "openai:x"}, 503, "missing_key"),
-    ],
-)  # fmt: skip
+REFUSED: list[tuple[str, str, Any, int, str]] = [
+    ("POST", "/agents", {}, 422, "invalid_request"),
+    ("POST", "/agents", {"name": " "}, 422, "invalid_persona"),
+    ("POST", "/agents", {"name": "x" * 101}, 422, "invalid_persona"),
+    ("POST", "/agents", {"name": "x", "id": "y"}, 422, "invalid_request"),
+    ("POST", "/agents", {"name": "x", "\ud800": "y"}, 422, "invalid_request"),
+    ("POST", "/agents", {"name": "x", "language": "fr"}, 422, "invalid_request"),
+    ("POST", "/agents", [1], 422, "invalid_request"),
+    ("POST", "/agents", "[", 422, "invalid_request"),
+    ("POST", "/agents", "[" * 100_000, 422, "invalid_request"),
+    ("POST", "/agents", "1" * 5000, 422, "invalid_request"),
+    ("POST", "/agents", " " * (8 * 1024 * 1024 + 1), 413, "invalid_request"),
+    ("POST", "/tokens", {"name": "x" * 101}, 422, "invalid_request"),
+    ("GET", "/chats?limit=0", None, 422, "invalid_request"),
+    ("GET", "/chats?limit=" + "9" * 30, None, 422, "invalid_request"),
+    ("GET", "/agents/%00", None, 404, "not_found"),
+    ("GET", "/agents/%ff", None, 404, "not_found"),
+    ("GET", "/nothing", None, 404, "invalid_request"),
+    ("PUT", "/agents", {}, 405, "invalid_request"),
+    ("POST", "/chats/CHAT/messages", {"content": ""}, 422, "empty_message"),
+    ("POST", "/chats/CHAT/messages", {"content": "長" * 2001}, 413, "message_too_long"),
+    ("POST", "/chats/CHAT/messages", {"content": "x", "model": "nobody:x"}, 422,
+     "unknown_model"),
+    ("POST", "/chats/CHAT/messages", {"content": "x", "model": "\ud800"}, 422, "unknown_model"),
+    ("POST", "/chats/CHAT/messages", {"content": "x", "temperature": 9}, 422,
+     "invalid_request"),
+    ("POST", "/chats/CHAT/messages", {"content": "x", "max_token": 9}, 422, "invalid_request"),
+    ("POST", "/chats/CHAT/messages", {"content": "x", "model": "mock:echo?fail=timeout"}, 504,
+     "timeout"),
+    ("POST", "/chats/CHAT/messages", {"content": "x", "model": "mock:echo?fail=overloaded"},
+     503, "overloaded"),
+    ("POST", "/chats/CHAT/messages", {"content": "x", "model": "openai:x"}, 503, "missing_key"),
+]  # fmt: skip
+
+
 async def test_every_refusal_has_one_shape_and_a_fitting_status(
-    doors: Doors, program: Program, method: str, path: str, body: Any, status: int, code: str
+    doors: Doors, program: Program
 ) -> None:
-    content = body.encode() if isinstance(body, str) else json.dumps(body).encode()
-    headers = {**program.headers, "content-type": "application/json"}
     for language in ("ja", "en"):
-        async with caller(doors, headers | {"accept-language": language}) as http:
-            where = path.replace("CHAT", program.chat.id)
-            sent = await http.request(method, where, content=content if body is not None else None)
-        words = refused(sent, status, code)["message"]
-        assert any(character > "\u3040" for character in words) == (language == "ja")
+        headers = {"content-type": "application/json", "accept-language": language}
+        async with caller(doors, program.headers | headers) as http:
+            for method, path, body, status, code in REFUSED:
+                text = body if isinstance(body, str) else json.dumps(body)
+                content = None if body is None else text.encode()
+                where = path.replace("CHAT", program.chat.id)
+                sent = await http.request(method, where, content=content)
+                words = refused(sent, status, code)["message"]
+                assert any(letter > "\u3040" for letter in words) == (language == "ja"), where
 
 
 async def test_a_body_without_an_end_is_cut_short(http: httpx.AsyncClient) -> None:
