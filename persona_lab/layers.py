@@ -239,7 +239,8 @@ class Breaker(Layer):
 
 
 def _outage(error: Exception) -> TypeGuard[ProviderError]:
-    if not isinstance(error, OUTAGES):
+    """A full queue of this machine's own engine is none: its model is well, and busy."""
+    if not isinstance(error, OUTAGES) or error.provider == "local":
         return False
     return error.status is None or not 400 <= error.status < 500
 

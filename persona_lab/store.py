@@ -44,6 +44,7 @@ from persona_lab.errors import (
     StorageError,
     from_foreign,
 )
+from persona_lab.letters import composed
 from persona_lab.models import (
     Agent,
     AgentRevision,
@@ -92,7 +93,6 @@ CONNECT_SECONDS = "5"
 
 _ANSWERS_SENT: tuple[Status, ...] = ("ok", "stopped", "interrupted")
 _UNSTORABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
-_COMPOSABLE = re.compile("[^\uf900-\ufaff\U0002f800-\U0002fa1f]+")
 
 
 # ── what a persona may hold ───────────────────────────────────────────────────────────────
@@ -105,7 +105,7 @@ def clean_text(text: str) -> str:
     Halves of surrogate pairs and NUL go, which no database takes.
     """
     text = _UNSTORABLE.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
-    return _COMPOSABLE.sub(lambda part: unicodedata.normalize("NFC", part[0]), text)
+    return composed(text)
 
 
 def _is_visible(character: str) -> bool:

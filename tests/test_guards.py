@@ -540,3 +540,31 @@ async def test_an_endpoint_that_does_not_answer_is_our_error(
     moderator, _ = _endpoint(status, body)
     with pytest.raises(error):
         await moderator.review("はい")
+
+
+@pytest.mark.parametrize(
+    ("language", "answer"),
+    [
+        ("en", "You can report the issue here, and I'd be happy to refund you."),
+        ("en", "You should buy it now while it is still in stock."),
+        ("en", "Take the pillow back, and take your tablet to our repair desk."),
+        ("en", "It is the flute you ordered."),
+        ("ja", "熱心にがんばっていらっしゃるのですね。"),
+        ("ja", "株式会社ことり文具の売り場では、こちらがおすすめです。"),
+        ("ja", "薬局の隣ですので、お茶を飲んでお待ちください。"),
+    ],
+)
+def test_what_any_shop_or_teacher_says_is_no_advice(language: str, answer: str) -> None:
+    guards = OutputFilter(ROOT / "templates" / "guards.yaml", lambda agent, reason: reason)
+    processor = ResponseProcessor([*STEPS, guards.step, *LAST_STEPS])
+    role = "カスタマーサポート" if language == "ja" else "Customer Support"
+    agent = Agent(name="みさき", language=language, roles=[Role(name=role)])
+    assert processor.process(answer, agent).content == answer
+
+
+def test_a_heap_of_marks_is_cut_before_it_is_composed() -> None:
+    heap = "a" + "\u0301" * 500 + "\u0327" * 500
+    assert len(validate(heap)) <= 31
+    assert validate("か\u3099") == "が"
+    with pytest.raises(MessageTooLong):
+        validate(heap * 1000)

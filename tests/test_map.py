@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 HOUSE = ROOT / "persona_lab"
 
 LEVELS = [
-    {"models", "errors", "words", "settings", "shared"},
+    {"models", "errors", "words", "letters", "settings", "shared"},
     {
         "store", "migrations", "seeds", "prompts", "context", "clients", "llama", "circuits",
         "layers", "replies", "japanese", "tones", "guards", "fidelity", "cards", "monitor", "cache",

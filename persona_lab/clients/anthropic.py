@@ -25,6 +25,7 @@ from persona_lab.clients.remote import (
     timely,
 )
 from persona_lab.errors import InvalidResponse, Offline
+from persona_lab.letters import whole
 from persona_lab.models import Chunk, Image, Options, Prompt, Turn, Usage
 
 if TYPE_CHECKING:
@@ -188,7 +189,7 @@ class _Piece:
         elif event.type == "content_block_delta" and event.delta.type == "text_delta":
             if not isinstance(event.delta.text, str):
                 raise TypeError(type(event.delta.text).__name__)
-            self.text = event.delta.text
+            self.text = whole(event.delta.text)
         elif event.type == "message_delta":
             self.finish = event.delta.stop_reason or ""
             self.counts = _counts(event.usage)

@@ -27,6 +27,7 @@ from persona_lab.clients.remote import (
     timely,
 )
 from persona_lab.errors import InvalidResponse, Offline
+from persona_lab.letters import whole
 from persona_lab.models import Chunk, Options, Prompt, Turn, Usage
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ class _Piece:
 
 def _string(value: object) -> str:
     if value is None or isinstance(value, str):
-        return value or ""
+        return whole(value or "")
     raise TypeError(type(value).__name__)
 
 

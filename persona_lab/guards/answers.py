@@ -11,6 +11,7 @@ item is ever shown, and how a provider cut the stream makes no difference.
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
@@ -322,7 +323,7 @@ class Guarded(Filter):
                     continue
                 for words_together in subject.advice:
                     if all(
-                        any(either.casefold() in sentence for either in word.split("|"))
+                        any(_says(sentence, either) for either in word.split("|"))
                         for word in words_together
                     ):
                         return "limits", name
@@ -358,6 +359,19 @@ class Guarded(Filter):
             own += [text for example in agent.examples for text in example.values()]
             self._own = "\n".join(map(canonical, own))
         return self._own
+
+
+@functools.lru_cache(maxsize=1024)
+def _spoken(word: str) -> re.Pattern[str]:
+    """``word`` in a sentence; one of Latin letters as a whole word: "sue" isn't in "issue"."""
+    text = word.casefold()
+    before = "(?<![a-z])" if text[0].isascii() and text[0].isalpha() else ""
+    after = "(?![a-z])" if text[-1].isascii() and text[-1].isalpha() else ""
+    return re.compile(before + re.escape(text) + after)
+
+
+def _says(sentence: str, word: str) -> bool:
+    return _spoken(word).search(sentence) is not None
 
 
 def _may_hold_key(unit: str) -> bool:

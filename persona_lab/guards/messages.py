@@ -10,6 +10,7 @@ import re
 import unicodedata
 
 from persona_lab.errors import EmptyMessage, InputError, MessageTooLong
+from persona_lab.letters import composed
 
 _HARMFUL = re.compile(
     "["
@@ -25,7 +26,10 @@ _TAGS = re.compile("(\U0001f3f4[\U000e0020-\U000e007f]+)|[\U000e0000-\U000e007f]
 """Letters that nobody sees and every model reads; flags (🏴󠁧󠁢󠁥󠁮󠁧󠁿) are written with them too."""
 _BLANK_LETTERS = "\u115f\u1160\u2800\u3164\uffa0"
 """Letters of Hangul and Braille that show nothing."""
-_COMPOSABLE = re.compile("[^\uf900-\ufaff\U0002f800-\U0002fa1f]+")
+
+
+SURPLUS = 10
+"""How many times too long a text may be before it isn't even cleaned."""
 
 
 class InputValidator:
@@ -42,9 +46,11 @@ class InputValidator:
         """
         if not isinstance(text, str):
             raise InputError(f"a message is text, not {type(text).__name__}")
+        if len(text) > SURPLUS * self.max_length:  # cleaning can't make so much of it go
+            raise MessageTooLong(length=len(text), limit=self.max_length)
         text = _HARMFUL.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
         text = _TAGS.sub(lambda part: part[1] or "", text)
-        text = _COMPOSABLE.sub(lambda part: unicodedata.normalize("NFC", part[0]), text).strip()
+        text = composed(text).strip()
         if len(text) > self.max_length:
             raise MessageTooLong(length=len(text), limit=self.max_length)
         return text
