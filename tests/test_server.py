@@ -26,6 +26,7 @@ from persona_lab.server import (
     COOKIE,
     ClosedDoors,
     FrontPage,
+    PlainInputs,
     VisitorCookie,
     check_port,
     only_instance,
@@ -184,6 +185,35 @@ async def test_a_closed_door_answers_404(path: str) -> None:
         assert (await get(ClosedDoors(page), path, method)).status_code == 404
         assert (await get(ClosedDoors(page), f"{path}/more", method)).status_code == 404
     assert (await get(ClosedDoors(page), "/config")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b'{"data": ["hello"]}', 200),
+        (b'{"data": [{"path": "x", "meta": {"_type": "gradio.FileData"}}]}', 400),
+        (b'{"data": {"a": [[{"meta": {"\\u005ftype": "gradio.FileData"}}]]}}', 400),
+        (b'{"data": [{"meta": "a word"}]}', 200),
+        (b"not JSON", 200),
+        (b"[" * 100_000, 200),
+        (b'"' + b"x" * PlainInputs.MOST + b'"', 413),
+    ],
+    ids=["text", "file", "escaped", "meta", "no JSON", "deep", "large"],
+)
+async def test_no_input_is_a_file_or_too_large(sent: bytes, status: int) -> None:
+    heard: list[bytes] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        heard.append((await receive())["body"])
+        await page(scope, receive, send)
+
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app=PlainInputs(app)), base_url="http://lab"
+    ) as client:
+        for path in ("/gradio_api/queue/join", "/gradio_api/run/x", "/gradio_api/call/x"):
+            answer = await client.post(path, content=sent)
+            assert answer.status_code == status
+    assert heard == ([sent] * 3 if status == 200 else [])
 
 
 async def test_a_websocket_passes_the_doors() -> None:

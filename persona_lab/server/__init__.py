@@ -8,7 +8,7 @@ tell an answer, send it, and say no. ``routes.py`` lists them.
 """
 
 from persona_lab.server.instance import check_port, only_instance
-from persona_lab.server.pages import CLOSED, ClosedDoors, FrontPage
+from persona_lab.server.pages import CLOSED, ClosedDoors, FrontPage, PlainInputs
 from persona_lab.server.visitors import (
     COOKIE,
     LANGUAGE_COOKIE,
@@ -23,6 +23,7 @@ __all__ = [
     "LANGUAGE_COOKIE",
     "ClosedDoors",
     "FrontPage",
+    "PlainInputs",
     "VisitorCookie",
     "check_port",
     "language_of",

@@ -10,7 +10,7 @@ from starlette.middleware import Middleware
 
 from persona_lab.errors import ConfigurationError
 from persona_lab.lab import Lab
-from persona_lab.server import ClosedDoors, FrontPage, VisitorCookie
+from persona_lab.server import ClosedDoors, FrontPage, PlainInputs, VisitorCookie
 from persona_lab.server.figures import LOOPBACK
 from persona_lab.server.routes import routes
 from persona_lab.ui.api import name_endpoints
@@ -120,6 +120,7 @@ def launch(page: gr.Blocks, i18n: gr.I18n, lab: Lab, *, share: bool = False) -> 
                 "routes": routes(lab, shared=share),
                 "middleware": [
                     Middleware(ClosedDoors),
+                    Middleware(PlainInputs),
                     Middleware(VisitorCookie),
                     Middleware(FrontPage, head=head()),
                 ],
