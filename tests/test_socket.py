@@ -363,6 +363,7 @@ async def test_a_client_that_fell_silent_without_a_word_is_noticed(lab: Lab) -> 
                 "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
                 "Sec-WebSocket-Version: 13\r\n\r\n".encode()
             )
+            assert b"101 Switching" in await asyncio.to_thread(raw.recv, 4096)
             message = json.dumps({"content": "a", "model": SLOW}).encode()
             raw.sendall(bytes([0x81, 0x80 | len(message), 0, 0, 0, 0]) + message)
             await stopped(doors, program)
