@@ -127,8 +127,8 @@ def open_lab(
     """Open the lab that ``settings`` (the environment's where None) describe.
 
     Reads every template and word, brings the database up to date, puts the demo personas into
-    it and marks answers that a crash cut off. ``client`` answers in place of all models, without
-    layers around it. ``clock`` counts seconds; ``sleep`` waits between the tries of a model. Raises
+    it and marks answers that a crash cut off. ``client`` answers in place of all models, asked
+    once, with the cache and the quotas around it. ``clock`` counts seconds; ``sleep`` waits between the tries of a model. Raises
     ConfigurationError, one line that names what is wrong.
     """
     settings = settings if settings is not None else load_settings()
@@ -200,7 +200,7 @@ def open_lab(
         prompt_builder=prompt_builder,
         response_processor=response_processor,
         error_handler=error_handler,
-        layers=layers if client is None else None,
+        layers=layers,
         output_filter=output_filter,
         observers=[monitor.metrics.observe, monitor.alerts.observe],
         log_messages=settings.log_messages,
