@@ -654,7 +654,7 @@ def test_what_is_typed_while_the_server_is_gone_is_kept_and_saved_when_it_is_bac
     expect(desk.box("field-description")).to_have_value("灯台守")
     expect(desk.chips("tones")).to_have_text(["小声"])
     expect(desk.at("#saved")).to_have_text(desk.say("editor.saved"))
-    until(lambda: desk.page.evaluate("sessionStorage.length") == 0)
+    until(lambda: not desk.page.evaluate("sessionStorage['persona_lab.unsaved'] || ''"))
     (kept,) = map(persona_of, desk.own())
     assert (kept["background"], kept["description"], kept["tones"]) == (
         "灯台で育った。", "灯台守", ["小声"],
@@ -695,7 +695,7 @@ def test_what_could_not_be_saved_is_there_again_when_its_persona_is(desk: Desk) 
     desk.settle()
     desk.box("field-name").fill("Hopper")
     expect(desk.at("#saved")).to_have_text(desk.say("editor.saved"))
-    until(lambda: desk.page.evaluate("sessionStorage.length") == 0)
+    until(lambda: not desk.page.evaluate("sessionStorage['persona_lab.unsaved'] || ''"))
     assert [(a.name, a.background) for a in desk.own()] == [("Hopper", "船の上で育った。")]
 
 
@@ -723,7 +723,7 @@ def test_a_copy_whose_making_the_page_did_not_hear_of_is_not_made_twice(desk: De
     )
     desk.reload()
     expect(desk.box("field-description")).to_have_value(text)
-    until(lambda: desk.page.evaluate("sessionStorage.length") == 0)
+    until(lambda: not desk.page.evaluate("sessionStorage['persona_lab.unsaved'] || ''"))
     assert [a.id for a in desk.own()] == [desk.box("editing").input_value()]
 
 
