@@ -128,8 +128,8 @@ def open_lab(
 
     Reads every template and word, brings the database up to date, puts the demo personas into
     it and marks answers that a crash cut off. ``client`` answers in place of all models, asked
-    once, with the cache and the quotas around it. ``clock`` counts seconds; ``sleep`` waits between the tries of a model. Raises
-    ConfigurationError, one line that names what is wrong.
+    once, with the cache and the quotas around it. ``clock`` counts seconds; ``sleep`` waits between
+    the tries of a model. Raises ConfigurationError, one line that names what is wrong.
     """
     settings = settings if settings is not None else load_settings()
     catalog = Catalog(settings.data_dir / "models.yaml")
