@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 import threading
 import time
 import unicodedata
@@ -98,14 +99,17 @@ class CacheManager:
 
 
 def normalized(message: str) -> str:
-    """``message`` with letters of one width (NFKC) and, where it is one line, single spaces.
+    """``message`` with its letters in one width and, where it is one line, single spaces.
 
-    Several lines may be code, whose spaces mean something.
+    Other forms that look alike (10², ①) mean something of their own, as do the spaces of several
+    lines, which may be code.
     """
-    text = unicodedata.normalize("NFKC", message).strip()
+    text = _WIDTHS.sub(lambda part: unicodedata.normalize("NFKC", part[0]), message).strip()
     return text if "\n" in text else " ".join(text.split())
 
 
+_WIDTHS = re.compile("[\u3000\uff01-\uffee]+")
+"""Full-width Latin and half-width kana."""
 _PATIENCE = ("timeout", "connect_timeout", "idle_timeout", "total_timeout", "retries")
 """Options that don't shape an answer."""
 

@@ -62,6 +62,11 @@ def test_code_keeps_its_spaces_when_messages_are_compared() -> None:
     assert normalized("if x:\n    y") != normalized("if x:\n  y")
 
 
+@pytest.mark.parametrize("pair", [("10²は？", "102は？"), ("①", "1"), ("㍑", "リットル")])
+def test_letters_that_mean_something_else_are_another_message(pair: tuple[str, str]) -> None:
+    assert normalized(pair[0]) != normalized(pair[1])
+
+
 OTHERS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]] = {
     "another persona": ({"system": "あなたは花です。"}, {}, {}, ""),
     "another talk": ({"turns": (*PROMPT.turns, *PROMPT.turns)}, {}, {}, ""),

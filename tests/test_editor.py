@@ -379,6 +379,15 @@ async def test_figures_stand_only_under_an_answer_that_was_measured(visitor: Vis
     assert "–" in line
 
 
+async def test_an_answer_from_the_cache_says_so_and_counts_no_tokens(visitor: Visitor) -> None:
+    told = {"total_ms": 5.0, "first_token_ms": 1.0, "cost": 0.0}
+    line = figures({**told, "cache_hit": True}, visitor)
+    assert visitor.say("figures.cache_hit") in line
+    none = visitor.say("figures.tokens", prompt=0, completion=0)
+    assert none in figures(told, visitor)
+    assert none not in line
+
+
 async def test_an_answer_that_the_limit_cut_off_says_so(visitor: Visitor) -> None:
     cut, whole = (
         figures({"total_ms": 5.0, "first_token_ms": 1.0, "finish_reason": reason}, visitor)

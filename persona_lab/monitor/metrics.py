@@ -9,7 +9,7 @@ prometheus_client is imported for the first turn or the first scrape, not at the
 
 from __future__ import annotations
 
-import functools
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,6 +82,8 @@ class Metrics:
         self._circuits = circuits
         self._cache = cache
         self._engines = engines
+        self._figures: _Counted | None = None
+        self._first = threading.Lock()
 
     def observe(self, outcome: Outcome) -> None:
         record, counted = outcome.record, self._counted
@@ -126,9 +128,12 @@ class Metrics:
     def registry(self) -> CollectorRegistry:
         return self._counted.registry
 
-    @functools.cached_property
+    @property
     def _counted(self) -> _Counted:
-        return _Counted(self)
+        with self._first:
+            if self._figures is None:
+                self._figures = _Counted(self)
+            return self._figures
 
     def read(self) -> Iterator[Metric]:
         """What others count."""

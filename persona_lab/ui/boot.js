@@ -236,6 +236,12 @@
     remember(name, value) {
       if (value) localStorage.setItem(`persona_lab.${name}`, value);
     },
+    // What was sent and is kept leaves the box; what was typed after it stays.
+    taken(text, box) {
+      const rest = text && box.startsWith(text) ? box.slice(text.length) : box;
+      if (rest) keep("persona_lab.unsent.chat-message", rest);
+      return ["", rest];
+    },
     // The columns of a comparison: how many, each one's model and persona.
     columns(values) {
       keep(COLUMNS, JSON.stringify(values));

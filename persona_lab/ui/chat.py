@@ -306,6 +306,7 @@ def build_chat(
                 )
     chat_id = gr.Textbox(visible="hidden", elem_id="chat-id")
     deleted = gr.Textbox(visible="hidden", elem_id="chat-deleted")
+    taken = gr.Textbox(visible="hidden", elem_id="chat-taken")
     ahead = ReadAhead(actions.lab)
     tab = ChatTab(
         actions,
@@ -335,16 +336,16 @@ def build_chat(
     ) -> AsyncGenerator[dict[Component, Any], None]:
         visitor = await actions.visitors.of(request)
         with visitor.told():
-            emptied = False
+            begun = False
             if not (text or chat):  # the suggestion that stands in the empty box
                 text = visitor.say("compare.message_hint")
             async with aclosing(actions.send(text, persona, chat, spec, visitor)) as steps:
                 async for id_, shown, kept in steps:
                     update: dict[Component, Any] = {thread: shown}
-                    if kept and not emptied:
-                        emptied = True
+                    if kept and not begun:
+                        begun = True
                         update |= {
-                            message: "",
+                            taken: text,
                             chat_id: id_,
                             send: gr.update(visible=False),
                             stop: gr.update(visible=True),
@@ -391,8 +392,16 @@ def build_chat(
         [message.submit, send.click],
         send_message,
         [message, editing, chat_id, model],
-        [message, chat_id, thread, send, stop, again],
+        [taken, chat_id, thread, send, stop, again],
         concurrency_limit=None,
+        **QUIET,
+    )
+    # What was sent leaves the box once it is kept, and what was typed meanwhile stays there.
+    taken.change(
+        None,
+        [taken, message],
+        [taken, message],
+        js="(...both) => personaLab.taken(...both)",
         **QUIET,
     )
     repeated = again.click(

@@ -297,7 +297,9 @@ def build_compare(
                     if not started:
                         started = True
                         update |= {run: gr.update(visible=False), stop: gr.update(visible=True)}
-                        update |= {message: said, add: gr.update(interactive=False)}
+                        update[add] = gr.update(interactive=False)
+                        if not values[message]:
+                            update[message] = said
                         for column in chosen:
                             update.setdefault(column.answer, "")
                             update.setdefault(column.figures, "")

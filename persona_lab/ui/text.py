@@ -142,15 +142,12 @@ def figures(metadata: dict[str, Any], visitor: Visitor) -> str:
     parts = [visitor.say("figures.total", seconds=seconds(metadata["total_ms"]))]
     first = metadata.get("first_shown_ms") or metadata.get("first_token_ms")
     if first is not None or not metadata.get("fallback"):  # else no model has said anything
-        parts = [
-            visitor.say("figures.first", seconds=seconds(first)),
-            *parts,
-            visitor.say(
-                "figures.tokens",
-                prompt=usage.get("prompt_tokens", 0),
-                completion=usage.get("completion_tokens", 0),
-            ),
-        ]
+        parts.insert(0, visitor.say("figures.first", seconds=seconds(first)))
+        if metadata.get("cache_hit"):
+            parts.append(visitor.say("figures.cache_hit"))
+        else:
+            told = {kind: usage.get(f"{kind}_tokens", 0) for kind in ("prompt", "completion")}
+            parts.append(visitor.say("figures.tokens", **told))
         if usage.get("cached_tokens"):
             parts.append(visitor.say("figures.cached", count=usage["cached_tokens"]))
         parts.append(money(metadata.get("cost"), visitor))
