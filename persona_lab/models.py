@@ -324,6 +324,8 @@ class Prompt:
 class Options:
     """How to generate. None leaves it to the provider.
 
+    ``json_schema`` (a schema, as JSON) and ``grammar`` (llama.cpp's GBNF, for local models) say
+    what the answer must be; it is data then, and no tone is put on it. "": anything.
     What follows ``stop`` is patience and doesn't shape the answer. Seconds: ``timeout`` until the
     first sign of an answer, all tries together; ``connect_timeout`` until a server takes the
     connection; ``idle_timeout`` between two signs (None: as ``timeout``); ``total_timeout`` until
@@ -338,6 +340,8 @@ class Options:
     repeat_penalty: float | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    json_schema: str = ""
+    grammar: str = ""
     timeout: float = 30.0
     connect_timeout: float = 10.0
     idle_timeout: float | None = None

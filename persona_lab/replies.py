@@ -52,10 +52,12 @@ class Filter:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """``name`` is what the metadata of a reply calls it."""
+    """``name`` is what the metadata of a reply calls it; ``data``: it is for answers that are
+    data (JSON), too, and not for words alone."""
 
     name: str
     open: Callable[[Agent], Filter]
+    data: bool = False
 
 
 class ReplyStream:
@@ -107,10 +109,14 @@ class ResponseProcessor:
     def __init__(self, steps: Sequence[Step] | None = None) -> None:
         self.steps = tuple((*STEPS, *LAST_STEPS) if steps is None else steps)
 
-    def open_stream(self, agent: Agent, secrets: Sequence[str] = ()) -> ReplyStream:
-        """``secrets`` are hidden before any other step could cut them in two."""
+    def open_stream(
+        self, agent: Agent, secrets: Sequence[str] = (), *, data: bool = False
+    ) -> ReplyStream:
+        """``secrets`` are hidden before any other step could cut them in two. ``data``: what is
+        told is no words but JSON, say."""
         hiding = Step("hidden_secrets", lambda _: HiddenSecrets(secrets))
-        return ReplyStream([hiding, *self.steps], agent)
+        steps = [step for step in self.steps if step.data or not data]
+        return ReplyStream([hiding, *steps], agent)
 
     def process(self, raw: str, agent: Agent) -> Processed:
         """A whole raw answer, finished: the same text as through a stream."""
@@ -370,7 +376,7 @@ class CloseFence(Filter):
 STEPS = (
     Step("leading_name", LeadingName),
     Step("spoken_for_user", SpokenForUser),
-    Step("strip", Strip),
+    Step("strip", Strip, data=True),
     Step("blank_lines", BlankLines),
 )
 """What every answer goes through first."""

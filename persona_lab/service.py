@@ -32,7 +32,7 @@ from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
 
-from persona_lab.clients import check_options, estimate_tokens
+from persona_lab.clients import FORMS, check_options, estimate_tokens
 from persona_lab.costs import priced
 from persona_lab.errors import (
     InputError,
@@ -59,6 +59,7 @@ from persona_lab.models import (
 )
 from persona_lab.monitor.requests import followed, request_id, tell
 from persona_lab.replies import hide
+from persona_lab.settings import PROVIDERS
 
 if TYPE_CHECKING:
     from persona_lab.clients import Clients, LLMClientInterface, ModelInfo
@@ -511,11 +512,13 @@ class LLMService:
                 task.chat_id, user_id=task.user_id, before=task.asked, language=_language(agent)
             )
         models = self.clients.chain(task.model) if task.chat_id is not None else [info]
+        forms = {form for form in FORMS if task.options.get(form)}
+        models = [each for each in models if forms <= PROVIDERS[each.provider].forms]
         answers = Fallback(models, functools.partial(self._ask, task, course, agent, context))
         course.failed = answers.failed
         if self.clients.keys.changing:  # a key is hidden from the first answer on that it pays for
             await asyncio.to_thread(self.clients.keys.refresh)
-        stream = self.response_processor.open_stream(agent, self._secrets)
+        stream = self.response_processor.open_stream(agent, self._secrets, data=bool(forms))
         filter_ = self.output_filter
         moderation = filter_ if filter_ is not None and filter_.moderator is not None else None
         held = ""
@@ -608,10 +611,17 @@ class LLMService:
         prompt = await build(agent, message, context, info=info)
         answer = self.clients.options(info, **options).max_tokens
         room = info.context - min(answer, info.context // 2)
-        if context and _tokens(prompt, count) > room:
+        # A token is a byte at least. Odd text takes long to count: off the loop.
+        if (
+            context
+            and _tokens(prompt, lambda text: len(text.encode("utf-8", "replace"))) > room
+            and await asyncio.to_thread(_tokens, prompt, count) > room
+        ):
             bare = await build(agent, message, (), info=info)
-            context = self.context_manager.fit(
-                context, room - _tokens(bare, count), lambda text: count(text) + _MARKS
+            context = await asyncio.to_thread(
+                lambda: self.context_manager.fit(
+                    context, room - _tokens(bare, count), lambda text: count(text) + _MARKS
+                )
             )
             prompt = await build(agent, message, context, info=info)
         summary = context[0].get("summary", "") if context else ""

@@ -21,22 +21,26 @@ class Provider:
     """Who models come from. ``module`` has its ``Client``; ``free``: tokens cost nothing.
 
     ``key`` names the setting that holds its key ("": it asks for none), ``server`` the one that
-    holds the address of another server, which may do without a key.
+    holds the address of another server, which may do without a key. ``forms``: options by which an
+    answer's form can be asked for.
     """
 
     module: str
     key: str = ""
     server: str = ""
     free: bool = False
+    forms: frozenset[str] = frozenset({"json_schema"})
 
 
 PROVIDERS = {
-    "local": Provider("persona_lab.clients.llama_cpp", free=True),
+    "local": Provider(
+        "persona_lab.clients.llama_cpp", free=True, forms=frozenset({"json_schema", "grammar"})
+    ),
     "openai": Provider("persona_lab.clients.openai", "openai_api_key", "openai_base_url"),
     "anthropic": Provider(
         "persona_lab.clients.anthropic", "anthropic_api_key", "anthropic_base_url"
     ),
-    "mock": Provider("persona_lab.clients.mock", free=True),
+    "mock": Provider("persona_lab.clients.mock", free=True, forms=frozenset()),
 }
 """All that the house knows of a provider outside its own file. A module is imported when it is
 first used: an SDK costs up to a second and a half."""

@@ -991,8 +991,8 @@ def test_enter_while_composing_makes_no_chip(desk: Desk) -> None:
 # ── comparing ─────────────────────────────────────────────────────────────────────────────
 
 WATCH = """() => {
-  window.growth = [[], []];
-  for (const i of [0, 1]) {
+  window.growth = [[], [], [], []];
+  for (const i of [0, 1, 2, 3]) {
     const answer = document.querySelector(`#column-${i} .answer`);
     new MutationObserver(() => {
       const length = answer.innerText.trim().length, seen = window.growth[i];
@@ -1003,9 +1003,12 @@ WATCH = """() => {
 }"""
 
 
-def test_two_local_models_answer_side_by_side_at_the_same_time(desk: Desk) -> None:
+def test_four_columns_of_two_local_models_answer_side_by_side_at_the_same_time(desk: Desk) -> None:
     desk.tab("compare")
-    for column, model in enumerate((GEMMA, SMOLLM)):
+    for column, model in enumerate((GEMMA, SMOLLM, GEMMA, SMOLLM)):
+        if column > 1:
+            desk.at("#compare-add").click()
+        expect(desk.at(f"#column-{column}")).to_be_visible()
         desk.write(f"#column-{column}", model)
     message = "Please tell me, step by step and in detail, how you spend a whole day."
     for _ in range(2):  # the first run loads the models, which may take them unlike times
@@ -1013,16 +1016,15 @@ def test_two_local_models_answer_side_by_side_at_the_same_time(desk: Desk) -> No
         desk.page.evaluate(WATCH)
         desk.at("#compare-run").click()
         expect(desk.at("#compare-stop")).to_be_visible()
-        for column in (0, 1):
+        for column in range(4):
             expect(desk.at(f"#column-{column} .figures span").first).to_be_visible(timeout=90_000)
         expect(desk.at("#compare-run")).to_be_visible(timeout=90_000)
-    one, other = desk.page.evaluate("window.growth")
-    assert len(one) > 1, "the first column grew in pieces"
-    assert len(other) > 1, "the second column grew in pieces"
-    overlap = min(one[-1]["at"], other[-1]["at"]) - max(one[0]["at"], other[0]["at"])
-    assert overlap > 0, "one waited for the other"
+    growth = desk.page.evaluate("window.growth")
+    assert all(len(seen) > 1 for seen in growth), "every column grew in pieces"
+    ended, begun = min(seen[-1]["at"] for seen in growth), max(seen[0]["at"] for seen in growth)
+    assert ended > begun, "one waited for another"
     kinds = [(r.kind, r.status, r.provider) for r in desk.store.records(user_id=desk.user_id)]
-    assert kinds == [("compare", "ok", "local")] * 4
+    assert kinds == [("compare", "ok", "local")] * 8
 
 
 def test_a_slow_browser_gets_the_last_words_and_figures_too(desk: Desk) -> None:

@@ -97,6 +97,18 @@ def sent(client: LlamaCppClient, prompt: Prompt, path: Path) -> str:
     return text.replace("\u2581", " ")
 
 
+async def test_a_file_that_would_end_the_process_is_told_as_damaged(tmp_path: Path) -> None:
+    fatal = tiny_gguf.write(tmp_path / "fatal.gguf", fatal=True)
+    with pytest.raises(ModelUnavailable) as refused:
+        probe(fatal)
+    assert refused.value.details["why"] == "damaged_file"
+    with pytest.raises(ModelUnavailable) as refused:
+        await said(client(fatal), TRANSCRIPT)
+    assert refused.value.details["why"] == "damaged_file"
+    tiny_gguf.write(fatal)  # put right, it is read again
+    assert probe(fatal)["label"] == "Tiny"
+
+
 # ── streaming ─────────────────────────────────────────────────────────────────────────────
 
 

@@ -35,7 +35,6 @@ from persona_lab.lab import Lab, open_lab
 from persona_lab.models import Agent, Chunk, Event, Message, Options, Prompt, TurnRecord, Usage
 from persona_lab.service import LLMService
 from persona_lab.settings import Settings
-from persona_lab.store import Store
 
 ASKED = "商品の返品方法を教えてください"
 MakeLab = Callable[..., Lab]
@@ -1041,7 +1040,7 @@ async def test_leaving_as_the_loop_ends_keeps_one_half_answer(tmp_path: Path) ->
     """A write that was begun when its task is cancelled is made, and the next one is told of it."""
     url = f"sqlite:///{tmp_path / 'lab.db'}"
 
-    async def leave() -> dict[str, str]:
+    async def leave() -> tuple[Lab, dict[str, str]]:
         lab = open_lab(Settings(database_url=url, llm_provider="mock", tone_adjustment=False))
         visitor, add = Visitor(lab), lab.store.add_message
 
@@ -1054,13 +1053,12 @@ async def test_leaving_as_the_loop_ends_keeps_one_half_answer(tmp_path: Path) ->
         async for event in lab.service.generate_streaming(ASKED, **visitor.where, model=model):
             if event.type == "delta":
                 break
-        return visitor.where
+        return lab, visitor.where
 
-    where = await asyncio.to_thread(asyncio.run, leave())
-    store = Store(url)
-    rows = store.messages(where["chat_id"], user_id=where["user_id"])
+    lab, where = await asyncio.to_thread(asyncio.run, leave())
+    rows = lab.store.messages(where["chat_id"], user_id=where["user_id"])
     assert [row.sender for row in rows] == ["user", "ai"]
-    store.close()
+    lab.store.close()
 
 
 async def test_stopping_another_answer_before_it_begins_leaves_the_first(lab: Lab) -> None:

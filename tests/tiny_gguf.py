@@ -39,9 +39,14 @@ def _value(value: Any) -> bytes:
     return struct.pack("<I", _ARRAY) + kind + struct.pack("<Q", len(items)) + content
 
 
-def write(path: Path, *, template: str = "", seed: int = 0, context: int = CONTEXT) -> Path:
-    """``template``: a Jinja2 chat template for it."""
+def write(
+    path: Path, *, template: str = "", seed: int = 0, context: int = CONTEXT, fatal: bool = False
+) -> Path:
+    """``template``: a Jinja2 chat template for it. ``fatal``: llama.cpp ends the process over it,
+    for two of its tokens are called the same."""
     tokens = [*CONTROL, *(f"<0x{byte:02X}>" for byte in range(256))]
+    if fatal:
+        tokens[-1] = tokens[-2]
     kinds = [_UNKNOWN, _CONTROL, _CONTROL, _CONTROL, *[_BYTE] * 256]
     header: dict[str, Any] = {
         "general.architecture": "llama",

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import replace
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 from weakref import WeakKeyDictionary
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from persona_lab.errors import (
     ConfigurationError,
@@ -51,6 +52,19 @@ class Sampling(BaseModel):
     seed: int | None = None
 
 
+def _as_json(schema: Any) -> Any:
+    return json.dumps(schema) if isinstance(schema, Mapping) else schema
+
+
+def _schema(text: str) -> str:
+    if text and not isinstance(json.loads(text), dict):
+        raise ValueError("not a JSON object")
+    return text
+
+
+FORMS = ("json_schema", "grammar")
+"""Options that say what an answer must be."""
+
 _Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -58,6 +72,8 @@ class Overrides(Sampling):
     """What a call may set, field by field, of :class:`~persona_lab.models.Options`."""
 
     stop: tuple[str, ...] | None = None
+    json_schema: Annotated[str, BeforeValidator(_as_json), AfterValidator(_schema)] | None = None
+    grammar: str | None = None
     timeout: _Seconds | None = None
     connect_timeout: _Seconds | None = None
     idle_timeout: _Seconds | None = None
@@ -407,7 +423,7 @@ class Clients:
     def options(self, info: ModelInfo, **overrides: Any) -> Options:
         """How to ask a model: models.yaml, then the settings, then ``overrides``.
 
-        Raises InvalidOption.
+        Raises InvalidOption, also where its provider can't give answers of the form asked for.
         """
         given = self.settings
         chosen: dict[str, Any] = info.sampling.model_dump(exclude_none=True)
@@ -422,7 +438,12 @@ class Clients:
             chosen["temperature"] = given.llm_temperature
         if given.llm_max_tokens is not None:
             chosen["max_tokens"] = given.llm_max_tokens
-        return replace(Options(), **(chosen | check_options(overrides)))
+        options = replace(Options(), **(chosen | check_options(overrides)))
+        for form in FORMS:
+            if getattr(options, form) and form not in PROVIDERS[info.provider].forms:
+                value = repr(info.name)
+                raise InvalidOption(info.spec, option=form, why="no_such_form", value=value)
+        return options
 
     def chain(self, spec: str = "") -> list[ModelInfo]:
         """Facts of ``spec``, or of the default model, and of those that stand in for it.

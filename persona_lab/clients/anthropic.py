@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -141,6 +142,9 @@ class AnthropicClient(RemoteClient):
                         "cache_control": {"type": "ephemeral"},
                     }
                 ]
+        if options.json_schema:
+            schema = json.loads(options.json_schema)
+            request["output_config"] = {"format": {"type": "json_schema", "schema": schema}}
         # The API refuses stop strings of white space only.
         stop = [text for text in (*prompt.stop, *options.stop) if text.strip()]
         if stop and "stop" in accepts:

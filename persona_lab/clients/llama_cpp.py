@@ -13,6 +13,7 @@ import asyncio
 import functools
 import importlib
 import importlib.util
+import json
 import os
 import re
 import tempfile
@@ -34,18 +35,21 @@ from persona_lab.llama import (
     Model,
     SamplerOptions,
     Step,
+    check_file,
     open_engine,
     release_engines,
 )
 from persona_lab.llama.engine import Listener
 from persona_lab.llama.memory import common
-from persona_lab.llama.native import MIN_P, TOP_K, TOP_P, Progress
+from persona_lab.llama.native import MIN_P, TOP_K, TOP_P, Progress, grammar_of
 from persona_lab.models import Chunk, Options, Prompt, Usage
 
 if TYPE_CHECKING:
     from persona_lab.settings import Settings
 
 _HUB = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+):(?P<file>[^:]+\.gguf)")
+LONG = 10_000
+"""Characters of a prompt whose tokens are found off the event loop: odd text takes seconds."""
 PLAIN_STOP = ("\nUser:",)
 """For a chat with a model that has no chat template."""
 
@@ -147,7 +151,10 @@ class LlamaCppClient(LLMClientInterface):
         while True:
             engine = await self._opened()
             try:
-                tokens, stop = self._worded(engine.model, prompt)
+                if len(prompt.system) + sum(len(turn.content) for turn in prompt.turns) > LONG:
+                    tokens, stop = await asyncio.to_thread(self._worded, engine.model, prompt)
+                else:
+                    tokens, stop = self._worded(engine.model, prompt)
                 return engine.submit(
                     tokens,
                     listener,
@@ -183,8 +190,11 @@ class LlamaCppClient(LLMClientInterface):
         engine = self._at_hand
         if engine is None:
             self._loaded = 0.0
+            path = find_weights(self.info, self.settings, self._tell)
+            if not self.info.source.startswith("package:"):  # which pip has verified
+                check_file(path)
             engine = self._engine = open_engine(
-                find_weights(self.info, self.settings, self._tell),
+                path,
                 context=self.settings.local_context,
                 threads=self.settings.local_threads or processors(),
                 owner=self,
@@ -245,6 +255,7 @@ def probe(path: Path) -> dict[str, Any]:
 
     Raises ModelUnavailable.
     """
+    check_file(path)
     model = Model(path, vocab_only=True)
     try:
         templated = bool(model.metadata("tokenizer.chat_template"))
@@ -319,7 +330,10 @@ def _without_system(messages: list[dict[str, str]]) -> list[dict[str, str]]:
 
 
 def _sampling(options: Options) -> SamplerOptions:
-    """What is left out is llama.cpp's own."""
+    """What is left out is llama.cpp's own. Raises BadRequest for a schema that is none."""
+    grammar = options.grammar
+    if options.json_schema:
+        grammar = grammar_of(json.loads(options.json_schema))
     return SamplerOptions(
         temperature=0.8 if options.temperature is None else options.temperature,
         top_k=TOP_K if options.top_k is None else options.top_k,
@@ -327,6 +341,7 @@ def _sampling(options: Options) -> SamplerOptions:
         min_p=MIN_P if options.min_p is None else options.min_p,
         repeat_penalty=1.0 if options.repeat_penalty is None else options.repeat_penalty,
         seed=options.seed,
+        grammar=grammar,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -117,6 +118,9 @@ class OpenAIClient(RemoteClient):
             "timeout": http_timeout(options),
             **self._sampling(prompt, options),
         }
+        if options.json_schema:
+            schema = {"name": "answer", "schema": json.loads(options.json_schema)}
+            request["response_format"] = {"type": "json_schema", "json_schema": schema}
         if prompt.kind == "transcript":
             return await self._sdk.completions.create(prompt=prompt.system, **request)
         if self._own and prompt.system:

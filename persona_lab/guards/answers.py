@@ -142,7 +142,7 @@ class OutputFilter:
     def step(self) -> Step:
         """The step of a :class:`~persona_lab.replies.ResponseProcessor`."""
         judges = self.personal_data or self.words.longest or self._limits
-        return Step("safety", lambda agent: Guarded(self, agent) if judges else Filter())
+        return Step("safety", lambda agent: Guarded(self, agent) if judges else Filter(), data=True)
 
     async def review(self, text: str, agent: Agent) -> tuple[str, list[str]]:
         """What may be shown of a whole answer, and what the moderator found wrong with it.

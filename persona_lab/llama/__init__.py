@@ -39,7 +39,8 @@ model raise ModelUnavailable, whoever still holds them.
 
 :mod:`native` wraps what llama.cpp gives, :mod:`text` turns tokens' bytes into text that never
 shows half a character or a part of a stop string, :mod:`memory` keeps the books of sequences and
-cells, :mod:`engine` is the worker, :mod:`engines` keeps the workers within memory. None of them
+cells, :mod:`engine` is the worker, :mod:`engines` keeps the workers within memory, and :mod:`trial`
+finds files that would end the process. None of them
 knows personas, prompts or asyncio; :mod:`persona_lab.clients.llama_cpp` does.
 """
 
@@ -51,6 +52,7 @@ from persona_lab.llama.engines import (
     running_engines,
 )
 from persona_lab.llama.native import Model, SamplerOptions
+from persona_lab.llama.trial import check_file
 
 __all__ = [
     "Engine",
@@ -59,6 +61,7 @@ __all__ = [
     "Model",
     "SamplerOptions",
     "Step",
+    "check_file",
     "close_engines",
     "open_engine",
     "release_engines",

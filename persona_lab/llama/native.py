@@ -65,15 +65,24 @@ class Model:
     """The weights of one GGUF file, its vocabulary and its metadata."""
 
     def __init__(
-        self, path: Path, *, vocab_only: bool = False, progress: Progress | None = None
+        self,
+        path: Path,
+        *,
+        vocab_only: bool = False,
+        lean: bool = False,
+        progress: Progress | None = None,
     ) -> None:
-        """Raises ModelUnavailable; ``reason`` says whether file, content or memory is at fault."""
+        """``lean``: no weights are copied into a form that is faster to compute with.
+
+        Raises ModelUnavailable; ``reason`` says whether file, content or memory is at fault.
+        """
         self.path = path
-        self._using = threading.Lock()
+        self._using = threading.Condition()
+        self._users = 0
         if not path.is_file():
             raise unavailable(path, "no_file", "there is no such file")
         llama = _llama()
-        self._pointer = _load(path, vocab_only, progress)
+        self._pointer = _load(path, vocab_only, progress, lean=lean)
         if not self._pointer:
             whole = not vocab_only and _load(path, vocab_only=True)
             if whole:
@@ -95,7 +104,13 @@ class Model:
         with self._using:
             if not self._pointer:
                 raise closed(self.path)
+            self._users += 1
+        try:
             yield _llama()
+        finally:
+            with self._using:
+                self._users -= 1
+                self._using.notify_all()
 
     def tokenize(self, text: str, *, special: bool = False, bos: bool = False) -> list[int]:
         """``special``: names of control tokens in ``text`` become them.
@@ -179,6 +194,7 @@ class Model:
 
     def close(self) -> None:
         with self._using:
+            self._using.wait_for(lambda: not self._users)
             if self._pointer:
                 _llama().llama_model_free(self._pointer)
                 self._pointer = None
@@ -199,10 +215,13 @@ def closed(path: Path) -> ModelUnavailable:
     return unavailable(path, "closed", "it was closed")
 
 
-def _load(path: Path, vocab_only: bool, progress: Progress | None = None) -> Any:
+def _load(
+    path: Path, vocab_only: bool, progress: Progress | None = None, *, lean: bool = False
+) -> Any:
     llama = _llama()
     params = llama.llama_model_default_params()
     params.vocab_only = vocab_only
+    params.use_extra_bufts = not lean
     if progress is not None:
 
         @llama.llama_progress_callback  # type: ignore[untyped-decorator, unused-ignore]
@@ -398,12 +417,34 @@ _CANDIDATE = np.dtype([("id", "i4"), ("logit", "f4"), ("p", "f4")])
 """llama.cpp's ``llama_token_data``."""
 
 
+MOST_REPEATED = 1000
+"""Items or letters that a schema may ask for: each is a rule of its own in the grammar."""
+LARGEST_SCHEMA = 32_000
+"""Characters."""
+
+
 def grammar_of(schema: Mapping[str, Any]) -> str:
     """A JSON schema as a grammar for :class:`SamplerOptions`. Raises BadRequest."""
     _llama()
     from llama_cpp.llama_grammar import json_schema_to_gbnf
 
     try:
+        if len(json.dumps(schema)) > LARGEST_SCHEMA or _most_repeated(schema) > MOST_REPEATED:
+            raise ValueError("it would take too much work")
         return str(json_schema_to_gbnf(json.dumps(schema)))
     except Exception as wrong:  # it raises whatever it stumbles over
         raise BadRequest("not a JSON schema", provider="local") from wrong
+
+
+def _most_repeated(schema: Any) -> float:
+    """The largest number of items, properties or letters that ``schema`` speaks of."""
+    if isinstance(schema, list):
+        return max(map(_most_repeated, schema), default=0)
+    if not isinstance(schema, Mapping):
+        return 0
+    counts = (n for key, n in schema.items() if key.startswith(("min", "max")) and key[3:] in _OF)
+    numbers = [n for n in counts if isinstance(n, int | float)]
+    return max([*numbers, *map(_most_repeated, schema.values())], default=0)
+
+
+_OF = ("Items", "Length", "Properties")

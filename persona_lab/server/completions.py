@@ -9,7 +9,8 @@ which the persona takes note of. It isn't put into the persona: its system text 
 the page shows, to the byte.
 
 A failed answer is an error in OpenAI's shape, not a stand-in's words: its clients try again by
-themselves. Fields that a persona has no use for (tools, logprobs, …) are passed over.
+themselves. With ``response_format`` an answer is JSON, and no tone is put on it. Fields that a
+persona has no use for (tools, logprobs, …) are passed over.
 """
 
 from __future__ import annotations
@@ -74,6 +75,29 @@ class StreamOptions(BaseModel):
     include_usage: bool | None = False
 
 
+class Schema(BaseModel):
+    """A JSON schema."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    definition: dict[str, Any] = Field(alias="schema")
+
+
+class Form(BaseModel):
+    """What an answer must be."""
+
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    json_schema: Schema | None = None
+
+    def schema_asked(self) -> dict[str, Any] | None:
+        """Raises InvalidRequest where it names a schema and has none."""
+        if self.type == "json_schema":
+            if self.json_schema is None:
+                raise InvalidRequest(why="no_schema", field="response_format")
+            return self.json_schema.definition
+        return {"type": "object"} if self.type == "json_object" else None
+
+
 class Completion(BaseModel):
     """A request for an answer."""
 
@@ -95,6 +119,7 @@ class Completion(BaseModel):
     max_completion_tokens: int | None = None
     seed: int | None = None
     stop: str | list[str] | None = None
+    response_format: Form | None = None
 
     def options(self) -> dict[str, Any]:
         """The sampling that was asked for. Raises InvalidOption."""
@@ -105,6 +130,7 @@ class Completion(BaseModel):
             "max_tokens": self.max_completion_tokens or self.max_tokens,
             "seed": self.seed,
             "stop": tuple(filter(None, stop)) if stop else None,
+            "json_schema": self.response_format and self.response_format.schema_asked(),
         }
         return check_options({name: value for name, value in asked.items() if value is not None})
 
