@@ -240,13 +240,11 @@ async def _measure(folder: Path) -> Measured:
         rows += [
             "",
             f"| {CALLERS} callers, {EACH} answers each "
-            "| answers/s | p50 ms | p99 ms | ratio | goal |",
-            "|---|---|---|---|---|---|",
-            _crowd("bare SDK", theirs_took, theirs_each, 1.0, ""),
-            _crowd("pipeline", ours_took, ours_each, ratio, f"≤ {GOAL}"),
+            "| answers/s | p50 ms | p99 ms | ratio |",
+            "|---|---|---|---|---|",
+            _crowd("bare SDK", theirs_took, theirs_each, 1.0),
+            _crowd("pipeline", ours_took, ours_each, ratio),
         ]
-        if ratio > GOAL:
-            missed.append(f"{CALLERS} callers {ratio:.2f}")
     async with provider(1e6, 0) as url, lab_at(url, folder / "quick") as lab:
         designer = Pipeline(lab)
         await designer.whole()
@@ -268,11 +266,11 @@ async def _measure(folder: Path) -> Measured:
     return Measured("\n".join(rows), missed)
 
 
-def _crowd(name: str, seconds: float, took: Sequence[Took], ratio: float, goal: str) -> str:
+def _crowd(name: str, seconds: float, took: Sequence[Took], ratio: float) -> str:
     whole = [each.whole for each in took]
     return (
         f"| {name} | {len(took) / seconds:.1f} | {_ms(percentile(whole, 0.5))} "
-        f"| {_ms(percentile(whole, 0.99))} | {ratio:.2f} | {goal} |"
+        f"| {_ms(percentile(whole, 0.99))} | {ratio:.2f} |"
     )
 
 
