@@ -293,7 +293,7 @@ def name_endpoints(page: gr.Blocks, lab: Lab, visitors: Visitors) -> None:
             {
                 "model": info.spec,
                 "label": info.label or info.name,
-                "available": lab.clients.available(info),
+                "available": visitor.service.clients.available(info),
                 "context": info.context,
                 "languages": list(info.languages),
             }
@@ -320,7 +320,7 @@ def name_endpoints(page: gr.Blocks, lab: Lab, visitors: Visitors) -> None:
             prompt, system, turns, kind, stop, template, rule, reason and spans (start, end, field).
         """
         agent = await meant(persona_id, persona, visitor)
-        return prompt_data(await lab.service.preview(agent, message, model=model))
+        return prompt_data(await visitor.service.preview(agent, message, model=model))
 
     async def try_message(
         message: str,
@@ -342,7 +342,7 @@ def name_endpoints(page: gr.Blocks, lab: Lab, visitors: Visitors) -> None:
             content, chat_id (empty), done, and on the last step metadata.
         """  # noqa: E501 - Gradio reads one line a description
         agent = await meant(persona_id, persona, visitor)
-        events = lab.service.answer(
+        events = visitor.service.answer(
             agent, message, user_id=visitor.user_id, model=model, language=visitor.language
         )
         async with aclosing(grown(events, "")) as steps:
@@ -408,7 +408,7 @@ def name_endpoints(page: gr.Blocks, lab: Lab, visitors: Visitors) -> None:
                 store.create_chat, user_id=visitor.user_id, agent_id=persona_id
             )
             chat_id = begun.id
-        events = lab.service.generate_streaming(
+        events = visitor.service.generate_streaming(
             text, persona_id, chat_id, visitor.user_id, model=model, language=visitor.language
         )
         async with aclosing(grown(events, chat_id)) as steps:
@@ -427,7 +427,7 @@ def name_endpoints(page: gr.Blocks, lab: Lab, visitors: Visitors) -> None:
         Returns:
             content, chat_id, done, and on the last step metadata.
         """
-        events = lab.service.regenerate_streaming(
+        events = visitor.service.regenerate_streaming(
             chat_id, visitor.user_id, model=model, language=visitor.language
         )
         async with aclosing(grown(events, chat_id)) as steps:
