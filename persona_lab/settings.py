@@ -62,7 +62,11 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        extra="ignore", hide_input_in_errors=True, env_ignore_empty=True, frozen=True
+        extra="ignore",
+        hide_input_in_errors=True,
+        env_ignore_empty=True,
+        frozen=True,
+        allow_inf_nan=False,
     )
 
     openai_api_key: SecretStr | None = None
@@ -183,6 +187,13 @@ class Settings(BaseSettings):
 
     gradio_server_name: str = "127.0.0.1"
     gradio_server_port: Annotated[int, Field(ge=0, le=65_535)] = 7860
+
+    @field_validator("secrets_dir", "templates_dir", "data_dir")
+    @classmethod
+    def _is_folder(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_dir():
+            raise ValueError(f"there is no folder {value}")
+        return value
 
     @field_validator("openai_base_url", "anthropic_base_url", "vault_addr")
     @classmethod

@@ -25,6 +25,7 @@ from persona_lab.models import Agent, Chat, Event, Message, Prompt
 from persona_lab.store import clean_persona, persona_of
 from persona_lab.ui.editor import unsaved
 from persona_lab.ui.export import spreadsheet
+from persona_lab.ui.stream import paced
 from persona_lab.ui.visitor import Visitor, Visitors
 
 
@@ -113,16 +114,14 @@ async def grown(
 ) -> AsyncGenerator[dict[str, Any], None]:
     """Each step has the answer so far, as Gradio's clients expect of a stream."""
     content = ""
-    async with aclosing(events):
-        async for event in events:
-            done = event.type == "done"
-            content = event.content if done else content + event.content
-            yield {
-                "content": content,
-                "chat_id": chat_id,
-                "done": done,
-                "metadata": event.metadata if done else {},
-            }
+    async with aclosing(paced(events)) as batches:
+        async for batch in batches:
+            done, told = False, {}
+            for event in batch:
+                done = event.type == "done"
+                content = event.content if done else content + event.content
+                told = event.metadata if done else {}
+            yield {"content": content, "chat_id": chat_id, "done": done, "metadata": told}
 
 
 def endpoint(function: Callable[..., Any], visitors: Visitors) -> Callable[..., Any]:
