@@ -95,9 +95,7 @@ def row(name: str, alone: list[Took], together: list[Took]) -> str:
     first = percentile([took.first for took in many], 0.95)
     whole = percentile([took.whole for took in many], 0.95)
     wrong = len(together) - len(many)
-    return (
-        f"| {name} | {wrong} | {one:.2f} | {first:.2f} | {first / one:.1f} | {whole:.2f} |"
-    )
+    return f"| {name} | {wrong} | {one:.2f} | {first:.2f} | {first / one:.1f} | {whole:.2f} |"
 
 
 def persona(url: str) -> str:
@@ -111,9 +109,10 @@ def measure() -> Measured:
     pace = {"FIRST": str(FIRST), "RATE": str(RATE), "TOKENS": str(TOKENS)}
     mock = {"LLM_PROVIDER": "mock", "LLM_MODEL": MODEL.removeprefix("mock:"), "LOG_LEVEL": "error"}
     lines = []
-    with tempfile.TemporaryDirectory() as folder, served(
-        "bench.bare_chat", Path(folder), tabs=0, **pace
-    ) as bare:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        served("bench.bare_chat", Path(folder), tabs=0, **pace) as bare,
+    ):
         took = asyncio.run(crowd(bare.url, lambda text: [text], str))
         lines.append(row("bare gr.ChatInterface", *took))
     with tempfile.TemporaryDirectory() as folder, served("app.py", Path(folder), **mock) as lab:

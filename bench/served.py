@@ -37,9 +37,7 @@ class Served:
 
 
 @contextlib.contextmanager
-def served(
-    program: str, folder: Path, *, tabs: int = TABS, **environment: str
-) -> Iterator[Served]:
+def served(program: str, folder: Path, *, tabs: int = TABS, **environment: str) -> Iterator[Served]:
     """Run ``program``, a file or a module, until the block ends; its state is in ``folder``.
     The page is there with as many ``tabs``.
 

@@ -140,7 +140,9 @@ async def test_an_own_key_is_nowhere_but_in_memory(
     assert wire.keys == [OWN]
     assert OWN not in json.dumps(metadata, ensure_ascii=False, default=str)
     assert OWN not in repr(visitor)
-    assert OWN not in "".join(record.getMessage() + str(record.__dict__) for record in caplog.records)
+    assert OWN not in "".join(
+        record.getMessage() + str(record.__dict__) for record in caplog.records
+    )
     assert all(OWN.encode() not in path.read_bytes() for path in tmp_path.iterdir())
     assert OWN in house.clients.keys.known, "hidden from the log while it is in use"
     await pages.keyring.leave("one")
@@ -148,9 +150,7 @@ async def test_an_own_key_is_nowhere_but_in_memory(
     assert OWN not in house.clients.keys.known
 
 
-async def test_a_visitors_account_in_trouble_is_nobody_elses(
-    make_lab: MakeLab, wire: Wire
-) -> None:
+async def test_a_visitors_account_in_trouble_is_nobody_elses(make_lab: MakeLab, wire: Wire) -> None:
     lab = make_lab(
         openai_api_key=HOUSE, openai_base_url=wire.url, llm_retries=0, llm_breaker_failures=1
     )
@@ -187,7 +187,9 @@ async def test_no_more_pages_than_memory_has_room_for_keep_keys(lab: Lab) -> Non
     assert pages.keyring.service(f"page {MOST}") is not lab.service
 
 
-@pytest.mark.parametrize("key", ["", "  ", "二つの 言葉", "sk 1", "sk-1\nsk-2", "s" * (LONGEST_KEY + 1)])
+@pytest.mark.parametrize(
+    "key", ["", "  ", "二つの 言葉", "sk 1", "sk-1\nsk-2", "s" * (LONGEST_KEY + 1)]
+)
 async def test_what_is_no_key_is_refused(house: Lab, pages: Visitors, key: str) -> None:
     visitor = await at(pages, "one")
     with pytest.raises(gr.Error) as refused:

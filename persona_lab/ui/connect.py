@@ -149,13 +149,9 @@ def build_connect(
                     max_lines=1,
                     scale=4,
                 )
-                make = gr.Button(
-                    i18n("connect.make"), elem_id="token-make", scale=0, min_width=90
-                )
+                make = gr.Button(i18n("connect.make"), elem_id="token-make", scale=0, min_width=90)
             made = gr.HTML(elem_id="token-made")
-            listed = gr.Radio(
-                [], label=i18n("connect.held"), elem_id="token-list", visible=False
-            )
+            listed = gr.Radio([], label=i18n("connect.held"), elem_id="token-list", visible=False)
             revoke = gr.Button(
                 i18n("connect.revoke"),
                 elem_id="token-revoke",
@@ -219,9 +215,7 @@ def build_connect(
                 visitor = await actions.use_key(provider, key or "", visitor)
                 return {boxes[provider]: ""} | keys_shown(visitor)
 
-        async def forget_key(
-            request: gr.Request, provider: str = provider
-        ) -> dict[Component, Any]:
+        async def forget_key(request: gr.Request, provider: str = provider) -> dict[Component, Any]:
             visitor = await actions.visitors.of(request)
             with visitor.told():
                 return keys_shown(await actions.forget_key(provider, visitor))
@@ -235,8 +229,6 @@ def build_connect(
             **QUIET,
         )
         drops[provider].click(forget_key, [], keys, queue=False, **QUIET)
-    gr.on(
-        [name.submit, make.click], make_token, [name], [name, made, *held], queue=False, **QUIET
-    )
+    gr.on([name.submit, make.click], make_token, [name], [name, made, *held], queue=False, **QUIET)
     listed.input(lambda: gr.update(interactive=True), [], [revoke], queue=False, **QUIET)
     revoke.click(revoke_token, [listed], [made, *held], queue=False, **QUIET)
