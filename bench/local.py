@@ -379,6 +379,7 @@ def measure(lengths: Sequence[int] = LENGTHS) -> Measured:
                 if row.missed:
                     missed.append(f"{info.name}, {length}: {row.missed}")
             tables.append("")
+            print(f"{info.label}, {length} tokens: measured", file=sys.stderr, flush=True)
         tables.append(_memory_table(info, path, words, missed))
     return Measured("\n".join(tables), missed)
 

@@ -1,8 +1,8 @@
-"""``python -m bench.samples``: writes docs/samples.md, what the packaged models really say.
+"""``python -m bench.samples``: writes into the README what the packaged models really say.
 
 The demo personas are asked the messages that the page itself suggests for them, along the
 whole path that a message takes. No answer is chosen; the sampling was tuned by reading answers of
-these personas, so the page is a sample and no test.
+these personas, so this is a sample and no test.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from persona_lab.seeds import load_messages
 from persona_lab.settings import ROOT, Settings
 
 SEED = 2026
+BEGIN, END = "<!-- samples -->", "<!-- /samples -->"
+"""Where they stand in the README."""
 COUNT = 10
 MODELS: dict[str, tuple[Language, ...]] = {
     "local:gemma-3-270m": ("ja", "en"),
@@ -51,24 +53,22 @@ async def report(lab: Lab) -> str:
     agents = lab.store.list_agents(user_id=user.id)
     messages = load_messages(lab.settings.data_dir / "personas.yaml")
     lines = [
-        "# What the packaged models say",
+        "<details><summary>Ten sample answers of each</summary>",
         "",
-        "Answers to the messages that the page suggests for the demo personas, as they came, with "
-        f"seed {SEED} and the sampling of `data/models.yaml`, which was "
-        "tuned by reading answers of these same personas. `python -m bench.samples` writes "
-        "this page anew.",
-        "",
-        "These are the smallest models that are any use: they show how a persona's words reach an "
-        "answer, not what a large model makes of them. Don't take what they say for facts.",
+        "To the messages that the page suggests for the demo personas, as they came, with seed "
+        f"{SEED} and the sampling of `data/models.yaml`,",
+        "which was tuned by reading answers of these same personas. `python -m bench.samples` "
+        "writes this part anew.",
+        "Don't take what they say for facts.",
     ]
     for model, languages in MODELS.items():
         info = lab.clients.info(model)
-        lines += ["", f"## {info.label}", "", "| persona | message | answer |", "|---|---|---|"]
+        lines += ["", f"**{info.label}**", "", "| persona | message | answer |", "|---|---|---|"]
         for agent, message in questions(agents, messages, languages):
             answer = await answered(lab, agent, message, model, user.id)
             row = (agent.name, message, answer)
             lines.append(f"| {' | '.join(cell.replace(chr(10), '<br>') for cell in row)} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", "</details>"])
 
 
 async def main() -> None:
@@ -76,7 +76,10 @@ async def main() -> None:
         settings = Settings(database_url=f"sqlite:///{Path(room) / 'samples.db'}", llm_timeout=120)
         async with open_lab(settings) as lab:
             page = await report(lab)
-    (ROOT / "docs" / "samples.md").write_text(page, "utf-8")
+    readme = ROOT / "README.md"
+    before, rest = readme.read_text("utf-8").split(BEGIN)
+    _, after = rest.split(END)
+    readme.write_text(f"{before}{BEGIN}\n{page}\n{END}{after}", "utf-8")
     print(page)
 
 

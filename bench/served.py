@@ -37,8 +37,9 @@ class Served:
 
 
 @contextlib.contextmanager
-def served(program: str, folder: Path, **environment: str) -> Iterator[Served]:
+def served(program: str, folder: Path, *, tabs: int = TABS, **environment: str) -> Iterator[Served]:
     """Run ``program``, a file or a module, until the block ends; its state is in ``folder``.
+    The page is there with as many ``tabs``.
 
     Raises RuntimeError with the end of its log when no page comes.
     """
@@ -69,7 +70,7 @@ def served(program: str, folder: Path, **environment: str) -> Iterator[Served]:
             stderr=subprocess.STDOUT,
         )
     try:
-        while not _answers(port):
+        while not _answers(port, tabs):
             if process.poll() is not None or time.perf_counter() - began > PATIENCE:
                 end = log.read_text("utf-8", errors="replace")[-2000:]
                 raise RuntimeError(f"{program} served no page:\n{end}")
@@ -122,8 +123,8 @@ def free_port() -> int:
             return port
 
 
-def _answers(port: int) -> bool:
-    """Whether the page is there, and with it the configuration that holds all tabs."""
+def _answers(port: int, tabs: int) -> bool:
+    """Whether the page is there, and with it the configuration that holds all ``tabs``."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
         connection.request("GET", "/")
@@ -137,7 +138,7 @@ def _answers(port: int) -> bool:
         if config.status != http.HTTPStatus.OK:
             return False
         kinds = [component["type"] for component in json.loads(body)["components"]]
-        return kinds.count("tabitem") >= TABS
+        return kinds.count("tabitem") >= tabs
     except (OSError, http.client.HTTPException):
         return False
     finally:

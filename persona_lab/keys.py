@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
+from weakref import WeakSet
 
 from pydantic import SecretStr
 
@@ -122,6 +123,7 @@ class Keys:
         self._known: dict[str, None] = {}
         self._troubled: set[str] = set()
         self._refreshing = threading.Lock()
+        self._own: WeakSet[OwnKeys] = WeakSet()
         self.refresh(first=True)
 
     @property
@@ -131,8 +133,14 @@ class Keys:
 
     @property
     def known(self) -> tuple[str, ...]:
-        """Every secret that there is or was."""
-        return tuple(self._known)
+        """Every secret that there is or was, and visitors' own for as long as they are in use."""
+        return (*self._known, *(secret for own in list(self._own) for secret in own.secrets))
+
+    def with_own(self, keys: Mapping[str, SecretStr]) -> OwnKeys:
+        """These, with a visitor's own ahead of them, by the names of their settings."""
+        own = OwnKeys(self, keys)
+        self._own.add(own)
+        return own
 
     def refresh(self, *, first: bool = False) -> None:
         """Look whether a key has changed. It may read files and wait for the vault, one caller at
@@ -223,6 +231,34 @@ class Keys:
             return read
 
         return Vault(given.vault_addr, given.vault_secret, token)
+
+
+class OwnKeys:
+    """The house's keys, with a visitor's own ahead of them. They are here and nowhere else."""
+
+    def __init__(self, house: Keys, own: Mapping[str, SecretStr]) -> None:
+        self._house = house
+        self._own = dict(own)
+
+    @property
+    def settings(self) -> Settings:
+        return self._house.settings.model_copy(update=self._own)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The visitor's own."""
+        return tuple(key.get_secret_value() for key in self._own.values())
+
+    @property
+    def changing(self) -> bool:
+        return self._house.changing
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        return self._house.known
+
+    def refresh(self) -> None:
+        self._house.refresh()
 
 
 def _named_files(settings: Settings) -> Iterator[tuple[str, Path]]:

@@ -141,8 +141,8 @@ def open_lab(
         clock=clock,
         sleep=sleep,
         outer=[
-            lambda client, asking: Limited(client, rate_limiter, asking.user_id),
-            lambda client, asking: Cached(client, cache_manager, fresh=asking.fresh),
+            lambda client, asking: Limited(client, rate_limiter, asking.user_id, own=asking.own),
+            lambda client, asking: Cached(client, cache_manager, fresh=asking.fresh or asking.own),
         ],
     )
     clients = Clients(settings, catalog, injected=client, around=layers.keep)

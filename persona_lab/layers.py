@@ -300,10 +300,12 @@ class Fallback:
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """Whose call it is. ``fresh``: they want another answer than the one that they had."""
+    """Whose call it is. ``fresh``: they want another answer than the one that they had; ``own``:
+    they pay for it with a key of their own."""
 
     user_id: str
     fresh: bool = False
+    own: bool = False
 
 
 Around = Callable[[LLMClientInterface, Asking], LLMClientInterface]
@@ -327,8 +329,11 @@ class Layers:
 
     def keep(self, client: LLMClientInterface) -> LLMClientInterface:
         """``client`` with the layers that all calls share."""
-        retrying = Retrying(client, clock=self._clock, sleep=self._sleep)
-        return Breaker(retrying, self.circuits)
+        return Breaker(self.alone(client), self.circuits)
+
+    def alone(self, client: LLMClientInterface) -> LLMClientInterface:
+        """``client`` with those of one visitor's: their account's troubles are nobody else's."""
+        return Retrying(client, clock=self._clock, sleep=self._sleep)
 
     def for_call(self, client: LLMClientInterface, asking: Asking) -> LLMClientInterface:
         """``client`` with the layers of this call as well."""

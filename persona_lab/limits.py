@@ -7,7 +7,8 @@ cut off by it.
 
 Every model's requests count, for they all keep this machine busy. Tokens count where they cost
 money: those of a local model and of the mock don't, or a designer's own laptop would fall silent
-after some hundred messages a day. An answer from the cache is none of either.
+after some hundred messages a day; nor do those that a visitor's own key pays for. An answer from
+the cache is none of either.
 
 Counts are kept in Redis where there is one, else here. While Redis is away each replica counts for
 itself from nothing: a limit may then be passed, which is better than nobody being answered.
@@ -181,15 +182,18 @@ def _lifted(kind: type[RateLimitError], seconds: float, **details: Any) -> RateL
 class Limited(Layer):
     """A client whose answers are counted against the quota of ``user_id``."""
 
-    def __init__(self, client: LLMClientInterface, limiter: RateLimiter, user_id: str) -> None:
+    def __init__(
+        self, client: LLMClientInterface, limiter: RateLimiter, user_id: str, *, own: bool = False
+    ) -> None:
+        """``own``: the user pays for the tokens."""
         super().__init__(client)
         self._limiter = limiter
         self._user_id = user_id
+        self._counted = not (self.info.free or own)
 
     async def stream(self, prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
         """Raises RateLimitError too, before anybody is asked."""
-        counted = not self.info.free
-        estimate = estimate_tokens(str(prompt)) if counted else 0
+        estimate = estimate_tokens(str(prompt)) if self._counted else 0
         await self._limiter.check_and_update(self._user_id, estimate)
         text, usage = "", None
         try:
@@ -199,7 +203,7 @@ class Limited(Layer):
                     usage = chunk.usage or usage
                     yield chunk
         finally:
-            if counted:
+            if self._counted:
                 # Whoever stops an answer has had what came of it, and the provider is paid for it.
                 begun = estimate + estimate_tokens(text) if text else 0
                 spent = usage.total_tokens if usage is not None else begun

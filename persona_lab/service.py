@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import functools
 import logging
 import time
@@ -205,6 +206,12 @@ class LLMService:
         """Summaries that are being made."""
         self._unkept: dict[str, Callable[[], Awaitable[object]]] = {}
         """For a chat whose last answer the store didn't take: another try."""
+
+    def with_clients(self, clients: Clients) -> LLMService:
+        """This very service, which asks other clients: those with a visitor's own keys, say."""
+        twin = copy.copy(self)
+        twin.clients = clients
+        return twin
 
     @property
     def _secrets(self) -> tuple[str, ...]:
@@ -569,7 +576,8 @@ class LLMService:
         client = await self.clients.open(info.spec)
         if self.layers is not None:
             fresh = task.fresh or task.kind != "chat"  # elsewhere people look how a model varies
-            client = self.layers.for_call(client, Asking(task.user_id, fresh=fresh))
+            own = info.provider in self.clients.own
+            client = self.layers.for_call(client, Asking(task.user_id, fresh=fresh, own=own))
         course.client = client
         if not client.ready:
             loading = self.clock()
@@ -793,7 +801,8 @@ class LLMService:
                 return
             client = await self.clients.open(info.spec)
             if self.layers is not None:
-                client = self.layers.for_call(client, Asking(task.user_id, fresh=True))
+                own = info.provider in self.clients.own
+                client = self.layers.for_call(client, Asking(task.user_id, fresh=True, own=own))
             options = self.clients.options(info, max_tokens=_SUMMARY_TOKENS)
             prompt = wanted.prompt
             if info.prompt == "transcript":

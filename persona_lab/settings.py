@@ -62,7 +62,11 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        extra="ignore", hide_input_in_errors=True, env_ignore_empty=True, frozen=True
+        extra="ignore",
+        hide_input_in_errors=True,
+        env_ignore_empty=True,
+        frozen=True,
+        allow_inf_nan=False,
     )
 
     openai_api_key: SecretStr | None = None
@@ -112,6 +116,9 @@ class Settings(BaseSettings):
     commas between several. The first is the default; pages offer all of them."""
     local_context: int = Field(default=4096, ge=512, le=131_072)
     """Tokens of context that a local model is opened with."""
+    local_flash_attention: bool = True
+    """Whether a local model passes over what other conversations hold of its memory. Without it,
+    answers are to the token those that llama_cpp.Llama gives by default."""
     local_timeout: float = Field(default=300, gt=0)
     """``llm_timeout`` for local models: reading a long prompt on a busy machine is work, not
     silence."""
@@ -183,6 +190,13 @@ class Settings(BaseSettings):
 
     gradio_server_name: str = "127.0.0.1"
     gradio_server_port: Annotated[int, Field(ge=0, le=65_535)] = 7860
+
+    @field_validator("secrets_dir", "templates_dir", "data_dir")
+    @classmethod
+    def _is_folder(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_dir():
+            raise ValueError(f"there is no folder {value}")
+        return value
 
     @field_validator("openai_base_url", "anthropic_base_url", "vault_addr")
     @classmethod

@@ -995,14 +995,17 @@ def database_file(url: str) -> Path | None:
     """The file behind a SQLite ``url``, past links and however it is written; None without one."""
     try:
         address = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # a port that is none
         return None  # opening it will say what is wrong
     name = address.database or ""
     if name.startswith("file:") and "uri" in address.query:
         name = "" if address.query.get("mode") == "memory" else unquote(urlsplit(name).path)
     if address.get_backend_name() != "sqlite" or name in ("", ":memory:"):
         return None
-    return Path(name).resolve()
+    try:
+        return Path(name).resolve()
+    except (OSError, RuntimeError):  # links that go round in a circle
+        return Path(name).absolute()
 
 
 @contextmanager
@@ -1019,7 +1022,7 @@ def _opening(url: str) -> Iterator[URL]:
     """The parsed ``url``; whatever goes wrong within becomes one line that names the variable."""
     try:
         yield make_url(url)
-    except (SQLAlchemyError, sqlite3.Error, OSError, TypeError, ValueError) as error:
+    except (SQLAlchemyError, sqlite3.Error, OSError, RuntimeError, TypeError, ValueError) as error:
         if isinstance(from_foreign(error), DiskFull):
             raise DiskFull() from error
         reason = " ".join(str(getattr(error, "orig", None) or error).split())

@@ -79,8 +79,8 @@ class Service:
 
 
 def page(service: Service) -> tuple[ReadAhead, Visitor]:
-    visitor = cast("Visitor", SimpleNamespace(session="page", user_id="u"))
-    return ReadAhead(cast("Lab", SimpleNamespace(service=service)), still=0), visitor
+    visitor = cast("Visitor", SimpleNamespace(session="page", user_id="u", service=service))
+    return ReadAhead(still=0), visitor
 
 
 async def test_only_what_a_page_showed_last_is_read() -> None:

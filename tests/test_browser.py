@@ -18,9 +18,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 import yaml
+from pytest_httpserver import HTTPServer
 from serving import GEMMA, SMOLLM, Served, data_with, missing, serving, until
+
+from werkzeug import Request, Response
 
 from persona_lab.models import Agent, Message, TurnRecord, now
 from persona_lab.server import COOKIE
@@ -53,7 +57,7 @@ nobody sees: several times as fast on two cores."""
 MUTE = "mock:echo?first=60"
 """Says nothing for as long."""
 
-TABS = ("persona", "compare", "chat", "insights")
+TABS = ("persona", "compare", "chat", "insights", "connect")
 
 expect.set_options(timeout=20_000)
 
@@ -1331,6 +1335,77 @@ def test_an_answer_cannot_make_the_browser_fetch_anything(desk: Desk) -> None:
         desk.send(trap)
         desk.answered(number)
         assert desk.at("#thread img, #column-0 img").count() == 0, trap
+
+
+# ── connecting ────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_own_key_is_used_on_its_page_alone_and_gone_after_a_reload(
+    sit: Sit, tmp_path: Path, httpserver: HTTPServer
+) -> None:
+    shown: list[str] = []
+
+    def answer(request: Request) -> Response:
+        shown.append(request.headers["Authorization"].removeprefix("Bearer "))
+        wrong = {"error": {"message": "no", "type": "x", "code": "invalid_api_key"}}
+        return Response(json.dumps(wrong), 401, content_type="application/json")
+
+    httpserver.expect_request("/v1/chat/completions").respond_with_handler(answer)
+    key = "sk-visitors-own-0123456789"
+    with serving(tmp_path, OPENAI_BASE_URL=httpserver.url_for("/v1")) as app:
+        desk, other = sit(at=app), sit(at=app)
+        desk.tab("connect")
+        state = desk.at("#key-openai-state")
+        expect(state).to_contain_text(desk.say("connect.key_state.none"))
+        desk.box("key-openai").fill(key)
+        desk.box("key-openai").press("Enter")
+        expect(state).to_contain_text(desk.say("connect.key_state.own"))
+        expect(desk.box("key-openai")).to_have_value("")
+        for page in (desk, other):
+            page.tab("compare")
+            page.write("#column-0", "openai:somebodys-model")
+            page.box("compare-message").fill("やあ")
+            page.at("#compare-run").click()
+            expect(page.at("#column-0 [role=alert]")).to_be_visible()
+        assert shown[0] == key
+        assert key not in shown[1:]
+        assert len(shown) == 2
+        assert key not in desk.page.content()
+        storage = desk.page.evaluate("JSON.stringify([localStorage, sessionStorage])")
+        assert key not in storage
+        desk.reload()
+        desk.tab("connect")
+        expect(state).to_contain_text(desk.say("connect.key_state.none"))
+        desk.box("key-openai").fill("これは鍵ではない")
+        desk.at("#key-openai-use").click()
+        expect(desk.toast).to_have_text(desk.say("connect.no_key"))
+        assert key not in app.log
+    assert all(key.encode() not in file.read_bytes() for file in tmp_path.iterdir())
+
+
+def test_a_token_is_made_shown_once_used_by_a_program_and_revoked(desk: Desk) -> None:
+    desk.tab("connect")
+    desk.box("token-name").fill("案内ボット")
+    desk.at("#token-make").click()
+    token = desk.at("#token-made code").inner_text()
+    about = {"Authorization": f"Bearer {token}"}
+
+    def called() -> int:
+        return httpx.get(f"{desk.served.url}/api/v1/agents", headers=about).status_code
+
+    assert called() == 200
+    expect(desk.at("#token-list label")).to_contain_text("案内ボット")
+    expect(desk.at("#token-revoke")).to_be_disabled()
+    desk.reload()
+    desk.tab("connect")
+    expect(desk.at("#token-list label")).to_contain_text("案内ボット")
+    assert token not in desk.page.content()
+    desk.at("#token-list label").click()
+    desk.at("#token-revoke").click()
+    expect(desk.at("#token-list")).to_be_hidden()
+    assert called() == 401
+    desk.at("#connect-example summary").click()
+    expect(desk.at("#connect-example pre")).to_contain_text(f"{desk.served.url}/v1")
 
 
 # ── language, width, light, and who may look ──────────────────────────────────────────────

@@ -418,7 +418,7 @@ async def test_what_an_answer_waits_for_is_said_as_far_as_it_is_known(
     lab: Lab, visitor: Visitor, model: str, words: str
 ) -> None:
     how_far = {"percent": 0} if words == "loading" else {}
-    assert await waits_for(lab, model, visitor) == visitor.say(f"waiting.{words}", **how_far)
+    assert await waits_for(model, visitor) == visitor.say(f"waiting.{words}", **how_far)
 
 
 @pytest.mark.parametrize(

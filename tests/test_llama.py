@@ -132,10 +132,12 @@ def prompt(engine: Engine, text: str) -> list[int]:
 # ── the answer is the model's ─────────────────────────────────────────────────────────────
 
 
-def greedy_by_llama(path: Path, tokens: list[int], count: int) -> list[int]:
+def greedy_by_llama(path: Path, tokens: list[int], count: int, *, flash: bool = True) -> list[int]:
     from llama_cpp import Llama
 
-    model = Llama(str(path), n_ctx=512, n_threads=1, n_threads_batch=1, verbose=False)
+    model = Llama(
+        str(path), n_ctx=512, n_threads=1, n_threads_batch=1, flash_attn=flash, verbose=False
+    )
     answer: list[int] = []
     for token in model.generate(tokens, temp=0):
         if token == model.token_eos() or len(answer) == count:
@@ -163,10 +165,11 @@ def packaged(name: str) -> Path:
     return find_weights(info, Settings())
 
 
+@pytest.mark.parametrize("flash", [True, False])
 @pytest.mark.parametrize("name", PACKAGED)
-def test_greedy_answer_of_a_packaged_model_is_the_llama_classes(name: str) -> None:
+def test_greedy_answer_of_a_packaged_model_is_the_llama_classes(name: str, flash: bool) -> None:
     path = packaged(name)
-    engine = Engine(path, context=512, threads=1)
+    engine = Engine(path, context=512, threads=1, flash=flash)
     for said in ("Tell me about the sea.", "海について教えてください。"):
         tokens = prompt(engine, f"User: {said}\nAI:")
         engine.memory.clear()  # alone: nothing was read before
@@ -174,7 +177,7 @@ def test_greedy_answer_of_a_packaged_model_is_the_llama_classes(name: str) -> No
         answer.wait()
         until(lambda: engine.idle)
         assert len(answer.tokens) > 10
-        assert answer.tokens == greedy_by_llama(path, tokens, 40)
+        assert answer.tokens == greedy_by_llama(path, tokens, 40, flash=flash)
     engine.close()
 
 

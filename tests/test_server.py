@@ -461,7 +461,15 @@ def test_a_wrong_setting_ends_the_process_with_one_line(tmp_path: Path) -> None:
         ("DATABASE_URL", "foo"),
         ("DATABASE_URL", "mysql://x/y"),
         ("DATABASE_URL", "sqlite:////proc/none/lab.db"),
+        ("DATABASE_URL", "postgresql://somebody@host:port/lab"),
+        ("DATABASE_URL", "sqlite:///LOOP/lab.db"),
         ("REDIS_URL", "localhost"),
+        ("REDIS_URL", "redis://host:port"),
+        ("SECRETS_DIR", "/no/such/folder"),
+        ("TEMPLATES_DIR", "/no/such/folder"),
+        ("OPENAI_API_KEY_FILE", "/no/such/file"),
+        ("LLM_TIMEOUT", "inf"),
+        ("KEYS_TTL", "nan"),
         ("OPENAI_BASE_URL", "localhost:1234"),
         ("GRADIO_SERVER_PORT", "70000"),
         ("GRADIO_SERVER_PORT", "http"),
@@ -469,8 +477,12 @@ def test_a_wrong_setting_ends_the_process_with_one_line(tmp_path: Path) -> None:
         ("MAX_MESSAGE_LENGTH", "-1"),
     ],
 )
-def test_a_wrong_setting_stops_the_start_and_is_named(start: Start, name: str, value: str) -> None:
-    line = start(**{name: value})
+def test_a_wrong_setting_stops_the_start_and_is_named(
+    start: Start, tmp_path: Path, name: str, value: str
+) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    line = start(**{name: value.replace("LOOP", str(loop))})
     assert line.startswith(f"{name}: ")
     assert len(line) > len(name) + 10
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import importlib
 import json
 from abc import ABC, abstractmethod
@@ -21,7 +22,15 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 from weakref import WeakKeyDictionary
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+)
 
 from persona_lab.errors import (
     ConfigurationError,
@@ -32,7 +41,7 @@ from persona_lab.errors import (
     Refused,
     UnknownModel,
 )
-from persona_lab.keys import Keys
+from persona_lab.keys import Keys, OwnKeys
 from persona_lab.models import Chunk, Completion, Options, Prompt, Usage
 from persona_lab.settings import PROVIDERS, ProviderName, Settings
 from persona_lab.words import read_yaml
@@ -315,11 +324,17 @@ class Clients:
 
         Raises ConfigurationError for keys that can't be read.
         """
-        self.keys = Keys(settings)
+        self.keys: Keys | OwnKeys = Keys(settings)
+        self.own: frozenset[str] = frozenset()
+        """Providers that are asked with a visitor's own key."""
+        self._house: Clients | None = None
         self.catalog = catalog
         self._injected = injected
         self._around = around
         self._own_files: dict[str, ModelInfo] = {}
+        self._forget()
+
+    def _forget(self) -> None:
         self._open: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, LLMClientInterface]] = (
             WeakKeyDictionary()
         )
@@ -327,6 +342,24 @@ class Clients:
         self._retired: WeakKeyDictionary[asyncio.AbstractEventLoop, list[LLMClientInterface]] = (
             WeakKeyDictionary()
         )
+
+    def with_keys(
+        self,
+        keys: Mapping[str, SecretStr],
+        around: Callable[[LLMClientInterface], LLMClientInterface] = lambda client: client,
+    ) -> Clients:
+        """These, with a visitor's own ``keys`` (by provider) in place of the house's, and other
+        connections for them. Whoever made it closes it."""
+        house = self.keys
+        if not isinstance(house, Keys):
+            raise TypeError("own keys stand in place of the house's, not of others' own")
+        own = copy.copy(self)
+        own.keys = house.with_own({PROVIDERS[name].key: key for name, key in keys.items()})
+        own.own = frozenset(keys)
+        own._house = self
+        own._around = around
+        own._forget()
+        return own
 
     @property
     def settings(self) -> Settings:
@@ -374,6 +407,8 @@ class Clients:
         if self._injected is not None:
             return self._injected
         info = self.info(spec)
+        if self._house is not None and info.provider not in self.own:
+            return self._house.get(spec)
         self._check_key(info)
         kind = _client_class(info)
         kept = self._unbound
@@ -486,7 +521,7 @@ class Clients:
         here = asyncio.get_running_loop()
         kept = [(here, [*self._unbound.values()]), *self._retired.items()]
         kept += [(loop, [*clients.values()]) for loop, clients in self._open.items()]
-        self._unbound, self._open, self._retired = {}, WeakKeyDictionary(), WeakKeyDictionary()
+        self._forget()
         errors: list[Exception] = []
         for loop, clients in kept:
             for client in clients:

@@ -197,6 +197,7 @@ class LlamaCppClient(LLMClientInterface):
                 path,
                 context=self.settings.local_context,
                 threads=self.settings.local_threads or processors(),
+                flash=self.settings.local_flash_attention,
                 owner=self,
                 name=self.info.name,
                 most=self.settings.local_memory * 1_000_000,
@@ -232,11 +233,11 @@ class LlamaCppClient(LLMClientInterface):
         )
         try:
             return render(messages=messages)
-        except jinja2.TemplateError:
+        except _TEMPLATE_ERRORS:
             pass  # some know no system message: it goes ahead of the first of the user's
         try:
             return render(messages=_without_system(messages))
-        except jinja2.TemplateError as wrong:
+        except _TEMPLATE_ERRORS as wrong:
             raise BadRequest(str(wrong), provider="local", model=self.info.name) from wrong
 
 
@@ -308,6 +309,10 @@ def _compiled(template: str) -> jinja2.Template:
     environment.globals["raise_exception"] = _refuse
     environment.globals["strftime_now"] = _today
     return environment.from_string(template)
+
+
+_TEMPLATE_ERRORS = (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError)
+"""What a template that comes with a file may stumble over."""
 
 
 def _refuse(message: str) -> NoReturn:

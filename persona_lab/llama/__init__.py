@@ -25,10 +25,11 @@ beside them. Cancelling takes effect before the next step.
 
 The same seed gives the same text as far as sums round alike, and llama.cpp's depend on which cells
 a sequence lies in and on what else is in its batch. An answer that is computed alone, with nothing
-read before, is the ``Llama`` class's to the token. With neighbours, or with a beginning that was
-read for somebody else, weights of 32 bits still give the same answer; with the packaged models'
-quantized ones a close choice may fall otherwise: about one in three of their likeliest answers of
-48 tokens then takes another word somewhere.
+read before, is to the token that of the ``Llama`` class with the same kind of attention. With
+neighbours, or with a beginning that was read for somebody else, weights of 32 bits still give the
+same answer; with the packaged models' quantized ones a close choice may fall otherwise: about two
+in five of their likeliest answers of 48 tokens then take another word somewhere (one in three
+without flash attention, which computes what other sequences hold, too, and throws it away).
 
 The process has one engine for each file. It belongs to the clients that opened it
 (:func:`open_engine`) and is closed with the last of them (:func:`release_engines`), so closing a

@@ -149,11 +149,13 @@ class Engine:
         *,
         context: int,
         threads: int,
+        flash: bool = True,
         name: str = "",
         progress: Progress | None = None,
         claim: Callable[[int], None] = lambda _: None,
     ) -> None:
-        """``context``: tokens of memory, shared by all answers. Loads the model.
+        """``context``: tokens of memory, shared by all answers. ``flash``: flash attention.
+        Loads the model.
 
         ``claim`` hears how many bytes the context's cells will take, before they are taken, and
         may raise. Raises ModelUnavailable.
@@ -168,6 +170,7 @@ class Engine:
                 sequences=SEQUENCES,
                 batch=BATCH,
                 threads=threads,
+                flash=flash,
             )
         except ProviderError:
             self.model.close()

@@ -33,7 +33,7 @@ class _Kept:
     owners: set[object] = field(default_factory=set)
 
 
-_engines: dict[tuple[Path, int, int], _Kept] = {}
+_engines: dict[tuple[Path, int, int, bool], _Kept] = {}
 _opening = threading.Lock()
 
 
@@ -42,6 +42,7 @@ def open_engine(
     *,
     context: int,
     threads: int,
+    flash: bool = True,
     owner: object,
     name: str = "",
     most: int = 0,
@@ -55,9 +56,9 @@ def open_engine(
     share is loaded. Raises ModelUnavailable.
     """
     with _opening:
-        key = (path.resolve(), context, threads)
+        key = (path.resolve(), context, threads, flash)
         if key not in _engines:
-            _engines[key] = _load(path, context, threads, name, most, progress)
+            _engines[key] = _load(path, context, threads, flash, name, most, progress)
         kept = _engines[key]
         kept.owners.add(owner)
         return kept.engine
@@ -89,7 +90,13 @@ atexit.register(close_engines)
 
 
 def _load(
-    path: Path, context: int, threads: int, name: str, most: int, progress: Progress | None
+    path: Path,
+    context: int,
+    threads: int,
+    flash: bool,
+    name: str,
+    most: int,
+    progress: Progress | None,
 ) -> _Kept:
     claimed = 0
 
@@ -100,7 +107,13 @@ def _load(
 
     claim(_size(path) + WORK)
     engine = Engine(
-        path, context=context, threads=threads, name=name, progress=progress, claim=claim
+        path,
+        context=context,
+        threads=threads,
+        flash=flash,
+        name=name,
+        progress=progress,
+        claim=claim,
     )
     return _Kept(engine, claimed)
 

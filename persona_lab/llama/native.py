@@ -246,9 +246,18 @@ class Context:
     """``cells`` of memory shared by ``sequences`` (numbered from 0)."""
 
     def __init__(
-        self, model: Model, *, cells: int, sequences: int, batch: int, threads: int
+        self,
+        model: Model,
+        *,
+        cells: int,
+        sequences: int,
+        batch: int,
+        threads: int,
+        flash: bool = True,
     ) -> None:
         """``batch``: most tokens of one :meth:`decode`; one next token a sequence may be wanted.
+        ``flash``: attention passes over other sequences' cells, where else it computes them all
+        and throws them away.
 
         Raises ModelUnavailable when memory is short.
         """
@@ -261,7 +270,7 @@ class Context:
         params.n_outputs_max = sequences  # by default ``batch``: 0.5 GB of logits for Gemma
         params.kv_unified = True  # sequences can share cells
         params.swa_full = True  # so can those of models with a sliding window
-        params.flash_attn_type = 0  # no gain on a processor; off, answers equal llama_cpp.Llama's
+        params.flash_attn_type = -1 if flash else 0  # -1: where it can be had
         self._model = model
         self._pointer = llama.llama_init_from_model(model._pointer, params)
         if not self._pointer:

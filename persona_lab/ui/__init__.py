@@ -1,10 +1,10 @@
 """The pages: one tab, one file. They receive a Lab and know no SDK and no SQL.
 
-``frame.py`` sets the tabs into the page; ``editor.py``, ``compare.py``, ``chat.py`` and
-``insights.py`` are the tabs; ``desk.py`` opens a persona in all of them; ``look.py`` and
-``page.css`` are how it looks; ``api.py`` names what a program may call; ``text.py``, ``stream.py``,
-``charts.py`` and ``export.py`` turn what the parts say into what a page shows; ``visitor.py`` knows
-who is looking.
+``frame.py`` sets the tabs into the page; ``editor.py``, ``compare.py``, ``chat.py``,
+``insights.py`` and ``connect.py`` are the tabs; ``desk.py`` opens a persona in all of them;
+``look.py`` and ``page.css`` are how it looks; ``api.py`` names what a program may call;
+``text.py``, ``stream.py``, ``charts.py`` and ``export.py`` turn what the parts say into what a page
+shows; ``visitor.py`` knows who is looking, and ``keyring.py`` whose keys they bring.
 """
 
 from __future__ import annotations

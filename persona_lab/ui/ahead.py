@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from cachetools import LRUCache
 
 from persona_lab.errors import PersonaLabError
-from persona_lab.lab import Lab
 from persona_lab.models import Agent
 from persona_lab.ui.visitor import Visitor
 
@@ -27,8 +26,7 @@ class _Open:
 class ReadAhead:
     """Reads for each page what it showed last, once it has been still for a moment."""
 
-    def __init__(self, lab: Lab, *, still: float = STILL) -> None:
-        self._lab = lab
+    def __init__(self, *, still: float = STILL) -> None:
         self._still = still
         self._shown: LRUCache[str, _Open] = LRUCache(1000)
         self._reading: dict[str, asyncio.Task[None]] = {}
@@ -53,7 +51,7 @@ class ReadAhead:
     async def _read(self, shown: _Open, visitor: Visitor) -> None:
         await asyncio.sleep(self._still)
         with suppress(PersonaLabError):  # an answer would say what is wrong
-            await self._lab.service.read_ahead(
+            await visitor.service.read_ahead(
                 shown.agent, chat_id=shown.chat_id, user_id=visitor.user_id, model=shown.model
             )
 

@@ -25,6 +25,7 @@ from persona_lab.models import Agent, Chat, Event, Message, Prompt
 from persona_lab.store import clean_persona, persona_of
 from persona_lab.ui.editor import unsaved
 from persona_lab.ui.export import spreadsheet
+from persona_lab.ui.stream import paced
 from persona_lab.ui.visitor import Visitor, Visitors
 
 
@@ -113,16 +114,14 @@ async def grown(
 ) -> AsyncGenerator[dict[str, Any], None]:
     """Each step has the answer so far, as Gradio's clients expect of a stream."""
     content = ""
-    async with aclosing(events):
-        async for event in events:
-            done = event.type == "done"
-            content = event.content if done else content + event.content
-            yield {
-                "content": content,
-                "chat_id": chat_id,
-                "done": done,
-                "metadata": event.metadata if done else {},
-            }
+    async with aclosing(paced(events)) as batches:
+        async for batch in batches:
+            done, told = False, {}
+            for event in batch:
+                done = event.type == "done"
+                content = event.content if done else content + event.content
+                told = event.metadata if done else {}
+            yield {"content": content, "chat_id": chat_id, "done": done, "metadata": told}
 
 
 def endpoint(function: Callable[..., Any], visitors: Visitors) -> Callable[..., Any]:
@@ -293,7 +292,7 @@ def name_endpoints(page: gr.Blocks, lab: Lab, visitors: Visitors) -> None:
             {
                 "model": info.spec,
                 "label": info.label or info.name,
-                "available": lab.clients.available(info),
+                "available": visitor.service.clients.available(info),
                 "context": info.context,
                 "languages": list(info.languages),
             }
@@ -320,7 +319,7 @@ def name_endpoints(page: gr.Blocks, lab: Lab, visitors: Visitors) -> None:
             prompt, system, turns, kind, stop, template, rule, reason and spans (start, end, field).
         """
         agent = await meant(persona_id, persona, visitor)
-        return prompt_data(await lab.service.preview(agent, message, model=model))
+        return prompt_data(await visitor.service.preview(agent, message, model=model))
 
     async def try_message(
         message: str,
@@ -342,7 +341,7 @@ def name_endpoints(page: gr.Blocks, lab: Lab, visitors: Visitors) -> None:
             content, chat_id (empty), done, and on the last step metadata.
         """  # noqa: E501 - Gradio reads one line a description
         agent = await meant(persona_id, persona, visitor)
-        events = lab.service.answer(
+        events = visitor.service.answer(
             agent, message, user_id=visitor.user_id, model=model, language=visitor.language
         )
         async with aclosing(grown(events, "")) as steps:
@@ -408,7 +407,7 @@ def name_endpoints(page: gr.Blocks, lab: Lab, visitors: Visitors) -> None:
                 store.create_chat, user_id=visitor.user_id, agent_id=persona_id
             )
             chat_id = begun.id
-        events = lab.service.generate_streaming(
+        events = visitor.service.generate_streaming(
             text, persona_id, chat_id, visitor.user_id, model=model, language=visitor.language
         )
         async with aclosing(grown(events, chat_id)) as steps:
@@ -427,7 +426,7 @@ def name_endpoints(page: gr.Blocks, lab: Lab, visitors: Visitors) -> None:
         Returns:
             content, chat_id, done, and on the last step metadata.
         """
-        events = lab.service.regenerate_streaming(
+        events = visitor.service.regenerate_streaming(
             chat_id, visitor.user_id, model=model, language=visitor.language
         )
         async with aclosing(grown(events, chat_id)) as steps:

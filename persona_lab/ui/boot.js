@@ -406,6 +406,14 @@
     setTimeout(() => button.classList.remove("copied"), 1200);
   });
 
+  // Examples for programs name the address that this page came from.
+  setInterval(() => {
+    for (const example of document.querySelectorAll("pre[data-origin]")) {
+      example.textContent = example.textContent.replace(example.dataset.origin, location.origin);
+      example.removeAttribute("data-origin");
+    }
+  }, 500);
+
   // How long an answer is waited for.
   const since = new WeakMap();
   setInterval(() => {

@@ -141,7 +141,7 @@ class ChatActions:
         store = self.lab.store
         message = self.lab.input_validator.validate_message(message)
         # A model or a persona that isn't there must not cost the message.
-        self.lab.clients.info(model)
+        visitor.service.clients.info(model)
         if chat_id:  # whose it is by now: a demo that was changed elsewhere hands its chats on
             chat = await asyncio.to_thread(store.get_chat, chat_id, user_id=visitor.user_id)
             persona = chat.agent_id
@@ -153,7 +153,7 @@ class ChatActions:
             chat_id = chat.id
         thread = await self.thread(persona, chat_id, visitor)
         thread.append({"role": "user", "content": readable(message)})
-        events = self.lab.service.generate_streaming(
+        events = visitor.service.generate_streaming(
             message=message,
             agent_id=persona,
             chat_id=chat_id,
@@ -172,7 +172,7 @@ class ChatActions:
         thread = await self.thread(persona, chat_id, visitor)
         while thread and thread[-1]["role"] == "assistant" and len(thread) > 1:
             thread.pop()
-        events = self.lab.service.regenerate_streaming(
+        events = visitor.service.regenerate_streaming(
             chat_id=chat_id, user_id=visitor.user_id, model=model, language=visitor.language
         )
         failed = ""
@@ -209,7 +209,7 @@ class ChatActions:
                         text = event.content if event.type == "done" else text + event.content
                     shown: Any = readable(text)
                     if not text:
-                        words = await waits_for(self.lab, model, visitor)
+                        words = await waits_for(model, visitor)
                         shown = gr.HTML(waiting_html(words, visitor))
                     if batch and batch[-1].type == "done":
                         shown = [shown, gr.HTML(under_html(text, batch[-1].metadata, visitor))]
@@ -307,7 +307,7 @@ def build_chat(
     chat_id = gr.Textbox(visible="hidden", elem_id="chat-id")
     deleted = gr.Textbox(visible="hidden", elem_id="chat-deleted")
     taken = gr.Textbox(visible="hidden", elem_id="chat-taken")
-    ahead = ReadAhead(actions.lab)
+    ahead = ReadAhead()
     tab = ChatTab(
         actions,
         ahead,

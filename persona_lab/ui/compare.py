@@ -14,7 +14,7 @@ import gradio as gr
 from gradio.components import Component
 
 from persona_lab.clients import ModelInfo
-from persona_lab.compare import MOST, Cell, Contestant
+from persona_lab.compare import MOST, Cell, Comparison, Contestant
 from persona_lab.errors import PersonaLabError
 from persona_lab.lab import Lab
 from persona_lab.models import Language
@@ -154,7 +154,7 @@ class CompareActions:
         found: list[Contestant | PersonaLabError] = []
         for model, persona in picks:
             try:
-                self.lab.clients.info(model)
+                visitor.service.clients.info(model)
                 agent = await asyncio.to_thread(
                     self.lab.store.get_agent,
                     current if persona == CURRENT else persona,
@@ -188,13 +188,14 @@ class CompareActions:
         if not seats:
             return
         players = [who for who in found if isinstance(who, Contestant)]
-        runs = self.lab.comparison.run(message, players, visitor.user_id, language=visitor.language)
+        comparison = Comparison(visitor.service)
+        runs = comparison.run(message, players, visitor.user_id, language=visitor.language)
         async with aclosing(runs) as snapshots:
             async for cells in snapshots:
                 news: list[Cell | None] = [None] * len(found)
                 for i, cell, player in zip(seats, cells, players, strict=True):
                     if cell.state == "waiting":
-                        words = await waits_for(self.lab, player.model, visitor)
+                        words = await waits_for(player.model, visitor)
                         cell = replace(cell, error=words)
                     if shown.get(i) != cell:
                         shown[i] = news[i] = cell

@@ -18,7 +18,7 @@ import gradio as gr
 from cachetools import LRUCache
 from gradio.components import Component
 
-from persona_lab.clients import ModelInfo
+from persona_lab.clients import Clients, ModelInfo
 from persona_lab.errors import NotFound, PersonaLabError, from_foreign
 from persona_lab.lab import Lab
 from persona_lab.models import Agent, Language
@@ -58,17 +58,17 @@ REGAINED = "(mark) => personaLab.regained(mark)"
 
 
 def model_choices(
-    lab: Lab, say: Callable[[str], str], language: Language = "ja"
+    clients: Clients, say: Callable[[str], str], language: Language = "ja"
 ) -> list[tuple[str, str]]:
     """Models as (label, spec); those that still need a key say so."""
 
     def label(info: ModelInfo) -> str:
         name = info.label or Path(info.name).name
-        if not lab.clients.available(info):
+        if not clients.available(info):
             return f"{name} · {say('model.needs_key')}"
         return name if speaks(info, language) else f"{name} · {say('model.english')}"
 
-    return [(label(info), info.spec) for info in lab.clients.listed()]
+    return [(label(info), info.spec) for info in clients.listed()]
 
 
 def persona_label(agent: Agent, visitor: Visitor) -> str:
@@ -250,7 +250,7 @@ class Desk:
         what was typed there and no server took, ``layout`` the columns that this tab had."""
         visitor = await self.visitors.of(request)
         with visitor.told():
-            offered = model_choices(self.lab, visitor.say, visitor.language)
+            offered = model_choices(visitor.service.clients, visitor.say, visitor.language)
             try:
                 model = self.lab.clients.info(model or "").spec
             except PersonaLabError:  # it was typed wrong, or this deployment has it no more
@@ -448,7 +448,7 @@ class Desk:
         """Loads the chosen model ahead, and says how that goes."""
         visitor = await self.visitors.of(request)
         try:
-            client = await self.lab.clients.open(model or "")
+            client = await visitor.service.clients.open(model or "")
             if not client.ready:
                 loading = asyncio.create_task(client.warm())
                 try:

@@ -160,9 +160,9 @@ class EditorActions:
         self._filled: LRUCache[str, dict[str, Any]] = LRUCache(10_000)
 
     async def prompt_panel(self, agent: Agent, model: str, message: str, visitor: Visitor) -> str:
-        clients = self.lab.clients
+        clients = visitor.service.clients
         try:
-            prompt = await self.lab.service.preview(agent, message, model=model)
+            prompt = await visitor.service.preview(agent, message, model=model)
             info = clients.info(model)
             client = await clients.open(model) if clients.available(info) else None
         except PersonaLabError as wrong:
@@ -289,12 +289,12 @@ async def try_message(
     agent = unsaved(persona, actions.holds(visitor) or "")
     name = escape(agent.name)
     text = ""
-    stream = actions.lab.service.answer(
+    stream = visitor.service.answer(
         agent, message, model=model, user_id=visitor.user_id, language=visitor.language
     )
 
     async def waiting() -> str:
-        line = waiting_html(await waits_for(actions.lab, model, visitor), visitor)
+        line = waiting_html(await waits_for(model, visitor), visitor)
         return f'<div class="answer" aria-busy="true"><b>{name}</b>{line}</div>'
 
     yield await waiting()

@@ -15,6 +15,7 @@ from persona_lab.server.figures import LOOPBACK
 from persona_lab.server.routes import routes
 from persona_lab.ui.api import name_endpoints
 from persona_lab.ui.chat import ChatActions, build_chat
+from persona_lab.ui.connect import ConnectActions, build_connect
 from persona_lab.ui.compare import CompareActions, build_compare
 from persona_lab.ui.desk import Bar, Desk, model_choices
 from persona_lab.ui.editor import EditorActions, build_editor, wire_try
@@ -47,7 +48,7 @@ def build(lab: Lab, *, shared: bool = False) -> tuple[gr.Blocks, gr.I18n]:
             f'<span class="both" lang="{t}">{escape(words(key, t))}</span>' for t in LANGUAGES
         )
 
-    choices = model_choices(lab, lambda key: words(key, "ja"))
+    choices = model_choices(lab.clients, lambda key: words(key, "ja"))
     default = lab.clients.info().spec
 
     with gr.Blocks(title="Persona Lab", fill_width=True, analytics_enabled=False) as page:
@@ -87,10 +88,20 @@ def build(lab: Lab, *, shared: bool = False) -> tuple[gr.Blocks, gr.I18n]:
                 alone = lab.settings.gradio_server_name in LOOPBACK and not shared
                 actions = InsightsActions(lab, visitors, alerts_of(lab) if alone else no_alerts)
                 build_insights(actions, insights, i18n, both)
+            with gr.Tab(i18n("tab.connect"), id="connect") as connect:
+                build_connect(
+                    ConnectActions(lab, visitors),
+                    connect,
+                    i18n,
+                    both,
+                    [model, *(column.model for column in compare.columns)],
+                    lambda who: model_choices(who.service.clients, who.say, who.language),
+                )
         editing = EditorActions(lab, visitors)
         wire_try(editing, editor, model)
         bar = Bar(who=who, model=model, ready=ready)
         Desk(actions=editing, bar=bar, editor=editor, compare=compare, chat=chat).wire(page)
+    page.unload(visitors.leave)
     page.queue(default_concurrency_limit=64, max_size=1000)
     return page, i18n
 

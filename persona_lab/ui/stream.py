@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 
 from persona_lab.errors import PersonaLabError
-from persona_lab.lab import Lab
 from persona_lab.models import Event
 from persona_lab.ui.visitor import Visitor
 
@@ -17,11 +16,12 @@ HEARTBEAT = 1.0
 """Seconds after which silence is passed on too: a closed page is noticed only when one yields."""
 
 
-async def waits_for(lab: Lab, model: str, visitor: Visitor) -> str:
+async def waits_for(model: str, visitor: Visitor) -> str:
     """What an answer of ``model`` that hasn't begun waits for, as far as is known."""
     with suppress(PersonaLabError):  # the answer will say what is wrong
-        if lab.clients.info(model).provider == "local":
-            client = await lab.clients.open(model)
+        clients = visitor.service.clients
+        if clients.info(model).provider == "local":
+            client = await clients.open(model)
             if client.waiting:
                 return visitor.say("waiting.queue", count=client.waiting)
             if client.ready:

@@ -19,6 +19,8 @@ from persona_lab.errors import ErrorHandler, InvalidPersona, PersonaLabError, fr
 from persona_lab.lab import Lab
 from persona_lab.models import Language
 from persona_lab.server import language_of, visitor_secret
+from persona_lab.service import LLMService
+from persona_lab.ui.keyring import Keyring
 from persona_lab.words import Words
 
 log = logging.getLogger(__name__)
@@ -30,13 +32,15 @@ QUIET: Mapping[str, Any] = {"api_visibility": "private", "show_progress": "hidde
 @dataclass(frozen=True, slots=True)
 class Visitor:
     """``user_id`` owns what they make; ``session`` is the page that is open, until it is reloaded;
-    ``language`` is what it speaks to them."""
+    ``language`` is what it speaks to them; ``service`` answers them, with keys of their own where
+    the page has any."""
 
     user_id: str
     session: str
     language: Language
     words: Words
     error_handler: ErrorHandler
+    service: LLMService
 
     def say(self, key: str, **details: object) -> str:
         """Words of ``templates/ui.yaml`` in the visitor's language."""
@@ -85,6 +89,7 @@ class Visitors:
         self._lab = lab
         self._words = words
         self._known: LRUCache[str, str] = LRUCache(10_000)
+        self.keyring = Keyring(lab)
 
     async def of(self, request: gr.Request) -> Visitor:
         """Who sends ``request``. Errors are told as :meth:`Visitor.told` does."""
@@ -97,6 +102,7 @@ class Visitors:
             language_of(dict(request.cookies), request.headers),
             self._words,
             self._lab.error_handler,
+            self.keyring.service(request.session_hash or ""),
         )
         if visitor.user_id:
             return visitor
@@ -104,3 +110,11 @@ class Visitors:
             user = await asyncio.to_thread(self._lab.store.user_for_secret, secret)
         self._known[secret] = user.id
         return replace(visitor, user_id=user.id)
+
+    def again(self, visitor: Visitor) -> Visitor:
+        """The visitor after their page's keys have changed."""
+        return replace(visitor, service=self.keyring.service(visitor.session))
+
+    async def leave(self, request: gr.Request) -> None:
+        """A page was closed."""
+        await self.keyring.leave(request.session_hash or "")

@@ -1,0 +1,234 @@
+"""The connect tab: one's own provider keys, and tokens for one's own programs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from html import escape
+from typing import Any
+from urllib.parse import urlsplit
+
+import gradio as gr
+from gradio.components import Component
+
+from persona_lab.lab import Lab
+from persona_lab.models import ApiToken
+from persona_lab.settings import PROVIDERS
+from persona_lab.ui.visitor import QUIET, Visitor, Visitors
+
+KEYED = tuple(name for name, provider in PROVIDERS.items() if provider.key)
+"""Providers that ask for a key."""
+LONGEST_KEY = 400
+
+_EXAMPLE = """from openai import OpenAI
+
+client = OpenAI(base_url="{origin}/v1", api_key="…")
+said = [{"role": "user", "content": "こんにちは"}]
+answer = client.chat.completions.create(model="さくら", messages=said)
+print(answer.choices[0].message.content)"""
+"""``{origin}`` is the page's own address, which the browser knows."""
+
+
+def key_state(provider: str, visitor: Visitor) -> str:
+    """Whose key is used for ``provider``, and where it is sent if that isn't the provider."""
+    clients = visitor.service.clients
+    if provider in clients.own:
+        state = "own"
+    else:
+        state = "house" if getattr(clients.settings, PROVIDERS[provider].key) else "none"
+    words = escape(visitor.say(f"connect.key_state.{state}"))
+    server = getattr(clients.settings, PROVIDERS[provider].server)
+    if server:
+        where = urlsplit(server).netloc.rpartition("@")[2]
+        words += f" {escape(visitor.say('connect.sent_to', server=where))}"
+    return f'<p class="quiet {state}" role="status">{words}</p>'
+
+
+def token_label(token: ApiToken, visitor: Visitor) -> str:
+    """A token in a list: what it is called, since when it is there, when it was used last."""
+    name = token.name or visitor.say("connect.nameless")
+    made = visitor.say("connect.made_on", day=f"{token.created_at:%Y-%m-%d}")
+    used = (
+        visitor.say("connect.used_on", day=f"{token.last_used_at:%Y-%m-%d}")
+        if token.last_used_at
+        else visitor.say("connect.never_used")
+    )
+    return f"{name} · {made} · {used}"
+
+
+class ConnectActions:
+    """What the tab does."""
+
+    def __init__(self, lab: Lab, visitors: Visitors) -> None:
+        self.lab = lab
+        self.visitors = visitors
+
+    async def use_key(self, provider: str, key: str, visitor: Visitor) -> Visitor:
+        """The visitor, whose page asks with ``key`` from now on. Raises gr.Error."""
+        key = key.strip()
+        if not (key and key.isascii() and key.isprintable() and " " not in key) or (
+            len(key) > LONGEST_KEY
+        ):
+            raise gr.Error(
+                visitor.say("connect.no_key"),
+                title=visitor.say("error.title"),
+                duration=6,
+                print_exception=False,
+            )
+        await self.visitors.keyring.put(visitor.session, provider, key)
+        return self.visitors.again(visitor)
+
+    async def forget_key(self, provider: str, visitor: Visitor) -> Visitor:
+        await self.visitors.keyring.drop(visitor.session, provider)
+        return self.visitors.again(visitor)
+
+    async def tokens(self, visitor: Visitor) -> list[tuple[str, str]]:
+        """The visitor's tokens as (label, id), the newest first."""
+        held = await asyncio.to_thread(self.lab.store.list_tokens, user_id=visitor.user_id)
+        return [(token_label(token, visitor), token.id) for token in held]
+
+    async def make_token(self, name: str, visitor: Visitor) -> str:
+        """HTML with the new token, which is shown this once."""
+        _, secret = await asyncio.to_thread(
+            self.lab.store.create_token, user_id=visitor.user_id, name=name
+        )
+        say = visitor.say
+        return (
+            f'<div class="secret" role="status"><p>{escape(say("connect.once"))}</p>'
+            f'<p><code>{secret}</code> <button type="button" class="copy" data-copy="{secret}">'
+            f"{escape(say('chat.copy'))}</button></p></div>"
+        )
+
+
+def build_connect(
+    actions: ConnectActions,
+    tab: gr.Tab,
+    i18n: gr.I18n,
+    both: Callable[[str], str],
+    choosers: Sequence[gr.Dropdown],
+    choices: Callable[[Visitor], list[tuple[str, str]]],
+) -> None:
+    """Lays ``tab`` out and wires it. ``choosers`` of models are given their ``choices`` anew when a
+    key comes or goes. ``both`` gives words inside HTML."""
+    boxes: dict[str, gr.Textbox] = {}
+    states: dict[str, gr.HTML] = {}
+    drops: dict[str, gr.Button] = {}
+    uses: dict[str, gr.Button] = {}
+    with gr.Row(equal_height=False):
+        with gr.Column(min_width=320, elem_classes="sheet", elem_id="connect-keys"):
+            gr.HTML(f"<h2>{both('connect.keys')}</h2><p>{both('connect.keys_line')}</p>")
+            for provider in KEYED:
+                with gr.Row(elem_classes="writing"):
+                    boxes[provider] = gr.Textbox(
+                        label=i18n(f"connect.key.{provider}"),
+                        type="password",
+                        elem_id=f"key-{provider}",
+                        html_attributes=gr.InputHTMLAttributes(
+                            autocomplete="off", spellcheck=False, autocorrect="off"
+                        ),
+                        scale=4,
+                    )
+                    uses[provider] = gr.Button(
+                        i18n("connect.use"), elem_id=f"key-{provider}-use", scale=0, min_width=90
+                    )
+                    drops[provider] = gr.Button(
+                        i18n("connect.forget"),
+                        elem_id=f"key-{provider}-forget",
+                        scale=0,
+                        min_width=90,
+                        visible=False,
+                    )
+                states[provider] = gr.HTML(elem_id=f"key-{provider}-state")
+        with gr.Column(min_width=320, elem_classes="sheet", elem_id="connect-tokens"):
+            gr.HTML(f"<h2>{both('connect.tokens')}</h2><p>{both('connect.tokens_line')}</p>")
+            with gr.Row(elem_classes="writing"):
+                name = gr.Textbox(
+                    label=i18n("connect.name"),
+                    placeholder=i18n("connect.name_hint"),
+                    elem_id="token-name",
+                    max_lines=1,
+                    scale=4,
+                )
+                make = gr.Button(i18n("connect.make"), elem_id="token-make", scale=0, min_width=90)
+            made = gr.HTML(elem_id="token-made")
+            listed = gr.Radio([], label=i18n("connect.held"), elem_id="token-list", visible=False)
+            revoke = gr.Button(
+                i18n("connect.revoke"),
+                elem_id="token-revoke",
+                size="sm",
+                elem_classes="tool",
+                visible=False,
+                interactive=False,
+            )
+            gr.HTML(
+                f"<details><summary>{both('connect.example')}</summary>"
+                f'<pre data-origin="{{origin}}">{escape(_EXAMPLE)}</pre></details>',
+                elem_id="connect-example",
+            )
+
+    def keys_shown(visitor: Visitor) -> dict[Component, Any]:
+        """What stands about the keys, and what the choosers offer with them."""
+        own = visitor.service.clients.own
+        update: dict[Component, Any] = {}
+        for provider in KEYED:
+            update[states[provider]] = key_state(provider, visitor)
+            update[drops[provider]] = gr.update(visible=provider in own)
+        return update | dict.fromkeys(choosers, gr.update(choices=choices(visitor)))
+
+    async def tokens_shown(visitor: Visitor) -> dict[Component, Any]:
+        tokens = await actions.tokens(visitor)
+        there = bool(tokens)
+        return {
+            listed: gr.update(choices=tokens, value=None, visible=there),
+            revoke: gr.update(visible=there, interactive=False),
+        }
+
+    async def open_tab(request: gr.Request) -> dict[Component, Any]:
+        visitor = await actions.visitors.of(request)
+        with visitor.told():
+            return keys_shown(visitor) | await tokens_shown(visitor)
+
+    async def make_token(name_: str, request: gr.Request) -> dict[Component, Any]:
+        visitor = await actions.visitors.of(request)
+        with visitor.told():
+            shown = await actions.make_token(name_ or "", visitor)
+            return {made: shown, name: ""} | await tokens_shown(visitor)
+
+    async def revoke_token(token: str | None, request: gr.Request) -> dict[Component, Any]:
+        visitor = await actions.visitors.of(request)
+        with visitor.told():
+            await asyncio.to_thread(
+                actions.lab.store.revoke_token, token or "", user_id=visitor.user_id
+            )
+            return {made: ""} | await tokens_shown(visitor)
+
+    keys: list[Component] = [*states.values(), *drops.values(), *choosers]
+    held: list[Component] = [listed, revoke]
+    tab.select(open_tab, [], [*keys, *held], queue=False, **QUIET)
+    for provider in KEYED:
+
+        async def use_key(
+            key: str, request: gr.Request, provider: str = provider
+        ) -> dict[Component, Any]:
+            visitor = await actions.visitors.of(request)
+            with visitor.told():
+                visitor = await actions.use_key(provider, key or "", visitor)
+                return {boxes[provider]: ""} | keys_shown(visitor)
+
+        async def forget_key(request: gr.Request, provider: str = provider) -> dict[Component, Any]:
+            visitor = await actions.visitors.of(request)
+            with visitor.told():
+                return keys_shown(await actions.forget_key(provider, visitor))
+
+        gr.on(
+            [boxes[provider].submit, uses[provider].click],
+            use_key,
+            [boxes[provider]],
+            [boxes[provider], *keys],
+            queue=False,
+            **QUIET,
+        )
+        drops[provider].click(forget_key, [], keys, queue=False, **QUIET)
+    gr.on([name.submit, make.click], make_token, [name], [name, made, *held], queue=False, **QUIET)
+    listed.input(lambda: gr.update(interactive=True), [], [revoke], queue=False, **QUIET)
+    revoke.click(revoke_token, [listed], [made, *held], queue=False, **QUIET)

@@ -1,0 +1,246 @@
+"""The connect tab: visitors' own provider keys, and tokens for their programs."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pytest
+from pytest_httpserver import HTTPServer
+from werkzeug import Request, Response
+
+from persona_lab.errors import InvalidRequest, NotFound
+from persona_lab.lab import Lab
+from persona_lab.settings import ROOT
+from persona_lab.ui.connect import KEYED, LONGEST_KEY, ConnectActions, key_state, token_label
+from persona_lab.ui.keyring import MOST
+from persona_lab.ui.visitor import Visitor, Visitors
+from persona_lab.words import Words
+
+MakeLab = Callable[..., Lab]
+WORDS = Words(ROOT / "templates" / "ui.yaml")
+OWN, HOUSE = "sk-visitors-own-0123456789", "sk-house-0123456789"
+MODEL = "openai:somebodys-model"
+
+
+class Wire:
+    """A server in OpenAI's form that writes down whose key it was shown; ``status`` is what it
+    answers with. Its errors repeat the key, as careless servers do."""
+
+    def __init__(self, server: HTTPServer) -> None:
+        self.url = server.url_for("/v1")
+        self.keys: list[str] = []
+        self.status = 200
+        server.expect_request("/v1/chat/completions").respond_with_handler(self.answer)
+
+    def answer(self, request: Request) -> Response:
+        key = request.headers["Authorization"].removeprefix("Bearer ")
+        self.keys.append(key)
+        if self.status != 200:
+            wrong = {"error": {"message": f"no good: {key}", "type": "x", "code": "y"}}
+            return Response(json.dumps(wrong), self.status, content_type="application/json")
+        choice = {"index": 0, "delta": {"content": "はい。"}, "finish_reason": "stop"}
+        usage = {"prompt_tokens": 1000, "completion_tokens": 500, "total_tokens": 1500}
+        chunks = [{"id": "1", "object": "chat.completion.chunk", "created": 0, "model": "m"} | more
+                  for more in ({"choices": [choice]}, {"choices": [], "usage": usage})]  # fmt: skip
+        lines = [f"data: {json.dumps(chunk)}\n\n" for chunk in chunks]
+        return Response("".join([*lines, "data: [DONE]\n\n"]), content_type="text/event-stream")
+
+
+@pytest.fixture
+def wire(httpserver: HTTPServer) -> Wire:
+    return Wire(httpserver)
+
+
+@pytest.fixture
+def house(make_lab: MakeLab, wire: Wire, tmp_path: Path) -> Lab:
+    """A lab on a file, whose OpenAI is the wire and which has no key for it."""
+    return make_lab(
+        database_url=f"sqlite:///{tmp_path / 'lab.db'}", openai_base_url=wire.url, llm_retries=0
+    )
+
+
+Sit = Callable[[str], Any]
+
+
+@pytest.fixture
+async def pages(house: Lab) -> AsyncIterator[Visitors]:
+    visitors = Visitors(house, WORDS)
+    yield visitors
+    for session in ("one", "two"):
+        await visitors.keyring.leave(session)
+
+
+async def at(visitors: Visitors, session: str, cookie: str = "") -> Visitor:
+    cookies = {"persona_lab_visitor": cookie} if cookie else {}
+    headers = {"accept-language": "ja"}
+    return await visitors.of(gr.Request(session_hash=session, cookies=cookies, headers=headers))
+
+
+async def ask(visitor: Visitor, lab: Lab, message: str = "こんにちは") -> dict[str, Any]:
+    agent = lab.store.list_agents(user_id=visitor.user_id)[0]
+    chat = lab.store.create_chat(user_id=visitor.user_id, agent_id=agent.id)
+    reply = await visitor.service.generate_response(
+        message=message, agent_id=agent.id, chat_id=chat.id, user_id=visitor.user_id, model=MODEL
+    )
+    return reply.metadata
+
+
+# ── keys ──────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_an_own_key_pays_for_its_page_and_for_no_other(
+    house: Lab, pages: Visitors, wire: Wire
+) -> None:
+    actions = ConnectActions(house, pages)
+    one = await actions.use_key("openai", f" {OWN}\n", await at(pages, "one"))
+    assert "error" not in await ask(one, house)
+    assert wire.keys == [OWN]
+    two = await at(pages, "two")
+    await ask(two, house)
+    assert OWN not in wire.keys[1:]
+    again = await actions.forget_key("openai", one)
+    await ask(again, house)
+    assert OWN not in wire.keys[1:]
+    assert again.service is house.service
+
+
+async def test_an_own_key_stands_ahead_of_the_houses_and_the_page_says_whose_it_is(
+    make_lab: MakeLab, wire: Wire
+) -> None:
+    lab = make_lab(openai_api_key=HOUSE, openai_base_url=wire.url)
+    pages = Visitors(lab, WORDS)
+    visitor = await at(pages, "one")
+    assert visitor.say("connect.key_state.house") in key_state("openai", visitor)
+    assert visitor.say("connect.key_state.none") in key_state("anthropic", visitor)
+    assert wire.url.split("/")[2] in key_state("openai", visitor)
+    await ask(visitor, lab)
+    actions = ConnectActions(lab, pages)
+    visitor = await actions.use_key("openai", OWN, visitor)
+    assert visitor.say("connect.key_state.own") in key_state("openai", visitor)
+    await ask(visitor, lab)
+    await ask(await at(pages, "two"), lab, "ほかのこと")
+    assert wire.keys == [HOUSE, OWN, HOUSE]
+    await pages.leave(gr.Request(session_hash="one"))
+    assert (await at(pages, "one")).service is lab.service
+
+
+async def test_an_own_key_is_nowhere_but_in_memory(
+    house: Lab, pages: Visitors, wire: Wire, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    wire.status = 401
+    visitor = await ConnectActions(house, pages).use_key("openai", OWN, await at(pages, "one"))
+    metadata = await ask(visitor, house)
+    assert metadata["error_type"]
+    assert wire.keys == [OWN]
+    assert OWN not in json.dumps(metadata, ensure_ascii=False, default=str)
+    assert OWN not in repr(visitor)
+    assert OWN not in "".join(
+        record.getMessage() + str(record.__dict__) for record in caplog.records
+    )
+    assert all(OWN.encode() not in path.read_bytes() for path in tmp_path.iterdir())
+    assert OWN in house.clients.keys.known, "hidden from the log while it is in use"
+    await pages.keyring.leave("one")
+    del visitor
+    assert OWN not in house.clients.keys.known
+
+
+async def test_a_visitors_account_in_trouble_is_nobody_elses(make_lab: MakeLab, wire: Wire) -> None:
+    lab = make_lab(
+        openai_api_key=HOUSE, openai_base_url=wire.url, llm_retries=0, llm_breaker_failures=1
+    )
+    pages = Visitors(lab, WORDS)
+    visitor = await ConnectActions(lab, pages).use_key("openai", OWN, await at(pages, "one"))
+    wire.status = 500
+    for message in ("一", "二"):
+        assert (await ask(visitor, lab, message))["error_type"]
+    wire.status = 200
+    assert "error" not in await ask(await at(pages, "two"), lab, "三")
+    assert wire.keys == [OWN, OWN, HOUSE]
+    await pages.keyring.leave("one")
+
+
+async def test_answers_paid_for_by_a_visitor_are_neither_cached_nor_counted(
+    make_lab: MakeLab, wire: Wire
+) -> None:
+    lab = make_lab(openai_api_key=HOUSE, openai_base_url=wire.url, tokens_per_day=4000)
+    pages = Visitors(lab, WORDS)
+    visitor = await ConnectActions(lab, pages).use_key("openai", OWN, await at(pages, "one"))
+    for _ in range(4):  # 6,000 tokens
+        metadata = await ask(visitor, lab)
+        assert "error" not in metadata
+        assert not metadata["cache_hit"]
+    assert wire.keys == [OWN] * 4
+    await pages.keyring.leave("one")
+
+
+async def test_no_more_pages_than_memory_has_room_for_keep_keys(lab: Lab) -> None:
+    pages = Visitors(lab, WORDS)
+    for number in range(MOST + 1):
+        await pages.keyring.put(f"page {number}", "openai", OWN)
+    assert pages.keyring.service("page 0") is lab.service
+    assert pages.keyring.service(f"page {MOST}") is not lab.service
+
+
+@pytest.mark.parametrize(
+    "key", ["", "  ", "二つの 言葉", "sk 1", "sk-1\nsk-2", "s" * (LONGEST_KEY + 1)]
+)
+async def test_what_is_no_key_is_refused(house: Lab, pages: Visitors, key: str) -> None:
+    visitor = await at(pages, "one")
+    with pytest.raises(gr.Error) as refused:
+        await ConnectActions(house, pages).use_key("openai", key, visitor)
+    assert key.strip() == "" or key.strip() not in str(refused.value)
+    assert pages.again(visitor).service is house.service
+
+
+def test_every_provider_that_asks_for_a_key_has_its_words() -> None:
+    assert set(KEYED) == {"openai", "anthropic"}
+    for provider in KEYED:
+        assert WORDS(f"connect.key.{provider}", "ja")
+
+
+# ── tokens ────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_token_is_shown_once_and_leads_to_its_visitor_until_it_is_revoked(
+    house: Lab, pages: Visitors
+) -> None:
+    actions = ConnectActions(house, pages)
+    visitor = await at(pages, "one")
+    assert await actions.tokens(visitor) == []
+    shown = await actions.make_token("ボット", visitor)
+    secret = shown.partition("<code>")[2].partition("</code>")[0]
+    assert house.store.user_for_token(secret).id == visitor.user_id
+    ((label, token_id),) = await actions.tokens(visitor)
+    assert label.startswith("ボット")
+    assert secret not in label
+    with pytest.raises(NotFound):
+        house.store.revoke_token(token_id, user_id=(await at(pages, "two")).user_id)
+    house.store.revoke_token(token_id, user_id=visitor.user_id)
+    assert await actions.tokens(visitor) == []
+    with pytest.raises(NotFound):
+        house.store.user_for_token(secret)
+
+
+async def test_a_token_says_since_when_it_is_there_and_whether_it_was_used(
+    house: Lab, pages: Visitors
+) -> None:
+    visitor = await at(pages, "one")
+    token, secret = house.store.create_token(user_id=visitor.user_id)
+    assert visitor.say("connect.never_used") in token_label(token, visitor)
+    house.store.user_for_token(secret)
+    (token,) = house.store.list_tokens(user_id=visitor.user_id)
+    assert visitor.say("connect.never_used") not in token_label(token, visitor)
+    assert visitor.say("connect.nameless") in token_label(token, visitor)
+
+
+async def test_a_name_that_is_too_long_makes_no_token(house: Lab, pages: Visitors) -> None:
+    visitor = await at(pages, "one")
+    with pytest.raises(InvalidRequest):
+        await ConnectActions(house, pages).make_token("長" * 1000, visitor)
+    assert house.store.list_tokens(user_id=visitor.user_id) == []
