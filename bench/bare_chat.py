@@ -1,4 +1,4 @@
-"""What Gradio alone makes of a chat: its ChatInterface over a stand-in that speaks at a set pace."""
+"""What Gradio alone makes of a chat: its ChatInterface over a stand-in of a set pace."""
 
 from __future__ import annotations
 

@@ -239,8 +239,7 @@ async def _measure(folder: Path) -> Measured:
         ratio = ours_took / theirs_took
         rows += [
             "",
-            f"| {CALLERS} callers, {EACH} answers each "
-            "| answers/s | p50 ms | p99 ms | ratio |",
+            f"| {CALLERS} callers, {EACH} answers each | answers/s | p50 ms | p99 ms | ratio |",
             "|---|---|---|---|---|",
             _crowd("bare SDK", theirs_took, theirs_each, 1.0),
             _crowd("pipeline", ours_took, ours_each, ratio),

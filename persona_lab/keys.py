@@ -249,6 +249,10 @@ class OwnKeys:
         """The visitor's own."""
         return tuple(key.get_secret_value() for key in self._own.values())
 
+    def forget(self) -> None:
+        """The visitor has left: their keys are gone."""
+        self._own.clear()
+
     @property
     def changing(self) -> bool:
         return self._house.changing

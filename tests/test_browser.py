@@ -23,7 +23,6 @@ import pytest
 import yaml
 from pytest_httpserver import HTTPServer
 from serving import GEMMA, SMOLLM, Served, data_with, missing, serving, until
-
 from werkzeug import Request, Response
 
 from persona_lab.models import Agent, Message, TurnRecord, now

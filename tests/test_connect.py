@@ -81,6 +81,10 @@ async def at(visitors: Visitors, session: str, cookie: str = "") -> Visitor:
     return await visitors.of(gr.Request(session_hash=session, cookies=cookies, headers=headers))
 
 
+def contents(folder: Path) -> list[bytes]:
+    return [path.read_bytes() for path in folder.iterdir()]
+
+
 async def ask(visitor: Visitor, lab: Lab, message: str = "こんにちは") -> dict[str, Any]:
     agent = lab.store.list_agents(user_id=visitor.user_id)[0]
     chat = lab.store.create_chat(user_id=visitor.user_id, agent_id=agent.id)
@@ -143,7 +147,7 @@ async def test_an_own_key_is_nowhere_but_in_memory(
     assert OWN not in "".join(
         record.getMessage() + str(record.__dict__) for record in caplog.records
     )
-    assert all(OWN.encode() not in path.read_bytes() for path in tmp_path.iterdir())
+    assert all(OWN.encode() not in each for each in contents(tmp_path))
     assert OWN in house.clients.keys.known, "hidden from the log while it is in use"
     await pages.keyring.leave("one")
     del visitor

@@ -522,6 +522,8 @@ class Clients:
         kept = [(here, [*self._unbound.values()]), *self._retired.items()]
         kept += [(loop, [*clients.values()]) for loop, clients in self._open.items()]
         self._forget()
+        if isinstance(self.keys, OwnKeys):
+            self.keys.forget()
         errors: list[Exception] = []
         for loop, clients in kept:
             for client in clients:

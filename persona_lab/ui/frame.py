@@ -15,8 +15,8 @@ from persona_lab.server.figures import LOOPBACK
 from persona_lab.server.routes import routes
 from persona_lab.ui.api import name_endpoints
 from persona_lab.ui.chat import ChatActions, build_chat
-from persona_lab.ui.connect import ConnectActions, build_connect
 from persona_lab.ui.compare import CompareActions, build_compare
+from persona_lab.ui.connect import ConnectActions, build_connect
 from persona_lab.ui.desk import Bar, Desk, model_choices
 from persona_lab.ui.editor import EditorActions, build_editor, wire_try
 from persona_lab.ui.insights import InsightsActions, alerts_of, build_insights, no_alerts
