@@ -204,7 +204,7 @@ def build_connect(
 
     keys: list[Component] = [*states.values(), *drops.values(), *choosers]
     held: list[Component] = [listed, revoke]
-    tab.select(open_tab, [], [*keys, *held], queue=False, **QUIET)
+    tab.select(open_tab, [], [*keys, *held], **QUIET)
     for provider in KEYED:
 
         async def use_key(
@@ -225,10 +225,9 @@ def build_connect(
             use_key,
             [boxes[provider]],
             [boxes[provider], *keys],
-            queue=False,
             **QUIET,
         )
-        drops[provider].click(forget_key, [], keys, queue=False, **QUIET)
-    gr.on([name.submit, make.click], make_token, [name], [name, made, *held], queue=False, **QUIET)
+        drops[provider].click(forget_key, [], keys, **QUIET)
+    gr.on([name.submit, make.click], make_token, [name], [name, made, *held], **QUIET)
     listed.input(lambda: gr.update(interactive=True), [], [revoke], queue=False, **QUIET)
-    revoke.click(revoke_token, [listed], [made, *held], queue=False, **QUIET)
+    revoke.click(revoke_token, [listed], [made, *held], **QUIET)
