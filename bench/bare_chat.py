@@ -20,7 +20,7 @@ async def answer(message: str, history: list[dict[str, str]]) -> AsyncGenerator[
         await asyncio.sleep(1 / RATE)
 
 
-page = gr.ChatInterface(answer, concurrency_limit=None)
+page = gr.ChatInterface(answer, api_name="chat", concurrency_limit=None)
 
 if __name__ == "__main__":
     page.launch(ssr_mode=False, show_error=False, max_threads=100)

@@ -84,6 +84,9 @@ def take(chromium: Browser, url: str, language: str, database_url: str) -> None:
 
     remember(context, language, database_url)
     look_back(page, language)
+    page.get_by_role("tab").nth(4).click()
+    page.wait_for_selector("#key-openai-state p")
+    shoot(page, f"connect.{language}")
     context.close()
 
 
