@@ -77,8 +77,11 @@ def compare(page: Page, message: str, columns: int, patience: float = 60.0) -> l
     page.locator("#compare-message").locator("textarea, input").first.fill(message)
     page.evaluate(WATCH, columns)
     page.locator("#compare-run").click()
+    # One button may show before the other hides.
     page.locator("#compare-stop").wait_for()
-    page.locator("#compare-run").wait_for(timeout=patience * 1000)
+    page.locator("#compare-run").wait_for(state="hidden")
+    page.locator("#compare-stop").wait_for(state="hidden", timeout=patience * 1000)
+    page.locator("#compare-run").wait_for()
     seen = page.evaluate("() => window.seen")
     return [Column(_after_reset(samples)) for samples in seen]
 

@@ -17,8 +17,10 @@ RATE = 100
 TOKENS = 300
 COLUMNS = 4
 ROUNDS = 7
-PAIRS = 15
+PAIRS = 11
 """Of quick columns: the first words come with a tick of the page, early or late."""
+REST = 1500
+"""Milliseconds in which what the run before left to do is done, the same on both sides."""
 SHARE = 0.95
 DELAY = 50
 QUICK = f"mock:echo?rate={RATE}&tokens=100"
@@ -28,7 +30,13 @@ SLOW = f"mock:echo?rate={RATE}&tokens=100&first=5"
 def measure() -> Measured:
     with (
         tempfile.TemporaryDirectory() as folder,
-        served("app.py", Path(folder), LLM_PROVIDER="mock", LLM_MODEL="echo") as lab,
+        served(
+            "app.py",
+            Path(folder),
+            LLM_PROVIDER="mock",
+            LLM_MODEL="echo",
+            REQUESTS_PER_MINUTE="0",
+        ) as lab,
         browser() as chromium,
     ):
         page = open_compare(chromium, lab.url)
@@ -43,6 +51,7 @@ def measure() -> Measured:
         for number in range(PAIRS):
             for beside in (QUICK, SLOW):
                 choose(page, [QUICK, beside])
+                page.wait_for_timeout(REST)
                 quick = compare(page, f"turn {number}", 2)[0]
                 first[beside].append(quick.first)
                 last[beside].append(quick.last)
