@@ -18,6 +18,8 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, sync_playwright
 
+from persona_lab.settings import Settings
+
 ROOT = Path(__file__).resolve().parent.parent
 TABS = 4
 CHROMIUM = ("chromium-headless-shell", "chromium", "chromium-browser")
@@ -45,13 +47,8 @@ def served(program: str, folder: Path, *, tabs: int = TABS, **environment: str) 
     """
     port = free_port()
     # Settings of the shell must not decide what is measured.
-    inherited = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(
-            ("LLM_", "LOCAL_", "OPENAI_", "ANTHROPIC_", "GRADIO_", "REDIS_", "LOG_")
-        )
-    }
+    ours = {name.upper() for name in Settings.model_fields}
+    inherited = {name: value for name, value in os.environ.items() if name not in ours}
     log = folder / "log.txt"
     with log.open("wb") as output:
         began = time.perf_counter()

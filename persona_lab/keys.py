@@ -22,7 +22,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
-from weakref import WeakSet
 
 from pydantic import SecretStr
 
@@ -123,7 +122,6 @@ class Keys:
         self._known: dict[str, None] = {}
         self._troubled: set[str] = set()
         self._refreshing = threading.Lock()
-        self._own: WeakSet[OwnKeys] = WeakSet()
         self.refresh(first=True)
 
     @property
@@ -133,14 +131,12 @@ class Keys:
 
     @property
     def known(self) -> tuple[str, ...]:
-        """Every secret that there is or was, and visitors' own for as long as they are in use."""
-        return (*self._known, *(secret for own in list(self._own) for secret in own.secrets))
+        """Every secret of the house that there is or was."""
+        return tuple(self._known)
 
-    def with_own(self, keys: Mapping[str, SecretStr]) -> OwnKeys:
-        """These, with a visitor's own ahead of them, by the names of their settings."""
-        own = OwnKeys(self, keys)
-        self._own.add(own)
-        return own
+    def with_own(self) -> OwnKeys:
+        """These, with room for a visitor's own ahead of them."""
+        return OwnKeys(self)
 
     def refresh(self, *, first: bool = False) -> None:
         """Look whether a key has changed. It may read files and wait for the vault, one caller at
@@ -234,24 +230,32 @@ class Keys:
 
 
 class OwnKeys:
-    """The house's keys, with a visitor's own ahead of them. They are here and nowhere else."""
+    """The house's keys, with a visitor's own in place of some. They are here and nowhere else."""
 
-    def __init__(self, house: Keys, own: Mapping[str, SecretStr]) -> None:
+    def __init__(self, house: Keys) -> None:
         self._house = house
-        self._own = dict(own)
+        self._own: dict[str, SecretStr | None] = {}
+
+    @property
+    def providers(self) -> frozenset[str]:
+        """Those that are asked with a key of the visitor's, or, once that was forgotten, not."""
+        return frozenset(self._own)
+
+    def put(self, provider: str, key: SecretStr) -> None:
+        self._own[provider] = key
+
+    def drop(self, provider: str) -> None:
+        """The house's again."""
+        self._own.pop(provider, None)
+
+    def forget(self) -> None:
+        """The visitor has left: their keys are gone, and the house's don't take their place."""
+        self._own = dict.fromkeys(self._own)
 
     @property
     def settings(self) -> Settings:
-        return self._house.settings.model_copy(update=self._own)
-
-    @property
-    def secrets(self) -> tuple[str, ...]:
-        """The visitor's own."""
-        return tuple(key.get_secret_value() for key in self._own.values())
-
-    def forget(self) -> None:
-        """The visitor has left: their keys are gone."""
-        self._own.clear()
+        own = {PROVIDERS[provider].key: key for provider, key in self._own.items()}
+        return self._house.settings.model_copy(update=own)
 
     @property
     def changing(self) -> bool:
@@ -259,7 +263,9 @@ class OwnKeys:
 
     @property
     def known(self) -> tuple[str, ...]:
-        return self._house.known
+        """What is hidden from this visitor's answers: nobody else's own."""
+        own = tuple(key.get_secret_value() for key in self._own.values() if key is not None)
+        return (*self._house.known, *own)
 
     def refresh(self) -> None:
         self._house.refresh()

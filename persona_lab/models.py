@@ -422,7 +422,8 @@ class Outcome:
 
     ``spec`` is the model that was asked last; ``code`` that of the error which ended it;
     ``passed_over`` are (spec, code) of the models that another stood in for; ``attempts`` how often
-    the last was asked. ``message`` and ``answer`` are for eyes that may see them.
+    the last was asked. ``message`` and ``answer`` are for eyes that may see them; ``own``: it was
+    the user's own account that was asked.
     """
 
     record: TurnRecord
@@ -432,6 +433,7 @@ class Outcome:
     passed_over: tuple[tuple[str, str], ...] = ()
     message: str = field(default="", repr=False)
     answer: str = field(default="", repr=False)
+    own: bool = False
 
 
 @dataclass(frozen=True, slots=True)

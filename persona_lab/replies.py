@@ -130,6 +130,9 @@ class ResponseProcessor:
 
 
 HIDDEN = "••••••"
+MOST_OF_IT = 0.75
+"""Share of a secret that is hidden like all of it, at the end of an answer."""
+_ROW = re.compile("[!-~]+$")
 SECRET_LENGTH = 8
 """Characters that a secret has at least: compatible servers are given "none" or "ollama" for a
 key, which are words that an answer may hold."""
@@ -144,21 +147,33 @@ def hide(text: str, secrets: Sequence[str]) -> str:
 
 
 class HiddenSecrets(Filter):
-    """:func:`hide` for a stream. A secret that is broken off at the end is hidden as well."""
+    """:func:`hide` for a stream. Most of a secret that is broken off at the end is hidden as well.
+
+    A row of letters without a blank is held back until it ends, whatever the secrets are: what is
+    held, and what becomes of a few letters that begin a secret, must not tell who tries letters.
+    """
 
     def __init__(self, secrets: Sequence[str]) -> None:
         self._secrets = [secret for secret in secrets if len(secret) >= SECRET_LENGTH]
+        self._longest = max(map(len, self._secrets), default=0)
         self._held = ""
 
     def feed(self, text: str) -> str:
+        if not self._secrets:
+            return text
         text = hide(self._held + text, self._secrets)
-        begun = max((_overlap(text, secret) for secret in self._secrets), default=0)
+        row = _ROW.search(text)
+        begun = min(len(row[0]) if row else 0, self._longest)
         self._held = text[len(text) - begun :]
         return text[: len(text) - begun]
 
     def finish(self) -> str:
         held, self._held = self._held, ""
-        return held if len(held) < SECRET_LENGTH else HIDDEN
+        for secret in self._secrets:
+            begun = _overlap(held, secret)
+            if begun >= MOST_OF_IT * len(secret):
+                return held[: len(held) - begun] + HIDDEN
+        return held
 
 
 def _overlap(text: str, secret: str) -> int:

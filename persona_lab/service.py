@@ -208,7 +208,10 @@ class LLMService:
         """For a chat whose last answer the store didn't take: another try."""
 
     def with_clients(self, clients: Clients) -> LLMService:
-        """This very service, which asks other clients: those with a visitor's own keys, say."""
+        """This service, which asks other clients: those with a visitor's own keys, say.
+
+        A copy that shares all it remembers: chats take turns whoever asks.
+        """
         twin = copy.copy(self)
         twin.clients = clients
         return twin
@@ -519,6 +522,7 @@ class LLMService:
                 task.chat_id, user_id=task.user_id, before=task.asked, language=_language(agent)
             )
         models = self.clients.chain(task.model) if task.chat_id is not None else [info]
+        self.clients.options(info, **task.options)  # one that it can't keep to is told now
         forms = {form for form in FORMS if task.options.get(form)}
         models = [each for each in models if forms <= PROVIDERS[each.provider].forms]
         answers = Fallback(models, functools.partial(self._ask, task, course, agent, context))
@@ -576,7 +580,7 @@ class LLMService:
         client = await self.clients.open(info.spec)
         if self.layers is not None:
             fresh = task.fresh or task.kind != "chat"  # elsewhere people look how a model varies
-            own = info.provider in self.clients.own
+            own = self.clients.at_own_cost(info)
             client = self.layers.for_call(client, Asking(task.user_id, fresh=fresh, own=own))
         course.client = client
         if not client.ready:
@@ -701,6 +705,7 @@ class LLMService:
             ),
             message=task.message,
             answer=course.content,
+            own=info is not None and self.clients.at_own_cost(info),
         )
         settle = functools.partial(self._settle, task, course, draft)
         writes: list[Callable[[], Awaitable[object]]] = [
@@ -801,7 +806,7 @@ class LLMService:
                 return
             client = await self.clients.open(info.spec)
             if self.layers is not None:
-                own = info.provider in self.clients.own
+                own = self.clients.at_own_cost(info)
                 client = self.layers.for_call(client, Asking(task.user_id, fresh=True, own=own))
             options = self.clients.options(info, max_tokens=_SUMMARY_TOKENS)
             prompt = wanted.prompt

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
+from persona_lab.clients import Clients
 from persona_lab.errors import InvalidRequest, NotFound
 from persona_lab.lab import Lab
 from persona_lab.settings import ROOT
-from persona_lab.ui.connect import KEYED, LONGEST_KEY, ConnectActions, key_state, token_label
-from persona_lab.ui.keyring import MOST
+from persona_lab.ui.connect import KEYED, ConnectActions, key_state, token_label
+from persona_lab.ui.keyring import EACH, MOST, Keyring
 from persona_lab.ui.visitor import Visitor, Visitors
 from persona_lab.words import Words
 
@@ -69,10 +71,13 @@ Sit = Callable[[str], Any]
 
 @pytest.fixture
 async def pages(house: Lab) -> AsyncIterator[Visitors]:
-    visitors = Visitors(house, WORDS)
-    yield visitors
-    for session in ("one", "two"):
-        await visitors.keyring.leave(session)
+    yield visitors_of(house)
+
+
+def visitors_of(lab: Lab) -> Visitors:
+    visitors = Visitors(lab, WORDS)
+    visitors.keyring = Keyring(lab, grace=0)
+    return visitors
 
 
 async def at(visitors: Visitors, session: str, cookie: str = "") -> Visitor:
@@ -110,14 +115,13 @@ async def test_an_own_key_pays_for_its_page_and_for_no_other(
     again = await actions.forget_key("openai", one)
     await ask(again, house)
     assert OWN not in wire.keys[1:]
-    assert again.service is house.service
 
 
 async def test_an_own_key_stands_ahead_of_the_houses_and_the_page_says_whose_it_is(
     make_lab: MakeLab, wire: Wire
 ) -> None:
     lab = make_lab(openai_api_key=HOUSE, openai_base_url=wire.url)
-    pages = Visitors(lab, WORDS)
+    pages = visitors_of(lab)
     visitor = await at(pages, "one")
     assert visitor.say("connect.key_state.house") in key_state("openai", visitor)
     assert visitor.say("connect.key_state.none") in key_state("anthropic", visitor)
@@ -126,11 +130,12 @@ async def test_an_own_key_stands_ahead_of_the_houses_and_the_page_says_whose_it_
     actions = ConnectActions(lab, pages)
     visitor = await actions.use_key("openai", OWN, visitor)
     assert visitor.say("connect.key_state.own") in key_state("openai", visitor)
-    await ask(visitor, lab)
+    await ask(visitor, lab, "自分の")
     await ask(await at(pages, "two"), lab, "ほかのこと")
     assert wire.keys == [HOUSE, OWN, HOUSE]
-    await pages.leave(gr.Request(session_hash="one"))
-    assert (await at(pages, "one")).service is lab.service
+    actions.visitors.keyring.drop(visitor.page, "openai")
+    await ask(visitor, lab, "また")
+    assert wire.keys[-1] == HOUSE
 
 
 async def test_an_own_key_is_nowhere_but_in_memory(
@@ -148,17 +153,17 @@ async def test_an_own_key_is_nowhere_but_in_memory(
         record.getMessage() + str(record.__dict__) for record in caplog.records
     )
     assert all(OWN.encode() not in each for each in contents(tmp_path))
-    assert OWN in house.clients.keys.known, "hidden from the log while it is in use"
-    await pages.keyring.leave("one")
-    del visitor
-    assert OWN not in house.clients.keys.known
+    assert OWN in visitor.service.clients.keys.known, "hidden from their answers"
+    assert OWN not in house.clients.keys.known, "nobody else's answers hide it"
+    await pages.keyring.leave(visitor.page)
+    assert OWN not in visitor.service.clients.keys.known
 
 
 async def test_a_visitors_account_in_trouble_is_nobody_elses(make_lab: MakeLab, wire: Wire) -> None:
     lab = make_lab(
         openai_api_key=HOUSE, openai_base_url=wire.url, llm_retries=0, llm_breaker_failures=1
     )
-    pages = Visitors(lab, WORDS)
+    pages = visitors_of(lab)
     visitor = await ConnectActions(lab, pages).use_key("openai", OWN, await at(pages, "one"))
     wire.status = 500
     for message in ("一", "二"):
@@ -166,33 +171,39 @@ async def test_a_visitors_account_in_trouble_is_nobody_elses(make_lab: MakeLab, 
     wire.status = 200
     assert "error" not in await ask(await at(pages, "two"), lab, "三")
     assert wire.keys == [OWN, OWN, HOUSE]
-    await pages.keyring.leave("one")
+    await pages.keyring.leave(visitor.page)
 
 
 async def test_answers_paid_for_by_a_visitor_are_neither_cached_nor_counted(
-    make_lab: MakeLab, wire: Wire
+    make_lab: MakeLab, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The wire stands in for the provider's own server."""
+    monkeypatch.setattr(Clients, "at_own_cost", lambda self, info: info.provider in self.own)
     lab = make_lab(openai_api_key=HOUSE, openai_base_url=wire.url, tokens_per_day=4000)
-    pages = Visitors(lab, WORDS)
+    pages = visitors_of(lab)
     visitor = await ConnectActions(lab, pages).use_key("openai", OWN, await at(pages, "one"))
     for _ in range(4):  # 6,000 tokens
         metadata = await ask(visitor, lab)
         assert "error" not in metadata
         assert not metadata["cache_hit"]
     assert wire.keys == [OWN] * 4
-    await pages.keyring.leave("one")
+    await pages.keyring.leave(visitor.page)
 
 
 async def test_no_more_pages_than_memory_has_room_for_keep_keys(lab: Lab) -> None:
-    pages = Visitors(lab, WORDS)
+    pages = visitors_of(lab)
     for number in range(MOST + 1):
-        await pages.keyring.put(f"page {number}", "openai", OWN)
-    assert pages.keyring.service("page 0") is lab.service
-    assert pages.keyring.service(f"page {MOST}") is not lab.service
+        await pages.keyring.put((f"user {number}", "page"), "openai", OWN)
+    assert pages.keyring.service(("user 0", "page")) is lab.service
+    assert pages.keyring.service((f"user {MOST}", "page")) is not lab.service
+    for number in range(EACH + 1):
+        await pages.keyring.put(("one", f"page {number}"), "openai", OWN)
+    assert pages.keyring.service(("one", "page 0")) is lab.service
+    assert pages.keyring.service(("one", "page 1")) is not lab.service
 
 
 @pytest.mark.parametrize(
-    "key", ["", "  ", "二つの 言葉", "sk 1", "sk-1\nsk-2", "s" * (LONGEST_KEY + 1)]
+    "key", ["", "  ", "二つの 言葉", "sk 1", "sk-1\nsk-2", "s" * 401, '"level":', "everyone"]
 )
 async def test_what_is_no_key_is_refused(house: Lab, pages: Visitors, key: str) -> None:
     visitor = await at(pages, "one")
@@ -200,6 +211,52 @@ async def test_what_is_no_key_is_refused(house: Lab, pages: Visitors, key: str) 
         await ConnectActions(house, pages).use_key("openai", key, visitor)
     assert key.strip() == "" or key.strip() not in str(refused.value)
     assert pages.again(visitor).service is house.service
+
+
+async def test_a_page_whose_key_was_forgotten_is_never_paid_for_by_the_house(
+    make_lab: MakeLab, wire: Wire
+) -> None:
+    lab = make_lab(openai_api_key=HOUSE, openai_base_url=wire.url)
+    pages = visitors_of(lab)
+    visitor = await ConnectActions(lab, pages).use_key("openai", OWN, await at(pages, "one"))
+    await pages.keyring.leave(visitor.page)
+    for service in (visitor.service, (await at(pages, "one")).service):
+        told = await ask(replace(visitor, service=service), lab)
+        assert told["error"]
+    assert wire.keys == []
+    assert visitor.say("connect.key_state.none") in key_state("openai", pages.again(visitor))
+
+
+async def test_another_who_names_the_same_session_has_no_part_in_its_key(
+    house: Lab, pages: Visitors, wire: Wire
+) -> None:
+    mine, theirs = await at(pages, "one", "a" * 43), await at(pages, "one", "b" * 43)
+    assert mine.user_id != theirs.user_id
+    await ConnectActions(house, pages).use_key("openai", OWN, mine)
+    await ask(pages.again(theirs), house)
+    assert OWN not in wire.keys
+    with pytest.raises(gr.Error):  # nor does a call without a session have a place for one
+        await ConnectActions(house, pages).use_key("openai", OWN, replace(mine, session=""))
+
+
+async def test_another_key_leaves_answers_under_way_alone(
+    house: Lab, pages: Visitors, wire: Wire
+) -> None:
+    actions = ConnectActions(house, pages)
+    visitor = await actions.use_key("openai", OWN, await at(pages, "one"))
+    client = await visitor.service.clients.open(MODEL)
+    await actions.use_key("anthropic", OWN, visitor)
+    assert await visitor.service.clients.open(MODEL) is client
+    assert "error" not in await ask(visitor, house)
+
+
+async def test_a_server_of_the_houses_counts_whatever_key_it_is_shown(
+    house: Lab, pages: Visitors
+) -> None:
+    visitor = await ConnectActions(house, pages).use_key("openai", OWN, await at(pages, "one"))
+    clients = visitor.service.clients
+    assert not clients.at_own_cost(clients.info(MODEL))
+    assert not house.clients.at_own_cost(clients.info(MODEL))
 
 
 def test_every_provider_that_asks_for_a_key_has_its_words() -> None:

@@ -13,7 +13,7 @@ LEVELS = [
     {"models", "errors", "words", "letters", "settings", "shared"},
     {
         "store", "migrations", "seeds", "prompts", "context", "clients", "llama", "circuits",
-        "layers", "replies", "japanese", "tones", "guards", "fidelity", "cards", "monitor", "cache",
+        "layers", "replies", "japanese", "tones", "guards", "monitor", "cache",
         "limits", "keys", "costs",
     },
     {"service", "compare", "insights"},

@@ -146,10 +146,22 @@ def test_a_secret_is_hidden_wherever_the_stream_is_cut(text: str, cuts: list[int
     assert KEY not in streamed
 
 
-def test_a_secret_that_is_broken_off_is_hidden_and_the_rest_stays() -> None:
+def test_most_of_a_secret_at_the_end_is_hidden_and_the_rest_stays() -> None:
     stream = processor.open_stream(AGENT, [KEY])
-    assert stream.feed(f"sk です。{KEY}、{KEY[:10]}") == "sk です。••••••、"
+    assert stream.feed(f"sk です。{KEY}、{KEY[:16]}") == "sk です。••••••、"
     assert stream.finish() == ("••••••", ("hidden_secrets",))
+
+
+@pytest.mark.parametrize("known", [1, 8, 12])
+def test_whoever_tries_letters_learns_nothing_of_a_secret(known: int) -> None:
+    """The right next letter and a wrong one are treated alike, in mid-stream and at the end."""
+    seen = []
+    for guess in (KEY[: known + 1], KEY[:known] + "~"):
+        stream = processor.open_stream(AGENT, [KEY])
+        pieces = [len(stream.feed(letter)) for letter in f"言う {guess}"]
+        text, applied = stream.finish()
+        seen.append((pieces, len(text), applied))
+    assert seen[0] == seen[1]
 
 
 def test_a_word_that_a_server_takes_for_a_key_stays_a_word() -> None:

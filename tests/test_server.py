@@ -324,7 +324,7 @@ OPEN = re.compile(
     "/"
     "|/(assets|static|svelte)/.*"
     "|/(config|favicon.ico|manifest.json|robots.txt|theme.css|pwa_icon|login|logout)(/.*)?"
-    "|/gradio_api/(api|run|call|queue|component_server|heartbeat)(/.*)?"
+    "|/gradio_api/(api|run|call|queue|heartbeat)(/.*)?"
     "|/gradio_api/(app_id|cancel|info|reset|startup-events|theme.css)/?"
     "|/gradio_api/(login_check|token|user)/?"
 )

@@ -3,8 +3,9 @@
 A client is a :meth:`~LLMClientInterface.stream` of :class:`~persona_lab.models.Chunk`; the rest
 comes with the base class. ``provider:model`` names one: ``openai:gpt-5-mini``,
 ``local:gemma-3-270m``, ``mock:echo``. A new provider is one file in this folder with a class
-``Client`` and a line in :data:`~persona_lab.settings.PROVIDERS` (and a setting, if it asks for a
-key); what its models accept stands in ``data/models.yaml``.
+``Client`` and a line in :data:`~persona_lab.settings.PROVIDERS` (and, if it asks for a key, a
+setting and ``connect.key.<name>`` in ``templates/ui.yaml``); what its models accept stands in
+``data/models.yaml``.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    SecretStr,
     ValidationError,
 )
 
@@ -325,13 +325,11 @@ class Clients:
         Raises ConfigurationError for keys that can't be read.
         """
         self.keys: Keys | OwnKeys = Keys(settings)
-        self.own: frozenset[str] = frozenset()
-        """Providers that are asked with a visitor's own key."""
         self._house: Clients | None = None
         self.catalog = catalog
         self._injected = injected
         self._around = around
-        self._own_files: dict[str, ModelInfo] = {}
+        self._files: dict[str, ModelInfo] = {}
         self._forget()
 
     def _forget(self) -> None:
@@ -343,23 +341,31 @@ class Clients:
             WeakKeyDictionary()
         )
 
-    def with_keys(
-        self,
-        keys: Mapping[str, SecretStr],
-        around: Callable[[LLMClientInterface], LLMClientInterface] = lambda client: client,
-    ) -> Clients:
-        """These, with a visitor's own ``keys`` (by provider) in place of the house's, and other
-        connections for them. Whoever made it closes it."""
+    def with_own_keys(
+        self, around: Callable[[LLMClientInterface], LLMClientInterface]
+    ) -> tuple[Clients, OwnKeys]:
+        """These for a visitor, and where their own keys go. Whom they have a key for is asked over
+        connections of their own, with ``around`` put around each client; all others are the
+        house's. Whoever made it closes it."""
         house = self.keys
         if not isinstance(house, Keys):
             raise TypeError("own keys stand in place of the house's, not of others' own")
         own = copy.copy(self)
-        own.keys = house.with_own({PROVIDERS[name].key: key for name, key in keys.items()})
-        own.own = frozenset(keys)
+        own.keys = keys = house.with_own()
         own._house = self
         own._around = around
         own._forget()
-        return own
+        return own, keys
+
+    @property
+    def own(self) -> frozenset[str]:
+        """Providers that are asked with a visitor's own key."""
+        return self.keys.providers if isinstance(self.keys, OwnKeys) else frozenset()
+
+    def at_own_cost(self, info: ModelInfo) -> bool:
+        """Whether a visitor's own account pays: a server of the house's takes any key."""
+        server = PROVIDERS[info.provider].server
+        return info.provider in self.own and not (server and getattr(self.settings, server))
 
     @property
     def settings(self) -> Settings:
@@ -377,11 +383,11 @@ class Clients:
         if info.provider != "local":
             return info
         if info.spec not in self.catalog.models:
-            info = self._own_file(info)
+            info = self._named_file(info)
         # A local model's window is as large as it is opened, up to what it was trained on.
         return info.model_copy(update={"context": min(self.settings.local_context, info.context)})
 
-    def _own_file(self, info: ModelInfo) -> ModelInfo:
+    def _named_file(self, info: ModelInfo) -> ModelInfo:
         """A local file by what it says of itself.
 
         Only files that the settings name: what a visitor types must not open a path of this
@@ -389,15 +395,15 @@ class Clients:
         """
         if info.name not in self.settings.local_models:
             raise UnknownModel(model=info.spec)
-        if info.name not in self._own_files:
+        if info.name not in self._files:
             from persona_lab.clients import llama_cpp
 
             path = llama_cpp.weights_at_hand(info, self.settings)
             if path is None:
                 return info
             facts = llama_cpp.probe(path)
-            self._own_files[info.name] = info.model_copy(update=facts)
-        return self._own_files[info.name]
+            self._files[info.name] = info.model_copy(update=facts)
+        return self._files[info.name]
 
     def get(self, spec: str = "") -> LLMClientInterface:
         """The client for ``spec``, or the default's. Call it from a running loop.
@@ -407,8 +413,11 @@ class Clients:
         if self._injected is not None:
             return self._injected
         info = self.info(spec)
-        if self._house is not None and info.provider not in self.own:
-            return self._house.get(spec)
+        if self._house is not None:
+            if info.provider not in self.own:
+                return self._house.get(spec)
+            if getattr(self.settings, PROVIDERS[info.provider].key) is None:
+                raise _missing_key(info)
         self._check_key(info)
         kind = _client_class(info)
         kept = self._unbound
@@ -446,8 +455,7 @@ class Clients:
 
     def _check_key(self, info: ModelInfo) -> None:
         if not self.available(info):
-            variable = PROVIDERS[info.provider].key.upper()
-            raise MissingKey(provider=info.provider, model=info.name, variable=variable)
+            raise _missing_key(info)
 
     def available(self, info: ModelInfo) -> bool:
         """Whether the settings hold what ``info``'s provider asks for."""
@@ -522,8 +530,6 @@ class Clients:
         kept = [(here, [*self._unbound.values()]), *self._retired.items()]
         kept += [(loop, [*clients.values()]) for loop, clients in self._open.items()]
         self._forget()
-        if isinstance(self.keys, OwnKeys):
-            self.keys.forget()
         errors: list[Exception] = []
         for loop, clients in kept:
             for client in clients:
@@ -533,6 +539,11 @@ class Clients:
                     errors.append(error)
         if errors:
             raise errors[0]
+
+
+def _missing_key(info: ModelInfo) -> MissingKey:
+    variable = PROVIDERS[info.provider].key.upper()
+    return MissingKey(provider=info.provider, model=info.name, variable=variable)
 
 
 def _client_class(info: ModelInfo) -> type[LLMClientInterface]:

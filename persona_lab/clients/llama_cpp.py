@@ -155,13 +155,17 @@ class LlamaCppClient(LLMClientInterface):
                     tokens, stop = await asyncio.to_thread(self._worded, engine.model, prompt)
                 else:
                     tokens, stop = self._worded(engine.model, prompt)
-                return engine.submit(
+                submit = functools.partial(
+                    engine.submit,
                     tokens,
                     listener,
                     max_tokens=options.max_tokens,
-                    options=_sampling(options),
                     stop=(*prompt.stop, *options.stop, *stop),
                 )
+                if not (options.grammar or options.json_schema):
+                    return submit(options=_sampling(options))
+                sampling = await asyncio.to_thread(_sampling, options)  # it takes a while to read
+                return await asyncio.to_thread(submit, options=sampling)
             except ModelUnavailable:
                 if not engine.unloaded:
                     raise

@@ -40,11 +40,12 @@ model raise ModelUnavailable, whoever still holds them.
 
 :mod:`native` wraps what llama.cpp gives, :mod:`text` turns tokens' bytes into text that never
 shows half a character or a part of a stop string, :mod:`memory` keeps the books of sequences and
-cells, :mod:`engine` is the worker, :mod:`engines` keeps the workers within memory, and :mod:`trial`
+cells, :mod:`engine` is the worker, :mod:`engines` keeps the workers within memory, and :mod:`check`
 finds files that would end the process. None of them
 knows personas, prompts or asyncio; :mod:`persona_lab.clients.llama_cpp` does.
 """
 
+from persona_lab.llama.check import check_file
 from persona_lab.llama.engine import Engine, Figures, Generation, Step
 from persona_lab.llama.engines import (
     close_engines,
@@ -53,7 +54,6 @@ from persona_lab.llama.engines import (
     running_engines,
 )
 from persona_lab.llama.native import Model, SamplerOptions
-from persona_lab.llama.trial import check_file
 
 __all__ = [
     "Engine",

@@ -12,6 +12,7 @@ import ctypes
 import functools
 import json
 import logging
+import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -453,6 +454,8 @@ def _most_repeated(schema: Any) -> float:
         return 0
     counts = (n for key, n in schema.items() if key.startswith(("min", "max")) and key[3:] in _OF)
     numbers = [n for n in counts if isinstance(n, int | float)]
+    if "pattern" in schema:  # llama.cpp writes it out, and has no bound for it
+        return math.inf
     return max([*numbers, *map(_most_repeated, schema.values())], default=0)
 
 

@@ -161,6 +161,8 @@ class Alerts:
             return tuple(sorted(self._standing.values(), key=lambda alert: alert.since))
 
     def observe(self, outcome: Outcome) -> None:
+        if outcome.own:  # their account's troubles and costs aren't the house's
+            return
         record = outcome.record
         codes = [outcome.code, *(code for _, code in outcome.passed_over)]
         turn = _Turn(

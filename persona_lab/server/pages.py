@@ -23,6 +23,7 @@ CLOSED = (
     "/gradio_api/dev",
     "/gradio_api/runs",
     "/gradio_api/stream",
+    "/gradio_api/component_server",
     "/gradio_api/proxy=",
     "/monitoring",
     "/runs",
@@ -87,7 +88,7 @@ class PlainInputs:
 
     MOST = 4_000_000
     """Bytes of one call: a persona with every field full has a fifth of them."""
-    DOORS = ("/gradio_api/queue/join", "/gradio_api/run", "/gradio_api/api", "/gradio_api/call")
+    DOORS = ("/gradio_api/", "/login", "/logout")
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

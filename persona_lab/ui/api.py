@@ -17,7 +17,7 @@ import gradio as gr
 from gradio.utils import get_function_description
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from persona_lab.compare import Contestant
+from persona_lab.compare import Comparison, Contestant
 from persona_lab.errors import InputError
 from persona_lab.insights import SPAN, Figures, Summary, zone_of
 from persona_lab.lab import Lab
@@ -366,7 +366,9 @@ def name_endpoints(page: gr.Blocks, lab: Lab, visitors: Visitors) -> None:
             raise InputError
         agents = [await find(id_, visitor.user_id) for id_ in ids]
         players = [Contestant(m, a) for m, a in zip(models, agents, strict=True)]
-        runs = lab.comparison.run(message, players, visitor.user_id, language=visitor.language)
+        runs = Comparison(visitor.service).run(
+            message, players, visitor.user_id, language=visitor.language
+        )
         async with aclosing(runs) as snapshots:
             async for cells in snapshots:
                 yield [

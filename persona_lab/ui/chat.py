@@ -201,11 +201,12 @@ class ChatActions:
         visitor: Visitor,
     ) -> AsyncGenerator[tuple[str, Thread, bool], None]:
         over = self._answering[chat_id] = asyncio.Event()
-        text, thread = "", lean(thread)
+        text, kept, thread = "", False, lean(thread)
         try:
             async with aclosing(paced(events)) as batches:
                 async for batch in batches:
                     for event in batch:
+                        kept |= event.type == "start"  # silence alone says nothing of it
                         text = event.content if event.type == "done" else text + event.content
                     shown: Any = readable(text)
                     if not text:
@@ -213,7 +214,7 @@ class ChatActions:
                         shown = gr.HTML(waiting_html(words, visitor))
                     if batch and batch[-1].type == "done":
                         shown = [shown, gr.HTML(under_html(text, batch[-1].metadata, visitor))]
-                    yield chat_id, [*thread, {"role": "assistant", "content": shown}], True
+                    yield chat_id, [*thread, {"role": "assistant", "content": shown}], kept
         finally:
             over.set()
             if self._answering.get(chat_id) is over:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
@@ -18,7 +19,8 @@ from persona_lab.ui.visitor import QUIET, Visitor, Visitors
 
 KEYED = tuple(name for name, provider in PROVIDERS.items() if provider.key)
 """Providers that ask for a key."""
-LONGEST_KEY = 400
+_KEY = re.compile(r"[\w.:~+/=-]{20,400}", re.ASCII)
+"""What a key looks like. A word isn't one: it would be hidden from answers."""
 
 _EXAMPLE = """from openai import OpenAI
 
@@ -32,10 +34,9 @@ print(answer.choices[0].message.content)"""
 def key_state(provider: str, visitor: Visitor) -> str:
     """Whose key is used for ``provider``, and where it is sent if that isn't the provider."""
     clients = visitor.service.clients
-    if provider in clients.own:
-        state = "own"
-    else:
-        state = "house" if getattr(clients.settings, PROVIDERS[provider].key) else "none"
+    state = "own" if provider in clients.own else "house"
+    if getattr(clients.settings, PROVIDERS[provider].key) is None:
+        state = "none"
     words = escape(visitor.say(f"connect.key_state.{state}"))
     server = getattr(clients.settings, PROVIDERS[provider].server)
     if server:
@@ -66,20 +67,18 @@ class ConnectActions:
     async def use_key(self, provider: str, key: str, visitor: Visitor) -> Visitor:
         """The visitor, whose page asks with ``key`` from now on. Raises gr.Error."""
         key = key.strip()
-        if not (key and key.isascii() and key.isprintable() and " " not in key) or (
-            len(key) > LONGEST_KEY
-        ):
+        if not (_KEY.fullmatch(key) and visitor.session):
             raise gr.Error(
                 visitor.say("connect.no_key"),
                 title=visitor.say("error.title"),
                 duration=6,
                 print_exception=False,
             )
-        await self.visitors.keyring.put(visitor.session, provider, key)
+        await self.visitors.keyring.put(visitor.page, provider, key)
         return self.visitors.again(visitor)
 
     async def forget_key(self, provider: str, visitor: Visitor) -> Visitor:
-        await self.visitors.keyring.drop(visitor.session, provider)
+        self.visitors.keyring.drop(visitor.page, provider)
         return self.visitors.again(visitor)
 
     async def tokens(self, visitor: Visitor) -> list[tuple[str, str]]:
@@ -124,7 +123,7 @@ def build_connect(
                         type="password",
                         elem_id=f"key-{provider}",
                         html_attributes=gr.InputHTMLAttributes(
-                            autocomplete="off", spellcheck=False, autocorrect="off"
+                            autocomplete="one-time-code", spellcheck=False, autocorrect="off"
                         ),
                         scale=4,
                     )

@@ -1,63 +1,99 @@
 """Visitors' own provider keys: one page's, while it is open, in this process's memory alone.
 
-They are in no database, log, file or browser storage. Reloading the page forgets them.
+They are in no database, log, file or browser storage. Reloading the page forgets them. A page whose
+keys were forgotten is never answered with the house's in their place: it is told to enter them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from cachetools import TTLCache
 from pydantic import SecretStr
 
+from persona_lab.keys import OwnKeys
 from persona_lab.lab import Lab
 from persona_lab.service import LLMService
 
 MOST = 1000
-"""Pages that can have keys of their own; the one that got its keys first loses them to another."""
-FORGOTTEN = 12 * 60 * 60
-"""Seconds after which the keys of a page go, if nobody has told that it was closed."""
+"""Pages that can have keys of their own; the one that has asked nothing for longest loses them."""
+EACH = 4
+"""Pages of one visitor's that can."""
+IDLE = 12 * 60 * 60
+"""Seconds without a word from a page after which its keys go, though nobody said it was closed."""
+GRACE = 30
+"""Seconds in which a page that was taken to be closed may turn out to be open."""
+
+Page = tuple[str, str]
+"""Whose it is (``user_id``), and its session."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Held:
-    keys: Mapping[str, SecretStr]
+    keys: OwnKeys
     service: LLMService
+    used: float
 
 
 class Keyring:
-    """The keys of each page by its session."""
+    """The keys of each page. ``clock`` counts seconds."""
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(
+        self, lab: Lab, *, grace: float = GRACE, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._lab = lab
-        self._held: TTLCache[str, _Held] = TTLCache(MOST, FORGOTTEN)
+        self._grace = grace
+        self._clock = clock
+        self._held: OrderedDict[Page, _Held] = OrderedDict()
 
-    def service(self, session: str) -> LLMService:
+    def service(self, page: Page) -> LLMService:
         """What answers this page: the lab's service, asking with the page's keys if it has any."""
-        held = self._held.get(session)
-        return held.service if held else self._lab.service
+        held = self._held.get(page)
+        if held is None:
+            return self._lab.service
+        held.used = self._clock()
+        self._held.move_to_end(page)
+        return held.service
 
-    async def put(self, session: str, provider: str, key: str) -> None:
-        """From now on the page's messages to ``provider`` are paid for with ``key``."""
-        await self._hold(session, {**self._keys(session), provider: SecretStr(key)})
+    async def put(self, page: Page, provider: str, key: str) -> None:
+        """From now on the page's messages to ``provider`` are paid for with ``key``; answers under
+        way go on with what they began with."""
+        await self._sweep(page)
+        if page not in self._held:
+            clients, keys = self._lab.clients.with_own_keys(self._lab.layers.alone)
+            service = self._lab.service.with_clients(clients)
+            self._held[page] = _Held(keys, service, self._clock())
+        self._held[page].keys.put(provider, SecretStr(key))
 
-    async def drop(self, session: str, provider: str) -> None:
+    def drop(self, page: Page, provider: str) -> None:
         """The house's key again, if it has one."""
-        await self._hold(session, {n: k for n, k in self._keys(session).items() if n != provider})
+        if page in self._held:
+            self._held[page].keys.drop(provider)
 
-    async def leave(self, session: str) -> None:
-        """The page was closed."""
-        await self._hold(session, {})
+    async def leave(self, page: Page) -> None:
+        """The page seems to be closed: unless it asks for something soon, its keys go."""
+        held = self._held.get(page)
+        if held is None:
+            return
+        last = held.used
+        await asyncio.sleep(self._grace)
+        if held.used == last:
+            await _forget(held)
 
-    def _keys(self, session: str) -> Mapping[str, SecretStr]:
-        held = self._held.get(session)
-        return held.keys if held else {}
+    async def _sweep(self, wanted: Page) -> None:
+        """Make room: the longest silent go first."""
+        late = self._clock() - IDLE
+        theirs = [page for page in self._held if page[0] == wanted[0] and page != wanted]
+        for page in theirs[: max(0, len(theirs) - EACH + 1)]:
+            await _forget(self._held.pop(page))
+        for page, held in list(self._held.items()):
+            if page != wanted and (held.used < late or len(self._held) >= MOST):
+                await _forget(self._held.pop(page))
 
-    async def _hold(self, session: str, keys: Mapping[str, SecretStr]) -> None:
-        former = self._held.pop(session, None)
-        if keys:
-            clients = self._lab.clients.with_keys(keys, self._lab.layers.alone)
-            self._held[session] = _Held(keys, self._lab.service.with_clients(clients))
-        if former is not None:
-            await former.service.clients.aclose()
+
+async def _forget(held: _Held) -> None:
+    held.keys.forget()
+    await held.service.clients.aclose()

@@ -12,8 +12,14 @@ from persona_lab.ui.visitor import Visitor
 
 TICK = 0.05
 """Seconds between two redraws: faster only makes browsers fall behind."""
+SMOOTH = 16
+"""Streams that one process draws at that pace; with more of them each is drawn less often, so that
+none waits for the others' redraws."""
 HEARTBEAT = 1.0
 """Seconds after which silence is passed on too: a closed page is noticed only when one yields."""
+
+
+_live: set[asyncio.Task[None]] = set()
 
 
 async def waits_for(model: str, visitor: Visitor) -> str:
@@ -33,7 +39,8 @@ async def waits_for(model: str, visitor: Visitor) -> str:
 async def paced(events: AsyncGenerator[Event, None]) -> AsyncGenerator[list[Event], None]:
     """What came since the last tick, in order; an empty list as heartbeat.
 
-    Closing it closes ``events``. Their errors come out where they happened.
+    The first words come at once. Closing it closes ``events``. Their errors come out where they
+    happened.
     """
     queue: asyncio.Queue[Event | None] = asyncio.Queue()
 
@@ -46,6 +53,8 @@ async def paced(events: AsyncGenerator[Event, None]) -> AsyncGenerator[list[Even
             queue.put_nowait(None)
 
     task = asyncio.create_task(pump())
+    _live.add(task)
+    begun = False
     try:
         while True:
             try:
@@ -54,7 +63,9 @@ async def paced(events: AsyncGenerator[Event, None]) -> AsyncGenerator[list[Even
                 yield []
                 continue
             if batch[0] is not None and batch[0].type == "delta":
-                await asyncio.sleep(TICK)
+                if begun:
+                    await asyncio.sleep(TICK * max(1, len(_live) / SMOOTH))
+                begun = True
             while not queue.empty():
                 batch.append(queue.get_nowait())
             news = [event for event in batch if event is not None]
@@ -64,6 +75,7 @@ async def paced(events: AsyncGenerator[Event, None]) -> AsyncGenerator[list[Even
                 await task
                 return
     finally:
+        _live.discard(task)
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task

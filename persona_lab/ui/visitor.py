@@ -20,7 +20,7 @@ from persona_lab.lab import Lab
 from persona_lab.models import Language
 from persona_lab.server import language_of, visitor_secret
 from persona_lab.service import LLMService
-from persona_lab.ui.keyring import Keyring
+from persona_lab.ui.keyring import Keyring, Page
 from persona_lab.words import Words
 
 log = logging.getLogger(__name__)
@@ -41,6 +41,11 @@ class Visitor:
     words: Words
     error_handler: ErrorHandler
     service: LLMService
+
+    @property
+    def page(self) -> Page:
+        """What their keys belong to: nobody else's, whatever session they name."""
+        return self.user_id, self.session
 
     def say(self, key: str, **details: object) -> str:
         """Words of ``templates/ui.yaml`` in the visitor's language."""
@@ -102,19 +107,21 @@ class Visitors:
             language_of(dict(request.cookies), request.headers),
             self._words,
             self._lab.error_handler,
-            self.keyring.service(request.session_hash or ""),
+            self._lab.service,
         )
         if visitor.user_id:
-            return visitor
+            return self.again(visitor)
         with visitor.told():  # a new visitor is a new row, which a full disk doesn't take
             user = await asyncio.to_thread(self._lab.store.user_for_secret, secret)
         self._known[secret] = user.id
-        return replace(visitor, user_id=user.id)
+        return self.again(replace(visitor, user_id=user.id))
 
     def again(self, visitor: Visitor) -> Visitor:
-        """The visitor after their page's keys have changed."""
-        return replace(visitor, service=self.keyring.service(visitor.session))
+        """The visitor as their page's keys are now."""
+        return replace(visitor, service=self.keyring.service(visitor.page))
 
     async def leave(self, request: gr.Request) -> None:
-        """A page was closed."""
-        await self.keyring.leave(request.session_hash or "")
+        """A page was closed, or its connection broke."""
+        secret = visitor_secret(dict(request.cookies))
+        user_id = self._known.get(secret or "", "")
+        await self.keyring.leave((user_id, request.session_hash or ""))

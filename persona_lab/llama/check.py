@@ -6,14 +6,18 @@ weights are mapped, not copied, so the reading takes half a second and little me
 
 from __future__ import annotations
 
-import functools
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+from cachetools import LRUCache
+
 from persona_lab.llama.native import Context, Model, unavailable
 
 _ROOT = Path(__file__).parents[2]
+_CRASHES = {signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE}
+"""How a process ends over a damaged file; who is killed for want of memory ends otherwise."""
 _PATIENCE = 600.0
 """Seconds for the largest of files on the slowest of disks."""
 
@@ -32,16 +36,24 @@ def check_file(path: Path) -> None:
         raise unavailable(path, "damaged_file", "not a GGUF file, or a damaged one")
 
 
-@functools.lru_cache(maxsize=64)
+_sound: LRUCache[tuple[Path, int, int], bool] = LRUCache(64)
+
+
 def _survived(path: Path, size: int, changed: int) -> bool:
+    known = _sound.get((path, size, changed))
+    if known is not None:
+        return known
     command = [sys.executable, "-m", __name__, str(path.resolve())]
     try:
         ended = subprocess.run(  # noqa: S603 - ourselves, and a path that the settings name
             command, cwd=_ROOT, capture_output=True, timeout=_PATIENCE, check=False
         )
     except subprocess.TimeoutExpired:
-        return False
-    return ended.returncode >= 0
+        return True  # slow isn't damaged
+    survived = -ended.returncode not in _CRASHES
+    if ended.returncode != -signal.SIGKILL:
+        _sound[path, size, changed] = survived
+    return survived
 
 
 def _read(path: Path) -> None:
