@@ -806,8 +806,8 @@ def test_the_events_of_the_page_answer_anothers_ids_as_they_answer_missing_ones(
 
 
 def anonymous(told: str) -> str:
-    """The last word of it, without the ids and figures that differ from call to call."""
-    return re.sub(r"[0-9a-f]{32}|\d+(\.\d+)?(e-\d+)?|null", "#", told.splitlines()[-1])
+    """The last word of it, without ids, new tokens and figures, which differ from call to call."""
+    return re.sub(r"pl_[\w-]{43}|[0-9a-f]{32}|\d+(\.\d+)?(e-\d+)?|null", "#", told.splitlines()[-1])
 
 
 def test_the_events_of_the_page_do_tell_their_own_visitor(page: Page, connect: Connect) -> None:
