@@ -621,7 +621,8 @@ def test_the_mark_says_saved_only_once_the_server_has_answered(desk: Desk) -> No
     desk.page.keyboard.type("！")
     expect(desk.at("#saving")).to_have_text(re.compile(desk.say("editor.saving")))
     expect(desk.at("#saved")).to_be_hidden()
-    until(lambda: held)
+    # Playwright hands a request over only while it is asked for something.
+    until(lambda: desk.page.wait_for_timeout(20) or held)
     expect(desk.at("#saved")).to_be_hidden()
     desk.page.unroute("**/run/predict*")  # lets go on what was held
     expect(desk.at("#saved")).to_have_text(desk.say("editor.saved"))
