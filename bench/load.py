@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import secrets
 import sys
 import tempfile
 import time
@@ -49,17 +50,17 @@ Shown = Callable[[Any], str]
 """The text in what it gives."""
 
 
-async def ask(visitor: httpx2.AsyncClient, data: list[Any], shown: Shown) -> Took:
+async def ask(visitor: httpx2.AsyncClient, data: list[Any], shown: Shown, session: str) -> Took:
     """One message to ``/chat``, by the protocol that Gradio documents for curl."""
     try:
-        return await _asked(visitor, data, shown)
+        return await _asked(visitor, data, shown, session)
     except httpx2.HTTPError as wrong:
         return Took(wrong=repr(wrong))
 
 
-async def _asked(visitor: httpx2.AsyncClient, data: list[Any], shown: Shown) -> Took:
+async def _asked(visitor: httpx2.AsyncClient, data: list[Any], shown: Shown, session: str) -> Took:
     began, first = time.perf_counter(), math.nan
-    call = await visitor.post("/gradio_api/call/chat", json={"data": data})
+    call = await visitor.post("/gradio_api/call/chat", json={"data": data, "session_hash": session})
     call.raise_for_status()
     where = f"/gradio_api/call/chat/{call.json()['event_id']}"
     kind = ""
@@ -77,18 +78,25 @@ async def _asked(visitor: httpx2.AsyncClient, data: list[Any], shown: Shown) -> 
     return Took(wrong="it broke off")
 
 
-async def chat(url: str, data: Ask, shown: Shown, turns: int) -> list[Took]:
-    """A stranger's messages, one after another."""
+async def chat(
+    url: str, data: Ask, shown: Shown, turns: int, begun: asyncio.Barrier | None = None
+) -> list[Took]:
+    """A stranger's messages, one after another. The page is opened and a first message answered
+    before the watch starts, for all at ``begun``."""
+    session = secrets.token_hex(8)
     async with httpx2.AsyncClient(base_url=url, timeout=PATIENCE) as visitor:
         await visitor.get("/")  # their cookie
-        return [await ask(visitor, data(f"質問{number}"), shown) for number in range(turns)]
+        await ask(visitor, data("はじめまして"), shown, session)
+        if begun is not None:
+            await begun.wait()
+        return [await ask(visitor, data(f"質問{n}"), shown, session) for n in range(turns)]
 
 
 async def crowd(url: str, data: Ask, shown: Shown) -> tuple[list[Took], list[Took]]:
     """The single user's answers, and then those of all chats at once."""
-    await chat(url, data, shown, 2)
     alone = await chat(url, data, shown, ALONE)
-    rows = await asyncio.gather(*(chat(url, data, shown, TURNS) for _ in range(CHATS)))
+    begun = asyncio.Barrier(CHATS)
+    rows = await asyncio.gather(*(chat(url, data, shown, TURNS, begun) for _ in range(CHATS)))
     return alone, [took for row in rows for took in row]
 
 
