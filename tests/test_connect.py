@@ -19,7 +19,7 @@ from persona_lab.errors import InvalidRequest, NotFound
 from persona_lab.lab import Lab
 from persona_lab.settings import ROOT
 from persona_lab.ui.connect import KEYED, ConnectActions, key_state, token_label
-from persona_lab.ui.keyring import EACH, MOST, Keyring
+from persona_lab.ui.keyring import EACH, IDLE, MOST, Keyring
 from persona_lab.ui.visitor import Visitor, Visitors
 from persona_lab.words import Words
 
@@ -190,16 +190,32 @@ async def test_answers_paid_for_by_a_visitor_are_neither_cached_nor_counted(
     await pages.keyring.leave(visitor.page)
 
 
-async def test_no_more_pages_than_memory_has_room_for_keep_keys(lab: Lab) -> None:
+async def test_no_more_pages_than_there_is_room_for_keep_keys(lab: Lab) -> None:
     pages = visitors_of(lab)
+
+    def keys(user: str, page: str) -> str | None:
+        clients = pages.keyring.service((user, page)).clients
+        assert clients.own == {"openai"}, "what had a key isn't taken for what had none"
+        return clients.settings.openai_api_key and "own"
+
     for number in range(MOST + 1):
         await pages.keyring.put((f"user {number}", "page"), "openai", OWN)
-    assert pages.keyring.service(("user 0", "page")) is lab.service
-    assert pages.keyring.service((f"user {MOST}", "page")) is not lab.service
+    assert keys("user 0", "page") is None
+    assert keys("user 1", "page") == keys(f"user {MOST}", "page") == "own"
     for number in range(EACH + 1):
         await pages.keyring.put(("one", f"page {number}"), "openai", OWN)
-    assert pages.keyring.service(("one", "page 0")) is lab.service
-    assert pages.keyring.service(("one", "page 1")) is not lab.service
+    assert keys("one", "page 0") is None
+    assert keys("one", "page 1") == keys("one", f"page {EACH}") == "own"
+
+
+async def test_a_page_that_has_been_silent_for_half_a_day_loses_its_key(lab: Lab) -> None:
+    now = [0.0]
+    keyring = Keyring(lab, clock=lambda: now[0])
+    await keyring.put(("one", "page"), "openai", OWN)
+    now[0] += IDLE + 1
+    await keyring.put(("two", "page"), "openai", OWN)
+    assert keyring.service(("one", "page")).clients.settings.openai_api_key is None
+    assert keyring.service(("two", "page")).clients.settings.openai_api_key is not None
 
 
 @pytest.mark.parametrize(

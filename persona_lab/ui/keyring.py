@@ -24,6 +24,8 @@ EACH = 4
 """Pages of one visitor's that can."""
 IDLE = 12 * 60 * 60
 """Seconds without a word from a page after which its keys go, though nobody said it was closed."""
+MARKS = 10_000
+"""Pages of which it is remembered that they had keys."""
 GRACE = 30
 """Seconds in which a page that was taken to be closed may turn out to be open."""
 
@@ -36,6 +38,8 @@ class _Held:
     keys: OwnKeys
     service: LLMService
     used: float
+    live: bool = False
+    """Whether there is a key; else the page had one, and it was forgotten."""
 
 
 class Keyring:
@@ -61,12 +65,14 @@ class Keyring:
     async def put(self, page: Page, provider: str, key: str) -> None:
         """From now on the page's messages to ``provider`` are paid for with ``key``; answers under
         way go on with what they began with."""
-        await self._sweep(page)
+        await self._make_room(page)
         if page not in self._held:
             clients, keys = self._lab.clients.with_own_keys(self._lab.layers.alone)
             service = self._lab.service.with_clients(clients)
             self._held[page] = _Held(keys, service, self._clock())
-        self._held[page].keys.put(provider, SecretStr(key))
+        held = self._held[page]
+        held.keys.put(provider, SecretStr(key))
+        held.live = True
 
     def drop(self, page: Page, provider: str) -> None:
         """The house's key again, if it has one."""
@@ -83,17 +89,22 @@ class Keyring:
         if held.used == last:
             await _forget(held)
 
-    async def _sweep(self, wanted: Page) -> None:
-        """Make room: the longest silent go first."""
+    async def _make_room(self, wanted: Page) -> None:
+        """The longest silent give up their keys. A page that had some isn't taken for one that had
+        none, as long as it is remembered."""
         late = self._clock() - IDLE
-        theirs = [page for page in self._held if page[0] == wanted[0] and page != wanted]
-        for page in theirs[: max(0, len(theirs) - EACH + 1)]:
-            await _forget(self._held.pop(page))
-        for page, held in list(self._held.items()):
-            if page != wanted and (held.used < late or len(self._held) >= MOST):
-                await _forget(self._held.pop(page))
+        live = [page for page, held in self._held.items() if held.live and page != wanted]
+        theirs = [page for page in live if page[0] == wanted[0]]
+        surplus = {*live[: max(0, len(live) - MOST + 1)], *theirs[: max(0, len(theirs) - EACH + 1)]}
+        for page in live:
+            held = self._held.get(page)  # it may have gone while another was closed
+            if held is not None and (page in surplus or held.used < late):
+                await _forget(held)
+        while len(self._held) > MARKS:
+            self._held.popitem(last=False)
 
 
 async def _forget(held: _Held) -> None:
+    held.live = False
     held.keys.forget()
     await held.service.clients.aclose()
