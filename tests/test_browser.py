@@ -907,16 +907,17 @@ def test_a_conversation_begins_with_the_greeting_and_it_stays(desk: Desk) -> Non
 def test_what_is_typed_right_after_sending_stays_in_the_box(desk: Desk) -> None:
     desk.tab("chat")
     message = desk.box("chat-message")
-    for turn, draft in enumerate(("次に言うこと", "その次"), start=1):
+    drafts = ("次に言うこと", "その次", "three", "four letters", "その次の次")
+    for turn, (draft, delay) in enumerate(zip(drafts, (15, 0, 40, 5, 25), strict=True), start=1):
         message.fill("はい")  # the same words again are news, too
         message.press("Enter")
-        message.press_sequentially(draft, delay=15)
+        message.press_sequentially(draft, delay=delay)
         expect(desk.at("#thread [data-testid=user]")).to_have_count(turn)
         expect(message).to_have_value(draft)
         desk.answered(turn)
         expect(message).to_have_value(draft)
     desk.reload()
-    expect(message).to_have_value("その次")
+    expect(message).to_have_value(drafts[-1])
 
 
 def test_past_conversations_can_be_opened_again(desk: Desk) -> None:

@@ -43,6 +43,10 @@
     }
   };
 
+  let composing = false;
+  for (const kind of ["compositionstart", "compositionend"])
+    document.addEventListener(kind, () => { composing = kind === "compositionstart"; }, true);
+
   let touched = ""; // a hand has changed the form since it was opened
   let typed = false; // … and that change hasn't left the page yet
   let saving = false; // … or is on its way to the store
@@ -236,11 +240,18 @@
     remember(name, value) {
       if (value) localStorage.setItem(`persona_lab.${name}`, value);
     },
-    // What was sent and is kept leaves the box; what was typed after it stays.
-    taken(text, box) {
-      const rest = text && box.startsWith(text) ? box.slice(text.length) : box;
-      if (rest) keep("persona_lab.unsent.chat-message", rest);
-      return ["", rest];
+    // What was sent and is kept leaves the box; what was typed after it stays, and what an input
+    // method is composing isn't broken off. Gradio's own idea of the box is a step behind the hand.
+    taken(text) {
+      const input = inputOf("chat-message");
+      const drop = () => {
+        if (!input.value.startsWith(text)) return;
+        input.value = input.value.slice(text.length);
+        input.dispatchEvent(new Event("input", { bubbles: true }));
+      };
+      if (text && composing) input.addEventListener("compositionend", () => setTimeout(drop), { once: true });
+      else if (text) drop();
+      return "";
     },
     // The columns of a comparison: how many, each one's model and persona.
     columns(values) {

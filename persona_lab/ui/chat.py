@@ -398,13 +398,7 @@ def build_chat(
         **QUIET,
     )
     # What was sent leaves the box once it is kept, and what was typed meanwhile stays there.
-    taken.change(
-        None,
-        [taken, message],
-        [taken, message],
-        js="(...both) => personaLab.taken(...both)",
-        **QUIET,
-    )
+    taken.change(None, [taken], [taken], js="(text) => personaLab.taken(text)", **QUIET)
     repeated = again.click(
         answer_again,
         [editing, chat_id, model],
