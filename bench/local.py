@@ -337,12 +337,12 @@ def one_column(ask: Ask, words: Words, length: int) -> float:
 def long_chat(ask: Ask, words: Words, length: int) -> dict[int, float]:
     """Seconds to the first token of a turn; the conversation so far is sent each time."""
     chat, waits = words.persona(length), {}
-    for turn in range(1, 31):
+    for turn in range(1, 32):
         chat = chat + words.message()
         (timing,) = ask("together", [chat], 24)
         waits[turn] = timing.wait
         chat = chat + words.message()[:24]  # what was answered, of the same length for all
-    return {turn: statistics.median(waits[t] for t in (turn - 1, turn)) for turn in (2, 10, 30)}
+    return {turn: statistics.median(waits[t] for t in (turn, turn + 1)) for turn in (2, 10, 30)}
 
 
 def memory(ask: Ask, words: Words) -> tuple[float, float, float]:
@@ -376,6 +376,7 @@ def measure(lengths: Sequence[int] = LENGTHS) -> Measured:
             )
             for row in rows:
                 tables.append(row.text)
+                print(row.text, file=sys.stderr, flush=True)
                 if row.missed:
                     missed.append(f"{info.name}, {length}: {row.missed}")
             tables.append("")

@@ -44,6 +44,7 @@ from persona_lab.layers import Layer
 from persona_lab.llama import Engine, Model, close_engines, open_engine
 from persona_lab.llama.engine import LIVE
 from persona_lab.llama.engines import WORK
+from persona_lab.llama.memory import GRAIN, SHORTEST
 from persona_lab.models import Chunk, Options, Prompt, Turn
 from persona_lab.settings import Settings
 
@@ -134,7 +135,7 @@ async def test_what_was_read_before_counts_as_cached(base: Path) -> None:
     await said(one, prompt)
     last = (await said(one, prompt))[-1]
     assert last.usage is not None
-    assert last.usage.cached_tokens == last.usage.prompt_tokens - 1
+    assert last.usage.cached_tokens >= last.usage.prompt_tokens - SHORTEST - GRAIN > 0
 
 
 @pytest.mark.parametrize("form", ["base", "chatty"])

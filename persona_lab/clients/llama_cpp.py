@@ -18,7 +18,7 @@ import os
 import re
 import tempfile
 import threading
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
@@ -40,8 +40,8 @@ from persona_lab.llama import (
     release_engines,
 )
 from persona_lab.llama.engine import Listener
-from persona_lab.llama.memory import common
 from persona_lab.llama.native import MIN_P, TOP_K, TOP_P, Progress, grammar_of
+from persona_lab.llama.shelf import common
 from persona_lab.models import Chunk, Options, Prompt, Usage
 
 if TYPE_CHECKING:
@@ -128,14 +128,16 @@ class LlamaCppClient(LLMClientInterface):
                 try:
                     async with asyncio.timeout_at(deadline):
                         step = await news.get()
-                    deadline = min(loop.time() + options.idle, end)
                 except TimeoutError:
                     raise ModelTimeout(provider="local", model=self.info.name) from None
                 if isinstance(step, ProviderError):
                     raise step
+                if step.ahead is not None:  # it waits for its turn, which isn't silence
+                    deadline = min(loop.time() + options.timeout, end)
+                    continue
+                deadline = min(loop.time() + options.idle, end)
                 if step.finish is None:
-                    if step.ahead is None:
-                        yield Chunk(step.text)
+                    yield Chunk(step.text)
                     continue
                 yield Chunk(
                     step.text,
@@ -165,7 +167,7 @@ class LlamaCppClient(LLMClientInterface):
                 if not (options.grammar or options.json_schema):
                     return submit(options=_sampling(options))
                 sampling = await asyncio.to_thread(_sampling, options)  # it takes a while to read
-                return await asyncio.to_thread(submit, options=sampling)
+                return await _cancelled_with_us(asyncio.to_thread(submit, options=sampling))
             except ModelUnavailable:
                 if not engine.unloaded:
                     raise
@@ -336,6 +338,21 @@ def _without_system(messages: list[dict[str, str]]) -> list[dict[str, str]]:
         {**turn, "content": f"{system['content']}\n\n{turn['content']}"} if turn is first else turn
         for turn in turns
     ]
+
+
+async def _cancelled_with_us(submitting: Coroutine[Any, Any, Generation]) -> Generation:
+    """What is being submitted beside us, which doesn't go on unheard when we are cancelled."""
+    task = asyncio.ensure_future(submitting)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        task.add_done_callback(_cancel)
+        raise
+
+
+def _cancel(done: asyncio.Future[Generation]) -> None:
+    if not done.cancelled() and not done.exception():
+        done.result().cancel()
 
 
 def _sampling(options: Options) -> SamplerOptions:

@@ -13,7 +13,7 @@ from typing import Literal
 
 from persona_lab.errors import BadRequest, ContextTooLong, Overloaded, ProviderError, from_foreign
 from persona_lab.llama import memory
-from persona_lab.llama.memory import Memory, common
+from persona_lab.llama.memory import BATCH, SHORTEST, Memory, piece, readable_ahead
 from persona_lab.llama.native import (
     Context,
     Entry,
@@ -22,21 +22,23 @@ from persona_lab.llama.native import (
     Sampler,
     SamplerOptions,
     closed,
+    unavailable,
 )
+from persona_lab.llama.shelf import common
 from persona_lab.llama.text import TextStream
 
 log = logging.getLogger(__name__)
 
-SEQUENCES = 32
-"""Beginnings that can be kept, live ones included."""
 LIVE = 16
 """Answers that are written at a time; further ones wait."""
+SEQUENCES = LIVE + 1
+"""There is always one for who begins."""
 WAITING = 64
 """Requests that may wait; further ones are refused."""
-BATCH = 512
-"""Most tokens of a step."""
 PIECE = 64
 """Tokens of prompts in a step in which somebody's answer is being written: 0.1 s of a stall."""
+UNKNOWN = 64_000_000
+"""Bytes that a context's cells may take where the file's header doesn't say."""
 MARGIN = 64
 """Cells that must be free for an answer before it is begun."""
 WORTH_WAITING = 32
@@ -58,8 +60,8 @@ class Step:
 
 
 Listener = Callable[[Step | ProviderError], None]
-"""Called on the worker's thread: hand over and return. One that raises RuntimeError, as a closed
-event loop does, cancels its answer."""
+"""Called on the worker's thread: hand over and return. One that raises, as a closed event loop
+does, cancels its answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +136,10 @@ class Generation:
         """What ``sequence`` hasn't read yet: one token while the answer is being written."""
         return self.tokens[len(sequence.tokens) :]
 
-    def appetite(self, sequence: memory.Sequence) -> int:
-        """Cells that it will soon need."""
+    def appetite(self, read: int) -> int:
+        """Cells that it will soon need, with ``read`` tokens in the context already."""
         coming = min(MARGIN, self.max_tokens - self.completion_tokens)
-        return len(self.tokens) - len(sequence.tokens) + coming
+        return len(self.tokens) - read + coming
 
 
 class Engine:
@@ -149,21 +151,22 @@ class Engine:
         *,
         context: int,
         threads: int,
-        flash: bool = True,
+        flash: bool = False,
         name: str = "",
         progress: Progress | None = None,
         claim: Callable[[int], None] = lambda _: None,
     ) -> None:
-        """``context``: tokens of memory, shared by all answers. ``flash``: flash attention.
-        Loads the model.
+        """``context``: tokens of memory, shared by all answers; the shelf has room for as many.
+        ``flash``: flash attention. Loads the model.
 
-        ``claim`` hears how many bytes the context's cells will take, before they are taken, and
+        ``claim`` hears how many bytes context and shelf will take, before they are taken, and
         may raise. Raises ModelUnavailable.
         """
         self.name = name or path.stem
         self.model = Model(path, progress=progress)
+        cells = context * self.model.cell_bytes or UNKNOWN
         try:
-            claim(context * self.model.cell_bytes)
+            claim(2 * cells)
             self._context = Context(
                 self.model,
                 cells=context,
@@ -172,16 +175,22 @@ class Engine:
                 threads=threads,
                 flash=flash,
             )
+            try:
+                self.memory = Memory(
+                    self._context, SEQUENCES, shelf=cells, divisible=not self.model.recurrent
+                )
+            except MemoryError:
+                self._context.close()
+                raise unavailable(path, "no_memory", "not enough memory") from None
         except ProviderError:
             self.model.close()
             raise
         self.limit = min(self._context.cells, self.model.trained_context or self._context.cells)
         """Most tokens of one prompt with its answer."""
-        self.memory = Memory(self._context, SEQUENCES, divisible=not self.model.recurrent)
         self._live: dict[Generation, memory.Sequence] = {}
         self._waiting: list[Generation] = []
         self._ahead: list[list[int]] = []
-        """Beginnings to be read while nobody wants an answer, the newest first."""
+        """Beginnings to be read while nobody wants an answer, the newest last: it comes first."""
         self._inbox: queue.SimpleQueue[Generation | list[int] | None] = queue.SimpleQueue()
         self._threads = self._threads_used = threads
         self._closed = False
@@ -218,19 +227,25 @@ class Engine:
             raise ContextTooLong(
                 provider="local", model=self.name, tokens=len(tokens), limit=self.limit - 1
             )
-        with self._door:
-            if self._closed:
-                raise closed(self.model.path)
-            if self._inbox.qsize() + len(self._waiting) >= WAITING:
-                raise Overloaded(provider="local", model=self.name)
-            generation = Generation(
-                tokens,
-                max_tokens=min(max_tokens, self.limit - len(tokens)),
-                sampler=Sampler(self.model, options or SamplerOptions()),
-                text=TextStream(stop),
-                listener=listener,
-            )
-            self._send(generation)
+        with self.model.used():
+            sampler = Sampler(self.model, options or SamplerOptions())
+        generation = Generation(
+            tokens,
+            max_tokens=min(max_tokens, self.limit - len(tokens)),
+            sampler=sampler,
+            text=TextStream(stop),
+            listener=listener,
+        )
+        try:
+            with self._door:
+                if self._closed:
+                    raise closed(self.model.path)
+                if self._inbox.qsize() + len(self._waiting) >= WAITING:
+                    raise Overloaded(provider="local", model=self.name)
+                self._send(generation)
+        except ProviderError:
+            sampler.close()
+            raise
         return generation
 
     def warm(self, tokens: Sequence[int]) -> None:
@@ -330,6 +345,7 @@ class Engine:
         while True:
             busy = bool(self._live or self._waiting or self._ahead)
             if not busy:
+                self.memory.keep()
                 _busy.discard(self)
                 self._settled = self._taken
             try:
@@ -371,16 +387,16 @@ class Engine:
         for generation in list(self._waiting):
             if len(self._live) == LIVE:
                 return
-            held = self.memory.find(generation.tokens)[1]
+            source, known = self.memory.find(generation.tokens)
             reading = (g for g, sequence in self._live.items() if len(g.unread(sequence)) > 1)
             soon = max((common(g.tokens, generation.tokens) for g in reading), default=0)
-            if soon - held >= WORTH_WAITING:
+            if self.memory.divisible and soon - known >= WORTH_WAITING:
                 continue
-            sequence = self.memory.take(generation.tokens)
-            wanted = sum(g.appetite(s) for g, s in [*self._live.items(), (generation, sequence)])
-            if not self.memory.room(wanted) and self._live:
-                self.memory.hold(sequence)
+            wanted = sum(g.appetite(len(s.tokens)) for g, s in self._live.items())
+            wanted += generation.appetite(known if source in self._live.values() else 0)
+            if self._live and not self.memory.room(wanted):
                 return
+            sequence = self.memory.take(generation.tokens)
             if generation.cached_tokens is None:
                 generation.cached_tokens = len(sequence.tokens)
                 self._prompted += generation.prompt_tokens
@@ -399,21 +415,24 @@ class Engine:
         complete: list[tuple[Generation, int]] = []
         for generation in sorted(unread, key=lambda g: len(unread[g]) > 1):
             sequence = self._live[generation]
-            piece = unread[generation][: room - len(batch)]
-            whole = len(piece) == len(unread[generation])
-            for number, token in enumerate(piece, 1):
-                position = len(sequence.tokens) + number - 1
-                wanted = whole and number == len(piece)
-                batch.append(Entry(token, position, sequence.number, wanted))
-            pieces.append((generation, piece))
+            begun, tokens = len(sequence.tokens), unread[generation]
+            size = 1
+            if len(tokens) > 1:
+                size = piece(begun, len(generation.tokens), room - len(batch))
+            whole = size == len(tokens)
+            for number, token in enumerate(tokens[:size], 1):
+                wanted = whole and number == size
+                batch.append(Entry(token, begun + number - 1, sequence.number, wanted))
+            pieces.append((generation, tokens[:size]))
             if whole:
                 complete.append((generation, len(batch) - 1))
         if not self.memory.room(len(batch)):
             self._put_back(next(reversed(self._live)))
             return
         self._context.decode(batch)
-        for generation, piece in pieces:
-            self.memory.read(self._live[generation], piece)
+        for generation, tokens in pieces:
+            alone = len(pieces) == 1 and not writing
+            self.memory.read(self._live[generation], tokens, exactly=alone)
         for generation, index in complete:
             try:
                 self._write(generation, index)
@@ -425,24 +444,26 @@ class Engine:
 
     def _read_ahead(self) -> None:
         """A piece of what was asked for last. It is held in between, for whoever comes."""
-        tokens = self._ahead[-1]
-        beyond = [*tokens, -1]  # memory never finds a whole request, and all of this is wanted
-        if self.memory.find(beyond)[1] == len(tokens):
+        tokens = self._ahead[-1][: readable_ahead(len(self._ahead[-1]))]
+        beyond = [*tokens, *[-1] * SHORTEST]  # as much of a request as this can be of use to
+        known = self.memory.find(beyond)[1]
+        if known == len(tokens):
             self._ahead.pop()
             return
         sequence = self.memory.take(beyond)
         begun = len(sequence.tokens)
-        piece = tokens[begun : begun + PIECE]
+        following = tokens[begun : begun + piece(begun, len(tokens), PIECE)]
         try:
-            if not self.memory.room(len(piece)):
+            if not self.memory.room(len(following)):
                 self._ahead.pop()
                 return
-            self._context.decode(
-                [Entry(token, begun + i, sequence.number, False) for i, token in enumerate(piece)]
-            )
-            self.memory.read(sequence, piece)
+            entries = enumerate(following, begun)
+            self._context.decode([Entry(t, at, sequence.number, False) for at, t in entries])
+            self.memory.read(sequence, following, exactly=True)
         finally:
             self.memory.hold(sequence)
+        if self.memory.find(beyond)[1] <= known:  # it can't be kept
+            self._ahead.pop()
 
     def _write(self, generation: Generation, index: int) -> None:
         """Choose the next token and tell what it makes readable."""
@@ -475,12 +496,14 @@ class Engine:
 
     def _put_back(self, generation: Generation) -> None:
         """Let the youngest wait again, with all it has written, until there are cells for it."""
-        self.memory.drop(self._live.pop(generation))
+        self.memory.hold(self._live.pop(generation), generation.prompt_tokens)
+        generation.ahead = 0  # it is told anew
         self._waiting.insert(0, generation)
 
     def _retire(self, generation: Generation) -> None:
         if generation in self._live:
-            self.memory.hold(self._live.pop(generation))
+            # What it wrote was read a token at a time, which isn't how a prompt is read.
+            self.memory.hold(self._live.pop(generation), generation.prompt_tokens)
         else:
             self._waiting.remove(generation)
         generation.sampler.close()
@@ -498,8 +521,8 @@ class Engine:
             return
         try:
             generation.listener(news)
-        except RuntimeError:
-            log.info("nobody listens any more")
+        except Exception as wrong:  # noqa: BLE001 - whoever listens must not end the worker
+            log.info("nobody listens any more: %r", wrong)
             generation.cancel()
 
 

@@ -42,7 +42,7 @@ def open_engine(
     *,
     context: int,
     threads: int,
-    flash: bool = True,
+    flash: bool = False,
     owner: object,
     name: str = "",
     most: int = 0,

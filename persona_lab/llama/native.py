@@ -40,8 +40,10 @@ MIN_P = 0.05
 def _llama() -> Any:
     """llama_cpp, loaded when first used (0.2 s) and made quiet."""
     # OpenMP's threads spin where they wait for each other. As soon as anything else wants a
-    # processor (a page, a second model) that made it five to ten times slower here.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # processor (a page, a second model) that made it five to ten times slower here. Not to spin at
+    # all costs a third where nothing else does; a few microseconds cost next to nothing in either.
+    for name, value in (("OMP_WAIT_POLICY", "passive"), ("GOMP_SPINCOUNT", "300")):
+        os.environ.setdefault(name, value)
     import llama_cpp
 
     @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator, unused-ignore]
@@ -100,7 +102,7 @@ class Model:
         )
 
     @contextlib.contextmanager
-    def _used(self) -> Iterator[Any]:
+    def used(self) -> Iterator[Any]:
         """llama.cpp, while nobody can close the model. Raises ModelUnavailable if somebody has."""
         with self._using:
             if not self._pointer:
@@ -122,7 +124,7 @@ class Model:
         room = len(data) + 8
         while True:
             tokens = (ctypes.c_int32 * room)()
-            with self._used() as llama:
+            with self.used() as llama:
                 count = llama.llama_tokenize(
                     self._vocab, data, len(data), tokens, room, bos, special
                 )
@@ -134,29 +136,29 @@ class Model:
         """The bytes of a token; those of a control token only if ``special``."""
         for room in (64, 4096):
             buffer = ctypes.create_string_buffer(room)
-            with self._used() as llama:
+            with self.used() as llama:
                 count = llama.llama_token_to_piece(self._vocab, token, buffer, room, 0, special)
             if count >= 0:
                 return buffer.raw[:count]
         return b""
 
     def is_end(self, token: int) -> bool:
-        with self._used() as llama:
+        with self.used() as llama:
             return bool(llama.llama_vocab_is_eog(self._vocab, token))
 
     def is_control(self, token: int) -> bool:
-        with self._used() as llama:
+        with self.used() as llama:
             return bool(llama.llama_vocab_is_control(self._vocab, token))
 
     @property
     def bos(self) -> str:
-        with self._used() as llama:
+        with self.used() as llama:
             token = llama.llama_vocab_bos(self._vocab)
         return self._named(token)
 
     @property
     def eos(self) -> str:
-        with self._used() as llama:
+        with self.used() as llama:
             token = llama.llama_vocab_eos(self._vocab)
         return self._named(token)
 
@@ -166,7 +168,7 @@ class Model:
     def metadata(self, key: str) -> str:
         """A value of the file's header, "" when it has none."""
         name = key.encode()
-        with self._used() as llama:
+        with self.used() as llama:
             length = llama.llama_model_meta_val_str(self._pointer, name, None, 0)
             if length < 0:
                 return ""
@@ -254,21 +256,21 @@ class Context:
         sequences: int,
         batch: int,
         threads: int,
-        flash: bool = True,
+        flash: bool = False,
     ) -> None:
         """``batch``: most tokens of one :meth:`decode`; one next token a sequence may be wanted.
         ``flash``: attention passes over other sequences' cells, where else it computes them all
-        and throws them away.
+        and throws them away, but takes longer for those that it computes.
 
         Raises ModelUnavailable when memory is short.
         """
         llama = _llama()
         params = llama.llama_context_default_params()
         params.n_ctx = cells
-        params.n_seq_max = sequences
+        params.n_seq_max = sequences + 1
         params.n_batch = params.n_ubatch = batch
         params.n_threads = params.n_threads_batch = threads
-        params.n_outputs_max = sequences  # by default ``batch``: 0.5 GB of logits for Gemma
+        params.n_outputs_max = params.n_seq_max  # by default ``batch``: 0.5 GB of logits for Gemma
         params.kv_unified = True  # sequences can share cells
         params.swa_full = True  # so can those of models with a sliding window
         params.flash_attn_type = -1 if flash else 0  # -1: where it can be had
@@ -277,6 +279,9 @@ class Context:
         if not self._pointer:
             raise unavailable(model.path, "no_memory", "not enough memory")
         self._memory = llama.llama_get_memory(self._pointer)
+        self._aside = sequences
+        """A sequence for what is copied out of the context and into it."""
+        self._window: int = llama.llama_model_n_swa(model._pointer)
         self._batch = llama.llama_batch_init(batch, 0, 1)
         self.cells: int = llama.llama_n_ctx(self._pointer)
 
@@ -304,8 +309,51 @@ class Context:
         """Keep the first ``length`` cells of ``sequence``; False if its kind of memory can't."""
         return bool(_llama().llama_memory_seq_rm(self._memory, sequence, length, -1))
 
+    def intact(self, sequence: int, length: int) -> bool:
+        """Whether what follows the first ``length`` tokens of ``sequence`` finds all it looks at.
+
+        llama.cpp gives others the cells that a sliding window has passed. ``length`` 0: whether it
+        has all of its cells still.
+        """
+        first = _llama().llama_memory_seq_pos_min(self._memory, sequence)
+        return bool(0 <= first <= max(0, length - self._window + 1 if self._window else 0))
+
+    def save(self, sequence: int, begin: int, end: int, into: memoryview) -> int:
+        """Copy the cells of tokens ``begin`` to ``end`` of ``sequence``; how many bytes those are.
+
+        0, and nothing is copied, where ``into`` is too small. Of a sequence of their own, for of
+        a longer one llama.cpp leaves out what a sliding window has passed.
+        """
+        llama = _llama()
+        llama.llama_memory_seq_cp(self._memory, sequence, self._aside, begin, end)
+        try:
+            size = int(llama.llama_state_seq_get_size(self._pointer, self._aside))
+            if size > len(into):
+                return 0
+            room = (ctypes.c_uint8 * size).from_buffer(into)
+            return int(llama.llama_state_seq_get_data(self._pointer, room, size, self._aside))
+        finally:
+            self.cut(self._aside)
+
+    def load(self, sequence: int, begin: int, end: int, data: memoryview) -> bool:
+        """Let ``sequence`` go on with what was saved of tokens ``begin`` to ``end``.
+
+        False, and nothing is changed, where there aren't cells enough.
+        """
+        llama = _llama()
+        room = (ctypes.c_uint8 * len(data)).from_buffer(data)
+        done = llama.llama_state_seq_set_data(self._pointer, room, len(data), self._aside)
+        if done:
+            llama.llama_memory_seq_cp(self._memory, self._aside, sequence, begin, end)
+        self.cut(self._aside)
+        return bool(done)
+
     def clear(self) -> None:
         _llama().llama_memory_clear(self._memory, True)
+
+    def rewind(self) -> None:
+        """Let an empty context begin at its first cell again."""
+        _llama().llama_memory_clear(self._memory, False)
 
     def use_threads(self, threads: int) -> None:
         _llama().llama_set_n_threads(self._pointer, threads, threads)
