@@ -2,6 +2,7 @@
 
 import csv
 import threading
+import time
 
 import pytest
 from hypothesis import given
@@ -46,6 +47,11 @@ PLAIN = """
 よろしくお願いします。 → よろしく。
 よろしくお願いいたします。 → よろしく。
 待ってください。 → 待ってくれ。
+お気をつけください。 → 気をつけてくれ。
+何でございますか。 → 何だ。
+何か問題ですか。 → 何か問題か。
+誰の車ですか。 → 誰の車だ。
+来てくださってうれしいです → 来てくれてうれしい
 お待ちください → 待ってくれ
 ご確認ください。 → 確認してくれ。
 お茶をください。 → お茶をくれ。
@@ -102,6 +108,11 @@ PLAIN = """
 行きませんでしょうか → 行かないだろうか
 """
 POLITE = """
+雨かも。 → 雨かもしれません。
+おやすみ。 → おやすみなさい。
+お茶、ちょうだい。 → お茶、ください。
+来るよね？ → 来ますよね？
+飲んでなかった。 → 飲んでいませんでした。
 もったいない。 → もったいないです。
 くだらなかったよ → くだらなかったですよ
 教えておくれ。 → 教えてください。
@@ -186,6 +197,10 @@ POLITE = """
 ごめんね → ごめんなさい
 """
 CASUAL = """
+お待たせしました。 → お待たせ。
+どこでも好きです。 → どこでも好きだよ。
+誰が犯人ですか。 → 誰が犯人？
+お水を一杯ください。 → お水を一杯ちょうだい。
 何を食べますか。 → 何を食べる？
 行きましょうか。 → 行こうか？
 席を取っておきました。 → 席を取っといた。
@@ -243,7 +258,7 @@ def test_polite_becomes_casual(polite: str, casual: str) -> None:
 @pytest.mark.parametrize(
     ("way", "convert"), [("plain", to_plain), ("polite", to_polite), ("casual", to_casual)]
 )
-@pytest.mark.parametrize("part", ["first", "second"])
+@pytest.mark.parametrize("part", ["first", "second", "third"])
 def test_most_of_what_the_rules_were_not_written_for_is_right(
     part: str, way: str, convert: object
 ) -> None:
@@ -297,6 +312,13 @@ def test_what_is_plain_or_polite_already_stays() -> None:
 
 def test_a_long_text_is_converted_whole() -> None:
     assert to_plain("行きます。" * 20_000) == "行く。" * 20_000
+
+
+def test_a_long_text_takes_as_long_as_its_length() -> None:
+    began = time.process_time()
+    for text in ("あ" * 60_000, "「はい」です。" * 4_000, "“" * 20_000, "a.b" * 20_000):
+        assert to_plain(text, keep=["はい", "です"])
+    assert time.process_time() - began < 20
 
 
 def test_threads_do_not_share_a_tokenizer() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from persona_lab.japanese.plain import QUESTIONS, to_plain, verb_of
+from persona_lab.japanese.plain import asks_before, to_plain, verb_of
 from persona_lab.japanese.words import END, Form, Word, conjugate, in_form_of, sentences, words_of
 
 _SORRY = ("すまない", "申し訳ない")
@@ -103,6 +103,8 @@ class _Casual:
                 return length, "ごめん"
             if length == 3 and said in ("おやすみなさい", "お休みなさい"):
                 return 3, said[:-3]
+            if said == "お待たせ" and [self.word(3).surface, self.word(4).surface] == ["し", "た"]:
+                return 5, said
             if length == 2 and said == "ごめんなさい":
                 return 2, "ごめん"
         return None
@@ -130,6 +132,9 @@ class _Casual:
             return 2, "じゃ" if word.surface == "で" else "ちゃ"
         if (word.surface, after.surface) == ("を", "くれ") and _ends(third):
             return 2, "をちょうだい"
+        counted = "助数詞" in self.word(-1).pos or self.word(-1).surface in ("一杯", "一つ", "少し")
+        if word.surface == "くれ" and counted and _ends(after):
+            return 1, "ちょうだい"
         if word.surface == "で" and after.surface == "は" and third.lemma in ("ない", "無い"):
             return 2, "じゃ"
         if word.pos == "助詞-準体助詞" and word.surface == "の" and after.surface == "だ":
@@ -199,7 +204,7 @@ class _Casual:
         word, before, after = self.word(), self.word(-1), self.word(1)
         if word.surface != "だ" or word.type != "助動詞-ダ":
             return None
-        if before.surface in QUESTIONS and self.lowered:
+        if self.lowered and asks_before(self.words, self.at):
             if after.surface == "。":
                 self.asks = True
                 return 1, ""

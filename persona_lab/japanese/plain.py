@@ -53,6 +53,7 @@ class _Plain:
 
     def written(self) -> list[str]:
         steps = (
+            self._given,
             self._polite_verb,
             self._humble_stem,
             self._favour_to_come,
@@ -66,6 +67,17 @@ class _Plain:
                 self.out.append(word.surface)
                 self.at += 1
         return self.out
+
+    def _given(self) -> bool:
+        """来てくださって → 来てくれて."""
+        word, after = self.word(), self.word(1)
+        if word.lemma not in ("くださる", "下さる") or after.surface not in ("て", "た"):
+            return False
+        form: Form = "te" if after.surface == "て" else "past"
+        self._for_somebody()
+        self.out.append(conjugate("くれる", "下一段-ラ行", form))
+        self.at += 2
+        return True
 
     # ── 〜ます ──
 
@@ -82,6 +94,11 @@ class _Plain:
         if verb.lemma in ("いただく", "頂く") and alone and form == "plain":
             return False  # before a meal
         if verb.lemma in ("ござる", "御座る"):
+            asked = (before.surface, self.word(2).surface) == ("で", "か") and form == "plain"
+            if asked and self.word(-2).surface in QUESTIONS:  # 何でございますか
+                self.out[-1] = "だ"
+                self.at += length + 1
+                return True
             self._gozaru(form)
         elif verb.lemma in ("願う", "いたす", "致す", "する", "申し上げる") and self._favour(form):
             pass
@@ -141,7 +158,7 @@ class _Plain:
         before = self.word(-1)
         negative = form.startswith("negative")
         past = form in ("past", "negative_past")
-        if "".join(self.out).endswith(_GREETINGS):
+        if "".join(self.out[-6:]).endswith(_GREETINGS):
             return
         if before.is_adjective() and before.form.startswith("連用形-ウ音便"):  # 美しゅう
             self.out[-1] = before.lemma
@@ -168,14 +185,15 @@ class _Plain:
                 return True
             self.out.append(conjugate("する", "サ行変格", form))
             return True
-        if (
-            prefix.surface in ("お", "ご", "御")
-            and stem.pos.startswith("動詞")
-            and len(self.out) > 1
-        ):
-            self.out[-2:] = [conjugate(stem.lemma, stem.type, form)]
-            return True
-        return False
+        if prefix.surface not in ("お", "ご", "御") or len(self.out) < 2 or stem.kept:
+            return False
+        do = stem if stem.pos.startswith("動詞") else None
+        if do is None and prefix.surface == "お" and "サ変" not in stem.pos:
+            do = verb_of(stem)
+        if do is None:
+            return False
+        self.out[-2:] = [conjugate(do.lemma, do.type, form)]
+        return True
 
     def _humble_stem(self) -> bool:
         """お答えいたしかね… → 答えかね…, 対応いたしかね… → 対応しかね…."""
@@ -233,7 +251,9 @@ class _Plain:
         honorific = prefix.surface in ("お", "ご", "御") and len(self.out) > 1
         if before.kept:
             return False
-        if honorific and before.pos.startswith("動詞"):
+        if [self.word(-back).surface for back in (4, 3, 2, 1)] == ["お", "気", "を", "つけ"]:
+            self.out[-4:] = ["気", "を", "つけて" + give]
+        elif honorific and before.pos.startswith("動詞"):
             self.out[-2:] = [conjugate(before.lemma, before.type, "te") + give]
         elif before.surface == "ご覧":
             self.out[-1:] = ["見て" + give]
@@ -245,6 +265,8 @@ class _Plain:
             self.out[-2:] = [before.surface + "して" + give]
         elif before.surface in ("て", "で", "ないで", "を", "も", "は"):
             self.out.append("くれ" if before.surface in ("を", "も", "は") else give)
+        elif "助数詞" in before.pos or before.surface in ("一杯", "一つ", "少し", "ちょっと"):
+            self.out.append("くれ")
         else:
             return False
         self.at += 1
@@ -284,7 +306,7 @@ class _Plain:
     def _da(self, before: Word, after: Word) -> int:
         """です after a noun or another word that だ can follow; how many words that was."""
         ends = self.word(2)
-        if "".join(self.out).endswith(_THANKS):
+        if "".join(self.out[-6:]).endswith(_THANKS):
             return 1
         if after.surface == "か":
             if before.surface in ("ん", "の") and before.pos.startswith("助詞"):
@@ -292,7 +314,8 @@ class _Plain:
                 return 1
             if before.surface == "いかが":
                 self.out[-1] = "どう"
-            if before.surface in (*QUESTIONS, "いかが") and not ends.surface.startswith("な"):
+            asks = before.surface in (*QUESTIONS, "いかが") or asks_before(self.words, self.at)
+            if asks and not ends.surface.startswith("な"):
                 self.out.append("だ")
                 return 2
             return 1
@@ -304,6 +327,17 @@ class _Plain:
             return 1
         self.out.append("だ")
         return 1
+
+
+def asks_before(words: Sequence[Word], at: int) -> bool:
+    """Whether what stands before ``words[at]`` in the clause asks: 誰の車. (誰か, 誰も don't.)"""
+    for back in range(at - 1, -1, -1):
+        word, after = words[back], [each.surface for each in words[back + 1 : back + 3]]
+        if word.kept or word.surface[:1] in _MARKS or word.surface == "、":
+            return False
+        if word.surface in QUESTIONS:
+            return after != ["で", "も"] and after[:1] not in (["か"], ["も"], ["でも"], ["って"])
+    return False
 
 
 _U_ROW = dict(zip("いきぎしちにびみり", "うくぐすつぬぶむる", strict=True))

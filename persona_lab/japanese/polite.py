@@ -133,6 +133,8 @@ class _Clause:
 
     def lifted(self) -> list[str]:
         surfaces = [word.surface for word in self.words]
+        if "".join(surfaces) in ("おやすみ", "おやすみなさい") and not self.words[0].kept:
+            return ["おやすみなさい"]
         if surfaces and surfaces[0] in _WHOLE and not self.words[0].kept:
             whole = _WHOLE[surfaces[0]]
             if len(surfaces) == 1 or self.tail == 1:
@@ -158,6 +160,10 @@ class _Clause:
             return 0, "ございます", []
         if last.type in ("助動詞-マス", "助動詞-デス") or self._is_polite_past():
             return None
+        if self.final and last.surface in ("ちょうだい", "頂戴"):
+            return 1, "ください", [mark for mark in tail if mark == "ね"]
+        if self.final and last.surface == "も" and self.word(2).surface == "か":  # 雨かも
+            return 0, "しれません", [mark for mark in tail if mark in ("ね", "よ")]
         if tail[:1] == ["じゃん"]:
             return 0, "じゃないですか", []
         if tail[:1] == ["よう"]:  # taken for a particle before ね
@@ -183,6 +189,7 @@ class _Clause:
         if (
             self.question
             and not {"か", "っけ"} & set(tail)
+            and tail != ["よ", "ね"]
             and not polite.endswith(("ください", "か"))
         ):
             tail = ["か", *[mark for mark in tail if mark == "ね"]]
@@ -255,6 +262,8 @@ class _Clause:
             return 0, "です"
         if verb.is_verb() and verb.form.startswith("未然形"):
             return length + 1, _masu(verb, form)
+        if verb.surface in ("て", "で") and verb.pos == "助詞-接続助詞" and earlier.is_verb():
+            return length, _masu(_IRU, form)  # 読んでない
         if verb.surface == "じゃ":
             asks = earlier.is_adjective() or earlier.pos == "助詞-準体助詞"
             if asks and form == "negative":  # いいじゃない, 行くんじゃない？
@@ -281,6 +290,7 @@ class _Clause:
 
 
 _ARU = Word("ある", "ある", "動詞", "五段-ラ行", "終止形")
+_IRU = Word("いる", "いる", "動詞", "上一段-ア行", "終止形")
 
 
 def _masu(verb: Word, form: Form) -> str:

@@ -5,6 +5,7 @@ Analysis is SudachiPy's (UniDic's categories); the conjugation tables are the sc
 
 from __future__ import annotations
 
+import itertools
 import re
 import threading
 from collections.abc import Sequence
@@ -22,8 +23,8 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _LONGEST = 10_000
 """Characters that are analysed at once: SudachiPy takes up to 49,149 bytes."""
 _KEPT = re.compile(
-    r"```.*?(?:```|\Z)|`[^`\n]+`|https?://[^\s、。」』）)]+|[\w.+-]+@[\w-]+\.[\w.]+"
-    r"|「[^「」]*」|『[^『』]*』|“[^”]*”|\"[^\"\n]*\"",
+    r"```.*?(?:```|\Z)|`[^`\n]+`|https?://[^\s、。」』）)]+|(?<![\w.+-])[\w.+-]+@[\w-]+\.[\w.]+"
+    r"|「[^「」]*」|『[^『』]*』|“[^“”]*”|\"[^\"\n]*\"",
     re.DOTALL,
 )
 """Code, addresses and quotations: they are somebody else's words."""
@@ -88,9 +89,10 @@ def words_of(text: str, keep: Sequence[str] = ()) -> list[Word]:
 
     Those within quotations, code, addresses and the names in ``keep`` are marked as kept.
     """
-    kept = [match.span() for match in _KEPT.finditer(text)]
-    for name in filter(None, keep):
-        kept += [match.span() for match in re.finditer(re.escape(name), text)]
+    kept = bytearray(len(text))
+    spoken = [re.compile(re.escape(name)) for name in keep if name]
+    for match in itertools.chain.from_iterable(p.finditer(text) for p in (_KEPT, *spoken)):
+        kept[match.start() : match.end()] = b"\1" * len(match[0])
     found: list[Word] = []
     at = 0
     for piece in _pieces(text):
@@ -110,7 +112,7 @@ def words_of(text: str, keep: Sequence[str] = ()) -> list[Word]:
                     "-".join(part for part in pos if part != "*"),
                     type_,
                     form,
-                    any(start < last and first < end for start, end in kept),
+                    any(kept[first:last]),
                 )
             )
     return found
