@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from persona_lab.models import Agent
 
+_MARKED = ("*", "【", "[", "「", "#")
 USER_LABELS = ("ユーザー", "ユーザ", "あなた", "User", "Human", "You")
 """Names under which models write turns for the user."""
 
@@ -274,7 +275,8 @@ class LeadingName(Filter):
 class SpokenForUser(Filter):
     """Ends the answer where a line begins a further turn, the user's or the persona's own.
 
-    Models that continue a transcript write on for both sides. Code is left alone.
+    Models that continue a transcript write on for both sides. Code is left alone, and so is a first
+    line whose label is set off: it explains what a user is, say.
     """
 
     def __init__(self, agent: Agent) -> None:
@@ -282,6 +284,7 @@ class SpokenForUser(Filter):
         self._fences = Fences()
         self._held = ""
         self._at_line_start = True
+        self._begun = False
 
     def feed(self, text: str) -> str:
         out = ""
@@ -293,7 +296,7 @@ class SpokenForUser(Filter):
                 continue
             self._held += character
             begun = self._held.lstrip(" \t　")
-            if character == "\n" or self._fences.open:
+            if character == "\n" or self._fences.open or (begun[:1] in _MARKED and not self._begun):
                 out += self._release()
             elif self._labels.is_one(begun):
                 self._held, self.ended = "", True
@@ -310,6 +313,7 @@ class SpokenForUser(Filter):
         return self._pass(held)
 
     def _pass(self, text: str) -> str:
+        self._begun |= bool(text.strip())
         self._fences.feed(text)
         self._at_line_start = text.endswith("\n")
         return text

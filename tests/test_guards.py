@@ -148,6 +148,19 @@ card | 4222222222222
 my_number | 123456789018
 my_number | 1234-5678-9018
 my_number | マイナンバーは1234 5678 9018です
+my_number | 品番でなく個人番号1234 5678 9018
+card | 会員番号とカード番号は4111 1111 1111 1111
+card | Jane card 4111 1111 1111 1111
+card | カード4111 1111 1111 1111 12/28
+card | 4111 1111 1111 1111 123
+card | 1 4111 1111 1111 1111
+card | No.4111111111111111
+phone | TEL.03-1234-5678
+phone | Tel.090-1234-5678
+phone | 07700 900123
+phone | Janet: 415-555-2671
+address | 札幌市中央区北1条西2丁目
+address | 神南1丁目19番11号渋谷区神南1丁目19番11号
 """
 KEYS = [
     "sk-proj-abcdefghij0123456789",
@@ -174,6 +187,11 @@ v1.2.3
 バージョン10.15.7
 192.168.1.10
 3.14159265358979
+送り状番号1234-5678-9018
+契約番号0123-45-6789
+横浜市一番の人気店
+城下町一番の味
+国内市場規模3-4倍
 渋谷区で2-3日過ごす
 千代田区が3-1で勝つ
 東京都の人口は1400万人
@@ -255,7 +273,18 @@ def test_a_wrong_check_digit_makes_it_no_card_and_no_my_number(digits: str) -> N
     assert find_personal(digits) == []
 
 
-@pytest.mark.parametrize("text", ["県市" * 300, "1-" * 600, "12 " + "Aa " * 300, "a." * 500 + "@"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "県市" * 300,
+        "1-" * 600,
+        "12 " + "Aa " * 300,
+        "a." * 500 + "@",
+        "東京都港区" + "ヶ" * 60,
+        *("東京都港区" + each * 60 for each in ("の亜", "が", "つヶ", "り", "ー", "1条", "一の")),
+        "1 " * 2000,
+    ],
+)
 def test_no_text_makes_the_search_slow(text: str) -> None:
     began = time.process_time()
     find_personal(text)
@@ -301,6 +330,9 @@ def final(text: str, agent: Agent | None = None) -> tuple[str, tuple[str, ...]]:
         ("クズ・野郎だ", "＊＊＊だ", ("mask:word",)),
         ("Ｆ u.c k you", "＊＊＊ you", ("mask:word",)),
         ("Scunthorpe and class shitake", "Scunthorpe and class shitake", ()),
+        ("Let's hit it, who re-reads", "Let's hit it, who re-reads", ()),
+        ("販売・女性と販売女性、行きちがい", "販売・女性と販売女性、行きちがい", ()),
+        ("このキチガイ", "この＊＊＊", ("mask:word",)),
         ("①神\ufa19②ﾊﾟ㌔", "①神\ufa19②ﾊﾟ㌔", ()),
     ],
 )
@@ -549,6 +581,13 @@ async def test_an_endpoint_that_does_not_answer_is_our_error(
         ("en", "You should buy it now while it is still in stock."),
         ("en", "Take the pillow back, and take your tablet to our repair desk."),
         ("en", "It is the flute you ordered."),
+        ("en", "Every return is guaranteed within 30 days."),
+        ("en", "We take back old phones and tablets."),
+        ("ja", "4月から値上がりしますので、必ずご確認ください。"),
+        ("ja", "為替によりお買い上げ価格が変わりますので、ご了承ください。"),
+        ("ja", "専用カプセルで、お飲みものを抽出します。"),
+        ("ja", "違法コピーは対象外です。"),
+        ("ja", "インフルエンザの症状は、高い熱とせきです。"),
         ("ja", "熱心にがんばっていらっしゃるのですね。"),
         ("ja", "株式会社ことり文具の売り場では、こちらがおすすめです。"),
         ("ja", "薬局の隣ですので、お茶を飲んでお待ちください。"),

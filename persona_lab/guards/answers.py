@@ -47,7 +47,7 @@ _SIGNS = frozenset("@＠〒+＋都道府県市区町村郡0123456789０１２３
 _KEY_BEGINS = re.compile(r"-----BEGIN(?: [A-Z0-9]+)*\Z")
 _KEY_OPEN = re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?!.*-----END [A-Z0-9 ]*KEY-----)", re.S)
 _LONGEST_KEY = 8000
-_BETWEEN = r"[\s・.,*_\-‐ー~]{0,2}"
+_BETWEEN = r"[\s・.,*_\-‐ー~]{1,2}"
 """What may be put between the letters of a word to slip it through."""
 _DROPPED = frozenset(" \t\n　・.,*_-‐ー~")
 
@@ -195,10 +195,19 @@ def _of(words: _List) -> tuple[str, ...]:
 def _either(words: Iterable[str]) -> re.Pattern[str] | None:
     patterns = []
     for word in sorted(words, key=len, reverse=True):
-        letters = [_letter(letter) for letter in _skeleton(word)]
-        pattern = _BETWEEN.join(letters)
-        if _skeleton(word).isascii():
-            pattern = rf"(?<![a-z0-9]){pattern}(?![a-z0-9])"
+        skeleton = _skeleton(word)
+        letters = [_letter(letter) for letter in skeleton]
+        pattern = "".join(letters)
+        if skeleton.isascii():  # apart are all letters of a word or none: not those of "let's hit"
+            parts = [[re.escape(letter) for letter in _skeleton(part)] for part in word.split()]
+            spread = (f"(?:{''.join(part)}|{_BETWEEN.join(part)})" for part in parts)
+            pattern = rf"(?<![a-z0-9'’]){f'(?:{_BETWEEN})?'.join(spread)}(?![a-z0-9])"
+        elif len(letters) > 2:  # two of "販売・女性" aren't meant
+            pattern = f"(?:{_BETWEEN})?".join(letters)
+        if all("一" <= letter <= "鿿" for letter in skeleton):  # within a longer word: 販売女性
+            pattern = rf"(?<![一-鿿]){pattern}(?![一-鿿])"
+        elif all("ぁ" <= letter <= "ー" for letter in skeleton):  # the end of a verb: 行きちがい
+            pattern = rf"(?<![一-鿿]){pattern}"
         patterns.append(pattern)
     return re.compile("|".join(patterns), re.IGNORECASE) if patterns else None
 

@@ -23,14 +23,22 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 _DASH = "[-‐‑‒–—―−ーｰ]"
 _GAP = rf"(?:{_DASH}|[ .　])"
 _LABEL = re.compile(
-    r"(?:注文|受注|受付|伝票|追跡|管理|会員|商品|予約|請求|整理|お?問い?合わ?せ|シリアル)"
-    r"(?:番号|no\.?|ナンバー|id|コード)|品番|型番|isbn|jan|バーコード|型式"
-    r"|order|invoice|tracking|sku|serial|part\s*n|ref(?:erence)?\b|ticket",
+    r"(?:注文|受注|受付|伝票|追跡|管理|会員|商品|予約|請求|整理|お?問い?合わ?せ|シリアル|送り状|製品"
+    r"|契約|口座|当選|社員|証券|登録|申込|申請|受験|学籍|識別)"
+    r"(?:番号|no\.?|ナンバー|id|コード)|品番|型番|バーコード|型式"
+    r"|(?<![a-z])(?:isbn|jan\s?(?:code|コード)|orders?|invoices?|tracking|sku|serial|part\s*n|ref"
+    r"|reference|tickets?)(?![a-z])",
     re.IGNORECASE,
 )
 """Stands before a number that is no personal one."""
 _LABEL_REACH = 16
+_BEFORE = 200
+"""Characters before a number that may say what it is."""
 _CALLS = re.compile(r"電話|tel|phone|call|携帯|連絡先|fax|☎|℡", re.IGNORECASE)
+_NAMES = re.compile(
+    r"カード|(?<![a-z])(?:card|visa|mastercard|amex)(?![a-z])|マイナンバー|個人番号", re.IGNORECASE
+)
+"""What a card's or a person's number is called, where it is."""
 
 
 class Found(NamedTuple):
@@ -53,7 +61,11 @@ def _is_card(said: str, before: str) -> bool:
     digits = _digits(said)
     if not 13 <= len(digits) <= 19 or digits[0] not in "23456" or len(set(digits)) == 1:
         return False
-    return _luhn(digits) and not (len(digits) == 13 and _is_ean(digits)) and not _labelled(before)
+    return (
+        _luhn(digits)
+        and not (len(digits) == 13 and _is_ean(digits))
+        and not _labelled(before, _NAMES)
+    )
 
 
 def _is_ean(digits: str) -> bool:
@@ -64,7 +76,7 @@ def _is_ean(digits: str) -> bool:
 
 def _is_my_number(said: str, before: str) -> bool:
     digits = _digits(said)
-    if len(digits) != 12 or len(set(digits)) == 1 or _labelled(before):
+    if len(digits) != 12 or len(set(digits)) == 1 or _labelled(before, _NAMES):
         return False
     if re.fullmatch(r"(?:(?:19|20)\d\d\D){2}(?:19|20)\d\d", said):  # years
         return False
@@ -78,7 +90,7 @@ def _is_my_number(said: str, before: str) -> bool:
 
 def _is_phone(said: str, before: str) -> bool:
     digits = _digits(said)
-    if _labelled(before):
+    if _labelled(before, _CALLS):
         return False
     if said.lstrip("(").startswith("+"):
         # Without a gap it must be long enough to be no sum of money.
@@ -100,9 +112,15 @@ def _digits(said: str) -> str:
     return re.sub(r"\D", "", said)
 
 
-def _labelled(before: str) -> bool:
+def _labelled(before: str, names: re.Pattern[str]) -> bool:
+    """Whether a number is called something harmless, and no nearer word is one of ``names``."""
     near = before[-_LABEL_REACH:]
-    return bool(_LABEL.search(near)) and not _CALLS.search(near)
+    return _last(_LABEL, near) > _last(names, near)
+
+
+def _last(pattern: re.Pattern[str], text: str) -> int:
+    """Where the last match ends; −1 where there is none."""
+    return max((match.end() for match in pattern.finditer(text)), default=-1)
 
 
 def _always(said: str, before: str) -> bool:
@@ -116,17 +134,19 @@ _HIRAGANA_CITIES = (
     "さくら|さぬき|たつの|つがる|にかほ|ふじみ野|みどり|みやま|むつ|うるま|あわら|いすみ|かほく"
 )
 _CITY = rf"(?:{_HIRAGANA_CITIES}|[{_KANJI}ァ-ヶー]{{1,7}}?)[市区町村郡]"
-_PLACE = rf"(?:[{_KANJI}ァ-ヶー]|[のがつヶ](?=[{_KANJI}ァ-ヶー])){{0,20}}"
+# Nothing may be read in two ways here: each such letter would double the work.
+_PLACE = rf"(?:[{_KANJI}ァ-ヶー]|[のがつ](?=[{_KANJI}ァ-ヶー])){{0,20}}"
 _FULL_PLACE = (
-    rf"(?:[{_KANJI}ァ-ヶー]|\d{{1,2}}条|[のがつヶるり](?=[{_KANJI}ァ-ヶー])|[ぁ-ん]{{3,8}}(?=\d))"
+    rf"(?:[{_KANJI}ァ-ヶー]|\d{{1,2}}条|[のがつるり](?=[{_KANJI}ァ-ヶー])|[ぁ-ん]{{3,8}}(?=\d))"
     r"{0,30}"
 )
 """After a prefecture and a city more is a name: みなとみらい, 北1条西."""
 _NUMERAL = r"(?:\d{1,5}|[一二三四五六七八九十]{1,4})"
 _LOT = (
-    rf"(?:{_NUMERAL}(?:丁目|番地?)(?:の?{_NUMERAL}(?:番地?|号|{_DASH}|の)?){{0,3}}"
+    rf"(?:(?:{_NUMERAL}(?:丁目|番地)|\d{{1,5}}番|[一二三四五六七八九十]{{1,4}}番(?=[\d一二三四五六七八九十]))(?:の?{_NUMERAL}(?:番地?|号|{_DASH}|の)?){{0,3}}"
     rf"|\d{{1,5}}(?:(?:{_DASH}|の)\d{{1,5}}){{1,3}}号?)"
-    r"(?![\d日月年時分秒週個人円本冊枚回度点対歳件社店軒名か箇つ泊組勝敗%])"
+    rf"(?!{_DASH}?\d|[日月年時分秒週個人円本冊枚回度点対歳件社店軒名箇つ泊組勝敗倍位割章話台%]"
+    r"|か[月所国年条])"
 )
 _BUILDING = rf"(?:[ 　]?[{_KANJI}ァ-ヶーA-Za-z0-9]{{1,16}}?(?:号室|\d{{1,2}}階|\d{{1,2}}F))?"
 _ENGLISH_ROAD = (
@@ -163,7 +183,7 @@ _PATTERNS: tuple[tuple[Kind, re.Pattern[str], Callable[[str, str], bool]], ...] 
             rf"(?:〒\s*)?(?:\d{{3}}{_DASH}\d{{4}}[ 　]*)?{_PREFECTURE}[ 　]*(?:{_CITY}){{1,2}}"
             rf"[ 　]*{_FULL_PLACE}[ 　]*{_LOT}{_BUILDING}"
             rf"|(?:〒\s*\d{{3}}{_DASH}?\d{{4}}[ 　]*)(?:{_CITY}{_PLACE}[ 　]*{_LOT}{_BUILDING})?"
-            rf"|(?<![{_KANJI}]){_CITY}(?=[のがつ]?[{_KANJI}ァ-ヶー]){_PLACE}{_LOT}{_BUILDING}"
+            rf"|(?<![{_KANJI}]){_CITY}(?=[のがつ]?[{_KANJI}ァ-ヶー]){_FULL_PLACE}{_LOT}{_BUILDING}"
             r"|(?<![\w.,])\d{1,6}[A-Za-z]?\s+(?:[NSEW]\.?\s+)?"
             r"(?:[A-Z][a-z]+\.?\s+|\d{1,3}(?:st|nd|rd|th)\s+){1,4}" + _ENGLISH_ROAD +
             r"(?:,?\s+(?:Apt|Suite|Unit|Floor|#)\.?\s*\w+)?"
@@ -175,20 +195,31 @@ _PATTERNS: tuple[tuple[Kind, re.Pattern[str], Callable[[str, str], bool]], ...] 
         ),
         _always,
     ),
-    ("card", re.compile(rf"(?<![\d.])\d(?:{_GAP}?\d){{12,18}}(?!\d)", re.ASCII), _is_card),
+    (
+        "card",  # of each length, wherever it begins: an expiry date may follow
+        re.compile(
+            rf"(?<!\d)(?<!\d\.)(?=(\d(?:{_GAP}?\d){{12,18}})(?!\d))"
+            rf"(?=(\d(?:{_GAP}?\d){{15}})(?!\d)|)(?=(\d(?:{_GAP}?\d){{14}})(?!\d)|)"
+            rf"(?=(\d(?:{_GAP}?\d){{13}})(?!\d)|)",
+            re.ASCII,
+        ),
+        _is_card,
+    ),
     (
         "my_number",
-        re.compile(rf"(?<![\d.])\d{{4}}{_GAP}?\d{{4}}{_GAP}?\d{{4}}(?!{_GAP}?\d)", re.ASCII),
+        re.compile(
+            rf"(?<!\d)(?<!\d\.)\d{{4}}{_GAP}?\d{{4}}{_GAP}?\d{{4}}(?!{_GAP}?\d)", re.ASCII
+        ),
         _is_my_number,
     ),
     (
         "phone",
         re.compile(
             rf"(?<![\w+])\(?\+[1-9]\d{{0,2}}\)?(?:(?:{_GAP}|[()]){{0,2}}\d){{5,14}}(?!\d)"
-            rf"|(?<![\d+.])(?<!\d[-‐ー])\(?0\d{{1,4}}(?:\){_GAP}?|\(|{_GAP})\d{{1,4}}"
+            rf"|(?<![\d+])(?<!\d\.)(?<!\d[-‐ー])\(?0\d{{1,4}}(?:\){_GAP}?|\(|{_GAP})\d{{1,4}}"
             rf"(?:\)|{_GAP})\d{{3,4}}(?!{_DASH}?\d)"
-            rf"|(?<![\d+.-])0\d(?:[ .-]\d\d){{4}}(?![\d-])"
-            rf"|(?<![\d+.-])0\d{{9,10}}(?![\d-])"
+            r"|(?<![\d+-])(?<!\d\.)0\d(?:[ .-]\d\d){4}(?![\d-])"
+            r"|(?<![\d+-])(?<!\d\.)0\d{9,10}(?![\d-])|(?<![\d+-])(?<!\d\.)0\d{4} \d{6}(?![\d-])"
             r"|(?<![\d.-])(?:1[-. ])?(?:\([2-9]\d\d\) ?|[2-9]\d\d[-.])[2-9]\d\d[-. ]\d{4}(?![\d-])",
             re.ASCII,
         ),
@@ -207,16 +238,20 @@ def find_personal(text: str, start: int = 0) -> list[Found]:
     taken: list[Found] = []
     for kind, pattern, accepts in _PATTERNS:
         for match in pattern.finditer(normal, begin):
-            said, first = match[0].rstrip(" \t\n　"), match.start()
-            if said[0] == "(" and said.count("(") > said.count(")"):  # it belongs to the sentence
-                said, first = said[1:], first + 1
+            before = normal[max(0, match.start() - _BEFORE) : match.start()]
+            readings = [each.rstrip(" \t\n　") for each in (match[0], *match.groups()) if each]
+            first = match.start()
+            if match[0][:1] == "(" and match[0].count("(") > match[0].count(")"):
+                readings, first = [match[0][1:]], first + 1  # it belongs to the sentence
+            said = next((each for each in readings if accepts(each, before)), "")
+            if not said:
+                continue
             last = first + len(said)
             if places is not None:
                 first, last = places[first], places[last - 1] + 1
             if any(first < other.end and other.start < last for other in taken):
                 continue
-            if accepts(said, normal[: match.start()]):
-                taken.append(Found(first, last, kind))
+            taken.append(Found(first, last, kind))
     return sorted(taken)
 
 
