@@ -535,4 +535,8 @@ class ErrorHandler:
         }
         if isinstance(ours, RateLimitError):
             metadata |= {name: ours.details.get(name) for name in ("seconds", "lifts_at")}
+        elif isinstance(ours, RateLimited):
+            metadata["seconds"] = ours.retry_after
+        elif isinstance(ours, CircuitOpen):
+            metadata["seconds"] = ours.details.get("seconds")
         return Reply(content=content, metadata=metadata)

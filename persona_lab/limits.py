@@ -16,6 +16,7 @@ itself from nothing: a limit may then be passed, which is better than nobody bei
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import math
 import time
@@ -85,6 +86,8 @@ class RateLimiter:
     async def _check(self, storage: _Storage, user_id: str, estimate: int) -> None:
         windows, sliding = _strategies(storage)
         requests, tokens = self._items()
+        if self.tokens and estimate > self.tokens:  # it won't fit in a moment either
+            raise _lifted(TokensSpent, self._day, limit=self.tokens)
         if self.tokens and not await windows.test(tokens, user_id, cost=estimate):
             await self._refuse_tokens(windows, tokens, user_id)
         if self.requests and not await sliding.hit(requests, user_id):
@@ -195,16 +198,19 @@ class Limited(Layer):
         """Raises RateLimitError too, before anybody is asked."""
         estimate = estimate_tokens(str(prompt)) if self._counted else 0
         await self._limiter.check_and_update(self._user_id, estimate)
-        text, usage = "", None
+        text, usage, left = "", None, False
         try:
             async with contextlib.aclosing(self.client.stream(prompt, options)) as chunks:
                 async for chunk in chunks:
                     text += chunk.text
                     usage = chunk.usage or usage
                     yield chunk
+        except (asyncio.CancelledError, GeneratorExit):
+            left = True
+            raise
         finally:
             if self._counted:
-                # Whoever stops an answer has had what came of it, and the provider is paid for it.
-                begun = estimate + estimate_tokens(text) if text else 0
+                # Who stops an answer has had it read and begun, and the provider is paid for that.
+                begun = estimate + estimate_tokens(text) if text or left else 0
                 spent = usage.total_tokens if usage is not None else begun
                 await self._limiter.settle(self._user_id, estimate, spent)

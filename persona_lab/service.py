@@ -41,6 +41,7 @@ from persona_lab.errors import (
     NotFound,
     PersonaLabError,
     ProviderError,
+    RateLimitError,
     from_foreign,
 )
 from persona_lab.layers import Asking, Fallback
@@ -154,9 +155,10 @@ class _Course:
     def spent(self) -> Usage:
         """The provider's count, or an estimate where the answer ended before it came.
 
-        An answer that never began is counted as nothing.
+        One that failed before its first word is counted as nothing; who stopped it had it read.
         """
-        if self.usage is not None or self.first is None or not (self.client and self.prompt):
+        read = self.first is not None or self.status == "stopped"
+        if self.usage is not None or not (read and self.client and self.prompt):
             return self.usage or Usage()
         count = self.client.count_tokens
         return Usage(count(str(self.prompt)), count(self.text), estimated=True)
@@ -592,8 +594,10 @@ class LLMService:
         )
         options = self.clients.options(info, **task.options)
         if course.failed:  # who stands in has what is left of the time for the whole answer
-            gone = self.clock() - course.began - course.load
-            options = replace(options, total_timeout=options.total_timeout - gone)
+            left = options.total_timeout - (self.clock() - course.began - course.load)
+            if left <= 0:  # not this one's fault
+                raise course.failed[-1]
+            options = replace(options, total_timeout=left)
         said = ""
         async with contextlib.aclosing(client.stream(course.prompt, options)) as chunks:
             async for chunk in chunks:
@@ -658,10 +662,12 @@ class LLMService:
             completion_tokens=usage.completion_tokens,
             cached_tokens=usage.cached_tokens,
             first_token_ms=course.since_began(course.first),
-            total_ms=_milliseconds(self.clock() - course.began),
+            total_ms=course.since_began(self.clock()) or 0.0,
             cost=None if info is None else await priced(info, usage, server=server),
             cache_hit=bool(course.told.get("cache_hit")),
         )
+        # Who is turned away for asking too much doesn't fill the store with what wasn't sent.
+        sent = None if isinstance(course.error, RateLimitError) else course.prompt
         course.metadata = {
             "model": record.model,
             "provider": record.provider,
@@ -678,9 +684,9 @@ class LLMService:
             "cost": record.cost,
             "status": course.status,
             **({"blocked": course.blocked} if course.blocked else {}),
-            "prompt": course.prompt.system if course.prompt else "",
-            "turns": len(course.prompt.turns) if course.prompt else 0,
-            "sent": _sent(course.prompt),
+            "prompt": sent.system if sent else "",
+            "turns": len(sent.turns) if sent else 0,
+            "sent": _sent(sent),
             "summary": course.prompt.trace.summary if course.prompt else "",
             "cache_hit": False,
             "attempts": 1,
@@ -831,7 +837,8 @@ class LLMService:
                 total_ms=_milliseconds(self.clock() - began),
                 cost=await priced(info, made.usage, server=client.base_url),
             )
-            await asyncio.to_thread(self._record, Outcome(record, info.spec))
+            own = self.clients.at_own_cost(info)
+            await asyncio.to_thread(self._record, Outcome(record, info.spec, own=own))
         except Exception as error:  # noqa: BLE001 - the talk goes on without
             log.warning(
                 "no summary: %s",

@@ -116,9 +116,9 @@ class Settings(BaseSettings):
     commas between several. The first is the default; pages offer all of them."""
     local_context: int = Field(default=4096, ge=512, le=131_072)
     """Tokens of context that a local model is opened with."""
-    local_flash_attention: bool = True
-    """Whether a local model passes over what other conversations hold of its memory. Without it,
-    answers are to the token those that llama_cpp.Llama gives by default."""
+    local_flash_attention: bool = False
+    """Whether a local model passes over the cells of the other conversations that are answered at
+    the same time. Without it, what is computed alone is to the token what llama_cpp.Llama says."""
     local_timeout: float = Field(default=300, gt=0)
     """``llm_timeout`` for local models: reading a long prompt on a busy machine is work, not
     silence."""

@@ -88,8 +88,15 @@ USED_EVERY = timedelta(minutes=1)
 BUSY_TIMEOUT = 30.0
 """Seconds that SQLite waits for another's transaction."""
 
-CONNECT_SECONDS = "5"
-"""How long PostgreSQL may take to accept a connection, where the address doesn't say."""
+POSTGRES = {
+    "connect_timeout": "5",
+    "tcp_user_timeout": "20000",
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+}
+"""How long PostgreSQL may take to accept a connection and be silent, where the address doesn't
+say: a server that hangs is one that is away."""
 
 _ANSWERS_SENT: tuple[Status, ...] = ("ok", "stopped", "interrupted")
 _UNSTORABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -867,14 +874,33 @@ class Store:
     def mark_interrupted(self) -> int:
         """At start: answers that a crash left "streaming" become "interrupted". How many.
 
-        One that another replica is still streaming gets its true status when it ends.
+        One that another replica is still streaming gets its true status when it ends. Where a crash
+        came between an answer that was set aside and the first word of another, it stands again.
         """
         streaming = col(Message.status) == "streaming"
         with self._write() as session:
             theirs = col(Chat.id).in_(select(Message.chat_id).where(streaming))
             session.exec(update(Chat).where(theirs).values(revision=_one_more()))
             left = update(Message).where(streaming)
-            return session.exec(left.values(status="interrupted")).rowcount
+            marked = session.exec(left.values(status="interrupted")).rowcount
+            newest = (
+                columns(col(Message.chat_id), func.max(col(Message.position)).label("position"))
+                .where(col(Message.status).in_(_ANSWERS_SENT))
+                .group_by(col(Message.chat_id))
+                .subquery()
+            )
+            of_newest = (col(Message.chat_id) == newest.c.chat_id) & (
+                col(Message.position) == newest.c.position
+            )
+            aside = col(Message.superseded).is_(True)
+            for answer, chat in session.exec(
+                select(Message, Chat)
+                .join(newest, of_newest)
+                .join(Chat, col(Chat.id) == col(Message.chat_id))
+                .where(aside)
+            ).all():
+                answer.superseded, chat.revision = False, _one_more()
+            return marked
 
 
 # ── within a transaction ──────────────────────────────────────────────────────────────────
@@ -1036,8 +1062,7 @@ def _engine(url: URL) -> Engine:
     if url.get_backend_name() != "sqlite":
         if url.drivername == "postgresql":
             url = url.set(drivername="postgresql+psycopg")
-        if "connect_timeout" not in url.query:
-            url = url.update_query_dict({"connect_timeout": CONNECT_SECONDS})
+        url = url.set(query={**POSTGRES, **url.query})
         return create_engine(url, pool_pre_ping=True, hide_parameters=True)
     options: dict[str, Any] = {"pool_size": 8, "max_overflow": -1}
     if url.database in (None, "", ":memory:"):

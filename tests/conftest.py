@@ -69,14 +69,21 @@ AS_SAID: dict[str, Any] = {
 
 
 @pytest.fixture
-async def make_lab() -> AsyncIterator[Callable[..., Lab]]:
-    """Opens labs in memory: ``make_lab(play, **settings)``. No task may outlive its test."""
+def home() -> dict[str, str]:
+    """Where a test's labs keep what they keep. A file of tests that hold with real servers as
+    well has a ``home`` of its own, which is :func:`services.places`."""
+    return {"database_url": "sqlite://"}
+
+
+@pytest.fixture
+async def make_lab(home: dict[str, str]) -> AsyncIterator[Callable[..., Lab]]:
+    """Opens labs at home: ``make_lab(play, **settings)``. No task may outlive its test."""
     opened: list[Lab] = []
 
     def make(
         play: Play | None = None, *, context: int = 4096, clock: object = None, **fields: object
     ) -> Lab:
-        chosen = {"database_url": "sqlite://", "llm_provider": "mock", **AS_SAID, **fields}
+        chosen = {**home, "llm_provider": "mock", **AS_SAID, **fields}
         client = None if play is None else ScriptedClient(play, context=context)
         timing = {} if clock is None else {"clock": clock}
         lab = open_lab(Settings(**chosen), client=client, **timing)
@@ -92,7 +99,7 @@ async def make_lab() -> AsyncIterator[Callable[..., Lab]]:
 
 @pytest.fixture
 async def lab(make_lab: Callable[..., Lab]) -> Lab:
-    """A lab in memory that answers with the mock."""
+    """A lab that answers with the mock."""
     return make_lab()
 
 

@@ -181,6 +181,15 @@ async def test_cached_tokens_are_part_of_the_prompts_tokens_and_told_apart(http:
     assert last.usage.written_tokens == (5 if http.provider == "anthropic" else 0)
 
 
+@pytest.mark.parametrize("count", [-5, 10**12])
+async def test_a_count_that_cannot_be_is_estimated(http: HttpWire, count: int) -> None:
+    told = Usage(prompt_tokens=120, completion_tokens=count)
+    last = (await chunks_of(http.streaming(http.answer(usage=told))))[-1]
+    assert last.usage is not None
+    assert last.usage.estimated
+    assert 0 < last.usage.completion_tokens < 100
+
+
 @pytest.mark.parametrize("size", [1, 2, 7])
 async def test_japanese_survives_bytes_cut_anywhere(http: HttpWire, size: int) -> None:
     whole = b"".join(http.answer())

@@ -103,10 +103,12 @@ def test_the_doors_stand_beside_the_page_on_one_port(
 
 def test_a_token_stands_in_no_log(served: Served, token: str, chat: str) -> None:
     for shown in (token, token + "x"):
-        with connect_now(f"{socket_of(served, chat)}?token={shown}") as socket:
-            with contextlib.suppress(ConnectionClosed):  # one of the two is shown the door at once
-                socket.send("{")
-                socket.recv(timeout=30)
+        with (
+            connect_now(f"{socket_of(served, chat)}?token={shown}") as socket,
+            contextlib.suppress(ConnectionClosed),  # one of the two is shown the door at once
+        ):
+            socket.send("{")
+            socket.recv(timeout=30)
         for where in ("/api/v1/agents", "/v1/models"):
             httpx.get(served.url + where, headers={"authorization": f"Bearer {shown}"}, timeout=30)
     assert "pl_" not in served.log

@@ -181,7 +181,10 @@ def test_the_four_numbers_say_what_was_asked_waited_paid_and_missed(visitor: Vis
     }
     say, timeout = visitor.say, visitor.say("insights.error_type.timeout")
     assert shown == {
-        "number-answers": ["4", say("insights.kinds", chat="2", compare="1", **{"try": "1"})],
+        "number-answers": [
+            "4",
+            say("insights.kinds", chat="2", compare="1", api="0", **{"try": "1"}),
+        ],
         "number-wait": [
             say("insights.wait_figure", p50="1.40", p95="2.30"),
             say("insights.wait_line", p50="1.40", p95="2.30"),

@@ -7,7 +7,7 @@ import contextlib
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from datetime import datetime
 from typing import Any
 
@@ -19,7 +19,7 @@ from persona_lab.clients import estimate_tokens
 from persona_lab.errors import ErrorType, Offline, RateLimitError, TokensSpent
 from persona_lab.lab import Lab
 from persona_lab.limits import Limited, RateLimiter
-from persona_lab.models import Options, Prompt
+from persona_lab.models import Chunk, Options, Prompt
 from persona_lab.settings import Settings
 from persona_lab.shared import Shared
 
@@ -196,6 +196,29 @@ async def test_an_answer_that_is_stopped_costs_what_came_of_it() -> None:
     limiter = RateLimiter(0, 1000)
     said = await spend(remote(says("長い話が", "続きます")), limiter, most=1)
     assert await left(limiter) == 1000 - ESTIMATE - estimate_tokens(said)
+
+
+async def test_who_leaves_before_the_first_word_pays_for_what_was_read() -> None:
+    asked = asyncio.Event()
+
+    async def play(prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
+        asked.set()
+        await asyncio.sleep(60)
+        yield Chunk("は")
+
+    limiter = RateLimiter(0, 1000)
+    waiting = asyncio.create_task(spend(remote(play), limiter))
+    await asyncio.wait_for(asked.wait(), 10)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert await left(limiter) == 1000 - ESTIMATE
+
+
+async def test_a_prompt_larger_than_a_whole_day_is_not_told_to_come_back_in_a_moment() -> None:
+    with pytest.raises(TokensSpent) as wrong:
+        await RateLimiter(0, 100).check_and_update("u", 101)
+    assert wrong.value.details["seconds"] > 3600
 
 
 async def test_an_answer_that_never_began_costs_no_tokens() -> None:

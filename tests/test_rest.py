@@ -17,7 +17,7 @@ from serving import until
 from starlette.applications import Starlette
 from starlette.types import Message
 
-from persona_lab.errors import DiskFull, StorageError
+from persona_lab.errors import DiskFull, RateLimited, StorageError
 from persona_lab.lab import Lab
 from persona_lab.server import COOKIE
 from persona_lab.server.completions import completions_app
@@ -27,6 +27,11 @@ from persona_lab.server.stream import EventStream, as_json, sse
 
 SLOW = "mock:echo?rate=20&tokens=200"
 NOBODY = "f" * 32
+
+
+@pytest.fixture
+def home(database_url: str) -> dict[str, str]:
+    return {"database_url": database_url}
 
 
 @pytest.fixture
@@ -351,6 +356,27 @@ async def test_who_asks_too_much_is_told_for_how_long(make_lab: Callable[..., La
     body = sent.json()
     assert (body["fallback"], body["user"]["content"]) == (True, "2")
     assert body["answer"]["status"] == "failed"
+
+
+async def test_what_a_provider_says_about_waiting_is_passed_on(
+    make_lab: Callable[..., Lab],
+) -> None:
+    busy = says(error=RateLimited(retry_after=30))
+    with opened(make_lab(busy, llm_retries=0)) as doors:
+        program = doors.program()
+        async with caller(doors, program.headers) as http:
+            where = f"/chats/{program.chat.id}/messages"
+            sent = await http.post(where, json={"content": "1"})
+            refused(sent, 503, "rate_limit")
+            assert sent.headers["retry-after"] == "30"
+
+
+async def test_a_models_name_is_no_place_for_a_novel(
+    http: httpx.AsyncClient, program: Program
+) -> None:
+    long = {"content": "やあ", "model": "mock:" + "x" * 1000}
+    sent = await http.post(f"/chats/{program.chat.id}/messages", json=long)
+    assert len(refused(sent, 422, "unknown_model")["model"]) == 300
 
 
 @pytest.mark.parametrize(

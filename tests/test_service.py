@@ -72,6 +72,11 @@ def service_with(lab: Lab, **parts: Any) -> LLMService:
     return LLMService(**(own | parts))
 
 
+@pytest.fixture
+def home(places: dict[str, str]) -> dict[str, str]:
+    return places
+
+
 class Clock:
     def __init__(self) -> None:
         self.now = 0.0
@@ -215,7 +220,7 @@ async def test_times_are_counted_from_the_start_without_the_loading_of_a_model(
     visitor = Visitor(lab)
     reply = await lab.service.generate_response(message=ASKED, **visitor.where)
     assert (reply.metadata["load_ms"], reply.metadata["first_token_ms"]) == (4000, 250)
-    assert reply.metadata["total_ms"] == 4750
+    assert reply.metadata["total_ms"] == 750
 
 
 @pytest.mark.parametrize(
@@ -543,7 +548,8 @@ async def test_a_disk_that_is_full_for_the_record_leaves_the_answer_and_says_so(
     assert visitor.thread() == [("user", ASKED, "ok"), ("ai", "はい。", "ok")]
 
 
-async def test_a_database_that_is_really_full_says_disk_full(lab: Lab) -> None:
+async def test_a_database_that_is_really_full_says_disk_full(make_lab: MakeLab) -> None:
+    lab = make_lab(database_url="sqlite://")
     visitor = Visitor(lab)
     with lab.store.engine.connect() as connection:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar()

@@ -28,6 +28,11 @@ SLOW = "mock:echo?rate=20&tokens=200"
 
 
 @pytest.fixture
+def home(database_url: str) -> dict[str, str]:
+    return {"database_url": database_url}
+
+
+@pytest.fixture
 def doors(lab: Lab) -> Iterator[Doors]:
     with opened(lab) as served:
         yield served
@@ -69,6 +74,30 @@ async def closed(socket: ClientConnection) -> int:
             await socket.recv()
     assert end.value.rcvd is not None
     return end.value.rcvd.code
+
+
+async def test_a_user_has_so_many_sockets_at_a_time_and_no_more(
+    doors: Doors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("persona_lab.server.socket.SOCKETS", 2)
+    program, other = doors.program(), doors.program()
+
+    def opening(who: Program) -> connect:
+        return connect(doors.socket(who.chat.id), additional_headers=who.headers)
+
+    async def talks(socket: ClientConnection) -> None:
+        await say(socket, "やあ")
+        assert (await answer(socket))[-1]["complete"]
+
+    async with opening(program) as one:
+        await talks(one)
+        async with opening(program) as two, opening(other) as theirs:
+            await talks(two)
+            await talks(theirs)
+            async with opening(program) as third:
+                assert await closed(third) == 4429
+    async with opening(program) as again:
+        await talks(again)
 
 
 # ── what it says ──────────────────────────────────────────────────────────────────────────
@@ -348,7 +377,9 @@ async def test_a_client_that_goes_away_stops_the_answer_and_its_half_is_kept(doo
     [asked, (_, kept, _)] = doors.thread(program)
     assert asked == ("user", "やあ", "ok")
     assert 0 < len(kept) < 200
-    [record] = doors.lab.store.records(user_id=program.user_id)
+    store = doors.lab.store
+    await asyncio.to_thread(until, lambda: bool(store.records(user_id=program.user_id)))
+    [record] = store.records(user_id=program.user_id)
     assert record.status == "stopped"
 
 

@@ -754,6 +754,20 @@ def test_what_a_crash_left_streaming_is_interrupted_at_start(store: Store, world
     assert (last.content, last.status) == ("途中ま", "interrupted")
 
 
+def test_an_answer_that_a_crash_left_set_aside_stands_again_at_start(
+    store: Store, world: World
+) -> None:
+    who = {"user_id": world.user}
+    asked = store.add_message(world.chat, sender="user", content="もう一度", **who)
+    store.add_message(world.chat, sender="ai", content="古い返事", **who)
+    store.supersede_answer(world.chat, **who)
+    assert store.messages(world.chat, **who)[-1].id == asked.id
+    before = store.mark(world.chat, **who).revision
+    store.mark_interrupted()
+    assert store.messages(world.chat, **who)[-1].content == "古い返事"
+    assert store.mark(world.chat, **who).revision != before
+
+
 # ── under load and in trouble ─────────────────────────────────────────────────────────────
 
 

@@ -62,15 +62,18 @@ class Sampling(BaseModel):
 
 
 def _as_json(schema: Any) -> Any:
-    return json.dumps(schema) if isinstance(schema, Mapping) else schema
+    return json.dumps(schema, allow_nan=False) if isinstance(schema, Mapping) else schema
 
 
 def _schema(text: str) -> str:
     if text and not isinstance(json.loads(text), dict):
         raise ValueError("not a JSON object")
+    json.dumps(json.loads(text), ensure_ascii=False, allow_nan=False).encode()  # or ValueError
     return text
 
 
+NAME_LENGTH = 300
+"""Characters of a model's name with its provider: they stand in records, logs and labels."""
 FORMS = ("json_schema", "grammar")
 """Options that say what an answer must be."""
 
@@ -178,8 +181,8 @@ class Catalog:
         taken with the facts of its family, or with cautious ones: its provider decides whether it
         exists.
         """
-        if not isinstance(spec, str) or spec != _sendable(spec):
-            raise UnknownModel(model=_sendable(str(spec)))
+        if not isinstance(spec, str) or spec != _sendable(spec) or len(spec) > NAME_LENGTH:
+            raise UnknownModel(model=_sendable(str(spec)[:NAME_LENGTH]))
         provider, _, name = spec.partition(":")
         if provider not in PROVIDERS:
             raise UnknownModel(model=spec)

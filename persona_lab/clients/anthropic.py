@@ -19,6 +19,7 @@ from persona_lab.clients.remote import (
     CHARACTERS,
     NO_KEY,
     RemoteClient,
+    believed,
     check_key,
     http_timeout,
     our_errors,
@@ -88,7 +89,7 @@ class AnthropicClient(RemoteClient):
                 async for event in events:
                     try:
                         piece = _Piece(event)
-                    except (AttributeError, TypeError, ValueError) as wrong:
+                    except (AttributeError, TypeError, ValueError, OverflowError) as wrong:
                         raise InvalidResponse(**who) from wrong
                     model = piece.model or model
                     finish = piece.finish or finish
@@ -103,9 +104,10 @@ class AnthropicClient(RemoteClient):
         if not finish:
             # A connection that is closed in order looks like an end; only the reason tells.
             raise Offline(**who) if model else InvalidResponse(**who)
+        usage = believed(_usage(counts), prompt, text)
         yield Chunk(
             finish_reason=_FINISH.get(finish, "stop"),
-            usage=_cut(_usage(counts), text) if cut else _usage(counts),
+            usage=_cut(usage, text) if cut else usage,
             model=model or self.info.name,
         )
 
@@ -179,7 +181,8 @@ def _source(image: Image) -> dict[str, str]:
 class _Piece:
     """What one event says.
 
-    The SDK checks no shapes: AttributeError, TypeError or ValueError mean a wrong one.
+    The SDK checks no shapes: AttributeError, TypeError, ValueError or OverflowError mean a wrong
+    one.
     """
 
     __slots__ = ("counts", "finish", "model", "text")

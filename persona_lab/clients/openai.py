@@ -15,11 +15,12 @@ from urllib.parse import urlsplit
 
 import openai
 
-from persona_lab.clients import ModelInfo, estimate_tokens
+from persona_lab.clients import ModelInfo
 from persona_lab.clients.remote import (
     CHARACTERS,
     NO_KEY,
     RemoteClient,
+    believed,
     check_key,
     data_url,
     http_timeout,
@@ -84,7 +85,7 @@ class OpenAIClient(RemoteClient):
                 async for event in events:
                     try:
                         piece = _Piece(event)
-                    except (AttributeError, TypeError, ValueError) as wrong:
+                    except (AttributeError, TypeError, ValueError, OverflowError) as wrong:
                         raise InvalidResponse(**who) from wrong
                     model = piece.model or model
                     usage = piece.usage or usage
@@ -102,8 +103,7 @@ class OpenAIClient(RemoteClient):
             raise Offline(**who) if model or text else InvalidResponse(**who)
         yield Chunk(
             finish_reason="refusal" if refused else _FINISH.get(finish, "stop"),
-            usage=usage
-            or Usage(estimate_tokens(str(prompt)), estimate_tokens(text), estimated=True),
+            usage=believed(usage, prompt, text),
             model=model or self.info.name,
         )
 
@@ -170,7 +170,8 @@ def _content(turn: Turn) -> Any:
 class _Piece:
     """What one event says.
 
-    The SDK checks no shapes: AttributeError, TypeError or ValueError mean a wrong one.
+    The SDK checks no shapes: AttributeError, TypeError, ValueError or OverflowError mean a wrong
+    one.
     """
 
     __slots__ = ("finish", "model", "refused", "text", "usage")

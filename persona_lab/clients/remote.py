@@ -17,13 +17,16 @@ import anyio
 import httpx2
 from pydantic import SecretStr
 
-from persona_lab.clients import LLMClientInterface, ModelInfo
+from persona_lab.clients import LLMClientInterface, ModelInfo, estimate_tokens
 from persona_lab.errors import BadKey, from_foreign
-from persona_lab.models import Image, Options
+from persona_lab.models import Image, Options, Prompt, Usage
 
 CHARACTERS = 16
 """Characters that a token can have on average at most. It bounds an answer, and the events
 without words in it, where a server doesn't keep to ``max_tokens``."""
+
+MOST_TOKENS = 10_000_000
+"""More than any model reads or writes for one answer."""
 
 NO_KEY = "none"
 """Sent to servers that ask for no key: the SDKs refuse to send nothing."""
@@ -63,6 +66,13 @@ class RemoteClient(LLMClientInterface):
         twin = copy.copy(self)
         twin.info = info
         return twin
+
+
+def believed(told: Usage | None, prompt: Prompt, text: str) -> Usage:
+    """What the provider counted, or an estimate where that can't be: quotas and costs go by it."""
+    if told is None or not all(0 <= count <= MOST_TOKENS for count in told.as_dict().values()):
+        return Usage(estimate_tokens(str(prompt)), estimate_tokens(text), estimated=True)
+    return told
 
 
 def http_timeout(options: Options) -> httpx2.Timeout:

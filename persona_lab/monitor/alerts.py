@@ -185,8 +185,12 @@ class Alerts:
             self._judge()
 
     def close(self) -> None:
-        """Look no more."""
+        """Look no more. What stands is ended: who has been told of it would wait for ever."""
         self._closing.set()
+        with self._lock:
+            while self._standing:
+                kind, alert = self._standing.popitem()
+                self._say(Change("alert_ended", replace(alert, value=self._value(kind))))
 
     # ── what has been ─────────────────────────────────────────────────────────────────────
 

@@ -38,7 +38,7 @@ LIMITS = {
     "circuit_open": "breaker",
 }
 """Code of a refusal → whose limit it was: the first two are the user's in this house."""
-KINDS = frozenset({"chat", "try", "compare", "summary"})
+KINDS = frozenset({"chat", "try", "compare", "summary", "api"})
 STATUSES = frozenset({"ok", "stopped", "failed"})
 
 Circuits = Callable[[], Mapping[tuple[str, str, str], str]]

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("persona_lab.monitor")
 
-TRIES = 6
+TRIES = 16
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
-"""Seconds: bounds of the pauses between tries, which are partly chance."""
+"""Seconds: the pauses between tries double from one to the other, and are partly chance. In all
+that is ten minutes at least: a receiver may be restarted meanwhile."""
 PATIENCE = 10.0
 """Seconds for one try."""
 WAITING = 100
@@ -84,7 +85,7 @@ class Webhook:
         trying = tenacity.Retrying(
             sleep=self._sleep,
             stop=tenacity.stop_after_attempt(TRIES),
-            wait=tenacity.wait_random_exponential(FIRST_PAUSE, LONGEST_PAUSE),
+            wait=tenacity.wait_exponential(FIRST_PAUSE, LONGEST_PAUSE) + tenacity.wait_random(0, 1),
             retry=tenacity.retry_if_exception_type(httpx2.TransportError)
             | tenacity.retry_if_result(lambda status: status >= 500 or status in _TRIED_AGAIN),
             retry_error_callback=_last,

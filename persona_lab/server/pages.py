@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -67,7 +67,8 @@ class FrontPage:
 
 
 class ClosedDoors:
-    """Answers 404 for :data:`CLOSED`."""
+    """Answers 404 for :data:`CLOSED`, and 403 where another site's page asks whether it may say
+    that it was forwarded: that is a proxy's to say."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -76,6 +77,11 @@ class ClosedDoors:
         if scope["type"] == "http" and scope["path"].startswith(CLOSED):
             await PlainTextResponse("Not found", 404)(scope, receive, send)
             return
+        if scope["type"] == "http" and scope["method"] == "OPTIONS":
+            wanted = Headers(scope=scope).get("access-control-request-headers", "").lower()
+            if "forwarded" in wanted:
+                await PlainTextResponse("Forbidden", 403)(scope, receive, send)
+                return
         await self.app(scope, receive, send)
 
 

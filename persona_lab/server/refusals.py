@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from persona_lab.errors import (
+    BadRequest,
     CircuitOpen,
     ContextTooLong,
     ErrorHandler,
@@ -52,6 +53,7 @@ STATUS: dict[type[PersonaLabError], int] = {
     ContextTooLong: 422,
     NoVision: 422,
     Refused: 422,
+    BadRequest: 422,
     ModelNotFound: 422,
     RateLimitError: 429,
     ModelTimeout: 504,

@@ -5,7 +5,8 @@ steps of :mod:`~persona_lab.server.telling`. What can't be used gets an error in
 doors, and the socket stays open.
 
 It closes with 4401 when nobody knows who calls (also once a token was revoked), with 4403 for a
-conversation of another's, with 4404 for one that isn't there.
+conversation of another's, with 4404 for one that isn't there, with 4429 where a user has too many
+open.
 
 One message is answered at a time; :data:`WAITING` more may wait. Nothing else is held: the
 answer goes on at the pace of who reads it, and who goes away stops it.
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from contextlib import aclosing, suppress
 
 from pydantic import ValidationError
@@ -40,9 +42,16 @@ from persona_lab.server.who import Caller, caller, spoken, subprotocol
 
 WAITING = 4
 """Messages that may wait for the answer before theirs."""
-CLOSES: dict[type[PersonaLabError], int] = {Unauthorized: 4401, Forbidden: 4403, NotFound: 4404}
+CLOSES: dict[type[PersonaLabError], int] = {
+    Unauthorized: 4401,
+    Forbidden: 4403,
+    NotFound: 4404,
+    TooManyAtOnce: 4429,
+}
 """Who isn't let in, and with which code that is said."""
 INTERNAL = 1011
+SOCKETS = 50
+"""Sockets that a user may have open at a time."""
 
 
 class Conversation:
@@ -50,14 +59,19 @@ class Conversation:
 
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
+        self._open: Counter[str] = Counter()
         limit = lab.input_validator.max_length
         self._longest = 12 * limit + 4096
         """Characters of a frame: the longest message with every character escaped, and the rest."""
 
     async def hold(self, socket: WebSocket) -> None:
         await socket.accept(subprotocol(socket))  # else no client would see why it is closed
+        user = ""
         try:
-            await self._admitted(socket)
+            user = (await self._admitted(socket))[0].user_id
+            self._open[user] += 1
+            if self._open[user] > SOCKETS:
+                raise TooManyAtOnce(limit=SOCKETS)
             await self._converse(socket)
         except WebSocketDisconnect:
             return
@@ -65,6 +79,10 @@ class Conversation:
             known = ours(error)
             with suppress(WebSocketDisconnect):
                 await socket.close(CLOSES.get(type(known), INTERNAL), known.code)
+        finally:
+            if user:
+                self._open[user] -= 1
+                self._open += Counter()  # keeps those above zero
 
     async def _admitted(self, socket: WebSocket) -> tuple[Caller, Chat]:
         """Who calls, and their conversation. Raises Unauthorized, Forbidden, NotFound."""

@@ -419,10 +419,8 @@
 
   // Examples for programs name the address that this page came from.
   setInterval(() => {
-    for (const example of document.querySelectorAll("pre[data-origin]")) {
-      example.textContent = example.textContent.replace(example.dataset.origin, location.origin);
-      example.removeAttribute("data-origin");
-    }
+    for (const place of document.querySelectorAll("[data-origin]:empty"))
+      place.textContent = location.origin;
   }, 500);
 
   // How long an answer is waited for.

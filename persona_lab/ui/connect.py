@@ -25,8 +25,8 @@ _KEY = re.compile(r"[\w.:~+/=-]{20,400}", re.ASCII)
 _EXAMPLE = """from openai import OpenAI
 
 client = OpenAI(base_url="{origin}/v1", api_key="…")
-said = [{"role": "user", "content": "こんにちは"}]
-answer = client.chat.completions.create(model="さくら", messages=said)
+said = [{"role": "user", "content": "{said}"}]
+answer = client.chat.completions.create(model="{persona}", messages=said)
 print(answer.choices[0].message.content)"""
 """``{origin}`` is the page's own address, which the browser knows."""
 
@@ -159,9 +159,15 @@ def build_connect(
                 visible=False,
                 interactive=False,
             )
+            example = escape(_EXAMPLE)
+            for blank, shown in (
+                ("{origin}", "<span data-origin></span>"),
+                ("{said}", both("connect.said")),
+                ("{persona}", both("connect.persona")),
+            ):
+                example = example.replace(blank, shown)
             gr.HTML(
-                f"<details><summary>{both('connect.example')}</summary>"
-                f'<pre data-origin="{{origin}}">{escape(_EXAMPLE)}</pre></details>',
+                f"<details><summary>{both('connect.example')}</summary><pre>{example}</pre></details>",
                 elem_id="connect-example",
             )
 

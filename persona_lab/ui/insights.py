@@ -25,7 +25,7 @@ from persona_lab.ui.visitor import QUIET, Visitor, Visitors
 SHOWN = 7
 """Bars of a chart by model or persona; the table has them all."""
 
-KINDS = ("chat", "compare", "try")
+KINDS = ("chat", "compare", "try", "api")
 
 WITH_ZONE = "(...values) => [...values.slice(0, -1), personaLab.zone()]"
 """The last value becomes the browser's time zone."""
@@ -372,8 +372,9 @@ def _percent(share: float | None) -> str:
 
 def _price(figures: Figures, visitor: Visitor, *, short: bool = False) -> str:
     """The known cost, and how many turns it leaves out; ``short`` where a line below says so."""
-    known = money(figures.cost, visitor)
-    if short or figures.cost is None or not figures.unpriced:
+    unknown = figures.unpriced and not figures.cost  # nothing but free ones is known
+    known = money(None if unknown else figures.cost, visitor)
+    if unknown or short or figures.cost is None or not figures.unpriced:
         return known
     return visitor.say("insights.price_partly", known=known, count=f"{figures.unpriced:,}")
 

@@ -99,8 +99,7 @@ class Visitors:
     async def of(self, request: gr.Request) -> Visitor:
         """Who sends ``request``. Errors are told as :meth:`Visitor.told` does."""
         # A call with neither cookie nor session is nobody's: what it makes, no one finds again.
-        session = request.session_hash or secrets.token_hex()
-        secret = visitor_secret(dict(request.cookies)) or f"session:{session}"
+        secret = _secret(request) or f"session:{secrets.token_hex()}"
         visitor = Visitor(
             self._known.get(secret, ""),
             request.session_hash or "",
@@ -122,6 +121,11 @@ class Visitors:
 
     async def leave(self, request: gr.Request) -> None:
         """A page was closed, or its connection broke."""
-        secret = visitor_secret(dict(request.cookies))
-        user_id = self._known.get(secret or "", "")
+        user_id = self._known.get(_secret(request), "")
         await self.keyring.leave((user_id, request.session_hash or ""))
+
+
+def _secret(request: gr.Request) -> str:
+    """By which a visitor is known: their cookie's, else their page's session; "" for neither."""
+    session = f"session:{request.session_hash}" if request.session_hash else ""
+    return visitor_secret(dict(request.cookies)) or session
