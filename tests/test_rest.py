@@ -409,6 +409,7 @@ async def test_a_client_that_goes_away_stops_the_answer_and_its_half_is_kept(
         lines = response.aiter_lines()
         for _ in range(8):
             await anext(lines)
+        del lines  # what it left half read is closed now, and not when the test is over
     await asyncio.to_thread(until, lambda: [row[2] for row in doors.thread(program)][1:] == [
         "stopped"
     ])  # fmt: skip
