@@ -117,6 +117,21 @@ async def test_an_own_key_pays_for_its_page_and_for_no_other(
     assert OWN not in wire.keys[1:]
 
 
+async def test_nobody_stands_in_for_whom_a_visitor_asks_with_their_own_key(
+    make_lab: MakeLab, wire: Wire
+) -> None:
+    lab = make_lab(openai_base_url=wire.url, llm_retries=0, llm_fallback="mock:echo")
+    wire.status = 500
+    pages = visitors_of(lab)
+    one = await at(pages, "one")
+    assert (await ask(one, lab))["provider"] == "mock"
+    own = await ConnectActions(lab, pages).use_key("openai", OWN, one)
+    told = await ask(own, lab)
+    assert (told["provider"], told["fallback"]) == ("openai", True)
+    assert "fallback_from" not in told
+    await pages.keyring.leave(own.page)
+
+
 async def test_an_own_key_stands_ahead_of_the_houses_and_the_page_says_whose_it_is(
     make_lab: MakeLab, wire: Wire
 ) -> None:

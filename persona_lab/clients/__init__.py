@@ -492,12 +492,13 @@ class Clients:
         return options
 
     def chain(self, spec: str = "") -> list[ModelInfo]:
-        """Facts of ``spec``, or of the default model, and of those that stand in for it.
+        """Facts of ``spec``, or of the default model, and of those that stand in for it: nobody
+        does where a visitor asks with a key of their own.
 
         Raises UnknownModel, ModelUnavailable.
         """
         first = self.info(spec)
-        if self._injected is not None:
+        if self._injected is not None or first.provider in self.own:
             return [first]
         infos = [first, *map(self.info, self.settings.fallback_models)]
         return list({info.spec: info for info in infos}.values())
