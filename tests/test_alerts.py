@@ -96,6 +96,14 @@ def test_a_high_rate_of_errors_is_raised_once_and_ended_once() -> None:
     assert watched.events == [("alert_raised", "errors"), ("alert_ended", "errors")]
 
 
+def test_what_stands_when_the_house_closes_is_ended() -> None:
+    watched = Watched(alert_error_rate=0.5)
+    watched.fails(20)
+    for _ in range(2):
+        watched.alerts.close()
+    assert watched.events == [("alert_raised", "errors"), ("alert_ended", "errors")]
+
+
 def test_a_rate_that_sways_around_the_threshold_rings_once() -> None:
     watched = Watched(alert_error_rate=0.5, alert_window=20)
     for _ in range(30):

@@ -258,6 +258,15 @@ async def test_a_page_whose_key_was_forgotten_is_never_paid_for_by_the_house(
     assert visitor.say("connect.key_state.none") in key_state("openai", pages.again(visitor))
 
 
+async def test_a_page_without_a_cookie_forgets_its_key_when_it_is_closed(
+    house: Lab, pages: Visitors, wire: Wire
+) -> None:
+    await ConnectActions(house, pages).use_key("openai", OWN, await at(pages, "one"))
+    await pages.leave(gr.Request(session_hash="one", cookies={}, headers={}))
+    await ask(await at(pages, "one"), house)
+    assert wire.keys == []
+
+
 async def test_another_who_names_the_same_session_has_no_part_in_its_key(
     house: Lab, pages: Visitors, wire: Wire
 ) -> None:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -41,7 +42,7 @@ from persona_lab.errors import (
 )
 from persona_lab.lab import Lab, open_lab
 from persona_lab.layers import Layer
-from persona_lab.llama import Engine, Model, close_engines, open_engine
+from persona_lab.llama import Engine, Model, Step, close_engines, open_engine
 from persona_lab.llama.engine import LIVE
 from persona_lab.llama.engines import WORK
 from persona_lab.llama.memory import GRAIN, SHORTEST
@@ -169,6 +170,28 @@ async def test_who_waits_for_their_turn_is_counted_until_it_comes(base: Path) ->
             group.create_task(said(one, prompt, long))
         await asyncio.to_thread(until, lambda: one.waiting == 3, every=0.002)
     assert one.waiting == 0
+
+
+async def test_to_wait_for_ones_turn_is_no_silence(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = client(base)
+    await said(one, TRANSCRIPT)
+    engine = one._at_hand
+    assert engine is not None
+    submit = engine.submit
+
+    class Waits:
+        def cancel(self) -> None: ...
+
+    def later(tokens: Any, listener: Any, **how: Any) -> Any:
+        listener(Step(ahead=1))
+        threading.Timer(0.5, lambda: submit(tokens, listener, **how)).start()
+        return Waits()
+
+    monkeypatch.setattr(engine, "submit", later)
+    hurried = replace(GREEDY, timeout=20, idle_timeout=0.1)
+    assert (await said(one, TRANSCRIPT, hurried))[-1].finish_reason
 
 
 async def test_a_client_whose_memory_went_to_another_loads_its_model_again(

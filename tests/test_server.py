@@ -188,6 +188,18 @@ async def test_a_closed_door_answers_404(path: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("wanted", "status"), [("content-type, X-Forwarded-Host", 403), ("content-type", 200)]
+)
+async def test_another_sites_page_may_not_say_that_it_was_forwarded(
+    wanted: str, status: int
+) -> None:
+    asked = {"access_control_request_headers": wanted, "origin": "http://lab:8000"}
+    assert (
+        await get(ClosedDoors(page), "/api/v1/tokens", "OPTIONS", **asked)
+    ).status_code == status
+
+
+@pytest.mark.parametrize(
     ("sent", "status"),
     [
         (b'{"data": ["hello"]}', 200),
