@@ -13,6 +13,7 @@
     ├── NotFound                no such row for this user (another's row is as good as none)
     ├── RateLimitError          the user's own quota in this house; a provider's is RateLimited
     │   ├── TokensSpent
+    │   │   └── HouseSpent      what all users together may spend
     │   └── TooManyAtOnce
     ├── StorageError            the database didn't take it
     │   └── DiskFull
@@ -157,6 +158,12 @@ class TokensSpent(RateLimitError):
     """``limit`` in tokens a day; ``minutes`` until it is over."""
 
     code = "tokens_spent"
+
+
+class HouseSpent(TokensSpent):
+    """The same of all users together."""
+
+    code = "house_spent"
 
 
 class TooManyAtOnce(RateLimitError):

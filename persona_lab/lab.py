@@ -135,7 +135,12 @@ def open_lab(
     catalog = Catalog(settings.data_dir / "models.yaml")
     shared = Shared(settings.redis_url)
     cache_manager = CacheManager(settings.response_cache_ttl, shared=shared)
-    rate_limiter = RateLimiter(settings.requests_per_minute, settings.tokens_per_day, shared=shared)
+    rate_limiter = RateLimiter(
+        settings.requests_per_minute,
+        settings.tokens_per_day,
+        total=settings.tokens_per_day_total,
+        shared=shared,
+    )
     layers = Layers(
         settings,
         clock=clock,

@@ -1,4 +1,4 @@
-"""RateLimiter: how much one user may ask for, so that one can't use up what is there for all.
+"""RateLimiter: how much users may ask for, so that one can't use up what is there for all.
 
 Requests are counted in a sliding window, tokens in a window that begins with the first of them and
 lasts a day. A request that begins sets its estimate aside at once and settles it with what was
@@ -10,6 +10,9 @@ money: those of a local model and of the mock don't, or a designer's own laptop 
 after some hundred messages a day; nor do those that a visitor's own key pays for. An answer from
 the cache is none of either.
 
+Who comes without their cookie is another user: what all users together may spend in a day has a
+limit of its own.
+
 Counts are kept in Redis where there is one, else here. While Redis is away each replica counts for
 itself from nothing: a limit may then be passed, which is better than nobody being answered.
 """
@@ -20,13 +23,13 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from persona_lab.clients import estimate_tokens
-from persona_lab.errors import RateLimitError, TokensSpent
+from persona_lab.errors import HouseSpent, RateLimitError, TokensSpent
 from persona_lab.layers import Layer
 from persona_lab.models import Chunk, Options, Prompt
 from persona_lab.shared import PREFIX, Shared, load
@@ -45,8 +48,17 @@ MINUTE, DAY = 60, 24 * 60 * 60
 _Storage = Any  # limits' memory or its Redis
 
 
+class _Purse(NamedTuple):
+    """A window of tokens: whose it is, and the error when they are spent."""
+
+    item: RateLimitItem
+    whose: str
+    spent: type[TokensSpent]
+
+
 class RateLimiter:
-    """``requests`` a ``minute`` and ``tokens`` a ``day`` for each user; 0 sets no limit.
+    """``requests`` a ``minute`` and ``tokens`` a ``day`` for each user, and ``total`` tokens a day
+    for all together; 0 sets no limit.
 
     The lengths of the two windows are in seconds. Time is the machine's: Redis and the library
     that counts keep their own.
@@ -57,12 +69,14 @@ class RateLimiter:
         requests: int = 60,
         tokens: int = 100_000,
         *,
+        total: int = 0,
         shared: Shared | None = None,
         minute: int = MINUTE,
         day: int = DAY,
     ) -> None:
         self.requests = requests
         self.tokens = tokens
+        self.total = total
         self._minute = minute
         self._day = day
         self._shared = shared if shared is not None else Shared()
@@ -73,38 +87,41 @@ class RateLimiter:
         """Count one request of the user's, and set ``estimated_tokens`` aside.
 
         Raises RateLimitError when there were too many requests, TokensSpent when the estimate
-        doesn't fit what is left of the day. Nothing is counted then.
+        doesn't fit what is left of the day: the user's, or everybody's. Nothing is counted then.
         """
         await self._with(lambda storage: self._check(storage, user_id, max(0, estimated_tokens)))
 
     async def settle(self, user_id: str, estimated_tokens: int, spent_tokens: int) -> None:
         """Put what was really spent in the place of what was set aside."""
         change = spent_tokens - max(0, estimated_tokens)
-        if self.tokens and change:
-            await self._with(lambda storage: self._correct(storage, user_id, change))
+        if change:
+            await self._with(lambda storage: self._correct(storage, self._purses(user_id), change))
 
     async def _check(self, storage: _Storage, user_id: str, estimate: int) -> None:
         windows, sliding = _strategies(storage)
-        requests, tokens = self._items()
-        if self.tokens and estimate > self.tokens:  # it won't fit in a moment either
-            raise _lifted(TokensSpent, self._day, limit=self.tokens)
-        if self.tokens and not await windows.test(tokens, user_id, cost=estimate):
-            await self._refuse_tokens(windows, tokens, user_id)
+        requests, purses = self._requests(), self._purses(user_id) if estimate else []
+        for purse in purses:
+            if estimate > purse.item.amount:  # it won't fit in a moment either
+                raise _lifted(purse.spent, self._day, limit=purse.item.amount)
+            if not await windows.test(purse.item, purse.whose, cost=estimate):
+                await self._refuse(windows, purse)
         if self.requests and not await sliding.hit(requests, user_id):
             raise _lifted(RateLimitError, await self._free_in(storage, requests, user_id))
-        if self.tokens and estimate and not await windows.hit(tokens, user_id, cost=estimate):
-            await self._correct(storage, user_id, -estimate)  # others were quicker
-            await self._refuse_tokens(windows, tokens, user_id)
+        for number, purse in enumerate(purses, 1):
+            if not await windows.hit(purse.item, purse.whose, cost=estimate):
+                await self._correct(storage, purses[:number], -estimate)  # others were quicker
+                await self._refuse(windows, purse)
 
-    async def _refuse_tokens(self, windows: Any, tokens: RateLimitItem, user_id: str) -> None:
-        stats = await windows.get_window_stats(tokens, user_id)
-        raise _lifted(TokensSpent, stats.reset_time - time.time(), limit=self.tokens)
+    async def _refuse(self, windows: Any, purse: _Purse) -> None:
+        stats = await windows.get_window_stats(purse.item, purse.whose)
+        raise _lifted(purse.spent, stats.reset_time - time.time(), limit=purse.item.amount)
 
-    async def _correct(self, storage: _Storage, user_id: str, change: int) -> None:
-        key = self._items()[1].key_for(user_id)
-        if change < 0 and await storage.get(key) < -change:
-            return  # a new day has begun, and what was set aside went with the last one
-        await storage.incr(key, self._day, amount=change)
+    async def _correct(self, storage: _Storage, purses: Sequence[_Purse], change: int) -> None:
+        for purse in purses:
+            key = purse.item.key_for(purse.whose)
+            if change < 0 and await storage.get(key) < -change:
+                continue  # a new day has begun, and what was set aside went with the last one
+            await storage.incr(key, self._day, amount=change)
 
     async def _free_in(self, storage: _Storage, item: RateLimitItem, user_id: str) -> float:
         """Seconds until the window takes one more request.
@@ -120,16 +137,27 @@ class RateLimiter:
             return float(before_left - self._minute * room / before)
         return float(current_left % self._minute)  # until the present minute is the last one
 
-    def _items(self) -> tuple[RateLimitItem, RateLimitItem]:
+    def _requests(self) -> RateLimitItem:
         from limits import RateLimitItemPerSecond
 
-        return (
-            RateLimitItemPerSecond(self.requests, self._minute, namespace="requests"),
-            RateLimitItemPerSecond(self.tokens, self._day, namespace="tokens"),
-        )
+        return RateLimitItemPerSecond(self.requests, self._minute, namespace="requests")
+
+    def _purses(self, user_id: str) -> list[_Purse]:
+        """What tokens are taken from: the user's, and everybody's."""
+        from limits import RateLimitItemPerSecond
+
+        limits = [
+            ("tokens", self.tokens, user_id, TokensSpent),
+            ("total", self.total, "all", HouseSpent),
+        ]
+        return [
+            _Purse(RateLimitItemPerSecond(limit, self._day, namespace=name), whose, spent)
+            for name, limit, whose, spent in limits
+            if limit
+        ]
 
     async def _with(self, work: Callable[[_Storage], Awaitable[None]]) -> None:
-        if not (self.requests or self.tokens):
+        if not (self.requests or self.tokens or self.total):
             return
         await load("limits", "limits.aio.storage", "limits.aio.strategies")
 

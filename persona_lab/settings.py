@@ -136,6 +136,8 @@ class Settings(BaseSettings):
     """Of one user; 0 sets no limit."""
     tokens_per_day: int = Field(default=100_000, ge=0)
     """Of one user, with models that cost money; 0 sets no limit."""
+    tokens_per_day_total: int = Field(default=1_000_000, ge=0)
+    """The same of all users together: who forgets their cookie is another user."""
     response_cache_ttl: int = Field(default=3600, ge=0)
     """How long an answer serves for the same question in a chat; 0 keeps none."""
 

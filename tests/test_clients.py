@@ -371,6 +371,18 @@ async def test_each_bound_on_waiting_ends_the_answer_and_the_connection(
     assert bool(got) is (bound != "timeout")
 
 
+async def test_a_slow_reader_is_not_taken_for_a_slow_model(http: HttpWire) -> None:
+    got = ""
+    async with Faulty(Act([http.ping, *http.answer()])) as server:
+        client = await at(http, server.url)
+        async with asyncio.timeout(10):
+            async for chunk in client.stream(PROMPT, Options(total_timeout=0.3)):
+                got += chunk.text
+                await asyncio.sleep(0.2)
+        await client.aclose()
+    assert got == "".join(PIECES)
+
+
 async def test_a_server_that_never_stops_is_left_at_the_answers_bound(http: HttpWire) -> None:
     *_, word = http.answer()[: http.events_to_first_word]
     begun = http.answer()[: http.events_to_first_word]

@@ -184,6 +184,17 @@ async def test_only_what_changed_in_the_form_is_written(
     assert persona_of(kept) == {**EMPTY, "greeting": "やあ", "gender": "女性"}
 
 
+async def test_another_visitor_who_names_ones_session_gets_nothing_of_its_page(
+    lab: Lab, actions: EditorActions, visitors: Visitors
+) -> None:
+    mine = await visitors.of(request("tab", **{COOKIE: "s" * 43}))
+    other = await visitors.of(request("tab", **{COOKIE: "t" * 43}))
+    agent = own(lab, mine)
+    actions.shown(agent, mine)
+    assert (actions.holds(mine), actions.holds(other)) == (agent.id, None)
+    assert actions.filled(other) is None
+
+
 async def test_the_first_change_of_a_demo_makes_a_copy_and_the_next_changes_it(
     lab: Lab, actions: EditorActions, visitor: Visitor
 ) -> None:

@@ -16,7 +16,7 @@ from conftest import ScriptedClient, Visitor, says
 from services import RedisServer, back
 
 from persona_lab.clients import estimate_tokens
-from persona_lab.errors import ErrorType, Offline, RateLimitError, TokensSpent
+from persona_lab.errors import ErrorType, HouseSpent, Offline, RateLimitError, TokensSpent
 from persona_lab.lab import Lab
 from persona_lab.limits import Limited, RateLimiter
 from persona_lab.models import Chunk, Options, Prompt
@@ -127,7 +127,34 @@ async def test_what_is_set_aside_counts_until_it_is_settled(shared: Shared) -> N
         await limiter.check_and_update("u", 1)
     await limiter.settle("u", 90, 190)
     with pytest.raises(TokensSpent):
-        await limiter.check_and_update("u", 0)
+        await limiter.check_and_update("u", 1)
+    await limiter.check_and_update("u", 0)
+
+
+async def test_all_users_together_have_a_day_of_their_own(shared: Shared) -> None:
+    limiter = RateLimiter(0, 60, total=100, shared=shared)
+    await limiter.check_and_update("one", 60)
+    with pytest.raises(HouseSpent) as refused:
+        await limiter.check_and_update("two", 41)
+    assert refused.value.details["limit"] == 100
+    await limiter.check_and_update("two", 40)
+    await limiter.settle("one", 60, 10)
+    await limiter.check_and_update("three", 50)
+    with pytest.raises(HouseSpent):
+        await limiter.check_and_update("four", 1)
+
+
+async def test_what_the_house_refuses_is_not_taken_from_the_user(shared: Shared) -> None:
+    limiter = RateLimiter(3, 100, total=120, shared=shared, minute=600)
+    await limiter.check_and_update("one", 100)
+    assert await allowed(limiter, 5, 21, "two") == 0
+    assert await allowed(limiter, 3, 6, "two") == 3
+
+
+async def test_new_users_at_once_cannot_spend_more_than_the_house_has(shared: Shared) -> None:
+    limiter = RateLimiter(0, 50, total=100, shared=shared)
+    through = await asyncio.gather(*(allowed(limiter, 1, 7, f"u{n}") for n in range(50)))
+    assert sum(through) == 14
 
 
 async def test_callers_at_once_cannot_spend_more_than_there_is(shared: Shared) -> None:
@@ -238,6 +265,15 @@ async def test_tokens_of_free_models_are_not_counted_and_their_requests_are() ->
     assert len(client.prompts) == 2
 
 
+async def test_a_free_model_answers_whose_tokens_are_spent() -> None:
+    limiter = RateLimiter(0, 20, total=20)
+    await limiter.check_and_update("u", 20)
+    await limiter.settle("u", 20, 30)
+    with pytest.raises(TokensSpent):
+        await spend(remote(says("はい。")), limiter)
+    assert await spend(ScriptedClient(says("はい。")), limiter) == "はい。"
+
+
 # ── in the house ──────────────────────────────────────────────────────────────────────────
 
 
@@ -269,6 +305,18 @@ async def test_the_words_about_a_spent_day_name_the_quota(make_lab: MakeLab) -> 
     assert reply.metadata["code"] == "tokens_spent"
     assert "100トークン" in reply.content
     assert "ローカルモデル" in reply.content
+
+
+async def test_a_visitor_without_a_cookie_cannot_spend_what_the_house_has_not(
+    make_lab: MakeLab,
+) -> None:
+    play = says("はい。")
+    lab = make_lab(play, tokens_per_day_total=500)
+    lab.clients._injected = remote(play)
+    await lab.rate_limiter.check_and_update("somebody before", 499)
+    reply = await lab.service.generate_response("やあ", **Visitor(lab).where)
+    assert reply.metadata["code"] == "house_spent"
+    assert "500トークン" in reply.content
 
 
 async def test_cached_answers_spend_no_quota(make_lab: MakeLab) -> None:

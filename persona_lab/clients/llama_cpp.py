@@ -135,9 +135,11 @@ class LlamaCppClient(LLMClientInterface):
                 if step.ahead is not None:  # it waits for its turn, which isn't silence
                     deadline = min(loop.time() + options.timeout, end)
                     continue
-                deadline = min(loop.time() + options.idle, end)
                 if step.finish is None:
+                    given = loop.time()
                     yield Chunk(step.text)
+                    end += loop.time() - given  # a slow reader isn't the model's silence
+                    deadline = min(loop.time() + options.idle, end)
                     continue
                 yield Chunk(
                     step.text,

@@ -87,8 +87,9 @@ async def timely(
     """The events of a stream, each within the options' timeouts.
 
     Connecting counts towards the first. A socket's read timeout alone doesn't bound the wait: a
-    server may send keep-alive lines for minutes, and the SDKs swallow them. Closing this
-    generator closes the connection. Raises TimeoutError.
+    server may send keep-alive lines for minutes, and the SDKs swallow them. What the reader
+    takes for an event doesn't count. Closing this generator closes the connection. Raises
+    TimeoutError.
     """
     loop = asyncio.get_running_loop()
     end = loop.time() + options.total_timeout
@@ -102,7 +103,9 @@ async def timely(
                     event = await anext(stream)
             except StopAsyncIteration:
                 return
+            given = loop.time()
             yield event
+            end += loop.time() - given  # a slow reader isn't the model's silence
             deadline = min(loop.time() + options.idle, end)
 
 

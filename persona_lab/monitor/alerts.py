@@ -1,4 +1,4 @@
-"""Alerts: too many errors, a provider's limit reached, answers that take too long, a day that costs
+"""Alerts: too many errors, a provider's limit or the house's reached, answers that take too long, a day that costs
 too much.
 
 The first three look back over a window, the cost over the day (UTC). An alert is raised once, when
@@ -44,8 +44,8 @@ MOST = 50_000
 TICK = 15.0
 """Seconds between two looks while an alert stands: also silence ends it."""
 
-_PROVIDERS_LIMITS = frozenset({"rate_limit", "quota"})
-_TURNED_AWAY = frozenset({"too_many_requests", "tokens_spent"})
+_LIMITS = frozenset({"rate_limit", "quota", "house_spent"})
+_TURNED_AWAY = frozenset({"too_many_requests", "tokens_spent", "house_spent"})
 _NO_FAULT = frozenset({ErrorType.INVALID_INPUT.value, ErrorType.REFUSED.value})
 
 
@@ -169,7 +169,7 @@ class Alerts:
             at=self._clock(),
             counted=outcome.code not in _TURNED_AWAY,
             failed=record.status == "failed" and record.error_type not in _NO_FAULT,
-            limits=sum(code in _PROVIDERS_LIMITS for code in codes),
+            limits=sum(code in _LIMITS for code in codes),
             seconds=record.total_ms / 1000,
         )
         with self._lock:

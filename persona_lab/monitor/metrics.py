@@ -33,11 +33,12 @@ FIRST_SECONDS = (0.025, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 20
 LIMITS = {
     "too_many_requests": "requests_per_minute",
     "tokens_spent": "tokens_per_day",
+    "house_spent": "tokens_per_day_total",
     "rate_limit": "provider_rate",
     "quota": "provider_quota",
     "circuit_open": "breaker",
 }
-"""Code of a refusal → whose limit it was: the first two are the user's in this house."""
+"""Code of a refusal → whose limit it was: the first three are this house's own."""
 KINDS = frozenset({"chat", "try", "compare", "summary", "api"})
 STATUSES = frozenset({"ok", "stopped", "failed"})
 

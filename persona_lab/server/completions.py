@@ -365,6 +365,7 @@ _CODES = {
     "context_too_long": "context_length_exceeded",
     "too_many_requests": "rate_limit_exceeded",
     "tokens_spent": "insufficient_quota",
+    "house_spent": "insufficient_quota",
 }
 """Ours → what OpenAI's clients know it by."""
 

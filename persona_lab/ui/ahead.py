@@ -10,6 +10,7 @@ from cachetools import LRUCache
 
 from persona_lab.errors import PersonaLabError
 from persona_lab.models import Agent
+from persona_lab.ui.keyring import Page
 from persona_lab.ui.visitor import Visitor
 
 STILL = 0.7
@@ -28,25 +29,25 @@ class ReadAhead:
 
     def __init__(self, *, still: float = STILL) -> None:
         self._still = still
-        self._shown: LRUCache[str, _Open] = LRUCache(1000)
-        self._reading: dict[str, asyncio.Task[None]] = {}
+        self._shown: LRUCache[Page, _Open] = LRUCache(1000)
+        self._reading: dict[Page, asyncio.Task[None]] = {}
 
     def soon(self, agent: Agent, model: str, visitor: Visitor, chat_id: str = "") -> None:
         """The page shows ``agent`` now, as it is or isn't saved. Call it from a running loop."""
-        self._shown[visitor.session] = _Open(agent, model, chat_id or None)
+        self._shown[visitor.page] = _Open(agent, model, chat_id or None)
         self.again(visitor)
 
     def again(self, visitor: Visitor) -> None:
         """What the page showed last may be read now: its model was loaded, say."""
-        shown = self._shown.get(visitor.session)
+        shown = self._shown.get(visitor.page)
         if shown is None:
             return
-        former = self._reading.get(visitor.session)
+        former = self._reading.get(visitor.page)
         if former is not None:
             former.cancel()
         task = asyncio.create_task(self._read(shown, visitor))
-        self._reading[visitor.session] = task
-        task.add_done_callback(lambda _: self._over(visitor.session, task))
+        self._reading[visitor.page] = task
+        task.add_done_callback(lambda _: self._over(visitor.page, task))
 
     async def _read(self, shown: _Open, visitor: Visitor) -> None:
         await asyncio.sleep(self._still)
@@ -55,6 +56,6 @@ class ReadAhead:
                 shown.agent, chat_id=shown.chat_id, user_id=visitor.user_id, model=shown.model
             )
 
-    def _over(self, session: str, task: asyncio.Task[None]) -> None:
-        if self._reading.get(session) is task:
-            del self._reading[session]
+    def _over(self, page: Page, task: asyncio.Task[None]) -> None:
+        if self._reading.get(page) is task:
+            del self._reading[page]

@@ -35,6 +35,7 @@ from persona_lab.ui.editor import (
     saved_html,
     unsaved,
 )
+from persona_lab.ui.keyring import Page
 from persona_lab.ui.visitor import QUIET, Visitor, Visitors
 
 Update = dict[Component, Any]
@@ -134,7 +135,7 @@ class Desk:
         self.presets = load_choices(seeds)
         self.ahead = chat.ahead
         self.suggestions = load_messages(seeds)
-        self._undone: LRUCache[tuple[str, str], list[Undone]] = LRUCache(1000)
+        self._undone: LRUCache[tuple[Page, str], list[Undone]] = LRUCache(1000)
 
     @property
     def lists(self) -> list[Component]:
@@ -238,7 +239,7 @@ class Desk:
 
     def again(self, agent: Agent, visitor: Visitor) -> list[Undone]:
         """The steps that can be done again from where ``agent`` stands, the next one last."""
-        steps = self._undone.get((visitor.session, agent.id), [])
+        steps = self._undone.get((visitor.page, agent.id), [])
         return steps if steps and steps[-1].after == persona_of(agent) else []
 
     # ── what happens ──────────────────────────────────────────────────────────────────────
@@ -395,7 +396,7 @@ class Desk:
             if back is None:  # another tab has taken the last step back
                 return {self.editor.buttons["revert"]: gr.update(interactive=False)}
             step = Undone(persona_of(agent), persona_of(back))
-            self._undone[visitor.session, persona] = [*self.again(agent, visitor), step]
+            self._undone[visitor.page, persona] = [*self.again(agent, visitor), step]
             return await self.stepped(back, "editor.undone", step, model, visitor)
 
     async def redo(self, persona: str, model: str, request: gr.Request) -> Update:

@@ -24,6 +24,7 @@ from persona_lab.errors import PersonaLabError
 from persona_lab.lab import Lab
 from persona_lab.models import Agent, Personality, Role, Tone, Usage
 from persona_lab.store import clean_persona, persona_of
+from persona_lab.ui.keyring import Page
 from persona_lab.ui.stream import paced, waits_for
 from persona_lab.ui.text import dated, figures, prompt_html, waiting_html
 from persona_lab.ui.visitor import QUIET, Visitor, Visitors
@@ -155,9 +156,9 @@ class EditorActions:
     def __init__(self, lab: Lab, visitors: Visitors) -> None:
         self.lab = lab
         self.visitors = visitors
-        self._shown: LRUCache[tuple[str, str], dict[str, Any]] = LRUCache(10_000)
-        self._open: LRUCache[str, str] = LRUCache(10_000)
-        self._filled: LRUCache[str, dict[str, Any]] = LRUCache(10_000)
+        self._shown: LRUCache[tuple[Page, str], dict[str, Any]] = LRUCache(10_000)
+        self._open: LRUCache[Page, str] = LRUCache(10_000)
+        self._filled: LRUCache[Page, dict[str, Any]] = LRUCache(10_000)
 
     async def prompt_panel(self, agent: Agent, model: str, message: str, visitor: Visitor) -> str:
         clients = visitor.service.clients
@@ -192,25 +193,25 @@ class EditorActions:
 
     def shown(self, agent: Agent, visitor: Visitor) -> None:
         """What the visitor's form holds from now on."""
-        self._open[visitor.session] = agent.id
-        self._shown[visitor.session, agent.id] = persona_of(agent)
-        self._filled[visitor.session] = persona_of(agent)
+        self._open[visitor.page] = agent.id
+        self._shown[visitor.page, agent.id] = persona_of(agent)
+        self._filled[visitor.page] = persona_of(agent)
 
     def fills(self, persona: Mapping[str, Any], visitor: Visitor) -> None:
         """The form is filled with this, which isn't what the store has."""
-        self._filled[visitor.session] = dict(persona)
+        self._filled[visitor.page] = dict(persona)
 
     def filled(self, visitor: Visitor) -> dict[str, Any] | None:
         """What the form is being filled with, or was when nobody has touched it since."""
-        return self._filled.get(visitor.session)
+        return self._filled.get(visitor.page)
 
     def holds(self, visitor: Visitor) -> str | None:
         """The id of the persona in the visitor's form, where that is known."""
-        return self._open.get(visitor.session)
+        return self._open.get(visitor.page)
 
     def is_open(self, editing: str, visitor: Visitor) -> bool:
         """Whether the visitor's form shows that persona, as far as is known."""
-        return self._open.get(visitor.session, editing) == editing
+        return self._open.get(visitor.page, editing) == editing
 
     async def save(
         self, editing: str, persona: Mapping[str, Any], visitor: Visitor
@@ -223,7 +224,7 @@ class EditorActions:
         """
         store = self.lab.store
         fields = clean_persona(dict(persona))
-        before = self._shown.get((visitor.session, editing), {})
+        before = self._shown.get((visitor.page, editing), {})
         changed = {name: v for name, v in fields.items() if name not in before or before[name] != v}
         agent = await asyncio.to_thread(
             store.get_agent, editing, user_id=visitor.user_id, deleted=True
@@ -233,9 +234,9 @@ class EditorActions:
         agent = await asyncio.to_thread(
             store.update_agent, editing, user_id=visitor.user_id, **changed
         )
-        self._shown[visitor.session, agent.id] = fields
+        self._shown[visitor.page, agent.id] = fields
         if self.is_open(editing, visitor):
-            self._open[visitor.session] = agent.id
+            self._open[visitor.page] = agent.id
         return agent, True
 
 

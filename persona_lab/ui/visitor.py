@@ -44,7 +44,8 @@ class Visitor:
 
     @property
     def page(self) -> Page:
-        """What their keys belong to: nobody else's, whatever session they name."""
+        """What is remembered of the open page, their keys too, belongs to it: nobody else's,
+        whatever session they name."""
         return self.user_id, self.session
 
     def say(self, key: str, **details: object) -> str:
