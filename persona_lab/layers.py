@@ -91,6 +91,9 @@ class Layer(LLMClientInterface):
     def waiting(self) -> int:
         return self.client.waiting
 
+    def check(self) -> None:
+        self.client.check()
+
     async def warm(self) -> None:
         await self.client.warm()
 

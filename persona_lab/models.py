@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
-from sqlalchemy import JSON, Column, UniqueConstraint, false, text
+from sqlalchemy import JSON, Column, Index, UniqueConstraint, false, text
 from sqlmodel import Field, Relationship, SQLModel
 
 Language = Literal["ja", "en"]
@@ -183,7 +183,15 @@ class Message(SQLModel, table=True):
     ``superseded``: a regenerated answer that a newer one replaced; kept, no longer sent.
     """
 
-    __table_args__ = (UniqueConstraint("chat_id", "position"),)
+    __table_args__ = (
+        UniqueConstraint("chat_id", "position"),
+        Index(
+            "ix_message_streaming",
+            "chat_id",
+            sqlite_where=text("status = 'streaming'"),
+            postgresql_where=text("status = 'streaming'"),
+        ),
+    )
 
     id: str = Field(default_factory=new_id, primary_key=True)
     chat_id: str = Field(foreign_key="chat.id", ondelete="CASCADE")
@@ -200,7 +208,8 @@ class Message(SQLModel, table=True):
 class TurnRecord(SQLModel, table=True):
     """One generation: what it was, how long it took, what it cost. Times in milliseconds.
 
-    ``cost`` in US dollars; None where the price of the model is unknown.
+    ``cost`` in US dollars; None where the price of the model is unknown. ``own``: it was the
+    user's own account that was asked.
     """
 
     id: str = Field(default_factory=new_id, primary_key=True)
@@ -219,6 +228,7 @@ class TurnRecord(SQLModel, table=True):
     total_ms: float = 0
     cost: float | None = None
     cache_hit: bool = _later(False, false())
+    own: bool = _later(False, false())
     created_at: datetime = Field(default_factory=now, index=True)
 
 
@@ -422,8 +432,7 @@ class Outcome:
 
     ``spec`` is the model that was asked last; ``code`` that of the error which ended it;
     ``passed_over`` are (spec, code) of the models that another stood in for; ``attempts`` how often
-    the last was asked. ``message`` and ``answer`` are for eyes that may see them; ``own``: it was
-    the user's own account that was asked.
+    the last was asked. ``message`` and ``answer`` are for eyes that may see them.
     """
 
     record: TurnRecord
@@ -433,7 +442,6 @@ class Outcome:
     passed_over: tuple[tuple[str, str], ...] = ()
     message: str = field(default="", repr=False)
     answer: str = field(default="", repr=False)
-    own: bool = False
 
 
 @dataclass(frozen=True, slots=True)

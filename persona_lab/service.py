@@ -665,6 +665,7 @@ class LLMService:
             total_ms=course.since_began(self.clock()) or 0.0,
             cost=None if info is None else await priced(info, usage, server=server),
             cache_hit=bool(course.told.get("cache_hit")),
+            own=info is not None and self.clients.at_own_cost(info),
         )
         # Who is turned away for asking too much doesn't fill the store with what wasn't sent.
         sent = None if isinstance(course.error, RateLimitError) else course.prompt
@@ -711,7 +712,6 @@ class LLMService:
             ),
             message=task.message,
             answer=course.content,
-            own=info is not None and self.clients.at_own_cost(info),
         )
         settle = functools.partial(self._settle, task, course, draft)
         writes: list[Callable[[], Awaitable[object]]] = [
@@ -836,9 +836,9 @@ class LLMService:
                 cached_tokens=made.usage.cached_tokens,
                 total_ms=_milliseconds(self.clock() - began),
                 cost=await priced(info, made.usage, server=client.base_url),
+                own=self.clients.at_own_cost(info),
             )
-            own = self.clients.at_own_cost(info)
-            await asyncio.to_thread(self._record, Outcome(record, info.spec, own=own))
+            await asyncio.to_thread(self._record, Outcome(record, info.spec))
         except Exception as error:  # noqa: BLE001 - the talk goes on without
             log.warning(
                 "no summary: %s",

@@ -25,7 +25,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from sqlalchemy import URL, Connection, Engine, case, create_engine, event, make_url, or_
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    case,
+    create_engine,
+    event,
+    literal_column,
+    make_url,
+    or_,
+)
 from sqlalchemy import select as columns
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
@@ -794,9 +804,9 @@ class Store:
 
     def mark(self, chat_id: str, *, user_id: str | None) -> Mark:
         """Where the conversation stands, as one moment saw it. ``user_id`` as for exchanges."""
-        rows = select(func.max(Message.position), func.max(_is_streaming())).where(
-            Message.chat_id == chat_id
-        )
+        last = select(func.max(Message.position)).where(Message.chat_id == chat_id)
+        streaming = select(Message.id).where(Message.chat_id == chat_id, _is_streaming())
+        rows = columns(last.scalar_subquery(), streaming.exists())
         with self._read() as session:
             if user_id is not None:
                 chat: Chat | None = _own_chat(session, chat_id, user_id, deleted=False)
@@ -804,10 +814,10 @@ class Store:
                 chat = session.get(Chat, chat_id) if _is_id(chat_id) else None
             if chat is None:
                 return Mark()
-            last, answering = session.exec(rows).one()
+            newest, answering = session.exec(rows).one()
             return Mark(
                 chat.revision,
-                -1 if last is None else last,
+                -1 if newest is None else newest,
                 bool(answering),
                 chat.summary,
                 chat.summary_through,
@@ -842,8 +852,10 @@ class Store:
             )
 
     def spent(self, since: datetime) -> float:
-        """US dollars that all users' generations cost, as far as prices are known."""
-        total = select(func.sum(TurnRecord.cost)).where(TurnRecord.created_at >= since)
+        """US dollars that all users' generations cost the house, as far as prices are known."""
+        total = select(func.sum(TurnRecord.cost)).where(
+            TurnRecord.created_at >= since, col(TurnRecord.own).is_(False)
+        )
         with self._read() as session:
             return float(session.exec(total).one() or 0.0)
 
@@ -877,27 +889,28 @@ class Store:
         One that another replica is still streaming gets its true status when it ends. Where a crash
         came between an answer that was set aside and the first word of another, it stands again.
         """
-        streaming = col(Message.status) == "streaming"
+        position, chat_id = col(Message.position), col(Message.chat_id)
         with self._write() as session:
-            theirs = col(Chat.id).in_(select(Message.chat_id).where(streaming))
+            theirs = col(Chat.id).in_(select(Message.chat_id).where(_is_streaming()))
             session.exec(update(Chat).where(theirs).values(revision=_one_more()))
-            left = update(Message).where(streaming)
+            left = update(Message).where(_is_streaming())
             marked = session.exec(left.values(status="interrupted")).rowcount
-            newest = (
-                columns(col(Message.chat_id), func.max(col(Message.position)).label("position"))
-                .where(col(Message.status).in_(_ANSWERS_SENT))
-                .group_by(col(Message.chat_id))
+            aside = (
+                columns(
+                    chat_id,
+                    func.max(case((col(Message.superseded), position))).label("aside"),
+                    func.max(case((~col(Message.superseded), position))).label("standing"),
+                )
+                .where(col(Message.status).in_(_ANSWERS_SENT) | ~col(Message.superseded))
+                .group_by(chat_id)
                 .subquery()
             )
-            of_newest = (col(Message.chat_id) == newest.c.chat_id) & (
-                col(Message.position) == newest.c.position
-            )
-            aside = col(Message.superseded).is_(True)
+            at = (chat_id == aside.c.chat_id) & (position == aside.c.aside)
             for answer, chat in session.exec(
                 select(Message, Chat)
-                .join(newest, of_newest)
-                .join(Chat, col(Chat.id) == col(Message.chat_id))
-                .where(aside)
+                .join(aside, at)
+                .join(Chat, col(Chat.id) == chat_id)
+                .where(aside.c.aside > aside.c.standing)
             ).all():
                 answer.superseded, chat.revision = False, _one_more()
             return marked
@@ -966,7 +979,8 @@ def _one_more() -> Any:
 
 
 def _is_streaming() -> Any:
-    return case((col(Message.status) == "streaming", 1), else_=0)
+    """To the letter what the index of such rows says, or it wouldn't be used."""
+    return col(Message.status) == literal_column("'streaming'")
 
 
 def _is_demo() -> Any:

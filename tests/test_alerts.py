@@ -222,6 +222,7 @@ async def test_what_today_has_cost_survives_a_restart(make_lab: MakeLab) -> None
     for user in (lab.store.create_user().id, lab.store.create_user().id):
         for cost, when in ((0.5, now), (None, now), (2.0, midnight - timedelta(seconds=1))):
             lab.store.record(TurnRecord(user_id=user, cost=cost, created_at=when, **about))
+        lab.store.record(TurnRecord(user_id=user, cost=8.0, created_at=now, own=True, **about))
     assert lab.store.spent(midnight) == 1.0
     assert lab.store.spent(now + timedelta(days=1)) == 0.0
 

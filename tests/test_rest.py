@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import tiny_gguf
 from conftest import says
 from doors import Doors, Program, new_program, opened
 from fastapi import FastAPI
@@ -416,6 +418,43 @@ async def test_a_client_that_goes_away_stops_the_answer_and_its_half_is_kept(
     assert 0 < len(doors.thread(program)[1][1]) < 200
 
 
+@pytest.mark.parametrize("path", ["/api/v1", "/v1"])
+async def test_who_goes_away_stops_an_answer_that_was_to_come_whole(
+    doors: Doors, program: Program, path: str
+) -> None:
+    if path == "/v1":
+        doors.lab.clients._injected = doors.lab.clients.get(SLOW)
+        where = "/v1/chat/completions"
+        said = {"model": program.agent.id, "messages": [{"role": "user", "content": "やあ"}]}
+    else:
+        where = f"/api/v1/chats/{program.chat.id}/messages"
+        said = {"content": "やあ", "model": SLOW}
+    with pytest.raises(httpx.ReadTimeout):
+        async with httpx.AsyncClient(base_url=doors.url, headers=program.headers) as http:
+            await http.post(where, json=said, timeout=0.5)
+
+    def ended() -> list[str]:
+        return [turn.status for turn in doors.lab.store.records(user_id=program.user_id)]
+
+    await asyncio.to_thread(until, lambda: ended() == ["stopped"])
+
+
+async def test_a_request_is_known_by_its_callers_id_or_by_one_of_ours(
+    doors: Doors, http: httpx.AsyncClient, program: Program
+) -> None:
+    mine = {"x-request-id": "from-my-program.7"}
+    sent = await http.post(
+        f"/chats/{program.chat.id}/messages", json={"content": "やあ"}, headers=mine
+    )
+    assert sent.headers["x-request-id"] == mine["x-request-id"]
+    assert sent.json()["answer"]["metadata"]["request_id"] == mine["x-request-id"]
+    refusals = [await http.get(f"/agents/{NOBODY}") for _ in range(2)]
+    ids = {answer.headers["x-request-id"] for answer in refusals}
+    assert len(ids) == 2
+    odd = await http.get("/agents", headers={"x-request-id": "a b\tc" * 40})
+    assert odd.headers["x-request-id"] not in {"a b\tc" * 40, ""}
+
+
 async def test_a_slow_reader_slows_the_answer_down_and_nothing_piles_up() -> None:
     made = closed = 0
     reading = asyncio.Event()
@@ -533,6 +572,18 @@ async def test_the_probes_answer_whether_all_is_well(
 async def test_a_default_model_that_has_no_key_is_not_ready(make_lab: Callable[..., Lab]) -> None:
     with opened(make_lab(llm_provider="openai", llm_model="gpt-x")) as doors:
         async with httpx.AsyncClient(base_url=doors.url) as anybody:
+            ready = await anybody.get("/readyz")
+    assert (ready.status_code, ready.json()["model"]) == (503, False)
+
+
+async def test_a_default_model_whose_file_went_away_is_not_ready(
+    make_lab: Callable[..., Lab], tmp_path: Path
+) -> None:
+    file = tiny_gguf.write(tmp_path / "tiny.gguf")
+    with opened(make_lab(llm_provider="local", local_model=str(file))) as doors:
+        async with httpx.AsyncClient(base_url=doors.url) as anybody:
+            assert (await anybody.get("/readyz")).json()["model"] is True
+            file.unlink()
             ready = await anybody.get("/readyz")
     assert (ready.status_code, ready.json()["model"]) == (503, False)
 

@@ -279,6 +279,9 @@ class LLMClientInterface(ABC):
         """Requests that wait for their turn here; 0 where only the provider knows."""
         return 0
 
+    def check(self) -> None:  # noqa: B027 - only a provider knows what it would say
+        """Whether it can be had, as far as that is known without asking. Raises ProviderError."""
+
     async def warm(self) -> None:  # noqa: B027 - most have nothing to load
         """Load what the first call would wait for. Raises ProviderError when it can't be."""
 

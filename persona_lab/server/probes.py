@@ -55,7 +55,8 @@ class Ready:
     async def _model(self) -> bool:
         """Nobody is asked and nothing loaded: a probe mustn't cost what an answer costs."""
         try:
-            await self._lab.clients.open()
+            client = await self._lab.clients.open()
+            await asyncio.to_thread(client.check)
         except PersonaLabError:
             return False
         return True

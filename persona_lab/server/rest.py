@@ -12,7 +12,7 @@ from contextlib import aclosing
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, FastAPI, Query, Response
+from fastapi import APIRouter, FastAPI, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse
 
@@ -21,7 +21,7 @@ from persona_lab.lab import Lab
 from persona_lab.models import Agent, ApiToken, Chat, Language
 from persona_lab.server.door import TheCaller, TheLab, open_door
 from persona_lab.server.refusals import AnswerFailed, headers_of, ours, refusal, status_of
-from persona_lab.server.stream import EventStream, as_json, sse
+from persona_lab.server.stream import EventStream, as_json, sse, whole
 from persona_lab.server.telling import MessageOut, Said, Told, told
 from persona_lab.store import persona_of
 
@@ -327,27 +327,34 @@ _STREAMED = {
     response_model=None,
     responses={200: _STREAMED} | _may_fail(404, 429, 504) | {429: {"model": Failed}},
 )
-async def send_message(chat_id: str, said: Sending, lab: TheLab, caller: TheCaller) -> Response:
+async def send_message(
+    chat_id: str, said: Sending, request: Request, lab: TheLab, caller: TheCaller
+) -> Response:
     """Say something to the persona. An answer that fails has the status of its error, and beside
     it stands what was kept."""
     chat = await asyncio.to_thread(lab.store.get_chat, chat_id, user_id=caller.user_id)
     steps = told(lab, chat, said, caller)
     if said.stream:
         return EventStream(_events(steps, lab, caller.language))
-    failed: Told = {}
-    kept: list[Told] = []
-    async with aclosing(steps):
-        async for step in steps:
-            if "error" in step:
-                failed = step
-            elif "sender" in step:
-                kept.append(step)
-    user, answer = kept
+    failed, user, answer = await whole(request, _collected(steps))
     body = failed | {"user": _message_out(user), "answer": _message_out(answer)}
     if not failed:
         return JSONResponse(body)
     error = AnswerFailed(answer["metadata"])
     return JSONResponse(body, status_of(error), headers_of(error))
+
+
+async def _collected(steps: AsyncGenerator[Told, None]) -> tuple[Told, Told, Told]:
+    """The error, empty where there is none; the message; the answer."""
+    failed: Told = {}
+    said: dict[str, Told] = {}
+    async with aclosing(steps):
+        async for step in steps:
+            if "error" in step:
+                failed = step
+            elif "sender" in step:
+                said[step["sender"]] = step
+    return failed, said["user"], said["ai"]
 
 
 async def _events(

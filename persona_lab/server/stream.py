@@ -1,18 +1,18 @@
-"""An answer that leaves as server-sent events, over HTTP.
+"""An answer over HTTP: as server-sent events, or whole. Who goes away stops it.
 
 The reader's pace is the answer's: a piece is asked for when the one before it is on its way, and
-so nothing piles up for a slow reader. Who goes away stops the answer. Who stays and takes nothing
-for a minute counts as gone. A line without meaning every 15 seconds keeps proxies from hanging up.
+so nothing piles up for a slow reader. Who stays and takes nothing for a minute counts as gone. A line without meaning every 15 seconds keeps proxies from hanging up.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
-from typing import Any
+from typing import Any, TypeVar
 
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -20,6 +20,7 @@ PATIENCE = 60.0
 """Seconds that a reader may take nothing."""
 BEAT = 15.0
 """Seconds between two signs of life."""
+_T = TypeVar("_T")
 _LINE_ENDS = {ord(mark): f"\\u{ord(mark):04x}" for mark in "\x85\u2028\u2029"}
 
 
@@ -76,6 +77,21 @@ class EventStream(Response):
                 async with asyncio.timeout(PATIENCE):
                     await send({"type": "http.response.body", "body": event, "more_body": True})
                 await asyncio.sleep(0)  # an answer that never waits lets others in
+
+
+async def whole(request: Request, work: Coroutine[Any, Any, _T]) -> _T:
+    """What ``work`` gives. Raises ClientDisconnect when the client went away: it is cancelled
+    then."""
+    doing, gone = asyncio.create_task(work), asyncio.create_task(_gone(request.receive))
+    try:
+        await asyncio.wait([doing, gone], return_when=asyncio.FIRST_COMPLETED)
+        if not doing.done():
+            raise ClientDisconnect
+        return doing.result()
+    finally:
+        for task in (doing, gone):
+            task.cancel()
+        await asyncio.gather(doing, gone, return_exceptions=True)
 
 
 async def _gone(receive: Receive) -> None:
