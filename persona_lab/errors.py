@@ -132,6 +132,13 @@ class Unauthorized(PersonaLabError):
     type = ErrorType.INVALID_INPUT
 
 
+class PageOnly(PersonaLabError):
+    """What a program can't do with its token: who found one mustn't make themselves another."""
+
+    code = "page_only"
+    type = ErrorType.INVALID_INPUT
+
+
 class Forbidden(PersonaLabError):
     """A row of another's, where the specification tells it from one that isn't there."""
 
@@ -445,14 +452,12 @@ def _disk_full(error: BaseException) -> bool:
     return getattr(origin, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
 
 
-def codes() -> set[str]:
-    """The code of every error in the tree."""
-    found, waiting = set(), [PersonaLabError]
-    while waiting:
-        kind = waiting.pop()
-        found.add(kind.code)
-        waiting += kind.__subclasses__()
-    return found
+def by_code(root: type[PersonaLabError] = PersonaLabError) -> dict[str, type[PersonaLabError]]:
+    """Every error from ``root`` on by its code; where a child has its parent's, the parent."""
+    found: dict[str, type[PersonaLabError]] = {}
+    for child in root.__subclasses__():
+        found |= by_code(child)
+    return found | {root.code: root}
 
 
 class _Unknown:
@@ -472,7 +477,7 @@ class ErrorHandler:
     def __init__(self, words: Words) -> None:
         """Raises ConfigurationError for a code without words."""
         self._words = words
-        for key in sorted({*codes(), "persona", "broken_off"}):
+        for key in sorted({*by_code(), "persona", "broken_off"}):
             if key not in words:
                 raise ConfigurationError(f"fallbacks.yaml: {key}: has no words")
 

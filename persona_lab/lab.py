@@ -190,13 +190,15 @@ def open_lab(
         summary_words=summary_words if settings.context_summary else None,
         shared=shared,
     )
+    known = _known(settings, catalog)
     metrics = Metrics(
-        _known(settings, catalog),
+        known,
         circuits=layers.circuits.states,
         cache=lambda: (cache_manager.hits, cache_manager.misses),
         engines=_engines,
     )
-    monitor = _monitor(settings, store, metrics)
+    named = {*known, client.info.spec} if client is not None else {*known}
+    monitor = _monitor(settings, store, metrics, frozenset(named))
     service = LLMService(
         store=store,
         clients=clients,
@@ -239,17 +241,18 @@ def _known(settings: Settings, catalog: Catalog) -> list[str]:
     return [*catalog.models, settings.default_model, *settings.fallback_models, *local]
 
 
-def _monitor(settings: Settings, store: Store, metrics: Metrics) -> Monitor:
+def _monitor(settings: Settings, store: Store, metrics: Metrics, known: frozenset[str]) -> Monitor:
     today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     spent = store.spent(today) if settings.alert_cost else 0.0
     if settings.alert_webhook is None:
-        return Monitor(metrics, Alerts(settings, spent=spent))
+        return Monitor(metrics, Alerts(settings, spent=spent, watches=known.__contains__))
     webhook = Webhook(settings.alert_webhook.get_secret_value())
 
     def send(change: Change) -> None:
         webhook.send(lambda: change.as_message(Words(settings.templates_dir / "ui.yaml")))
 
-    return Monitor(metrics, Alerts(settings, spent=spent, tell=[send]), webhook)
+    alerts = Alerts(settings, spent=spent, watches=known.__contains__, tell=[send])
+    return Monitor(metrics, alerts, webhook)
 
 
 def _engines() -> list[Figures]:

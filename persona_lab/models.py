@@ -426,20 +426,28 @@ class Reply:
     message_id: str = ""
 
 
+class PassedOver(NamedTuple):
+    """A model that another stood in for: who, the error's code, and how often it was asked."""
+
+    spec: str
+    code: str
+    attempts: int = 1
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """A generation that is over, for whoever watches: its record, and what that doesn't keep.
 
     ``spec`` is the model that was asked last; ``code`` that of the error which ended it;
-    ``passed_over`` are (spec, code) of the models that another stood in for; ``attempts`` how often
-    the last was asked. ``message`` and ``answer`` are for eyes that may see them.
+    ``passed_over`` are the models that another stood in for; ``attempts``: how often the last was
+    asked. ``message`` and ``answer`` are for eyes that may see them.
     """
 
     record: TurnRecord
     spec: str
     code: str | None = None
     attempts: int = 1
-    passed_over: tuple[tuple[str, str], ...] = ()
+    passed_over: tuple[PassedOver, ...] = ()
     message: str = field(default="", repr=False)
     answer: str = field(default="", repr=False)
 

@@ -53,6 +53,7 @@ from persona_lab.models import (
     Language,
     Message,
     Outcome,
+    PassedOver,
     Prompt,
     Reply,
     Status,
@@ -706,7 +707,7 @@ class LLMService:
             code=course.error.code if course.error else None,
             attempts=course.metadata["attempts"],
             passed_over=tuple(
-                (f"{error.provider}:{error.model}", error.code)
+                PassedOver(f"{error.provider}:{error.model}", error.code, error.attempts)
                 for error in course.failed
                 if error is not course.error
             ),
@@ -756,7 +757,10 @@ class LLMService:
                 "code": outcome.code,
                 "attempts": outcome.attempts,
                 "retries": outcome.attempts - 1,
-                "fallback_from": [{"model": m, "code": code} for m, code in outcome.passed_over],
+                "fallback_from": [
+                    {"model": each.spec, "code": each.code, "attempts": each.attempts}
+                    for each in outcome.passed_over
+                ],
                 "tokens": {
                     "prompt": record.prompt_tokens,
                     "completion": record.completion_tokens,

@@ -636,14 +636,29 @@ class Store:
             chat.deleted_at = None
             return chat
 
-    def messages(self, chat_id: str, *, user_id: str, superseded: bool = False) -> list[Message]:
-        """The conversation in its order; with ``superseded``, also the answers set aside."""
-        turns = select(Message).where(Message.chat_id == chat_id).order_by(col(Message.position))
+    def messages(
+        self,
+        chat_id: str,
+        *,
+        user_id: str,
+        superseded: bool = False,
+        limit: int | None = None,
+        before: str = "",
+    ) -> list[Message]:
+        """The conversation in its order, or its last ``limit`` messages ahead of the one whose id
+        is ``before``; with ``superseded``, also the answers set aside. Raises NotFound."""
+        turns = select(Message).where(Message.chat_id == chat_id)
         if not superseded:
             turns = turns.where(col(Message.superseded).is_(False))
         with self._read() as session:
             _own_chat(session, chat_id, user_id, deleted=False)
-            return list(session.exec(turns))
+            if before:
+                end = session.get(Message, before) if _is_id(before) else None
+                if end is None or end.chat_id != chat_id:
+                    raise NotFound(kind="message")
+                turns = turns.where(Message.position < end.position)
+            newest = turns.order_by(col(Message.position).desc()).limit(limit)
+            return list(session.exec(newest))[::-1]
 
     def get_message(self, message_id: str, *, user_id: str) -> Message:
         with self._read() as session:
@@ -806,7 +821,7 @@ class Store:
         """Where the conversation stands, as one moment saw it. ``user_id`` as for exchanges."""
         last = select(func.max(Message.position)).where(Message.chat_id == chat_id)
         streaming = select(Message.id).where(Message.chat_id == chat_id, _is_streaming())
-        rows = columns(last.scalar_subquery(), streaming.exists())
+        now_there = columns(last.scalar_subquery(), streaming.exists())
         with self._read() as session:
             if user_id is not None:
                 chat: Chat | None = _own_chat(session, chat_id, user_id, deleted=False)
@@ -814,7 +829,7 @@ class Store:
                 chat = session.get(Chat, chat_id) if _is_id(chat_id) else None
             if chat is None:
                 return Mark()
-            newest, answering = session.exec(rows).one()
+            newest, answering = session.connection().execute(now_there).one()
             return Mark(
                 chat.revision,
                 -1 if newest is None else newest,

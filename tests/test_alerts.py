@@ -17,7 +17,7 @@ from werkzeug import Request, Response
 
 from persona_lab.errors import ConfigurationError, Overloaded
 from persona_lab.lab import Lab
-from persona_lab.models import Outcome, TurnRecord
+from persona_lab.models import Outcome, PassedOver, TurnRecord
 from persona_lab.monitor.alerts import Alert, Alerts, Change
 from persona_lab.monitor.webhook import TRIES, WAITING, Webhook
 from persona_lab.settings import ROOT, Settings, load_settings
@@ -164,7 +164,8 @@ def test_a_threshold_of_zero_switches_an_alert_off() -> None:
 
 def test_a_providers_limit_is_told_also_where_another_model_stood_in() -> None:
     watched = Watched(alert_limits=2)
-    watched.turns(1, passed_over=(("openai:m", "quota"), ("anthropic:n", "offline")))
+    passed = (PassedOver("openai:m", "quota"), PassedOver("anthropic:n", "offline"))
+    watched.turns(1, passed_over=passed)
     assert watched.events == []
     watched.fails(1, "rate_limit")
     watched.turns(20)
@@ -227,6 +228,31 @@ async def test_what_today_has_cost_survives_a_restart(make_lab: MakeLab) -> None
     assert lab.store.spent(now + timedelta(days=1)) == 0.0
 
 
+def test_a_model_that_only_a_visitor_named_rings_nothing_but_for_what_it_costs() -> None:
+    watched = Watched(alert_error_rate=0.5, alert_limits=1, alert_delay=1, alert_cost=5)
+    watched.alerts._watches = {"anthropic:n"}.__contains__
+    watched.fails(20, "rate_limit", total_ms=9000.0)
+    assert watched.events == []
+    watched.turns(1, passed_over=(PassedOver("anthropic:n", "quota"),))
+    watched.turns(1, cost=5.0)
+    assert watched.events == [("alert_raised", "limits"), ("alert_raised", "cost")]
+
+
+async def test_the_labs_alerts_watch_the_models_that_the_house_names(make_lab: MakeLab) -> None:
+    lab = make_lab(alert_limits=1, llm_retries=0)
+    visitor = Visitor(lab)
+    ask = lab.service.generate_response
+    await ask("やあ", **visitor.where, model="mock:echo?fail=rate_limit")
+    assert lab.monitor.alerts.current == ()
+
+
+def test_what_a_model_refused_says_nothing_of_the_rate() -> None:
+    watched = Watched(alert_error_rate=0.5, alert_min_turns=4)
+    watched.fails(20, "refused", error_type="refused")
+    watched.fails(4)
+    assert watched.events == [("alert_raised", "errors")]
+
+
 # ── what is told ──────────────────────────────────────────────────────────────────────────
 
 
@@ -256,9 +282,11 @@ def test_changes_stand_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     assert raised.__dict__["alert"] == "errors"
 
 
-def test_who_cannot_hear_of_an_alert_keeps_no_one_else_from_it() -> None:
+def test_who_cannot_hear_of_an_alert_keeps_no_one_else_from_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     def broken(change: Change) -> None:
-        raise RuntimeError
+        raise RuntimeError("sk-canary")
 
     told: list[Change] = []
     settings = Settings(**(OFF | {"alert_limits": 1}))
@@ -266,6 +294,8 @@ def test_who_cannot_hear_of_an_alert_keeps_no_one_else_from_it() -> None:
     record = TurnRecord(user_id="u", agent_id="a", provider="p", model="m", status="failed")
     alerts.observe(Outcome(record, "p:m", code="quota"))
     assert len(told) == 1
+    assert [r.__dict__["event"] for r in caplog.records] == ["alert_raised", "alert_untold"]
+    assert "sk-canary" not in caplog.text
 
 
 def test_while_an_alert_stands_somebody_looks_and_then_no_more() -> None:

@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from typing import Any
 
+import httpx
 import openai
 import pytest
 from conftest import AS_SAID, ScriptedClient, says
@@ -17,7 +18,12 @@ from serving import until
 from persona_lab.errors import InvalidRequest, Overloaded
 from persona_lab.lab import Lab, open_lab
 from persona_lab.models import Chunk, Options, Prompt, Usage
-from persona_lab.server.completions import Spoken, conversation, finish_reason
+from persona_lab.server.completions import (
+    Spoken,
+    completions_app,
+    conversation,
+    finish_reason,
+)
 from persona_lab.settings import ROOT, Settings
 from persona_lab.words import Words
 
@@ -74,6 +80,44 @@ def speaking(doors: Doors, token: str) -> AsyncOpenAI:
 
 
 ASK: Any = {"model": "さくら", "messages": [{"role": "user", "content": "やあ"}]}
+
+
+# ── whose personas ────────────────────────────────────────────────────────────────────────
+
+FOREIGN: dict[tuple[str, str], tuple[str, Any]] = {
+    ("GET", "/models"): ("/models", None),
+    ("GET", "/models/{model}"): ("/models/PERSONA", None),
+    ("POST", "/chat/completions"): (
+        "/chat/completions",
+        {"model": "PERSONA", "messages": [{"role": "user", "content": "やあ"}]},
+    ),
+}
+"""A call of every operation, with another's persona where it takes one."""
+
+
+def test_every_operation_is_tried_with_anothers_persona(scripted: Scripted) -> None:
+    assert {
+        (method.upper(), path)
+        for path, methods in completions_app(scripted.lab).openapi()["paths"].items()
+        for method in methods
+    } == set(FOREIGN)
+
+
+async def test_anothers_persona_is_as_good_as_none(doors: Doors, program: Program) -> None:
+    theirs = doors.program("ひみつの人")
+    async with httpx.AsyncClient(base_url=f"{doors.url}/v1", headers=program.headers) as http:
+        for (method, _), (path, body) in FOREIGN.items():
+            for persona in (theirs.agent.id, theirs.agent.name):
+                said = json.loads(json.dumps(body).replace("PERSONA", persona))
+                got = await http.request(method, path.replace("PERSONA", persona), json=said)
+                if "PERSONA" in path + str(body):
+                    assert (got.status_code, got.json()["error"]["code"]) == (
+                        404, "model_not_found",
+                    )  # fmt: skip
+                else:
+                    assert theirs.agent.id not in got.text
+                    assert theirs.agent.name not in got.text
+    assert doors.lab.store.records(user_id=theirs.user_id) == []
 
 
 # ── answers ───────────────────────────────────────────────────────────────────────────────

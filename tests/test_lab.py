@@ -18,7 +18,7 @@ from persona_lab.errors import (
     PersonaLabError,
     ProviderError,
     RateLimited,
-    codes,
+    by_code,
 )
 from persona_lab.models import Agent
 from persona_lab.settings import ROOT
@@ -230,7 +230,7 @@ def handler() -> ErrorHandler:
     return ErrorHandler(Words(FALLBACKS))
 
 
-@pytest.mark.parametrize("code", sorted(codes()))
+@pytest.mark.parametrize("code", sorted(by_code()))
 def test_every_error_says_what_was_kept_in_both_languages(code: str) -> None:
     read = Words(FALLBACKS)
     details = dict.fromkeys(read.blanks(code), 1)
@@ -272,7 +272,7 @@ def test_why_a_local_model_is_unavailable_is_said_in_the_readers_language(
     words: Callable[[str], Words],
 ) -> None:
     frame = 'model_unavailable: {ja: "{model}（{reason}）", en: "{model} ({reason})"}\n'
-    plain = "".join(f"{code}: {{ja: あ, en: a}}\n" for code in sorted(codes() | FRAMES))
+    plain = "".join(f"{code}: {{ja: あ, en: a}}\n" for code in sorted({*by_code(), *FRAMES}))
     plain = plain.replace("model_unavailable: {ja: あ, en: a}\n", frame)
     why = 'reasons:\n  no_file: {ja: "{path}がない", en: "no {path}"}\n'
     error = ModelUnavailable(model="m", why="no_file", reason="there is no file", path="x")

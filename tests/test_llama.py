@@ -846,6 +846,26 @@ def test_what_is_no_grammar_is_refused(engine: Engine, grammar: str) -> None:
     assert ask(engine, prompt(engine, "Hello")).wait().finish
 
 
+def _alike(depth: int) -> dict[str, Any]:
+    """Arrays in arrays, each in two ways that begin alike."""
+    ways = {f"a{depth}": {"type": "integer"}}
+    for level in range(depth):
+        inner = {"type": "array", "minItems": 1, "items": {"$ref": f"#/$defs/a{level + 1}"}}
+        ways[f"a{level}"] = {"anyOf": [inner, dict(inner)]}
+    return {"properties": {"x": {"$ref": "#/$defs/a0"}}, "required": ["x"], "$defs": ways}
+
+
+def test_a_schema_whose_ways_multiply_is_refused_before_anybody_waits_for_it() -> None:
+    assert grammar_of(_alike(3))
+    circle = {"$ref": "#/$defs/a0"}
+    for schema in (
+        _alike(20),
+        _alike(1) | {"$defs": {"a0": {"anyOf": [{"items": circle}, circle]}}},
+    ):
+        with pytest.raises(BadRequest):
+            grammar_of(schema)
+
+
 def test_what_is_no_schema_is_refused() -> None:
     with pytest.raises(BadRequest):
         grammar_of({"$ref": "#/nowhere"})

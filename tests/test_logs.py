@@ -139,7 +139,7 @@ async def test_a_stand_in_names_whom_it_stands_in_for_in_one_request(
         message=ASKED, **visitor.where, model="mock:echo?fail=overloaded"
     )
     [turn], [passed] = log.lines("turn"), log.lines("passed_over")
-    absent = {"model": "mock:echo?fail=overloaded", "code": "overloaded"}
+    absent = {"model": "mock:echo?fail=overloaded", "code": "overloaded", "attempts": 1}
     assert (turn["fallback_from"], turn["spec"], turn["status"]) == ([absent], "mock:echo", "ok")
     assert (passed["model"], passed["error"]) == ("mock:echo?fail=overloaded", "api_error")
     assert passed["user_id"] == visitor.user_id

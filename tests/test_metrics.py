@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families as families
 from persona_lab.errors import Offline, QuotaExceeded
 from persona_lab.lab import Lab
 from persona_lab.llama import Figures
-from persona_lab.models import Chunk, Options, Outcome, Prompt, TurnRecord, Usage
+from persona_lab.models import Chunk, Options, Outcome, PassedOver, Prompt, TurnRecord, Usage
 from persona_lab.monitor.metrics import LIMITS, OTHER, Metrics, Names
 
 MakeLab = Callable[..., Lab]
@@ -134,6 +134,21 @@ async def test_a_stand_ins_answer_counts_whom_it_stands_in_for(make_lab: MakeLab
     assert read("persona_lab_errors_total") == 0
 
 
+async def test_tries_of_a_model_that_was_stood_in_for_are_its_retries(make_lab: MakeLab) -> None:
+    lab = make_lab(llm_fallback="mock:echo?tokens=5", llm_retries=2, llm_retry_wait=0)
+    lab.layers._sleep = _no_sleep
+    reply = await lab.service.generate_response(
+        message=ASKED, **Visitor(lab).where, model="mock:echo?fail=overloaded"
+    )
+    [passed] = reply.metadata["fallback_from"]
+    read = Read(lab.monitor.metrics)
+    assert read("persona_lab_retries_total") == passed["attempts"] - 1 > 0
+
+
+async def _no_sleep(seconds: float) -> None:
+    """Time is money."""
+
+
 async def test_odd_names_of_models_add_no_series(make_lab: MakeLab) -> None:
     lab = make_lab(requests_per_minute=0, llm_retries=0, openai_base_url="http://127.0.0.1:9/v1")
     visitor = Visitor(lab)
@@ -144,7 +159,11 @@ async def test_odd_names_of_models_add_no_series(make_lab: MakeLab) -> None:
         name = f"{dice.choice(odd)}{number}"
         for spec in (f"openai:{name}", f"mock:{name}", f"{name}:x", f"local:{name}", name):
             lab.monitor.metrics.observe(
-                outcome(spec, code="quota", passed_over=((f"anthropic:{name}", "rate_limit"),))
+                outcome(
+                    spec,
+                    code="quota",
+                    passed_over=(PassedOver(f"anthropic:{name}", "rate_limit"),),
+                )
             )
         lab.layers.circuits.of(_client(name))
     read = Read(lab.monitor.metrics)

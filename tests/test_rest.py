@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,34 @@ async def test_a_token_is_shown_once_used_and_revoked(doors: Doors) -> None:
         assert (await page.get("/tokens")).json() == []
 
 
+async def test_who_found_a_token_cannot_make_another_with_it(
+    doors: Doors, http: httpx.AsyncClient, program: Program
+) -> None:
+    refused(await http.post("/tokens", json={"name": "mine now"}), 403, "page_only")
+    assert len(doors.lab.store.list_tokens(user_id=program.user_id)) == 1
+
+
+async def test_a_long_conversation_is_read_page_by_page(
+    doors: Doors, http: httpx.AsyncClient, program: Program
+) -> None:
+    for number in range(7):
+        doors.lab.store.add_message(
+            program.chat.id, user_id=program.user_id, sender="user", content=str(number)
+        )
+    where, seen, before = f"/chats/{program.chat.id}/messages", "", ""
+    while page := (await http.get(where, params={"limit": 3, "before": before})).json():
+        seen = "".join(message["content"] for message in page) + " " + seen
+        before = page[0]["id"]
+    assert seen == "0 123 456 "
+    assert len((await http.get(where)).json()) == 7
+    theirs = doors.program()
+    foreign_message = doors.lab.store.add_message(
+        theirs.chat.id, user_id=theirs.user_id, sender="user", content="x"
+    )
+    for odd in (NOBODY, foreign_message.id, "\x00"):
+        refused(await http.get(where, params={"before": odd}), 404, "not_found")
+
+
 # ── who calls ─────────────────────────────────────────────────────────────────────────────
 
 
@@ -294,7 +323,7 @@ REFUSED: list[tuple[str, str, Any, int, str]] = [
     ("POST", "/agents", "[" * 100_000, 422, "invalid_request"),
     ("POST", "/agents", "1" * 5000, 422, "invalid_request"),
     ("POST", "/agents", " " * (8 * 1024 * 1024 + 1), 413, "invalid_request"),
-    ("POST", "/tokens", {"name": "x" * 101}, 422, "invalid_request"),
+    ("POST", "/tokens", {"name": "x"}, 403, "page_only"),
     ("GET", "/chats?limit=0", None, 422, "invalid_request"),
     ("GET", "/chats?limit=" + "9" * 30, None, 422, "invalid_request"),
     ("GET", "/agents/%00", None, 404, "not_found"),
@@ -455,6 +484,10 @@ async def test_a_request_is_known_by_its_callers_id_or_by_one_of_ours(
     assert odd.headers["x-request-id"] not in {"a b\tc" * 40, ""}
 
 
+def excused(error: Exception) -> bytes:
+    return sse(type(error).__name__)
+
+
 async def test_a_slow_reader_slows_the_answer_down_and_nothing_piles_up() -> None:
     made = closed = 0
     reading = asyncio.Event()
@@ -478,7 +511,7 @@ async def test_a_slow_reader_slows_the_answer_down_and_nothing_piles_up() -> Non
         await asyncio.Event().wait()
         raise AssertionError
 
-    sending = asyncio.create_task(EventStream(events())({"type": "http"}, receive, send))
+    sending = asyncio.create_task(EventStream(events(), excused)({"type": "http"}, receive, send))
     for _ in range(5):
         await asyncio.sleep(0.05)
     assert (made, closed) == (20, 0)
@@ -511,7 +544,7 @@ async def test_a_reader_that_takes_nothing_for_long_counts_as_gone(
         raise AssertionError
 
     with pytest.raises(TimeoutError):
-        await EventStream(events())({"type": "http"}, receive, send)
+        await EventStream(events(), excused)({"type": "http"}, receive, send)
     assert closed
 
 
@@ -531,12 +564,37 @@ async def test_a_long_wait_has_signs_of_life(monkeypatch: pytest.MonkeyPatch) ->
         await asyncio.Event().wait()
         raise AssertionError
 
-    await EventStream(events())({"type": "http"}, receive, send)
+    await EventStream(events(), excused)({"type": "http"}, receive, send)
     bodies = [message.get("body") for message in sent]
     assert bodies.count(b": \n\n") > 2
     assert [body for body in bodies if body != b": \n\n"] == [
         None, sse("はじめ"), sse("おわり"), b"",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("wait", [0, 0.1])
+async def test_before_the_first_word_an_error_has_a_status_unless_it_took_long(
+    monkeypatch: pytest.MonkeyPatch, wait: float
+) -> None:
+    monkeypatch.setattr("persona_lab.server.stream.BEAT", 0.02)
+    sent: list[Message] = []
+
+    async def events() -> AsyncGenerator[bytes, None]:
+        await asyncio.sleep(wait)
+        raise RateLimited
+        yield b""
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    with nullcontext() if wait else pytest.raises(RateLimited):
+        await EventStream(events(), excused)({"type": "http"}, receive, send)
+    said = [message.get("body") for message in sent if message.get("body") != b": \n\n"]
+    assert said == ([None, sse("RateLimited"), b""] if wait else [])
 
 
 def test_an_event_is_one_line_for_every_reader_and_valid_on_every_wire() -> None:
@@ -600,10 +658,12 @@ async def test_a_key_in_a_providers_words_reaches_no_program(make_lab: Callable[
 async def test_figures_open_to_this_machine_or_to_who_shows_their_token(
     make_lab: Callable[..., Lab],
 ) -> None:
-    async def asked(lab: Lab, *, shared: bool = False, **headers: str) -> int:
+    async def asked(
+        lab: Lab, *, shared: bool = False, at: str = "http://127.0.0.1:7860", **headers: str
+    ) -> int:
         app = Starlette(routes=routes(lab, shared=shared))
         transport = httpx.ASGITransport(app=app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://lab") as http:
+        async with httpx.AsyncClient(transport=transport, base_url=at) as http:
             answer = await http.get("/metrics", headers=headers)
         if answer.status_code == 200:
             assert list(text_string_to_metric_families(answer.text))
@@ -611,6 +671,8 @@ async def test_figures_open_to_this_machine_or_to_who_shows_their_token(
 
     own = make_lab()
     assert await asked(own) == 200
+    assert await asked(own, at="http://[::1]:7860") == 200
+    assert await asked(own, at="http://lab.example") == 404  # a name that was bound to this address
     assert await asked(own, shared=True) == 404
     assert await asked(own, **{"x-forwarded-for": "10.0.0.1"}) == 404
     assert await asked(make_lab(gradio_server_name="lab.example")) == 404

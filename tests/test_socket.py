@@ -238,6 +238,21 @@ async def test_a_token_that_is_revoked_and_a_chat_that_is_deleted_end_the_socket
             assert await closed(socket) == code
 
 
+async def test_a_token_that_is_revoked_ends_the_socket_in_the_middle_of_an_answer(
+    doors: Doors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("persona_lab.server.socket.AGAIN", 0.05)
+    who = doors.program()
+    async with connect(doors.socket(who.chat.id), additional_headers=who.headers) as socket:
+        await socket.send(json.dumps({"content": "やあ", "model": "mock:echo?rate=5&tokens=500"}))
+        for _ in range(3):
+            await socket.recv()
+        [token] = doors.lab.store.list_tokens(user_id=who.user_id)
+        doors.lab.store.revoke_token(token.id, user_id=who.user_id)
+        assert await closed(socket) == 4401
+    assert doors.thread(who)[-1][2] == "stopped"
+
+
 # ── what it is sent ───────────────────────────────────────────────────────────────────────
 
 UNUSABLE: list[tuple[str | bytes, str]] = [

@@ -53,22 +53,31 @@ class Sampling(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=100_000)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=0)] | None = None
+    top_k: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repeat_penalty: Annotated[float, Field(gt=0)] | None = None
-    seed: int | None = None
+    repeat_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
 
 
 def _as_json(schema: Any) -> Any:
-    return json.dumps(schema, allow_nan=False) if isinstance(schema, Mapping) else schema
+    if not isinstance(schema, Mapping):
+        return schema
+    try:
+        return json.dumps(schema, allow_nan=False)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def _schema(text: str) -> str:
-    if text and not isinstance(json.loads(text), dict):
+    try:
+        data = json.loads(text) if text else {}
+        json.dumps(data, ensure_ascii=False, allow_nan=False).encode()  # or ValueError
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(data, dict):
         raise ValueError("not a JSON object")
-    json.dumps(json.loads(text), ensure_ascii=False, allow_nan=False).encode()  # or ValueError
     return text
 
 

@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from persona_lab.clients import LLMClientInterface, ModelInfo, estimate_tokens
-from persona_lab.errors import ModelTimeout, PersonaLabError, UnknownModel
+from persona_lab.errors import ModelTimeout, ProviderError, UnknownModel, by_code
 from persona_lab.models import Chunk, Language, Options, Prompt, Usage
 
 if TYPE_CHECKING:
@@ -31,14 +31,6 @@ ANSWERS: dict[Language, str] = {
 
 _JAPANESE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")
 _TOKEN = re.compile(r"[\u2e80-\uffef]{1,2}|[^\u2e80-\uffef]{1,4}")
-
-
-def _errors(root: type[PersonaLabError]) -> dict[str, type[PersonaLabError]]:
-    """Every error of our tree by its code; where a child has its parent's, the parent."""
-    found: dict[str, type[PersonaLabError]] = {}
-    for child in root.__subclasses__():
-        found |= _errors(child)
-    return found | {root.code: root}
 
 
 class Behaviour(BaseModel):
@@ -60,7 +52,7 @@ class Behaviour(BaseModel):
     @field_validator("fail")
     @classmethod
     def _is_an_error(cls, code: str) -> str:
-        if code not in _errors(PersonaLabError):
+        if code not in by_code(ProviderError):
             raise ValueError("no such error")
         return code
 
@@ -104,9 +96,10 @@ class MockClient(LLMClientInterface):
                 break
             await self._until_due(start, number, options)
             yield Chunk(token)
+            await asyncio.sleep(0)  # an answer that never waits lets others in
         if how.fail:
             await self._until_due(start, min(how.after, len(tokens)), options)
-            raise _errors(PersonaLabError)[how.fail](
+            raise by_code(ProviderError)[how.fail](
                 provider=self.info.provider, model=self.info.name
             )
         yield Chunk(

@@ -479,6 +479,9 @@ MOST_REPEATED = 1000
 """Items or letters that a schema may ask for: each is a rule of its own in the grammar."""
 LARGEST_SCHEMA = 32_000
 """Characters."""
+MOST_PLACES = 5_000
+"""Values of a schema with every reference written out. llama.cpp follows all of them that an answer
+may stand at, and where alternatives begin alike they multiply with each letter."""
 
 
 def grammar_of(schema: Mapping[str, Any]) -> str:
@@ -489,6 +492,7 @@ def grammar_of(schema: Mapping[str, Any]) -> str:
     try:
         if len(json.dumps(schema)) > LARGEST_SCHEMA or _most_repeated(schema) > MOST_REPEATED:
             raise ValueError("it would take too much work")
+        _write_out(schema)
         return str(json_schema_to_gbnf(json.dumps(schema)))
     except Exception as wrong:  # it raises whatever it stumbles over
         raise BadRequest("not a JSON schema", provider="local") from wrong
@@ -505,6 +509,29 @@ def _most_repeated(schema: Any) -> float:
     if "pattern" in schema:  # llama.cpp writes it out, and has no bound for it
         return math.inf
     return max([*numbers, *map(_most_repeated, schema.values())], default=0)
+
+
+def _write_out(schema: Mapping[str, Any]) -> None:
+    """Raises ValueError where references lead in a circle, or to more than MOST_PLACES."""
+    places = 0
+    waiting: list[tuple[Any, tuple[str, ...]]] = [(schema, ())]
+    while waiting:
+        value, through = waiting.pop()
+        places += 1
+        if places > MOST_PLACES:
+            raise ValueError("it would take too much work")
+        if isinstance(value, list):
+            waiting += [(item, through) for item in value]
+        elif isinstance(value, Mapping):
+            waiting += [(item, through) for item in value.values()]
+            reference = value.get("$ref")
+            if isinstance(reference, str):
+                if reference in through:
+                    raise ValueError("it refers to itself")
+                target: Any = schema
+                for name in reference.removeprefix("#").strip("/").split("/"):
+                    target = target[name] if name else target
+                waiting.append((target, (*through, reference)))
 
 
 _OF = ("Items", "Length", "Properties")

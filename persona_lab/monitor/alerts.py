@@ -6,13 +6,13 @@ its threshold is reached, and ended once: when its figure has fallen well below 
 which sways around the threshold doesn't ring at every turn. Fewer turns than a minimum tell
 nothing of a rate; an alert that stands is only ended by what is better, or by silence.
 
-Not counted are turns that the house itself turned away (a user's quota, a message that can't be)
-and what a model refused to say: nothing is out of order then.
+Not counted are turns that the house itself turned away (a user's quota, a message that can't be),
+what a model refused to say, and models that a visitor named and the house didn't: nothing is out of
+order then. What those cost is.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import threading
@@ -117,8 +117,9 @@ class Alerts:
     """Looks at each generation that is over. From any thread.
 
     Thresholds are those of the settings, 0 switches one off. ``clock`` counts seconds since 1970;
-    ``spent``: US dollars that today has cost already. ``tell`` hear of each change. ``tick``: how
-    often it looks by itself while an alert stands, 0 for never.
+    ``spent``: US dollars that today has cost already; ``watches``: whether a model, as
+    ``provider:model``, is the house's concern. ``tell`` hear of each change. ``tick``: how often it
+    looks by itself while an alert stands, 0 for never.
     """
 
     def __init__(
@@ -127,6 +128,7 @@ class Alerts:
         *,
         clock: Callable[[], float] = time.time,
         spent: float = 0.0,
+        watches: Callable[[str], bool] = lambda spec: True,
         tell: Sequence[Callable[[Change], None]] = (),
         tick: float = TICK,
     ) -> None:
@@ -139,6 +141,7 @@ class Alerts:
         self.window = settings.alert_window
         self._minimum = settings.alert_min_turns
         self._clock = clock
+        self._watches = watches
         self._tell = (_logged, *tell)
         self._tick = tick
         self._lock = threading.RLock()
@@ -164,12 +167,14 @@ class Alerts:
         record = outcome.record
         if record.own:  # their account's troubles and costs aren't the house's
             return
-        codes = [outcome.code, *(code for _, code in outcome.passed_over)]
+        asked = [(outcome.spec, outcome.code), *(each[:2] for each in outcome.passed_over)]
         turn = _Turn(
             at=self._clock(),
-            counted=outcome.code not in _TURNED_AWAY,
-            failed=record.status == "failed" and record.error_type not in _NO_FAULT,
-            limits=sum(code in _LIMITS for code in codes),
+            counted=self._watches(outcome.spec)
+            and outcome.code not in _TURNED_AWAY
+            and record.error_type not in _NO_FAULT,
+            failed=record.status == "failed",
+            limits=sum(code in _LIMITS and self._watches(spec) for spec, code in asked),
             seconds=record.total_ms / 1000,
         )
         with self._lock:
@@ -263,10 +268,11 @@ class Alerts:
 
     def _say(self, change: Change) -> None:
         for tell in self._tell:
-            with contextlib.suppress(
-                Exception
-            ):  # who can't hear of it must not keep others from it
+            try:
                 tell(change)
+            except Exception as error:  # noqa: BLE001 - it must not keep others from hearing of it
+                about = {"event": "alert_untold", "error_class": type(error).__name__}
+                log.warning("an alert wasn't told", extra=about)
 
     # ── while an alert stands ─────────────────────────────────────────────────────────────
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from persona_lab.models import PassedOver
 from persona_lab.settings import PROVIDERS
 
 if TYPE_CHECKING:
@@ -103,12 +104,13 @@ class Metrics:
             counted.tokens.labels(*who, name).inc(max(0, tokens))
         if record.error_type is not None:
             counted.errors.labels(*who, record.error_type).inc()
-        for spec, code in (*outcome.passed_over, (outcome.spec, outcome.code or "")):
+        last = PassedOver(outcome.spec, outcome.code or "", outcome.attempts)
+        for spec, code, attempts in (*outcome.passed_over, last):
             if code in LIMITS:
                 counted.refusals.labels(*self.names(spec), LIMITS[code]).inc()
-        for spec, _ in outcome.passed_over:
-            counted.passed_over.labels(*self.names(spec)).inc()
-        counted.retries.labels(*who).inc(max(0, outcome.attempts - 1))
+            counted.retries.labels(*self.names(spec)).inc(max(0, attempts - 1))
+        for each in outcome.passed_over:
+            counted.passed_over.labels(*self.names(each.spec)).inc()
         if record.cost is None:
             counted.unpriced.labels(*who).inc()
         else:

@@ -20,6 +20,7 @@ import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -34,7 +35,7 @@ from persona_lab.lab import Lab
 from persona_lab.models import Agent, Event, Language, new_id
 from persona_lab.server.door import TheCaller, TheLab, open_door
 from persona_lab.server.refusals import AnswerFailed, ours, refusal, status_of
-from persona_lab.server.stream import EventStream, as_json, sse, whole
+from persona_lab.server.stream import EventStream, as_json, sse, unless_gone
 from persona_lab.words import Words
 
 MAX_BODY = 1024 * 1024
@@ -127,7 +128,9 @@ class Completion(BaseModel):
         asked = {
             "temperature": self.temperature,
             "top_p": self.top_p,
-            "max_tokens": self.max_completion_tokens or self.max_tokens,
+            "max_tokens": self.max_tokens
+            if self.max_completion_tokens is None
+            else self.max_completion_tokens,
             "seed": self.seed,
             "stop": tuple(filter(None, stop)) if stop else None,
             "json_schema": self.response_format and self.response_format.schema_asked(),
@@ -221,7 +224,7 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
 _STREAMED: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The answer; with stream, its chunks as server-sent events.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {"schema": {"description": "Events."}}},
     }
 }
 
@@ -267,8 +270,9 @@ async def complete(asked: Completion, request: Request, lab: TheLab, caller: The
     answer = _Answer(asked.model, "chatcmpl-" + new_id(), int(time.time()))
     if asked.stream:
         usage = bool(asked.stream_options and asked.stream_options.include_usage)
-        return EventStream(_chunks(events, answer, lab, caller.language, usage=usage))
-    return JSONResponse(answer.whole(await whole(request, _last(events))))
+        excuse = partial(_excuse, lab, caller.language)
+        return EventStream(_chunks(events, answer, usage=usage), excuse)
+    return JSONResponse(answer.whole(await unless_gone(request, _last(events))))
 
 
 async def _last(events: AsyncGenerator[Event, None]) -> Event:
@@ -282,36 +286,33 @@ async def _last(events: AsyncGenerator[Event, None]) -> Event:
 
 
 async def _chunks(
-    events: AsyncGenerator[Event, None],
-    answer: _Answer,
-    lab: Lab,
-    language: Language,
-    *,
-    usage: bool,
+    events: AsyncGenerator[Event, None], answer: _Answer, *, usage: bool
 ) -> AsyncGenerator[bytes, None]:
-    """The answer as server-sent events. What fails before the first word is raised: it still has
-    a status of its own then."""
+    """The answer as server-sent events. One that failed raises what it failed of: before the first
+    word it may have a status of its own still."""
     begun = False
-    try:
-        async with aclosing(events):
-            async for event in events:
-                if event.type == "delta" and "fallback" not in event.metadata:
-                    if not begun:
-                        yield _piece(answer.chunk({"role": "assistant", "content": ""}), usage)
-                        begun = True
-                    yield _piece(answer.chunk({"content": event.content}), usage)
-                elif event.type == "done":
-                    if event.metadata.get("fallback"):
-                        raise AnswerFailed(event.metadata)
-                    yield _piece(answer.chunk({}, finish_reason(event.metadata)), usage)
-                    if usage:
-                        last = answer.chunk({}) | {"choices": []}
-                        yield sse(as_json(last | {"usage": tokens(event.metadata)}))
-    except Exception as error:
-        if not begun:
-            raise
-        yield sse(as_json(_shape(ours(error), lab, language)))
-    yield sse("[DONE]")
+    async with aclosing(events):
+        async for event in events:
+            if event.type == "delta" and "fallback" not in event.metadata:
+                if not begun:
+                    yield _piece(answer.chunk({"role": "assistant", "content": ""}), usage)
+                    begun = True
+                yield _piece(answer.chunk({"content": event.content}), usage)
+            elif event.type == "done":
+                if event.metadata.get("fallback"):
+                    raise AnswerFailed(event.metadata)
+                yield _piece(answer.chunk({}, finish_reason(event.metadata)), usage)
+                if usage:
+                    last = answer.chunk({}) | {"choices": []}
+                    yield sse(as_json(last | {"usage": tokens(event.metadata)}))
+    yield _DONE
+
+
+def _excuse(lab: Lab, language: Language, error: Exception) -> bytes:
+    return sse(as_json(_shape(ours(error), lab, language))) + _DONE
+
+
+_DONE = sse("[DONE]")
 
 
 def _piece(chunk: dict[str, Any], usage: bool) -> bytes:

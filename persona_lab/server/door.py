@@ -74,6 +74,7 @@ def open_door(
     app = FastAPI(
         docs_url=None,  # those pages are fetched from another site
         redoc_url=None,
+        redirect_slashes=False,  # a proxy's scheme and host aren't known here
         dependencies=[Depends(calling)],  # also where an operation doesn't ask who it is for
         exception_handlers={
             HTTPException: handle,

@@ -1,8 +1,8 @@
 """``/metrics``: figures for Prometheus, for whoever runs the house and nobody else.
 
 With ``METRICS_TOKEN`` it opens to who shows that as a bearer token. Without one it is shut, but for
-a lab that serves its own machine only: there it is open to a caller whose request no proxy passed
-on.
+a lab that serves its own machine only: there it is open to a caller who calls it by such a name and
+whose request no proxy passed on.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class Figures:
     def _opens_to(self, request: Request) -> bool:
         wanted = self._lab.settings.metrics_token
         if wanted is None:
-            return self._alone and not any(name in request.headers for name in _PASSED_ON)
+            passed_on = any(name in request.headers for name in _PASSED_ON)
+            return self._alone and request.url.hostname in LOOPBACK and not passed_on
         shown = request.headers.get("authorization", "")
         told = f"Bearer {wanted.get_secret_value()}"
         return secrets.compare_digest(shown.encode(), told.encode())

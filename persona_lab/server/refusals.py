@@ -31,6 +31,7 @@ from persona_lab.errors import (
     ModelTimeout,
     NotFound,
     NoVision,
+    PageOnly,
     PersonaLabError,
     ProviderError,
     RateLimited,
@@ -38,6 +39,7 @@ from persona_lab.errors import (
     Refused,
     StorageError,
     Unauthorized,
+    by_code,
     from_foreign,
 )
 from persona_lab.models import Language
@@ -47,6 +49,7 @@ log = logging.getLogger(__name__)
 STATUS: dict[type[PersonaLabError], int] = {
     Unauthorized: 401,
     Forbidden: 403,
+    PageOnly: 403,
     NotFound: 404,
     MessageTooLong: 413,
     InputError: 422,
@@ -77,7 +80,7 @@ class AnswerFailed(PersonaLabError):
 
 def status_of(error: PersonaLabError) -> int:
     if isinstance(error, AnswerFailed):
-        kind = _kinds(PersonaLabError).get(error.metadata["code"], PersonaLabError)
+        kind = by_code().get(error.metadata["code"], PersonaLabError)
     elif error.details.get("status") and isinstance(error, InvalidRequest):
         return int(error.details["status"])
     else:
@@ -167,11 +170,3 @@ def _of_validation(problems: Sequence[Any]) -> PersonaLabError:
 def _place(where: Sequence[Any]) -> str:
     parts = [str(part)[:80] for part in where]
     return ".".join(parts[1:] if parts[:1] == ["body"] and len(parts) > 1 else parts)
-
-
-def _kinds(root: type[PersonaLabError]) -> dict[str, type[PersonaLabError]]:
-    """Every error by its code; where a child has its parent's, the parent."""
-    found: dict[str, type[PersonaLabError]] = {}
-    for child in root.__subclasses__():
-        found |= _kinds(child)
-    return found | {root.code: root}

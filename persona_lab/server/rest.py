@@ -10,18 +10,19 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, FastAPI, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse
 
-from persona_lab.errors import PersonaLabError
+from persona_lab.errors import PageOnly, PersonaLabError
 from persona_lab.lab import Lab
 from persona_lab.models import Agent, ApiToken, Chat, Language
 from persona_lab.server.door import TheCaller, TheLab, open_door
 from persona_lab.server.refusals import AnswerFailed, headers_of, ours, refusal, status_of
-from persona_lab.server.stream import EventStream, as_json, sse, whole
+from persona_lab.server.stream import EventStream, as_json, sse, unless_gone
 from persona_lab.server.telling import MessageOut, Said, Told, told
 from persona_lab.store import persona_of
 
@@ -210,10 +211,12 @@ class ModelOut(BaseModel):
 # ── what can be done ──────────────────────────────────────────────────────────────────────
 
 
-def _may_fail(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def _may_fail(*statuses: int, failed: bool = False) -> dict[int | str, dict[str, Any]]:
+    """``failed``: a stand-in's answer may come with the error."""
     always = (401, 413, 422, 500, 503)
     reasons = {
         401: "Nobody knows who calls.",
+        403: "The page alone may do it.",
         404: "There is no such thing for the caller.",
         413: "It is too long.",
         422: "It can't be used as it is.",
@@ -223,10 +226,16 @@ def _may_fail(*statuses: int) -> dict[int | str, dict[str, Any]]:
         504: "The model didn't answer in time.",
     }
     return {
-        status: {"model": ErrorOut, "description": reasons[status]}
+        status: {
+            "model": Failed | ErrorOut if failed and status in _OF_ANSWERS else ErrorOut,
+            "description": reasons[status],
+        }
         for status in sorted({*always, *statuses})
     }
 
+
+_OF_ANSWERS = frozenset({422, 429, 500, 503, 504})
+"""Statuses that an answer may end with."""
 
 agents = APIRouter(prefix="/agents", tags=["agents"])
 chats = APIRouter(prefix="/chats", tags=["chats"])
@@ -309,23 +318,32 @@ async def delete_chat(chat_id: str, lab: TheLab, caller: TheCaller) -> None:
 
 
 @chats.get("/{chat_id}/messages", responses=_may_fail(404))
-async def list_messages(chat_id: str, lab: TheLab, caller: TheCaller) -> list[MessageOut]:
-    """The messages of a conversation, the oldest first."""
-    found = await asyncio.to_thread(lab.store.messages, chat_id, user_id=caller.user_id)
+async def list_messages(
+    chat_id: str,
+    lab: TheLab,
+    caller: TheCaller,
+    limit: Annotated[int, Query(ge=1, le=500, description="How many at most.")] = 500,
+    before: Annotated[str, Query(description="Those ahead of the message with this id.")] = "",
+) -> list[MessageOut]:
+    """The last messages of a conversation, the oldest first."""
+    messages = lab.store.messages
+    found = await asyncio.to_thread(
+        messages, chat_id, user_id=caller.user_id, limit=limit, before=before
+    )
     return [MessageOut.of(message) for message in found]
 
 
-_STREAMED = {
+_STREAMED: dict[str, Any] = {
     "model": Exchange,
     "description": "The exchange; with stream, its steps as they come, as the WebSocket has them.",
-    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    "content": {"text/event-stream": {"schema": {"description": "Events."}}},
 }
 
 
 @chats.post(
     "/{chat_id}/messages",
     response_model=None,
-    responses={200: _STREAMED} | _may_fail(404, 429, 504) | {429: {"model": Failed}},
+    responses={200: _STREAMED, **_may_fail(404, 429, 504, failed=True)},
 )
 async def send_message(
     chat_id: str, said: Sending, request: Request, lab: TheLab, caller: TheCaller
@@ -335,8 +353,8 @@ async def send_message(
     chat = await asyncio.to_thread(lab.store.get_chat, chat_id, user_id=caller.user_id)
     steps = told(lab, chat, said, caller)
     if said.stream:
-        return EventStream(_events(steps, lab, caller.language))
-    failed, user, answer = await whole(request, _collected(steps))
+        return EventStream(_events(steps), partial(_excuse, lab, caller.language))
+    failed, user, answer = await unless_gone(request, _collected(steps))
     body = failed | {"user": _message_out(user), "answer": _message_out(answer)}
     if not failed:
         return JSONResponse(body)
@@ -357,19 +375,14 @@ async def _collected(steps: AsyncGenerator[Told, None]) -> tuple[Told, Told, Tol
     return failed, said["user"], said["ai"]
 
 
-async def _events(
-    steps: AsyncGenerator[Told, None], lab: Lab, language: Language
-) -> AsyncGenerator[bytes, None]:
-    begun = False
-    try:
-        async with aclosing(steps):
-            async for step in steps:
-                yield sse(as_json(step))
-                begun = True
-    except Exception as error:
-        if not begun:
-            raise
-        yield sse(as_json(refusal(ours(error), lab.error_handler, language)))
+async def _events(steps: AsyncGenerator[Told, None]) -> AsyncGenerator[bytes, None]:
+    async with aclosing(steps):
+        async for step in steps:
+            yield sse(as_json(step))
+
+
+def _excuse(lab: Lab, language: Language, error: Exception) -> bytes:
+    return sse(as_json(refusal(ours(error), lab.error_handler, language)))
 
 
 def _message_out(step: Told) -> Any:
@@ -392,9 +405,11 @@ async def list_tokens(lab: TheLab, caller: TheCaller) -> list[TokenOut]:
     return [TokenOut.of(token) for token in found]
 
 
-@tokens.post("", status_code=201, responses=_may_fail())
+@tokens.post("", status_code=201, responses=_may_fail(403))
 async def create_token(wanted: NewToken, lab: TheLab, caller: TheCaller) -> MadeToken:
-    """Make a token. Keep its secret: it is shown this once."""
+    """Make a token, from the page alone. Keep its secret: it is shown this once."""
+    if caller.by_token:
+        raise PageOnly
     token, secret = await asyncio.to_thread(
         lab.store.create_token, user_id=caller.user_id, name=wanted.name
     )

@@ -4,8 +4,8 @@ In comes ``{"content": …}``, and with it, for who wants it, ``model`` and samp
 steps of :mod:`~persona_lab.server.telling`. What can't be used gets an error in the shape of all
 doors, and the socket stays open.
 
-It closes with 4401 when nobody knows who calls (also once a token was revoked), with 4403 for a
-conversation of another's, with 4404 for one that isn't there, with 4429 where a user has too many
+It closes with 4401 when nobody knows who calls (also soon after a token was revoked), with 4403 for
+a conversation of another's, with 4404 for one that isn't there, with 4429 where a user has too many
 open.
 
 One message is answered at a time; :data:`WAITING` more may wait. Nothing else is held: the
@@ -50,6 +50,8 @@ CLOSES: dict[type[PersonaLabError], int] = {
 }
 """Who isn't let in, and with which code that is said."""
 INTERNAL = 1011
+AGAIN = 5.0
+"""Seconds between two looks whether who calls may still."""
 SOCKETS = 50
 """Sockets that a user may have open at a time."""
 
@@ -97,6 +99,7 @@ class Conversation:
         tasks = [
             asyncio.create_task(self._listen(socket, inbox)),
             asyncio.create_task(self._answer(socket, inbox)),
+            asyncio.create_task(self._look_again(socket)),
         ]
         try:
             ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -152,6 +155,13 @@ class Conversation:
                 raise
             except Exception as error:  # noqa: BLE001 - whatever it is, the client is told
                 await self._refuse(socket, error)
+
+    async def _look_again(self, socket: WebSocket) -> None:
+        """Raises what :meth:`_admitted` does, also in the middle of an answer."""
+        while True:
+            await asyncio.sleep(AGAIN)
+            with suppress(StorageError):
+                await self._admitted(socket)
 
     async def _refuse(self, socket: WebSocket, error: Exception) -> None:
         said = refusal(ours(error), self._lab.error_handler, spoken(socket))

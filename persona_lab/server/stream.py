@@ -1,14 +1,15 @@
 """An answer over HTTP: as server-sent events, or whole. Who goes away stops it.
 
 The reader's pace is the answer's: a piece is asked for when the one before it is on its way, and
-so nothing piles up for a slow reader. Who stays and takes nothing for a minute counts as gone. A line without meaning every 15 seconds keeps proxies from hanging up.
+so nothing piles up for a slow reader. Who stays and takes nothing for a minute counts as gone. A
+line without meaning every 15 seconds keeps proxies from hanging up, also ahead of the first word.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -39,23 +40,27 @@ def sse(data: str) -> bytes:
 class EventStream(Response):
     """Sends ``events`` as they come.
 
-    What they raise before the first one leaves this response, which then wasn't begun; what is
-    raised later must be one of them. All is closed when the call returns.
+    What they raise before the first one, and before the first sign of life, leaves this response,
+    which then wasn't begun; ``excuse`` makes an event of what is raised in between. What is raised
+    later must be one of them. All is closed when the call returns.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[bytes, None]) -> None:
+    def __init__(
+        self, events: AsyncGenerator[bytes, None], excuse: Callable[[Exception], bytes]
+    ) -> None:
         self.events = events
+        self.excuse = excuse
         self.status_code = 200
         self.background = None
         # nginx and its like hold an answer back unless they are told not to.
         self.init_headers({"cache-control": "no-cache, no-transform", "x-accel-buffering": "no"})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        begun = asyncio.Event()
-        sending = asyncio.create_task(self._send_all(send, begun))
-        beside = [asyncio.create_task(_gone(receive)), asyncio.create_task(_beat(send, begun))]
+        out = _Out(send, {"status": self.status_code, "headers": self.raw_headers})
+        sending = asyncio.create_task(self._send_all(out))
+        beside = [asyncio.create_task(_gone(receive)), asyncio.create_task(_beat(out))]
         try:
             await asyncio.wait([sending, *beside], return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -67,19 +72,42 @@ class EventStream(Response):
             sending.result()
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _send_all(self, send: Send, begun: asyncio.Event) -> None:
-        async with aclosing(self.events) as events:
+    async def _send_all(self, out: _Out) -> None:
+        async with aclosing(self._excused(out)) as events:
             async for event in events:
-                if not begun.is_set():
-                    head = {"status": self.status_code, "headers": self.raw_headers}
-                    await send({"type": "http.response.start", **head})
-                    begun.set()
-                async with asyncio.timeout(PATIENCE):
-                    await send({"type": "http.response.body", "body": event, "more_body": True})
+                await out.say(event)
                 await asyncio.sleep(0)  # an answer that never waits lets others in
 
+    async def _excused(self, out: _Out) -> AsyncGenerator[bytes, None]:
+        try:
+            async with aclosing(self.events) as events:
+                async for event in events:
+                    yield event
+        except Exception as error:
+            if not out.begun:
+                raise
+            yield self.excuse(error)
 
-async def whole(request: Request, work: Coroutine[Any, Any, _T]) -> _T:
+
+class _Out:
+    """Sends a body piece by piece, its ``head`` ahead of the first."""
+
+    def __init__(self, send: Send, head: Mapping[str, Any]) -> None:
+        self.begun = False
+        self._send = send
+        self._head = head
+        self._turn = asyncio.Lock()
+
+    async def say(self, body: bytes) -> None:
+        """Raises TimeoutError where the reader takes nothing."""
+        async with asyncio.timeout(PATIENCE), self._turn:
+            if not self.begun:
+                self.begun = True
+                await self._send({"type": "http.response.start", **self._head})
+            await self._send({"type": "http.response.body", "body": body, "more_body": True})
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, _T]) -> _T:
     """What ``work`` gives. Raises ClientDisconnect when the client went away: it is cancelled
     then."""
     doing, gone = asyncio.create_task(work), asyncio.create_task(_gone(request.receive))
@@ -99,9 +127,7 @@ async def _gone(receive: Receive) -> None:
         pass
 
 
-async def _beat(send: Send, begun: asyncio.Event) -> None:
-    await begun.wait()
+async def _beat(out: _Out) -> None:
     while True:
         await asyncio.sleep(BEAT)
-        async with asyncio.timeout(PATIENCE):
-            await send({"type": "http.response.body", "body": b": \n\n", "more_body": True})
+        await out.say(b": \n\n")

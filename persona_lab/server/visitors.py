@@ -35,8 +35,23 @@ def language_of(cookies: Mapping[str, str], headers: Mapping[str, str]) -> Langu
     chosen = cookies.get(LANGUAGE_COOKIE, "")
     if chosen in ("ja", "en"):
         return "ja" if chosen == "ja" else "en"
-    accepted = headers.get("accept-language", "ja")
-    return "ja" if accepted.strip().lower().startswith("ja") else "en"
+    return _preferred(headers.get("accept-language", "ja"))
+
+
+def _preferred(accepted: str) -> Language:
+    """Of an ``Accept-Language``: what is wanted most, and of two alike the first; English for who
+    names neither."""
+    best, wanted = 0.0, "en"
+    for part in accepted.split(",")[:50]:
+        name, _, weight = part.strip().lower().partition(";q=")
+        language = name.strip().partition("-")[0]
+        try:
+            weighs = float(weight or 1)
+        except ValueError:
+            continue
+        if language in ("ja", "en") and weighs > best:
+            best, wanted = weighs, language
+    return "ja" if wanted == "ja" else "en"
 
 
 class VisitorCookie:

@@ -20,10 +20,12 @@ from persona_lab.store import PREFIX, Store
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """``user_id`` owns what the call reads and makes; ``language`` is what it is told in."""
+    """``user_id`` owns what the call reads and makes; ``language`` is what it is told in;
+    ``by_token``: it is a program, and not the page."""
 
     user_id: str
     language: Language
+    by_token: bool = False
 
 
 async def caller(connection: HTTPConnection, store: Store) -> Caller:
@@ -34,7 +36,7 @@ async def caller(connection: HTTPConnection, store: Store) -> Caller:
             user = await asyncio.to_thread(store.user_for_token, secret)
         except NotFound:
             raise Unauthorized from None
-        return Caller(user.id, spoken(connection))
+        return Caller(user.id, spoken(connection), by_token=True)
     visitor = visitor_secret(connection.cookies)
     if visitor is None or from_another_site(connection.headers):
         raise Unauthorized

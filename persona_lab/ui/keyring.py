@@ -7,6 +7,7 @@ keys were forgotten is never answered with the house's in their place: it is tol
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -52,9 +53,13 @@ class Keyring:
         self._grace = grace
         self._clock = clock
         self._held: OrderedDict[Page, _Held] = OrderedDict()
+        """The longest silent first."""
+        self._tidy_at = clock() + GRACE
+        self._closing: set[asyncio.Task[None]] = set()
 
     def service(self, page: Page) -> LLMService:
         """What answers this page: the lab's service, asking with the page's keys if it has any."""
+        self._tidy()
         held = self._held.get(page)
         if held is None:
             return self._lab.service
@@ -65,7 +70,7 @@ class Keyring:
     async def put(self, page: Page, provider: str, key: str) -> None:
         """From now on the page's messages to ``provider`` are paid for with ``key``; answers under
         way go on with what they began with."""
-        await self._make_room(page)
+        self._make_room(page)
         if page not in self._held:
             clients, keys = self._lab.clients.with_own_keys(self._lab.layers.alone)
             service = self._lab.service.with_clients(clients)
@@ -87,24 +92,33 @@ class Keyring:
         last = held.used
         await asyncio.sleep(self._grace)
         if held.used == last:
-            await _forget(held)
+            self._forget(held)
+            await asyncio.gather(*self._closing)
 
-    async def _make_room(self, wanted: Page) -> None:
+    def _tidy(self) -> None:
+        """Who has said nothing for long gives up their keys, whoever comes by."""
+        if self._clock() < self._tidy_at:
+            return
+        self._tidy_at = self._clock() + GRACE
+        late = self._clock() - IDLE
+        for held in itertools.takewhile(lambda held: held.used < late, self._held.values()):
+            if held.live:
+                self._forget(held)
+
+    def _make_room(self, wanted: Page) -> None:
         """The longest silent give up their keys. A page that had some isn't taken for one that had
         none, as long as it is remembered."""
-        late = self._clock() - IDLE
         live = [page for page, held in self._held.items() if held.live and page != wanted]
         theirs = [page for page in live if page[0] == wanted[0]]
         surplus = {*live[: max(0, len(live) - MOST + 1)], *theirs[: max(0, len(theirs) - EACH + 1)]}
-        for page in live:
-            held = self._held.get(page)  # it may have gone while another was closed
-            if held is not None and (page in surplus or held.used < late):
-                await _forget(held)
+        for page in surplus:
+            self._forget(self._held[page])
         while len(self._held) > MARKS:
             self._held.popitem(last=False)
 
-
-async def _forget(held: _Held) -> None:
-    held.live = False
-    held.keys.forget()
-    await held.service.clients.aclose()
+    def _forget(self, held: _Held) -> None:
+        held.live = False
+        held.keys.forget()
+        closing = asyncio.create_task(held.service.clients.aclose())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
