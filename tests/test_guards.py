@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import httpx2
 import pytest
 import yaml
-from conftest import Visitor, says
+from conftest import KEYS, NO_KEYS, Visitor, says
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -194,16 +194,6 @@ address | 1 Macquarie Street, Sydney NSW 2000
 address | ２２１Ｂ　Ｂａｋｅｒ　Ｓｔｒｅｅｔ，　Ｌｏｎｄｏｎ　ＮＷ１　６ＸＥ
 address | 神南1丁目19番11号渋谷区神南1丁目19番11号
 """
-KEYS = [
-    "sk-proj-abcdefghij0123456789",
-    "sk-ant-api03-abcdefghij0123456789",
-    "AKIAIOSFODNN7EXAMPLE",
-    "ghp_abcdefghijklmnopqrstuvwxyz0123456789",
-    "AIzaSyA1234567890abcdefghijklmnopqrstuvw",
-    "xoxb-123456789012-abcdefghijkl",
-    "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U",
-    "-----BEGIN RSA PRIVATE KEY-----\nMIIabc\n-----END RSA PRIVATE KEY-----",
-]
 HARMLESS = """
 注文番号は1234567890123456です
 注文番号: 4111111111111111
@@ -327,6 +317,11 @@ def test_personal_data_is_masked_in_any_sentence(frame: str) -> None:
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: key[:8])
 def test_a_key_is_found_whole(key: str) -> None:
     assert find_personal(f"鍵は{key}") == [(2, 2 + len(key), "key")]
+
+
+@pytest.mark.parametrize("text", NO_KEYS)
+def test_a_word_that_begins_like_a_key_is_none(text: str) -> None:
+    assert find_personal(f"これは{text}です") == []
 
 
 @pytest.mark.parametrize("text", rows(HARMLESS))

@@ -18,6 +18,8 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Literal, NamedTuple, get_args
 
+from persona_lab.replies import keys
+
 Kind = Literal["key", "email", "card", "my_number", "phone", "address"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -199,15 +201,7 @@ _ENGLISH_ADDRESS = (  # with a code anything is a road: Broadway, Infinite Loop
 _PATTERNS: tuple[tuple[Kind, re.Pattern[str], Callable[[str, str], bool]], ...] = (
     (
         "key",
-        re.compile(
-            r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----(?:.*?-----END [A-Z0-9 ]*PRIVATE KEY-----|.*\Z)"
-            r"|(?<![A-Za-z0-9_-])(?:"
-            r"sk-[A-Za-z0-9_-]{16,}|(?:AKIA|ASIA)[A-Z0-9]{16}|gh[pousr]_[A-Za-z0-9]{20,}"
-            r"|github_pat_[A-Za-z0-9_]{22,}|glpat-[A-Za-z0-9_-]{20,}|hf_[A-Za-z0-9]{30,}"
-            r"|AIza[A-Za-z0-9_-]{30,}|xox[abeoprs]-[A-Za-z0-9-]{10,}"
-            r"|eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)?)",
-            re.DOTALL | re.ASCII,
-        ),
+        keys(),
         _is_key,
     ),
     (
