@@ -85,6 +85,8 @@ _T = TypeVar("_T")
 _UNLIKE = ("A", "ん")
 """Messages with nothing in common: what two prompts share has no message in it."""
 _SUMMARY_TOKENS = 400
+_PORTIONS = 3
+"""Summaries that one turn has made at most."""
 _MOST_UNKEPT = 256
 """Answers that wait for a store which is away: as many as are under way when it goes, at most."""
 _LONGEST_PAUSE = 60
@@ -797,53 +799,65 @@ class LLMService:
     async def _summarize(self, task: _Task, course: _Course) -> None:
         """Have the model that answered put in short what fell out of the conversation.
 
-        It goes on beside the talk, on the user's quota. Where it fails the next turn tries again.
+        It goes on beside the talk, on the user's quota, a few portions a turn where much fell out
+        (the summary was switched on later, say). Where it fails the next turn tries again.
         """
         info, agent, chat_id = course.info, course.agent, task.chat_id
         if info is None or agent is None or chat_id is None:
             return
-        began = self.clock()
         try:
-            wanted = await self.context_manager.to_summarize(
-                chat_id, user_id=task.user_id, language=_language(agent)
-            )
-            if wanted is None:
-                return
-            client = await self.clients.open(info.spec)
-            if self.layers is not None:
-                own = self.clients.at_own_cost(info)
-                client = self.layers.for_call(client, Asking(task.user_id, fresh=True, own=own))
-            options = self.clients.options(info, max_tokens=_SUMMARY_TOKENS)
-            prompt = wanted.prompt
-            if info.prompt == "transcript":
-                prompt = Prompt(f"{prompt}\n\n", kind="transcript", stop=("\n\n",))
-            made = await client.generate(prompt, **asdict(options))
-            summary = hide(made.content.strip(), self._secrets)
-            await self.context_manager.keep_summary(
-                chat_id, user_id=task.user_id, summary=summary, until=wanted.until
-            )
-            record = TurnRecord(
-                user_id=task.user_id,
-                agent_id=agent.id,
-                chat_id=chat_id,
-                kind="summary",
-                provider=info.provider,
-                model=hide(made.model, self._secrets),
-                status="ok",
-                prompt_tokens=made.usage.prompt_tokens,
-                completion_tokens=made.usage.completion_tokens,
-                cached_tokens=made.usage.cached_tokens,
-                total_ms=_milliseconds(self.clock() - began),
-                cost=await priced(info, made.usage, server=client.base_url),
-            )
-            own = self.clients.at_own_cost(info)
-            await asyncio.to_thread(self._record, Outcome(record, info.spec, own=own))
+            for _ in range(_PORTIONS):
+                if not await self._sum_up(info, agent, chat_id, task.user_id):
+                    return
         except Exception as error:  # noqa: BLE001 - the talk goes on without
             log.warning(
                 "no summary: %s",
                 from_foreign(error).code,
                 extra={"event": "summary_failed", "chat_id": chat_id},
             )
+
+    async def _sum_up(self, info: ModelInfo, agent: Agent, chat_id: str, user_id: str) -> bool:
+        """Fold the next portion into the summary; False where there is none."""
+        began = self.clock()
+        client = await self.clients.open(info.spec)
+        wanted = await self.context_manager.to_summarize(
+            chat_id,
+            user_id=user_id,
+            language=_language(agent),
+            fits=lambda prompt: (
+                _tokens(prompt, client.count_tokens) + _SUMMARY_TOKENS <= info.context
+            ),
+        )
+        if wanted is None:
+            return False
+        own = self.clients.at_own_cost(info)
+        if self.layers is not None:
+            client = self.layers.for_call(client, Asking(user_id, fresh=True, own=own))
+        options = self.clients.options(info, max_tokens=_SUMMARY_TOKENS)
+        prompt = wanted.prompt
+        if info.prompt == "transcript":
+            prompt = Prompt(f"{prompt}\n\n", kind="transcript", stop=("\n\n",))
+        made = await client.generate(prompt, **asdict(options))
+        summary = hide(made.content.strip(), self._secrets)
+        await self.context_manager.keep_summary(
+            chat_id, user_id=user_id, summary=summary, until=wanted.until
+        )
+        record = TurnRecord(
+            user_id=user_id,
+            agent_id=agent.id,
+            chat_id=chat_id,
+            kind="summary",
+            provider=info.provider,
+            model=hide(made.model, self._secrets),
+            status="ok",
+            prompt_tokens=made.usage.prompt_tokens,
+            completion_tokens=made.usage.completion_tokens,
+            cached_tokens=made.usage.cached_tokens,
+            total_ms=_milliseconds(self.clock() - began),
+            cost=await priced(info, made.usage, server=client.base_url),
+        )
+        await asyncio.to_thread(self._record, Outcome(record, info.spec, own=own))
+        return True
 
 
 class _Unkept:
