@@ -17,6 +17,7 @@ It goes ahead of the conversation as an exchange of its own, and stands with it 
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -37,7 +38,9 @@ conversation, where it has one; ``summary`` where it is none of the conversation
 _STEP = 4
 """Positions that are trimmed at once: two exchanges."""
 _MOST = 40
-"""Exchanges that go into a summary at a time."""
+"""Exchanges that go into a summary at a time; where more fell out, the next time takes them."""
+_SHORTEST = 200
+"""Characters to which a message that is too long for a summary is cut at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,10 +175,19 @@ class ContextManager:
         ]
 
     async def to_summarize(
-        self, chat_id: str, *, user_id: str, language: Language
+        self,
+        chat_id: str,
+        *,
+        user_id: str,
+        language: Language,
+        fits: Callable[[Prompt], bool] = lambda prompt: True,
     ) -> ToSummarize | None:
-        """What fell out and stands in no summary yet, as a prompt that asks for one; None where
-        there is nothing. Raises NotFound, StorageError."""
+        """The oldest of what fell out and stands in no summary yet, as a prompt that asks for one;
+        None where there is nothing. Asked again it gives what comes next.
+
+        ``fits``: whether the model can read a prompt; it is asked in a thread. Raises NotFound,
+        StorageError.
+        """
         if self._summary_words is None:
             return None
         mark = await asyncio.to_thread(self._store.mark, chat_id, user_id=user_id)
@@ -188,19 +200,13 @@ class ContextManager:
             limit=_MOST,
             before=min(sent, default=None),
             after=mark.summary_through,
+            first=True,
         )
         if not fallen or mark.answering:
             return None
-        say = self._summary_words
-        lines = [
-            say(message.sender, language, words=message.content)
-            for exchange in fallen
-            for message in exchange
-        ]
-        former = say("former", language, summary=mark.summary) + "\n\n" if mark.summary else ""
-        text = former + "\n".join(lines) + "\n\n" + say("request", language)
-        prompt = Prompt(say("task", language), (Turn("user", text),), message=text)
-        return ToSummarize(prompt, replace(mark, summary_through=fallen[-1][1].position))
+        ask = functools.partial(_asking, self._summary_words, language, mark.summary)
+        prompt, last = await asyncio.to_thread(_portion, fallen, ask, fits)
+        return ToSummarize(prompt, replace(mark, summary_through=last.position))
 
     async def keep_summary(self, chat_id: str, *, user_id: str, summary: str, until: Mark) -> None:
         """Keep what a model made of :meth:`to_summarize`, unless the conversation was changed."""
@@ -234,6 +240,40 @@ class ContextManager:
                 start += 1
         fitting = turns[start:]
         return [dict(entry) for entry in summary + (_steady(fitting) if start else fitting)]
+
+
+def _portion(
+    fallen: list[tuple[Message, Message]],
+    ask: Callable[[Sequence[Message], int | None], Prompt],
+    fits: Callable[[Prompt], bool],
+) -> tuple[Prompt, Message]:
+    """The prompt for as many of the first as fit, and the last message in it. Of an exchange that
+    is too long alone, the beginnings."""
+    messages = [message for exchange in fallen for message in exchange]
+    length: int | None = None
+    while not fits(prompt := ask(messages, length)):
+        if len(messages) > 2:
+            messages = messages[: len(messages) // 4 * 2]  # whole exchanges
+            continue
+        length = (length or max(len(message.content) for message in messages)) // 2
+        if length < _SHORTEST:
+            break
+    return prompt, messages[-1]
+
+
+def _asking(
+    say: Words,
+    language: Language,
+    former: str,
+    messages: Sequence[Message],
+    length: int | None,
+) -> Prompt:
+    """The prompt that asks to sum up ``messages``, each no longer than ``length``, and what the
+    ``former`` summary tells."""
+    lines = [say(message.sender, language, words=message.content[:length]) for message in messages]
+    begin = say("former", language, summary=former) + "\n\n" if former else ""
+    text = begin + "\n".join(lines) + "\n\n" + say("request", language)
+    return Prompt(say("task", language), (Turn("user", text),), message=text)
 
 
 def _steady(entries: list[Entry]) -> list[Entry]:

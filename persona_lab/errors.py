@@ -37,6 +37,8 @@ import math
 import sqlite3
 import sys
 import traceback
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -433,13 +435,33 @@ def _names(error: Any) -> tuple[list[str], int | None]:
 
 
 def _retry_after(error: Any) -> float | None:
-    """Seconds that the provider asks for. A date, which none of them sends, counts as nothing."""
-    response = getattr(error, "response", None)
+    """Seconds that the provider asks for, as a number of them, of milliseconds or as a date: that
+    is read by the provider's own clock, where it tells the time."""
+    headers = getattr(getattr(error, "response", None), "headers", {})
+    seconds = _number(headers.get("retry-after-ms"), 1000)
+    if seconds is None:
+        seconds = _number(headers.get("retry-after"))
+    if seconds is None and (then := _date(headers.get("retry-after"))):
+        since = _date(headers.get("date")) or datetime.now(UTC)
+        seconds = max(0.0, (then - since).total_seconds())
+    return seconds
+
+
+def _number(said: str | None, unit: float = 1) -> float | None:
     try:
-        seconds = float(response.headers["retry-after"]) if response is not None else math.nan
-    except (KeyError, ValueError):
+        number = float(said or math.nan) / unit
+    except ValueError:
         return None
-    return seconds if math.isfinite(seconds) and seconds >= 0 else None
+    return number if math.isfinite(number) and number >= 0 else None
+
+
+def _date(said: str | None) -> datetime | None:
+    """The moment that an HTTP header names."""
+    try:
+        moment = parsedate_to_datetime(said or "")
+    except (ValueError, OverflowError):
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _disk_full(error: BaseException) -> bool:

@@ -147,6 +147,44 @@ def hide(text: str, secrets: Sequence[str]) -> str:
     return text
 
 
+_KEYS = (
+    r"(?:sk|pk|rk)(?:-|_(?:live|test)_)[A-Za-z0-9_-]{12,}",  # OpenAI, Anthropic, Stripe …
+    r"(?:AKIA|ASIA)[A-Z0-9]{16}",  # AWS
+    r"gh[pousr]_[A-Za-z0-9]{20,}",  # GitHub
+    r"github_pat_[A-Za-z0-9_]{22,}",
+    r"glpat-[A-Za-z0-9_-]{20,}",  # GitLab
+    r"xox(?:o-(?=\d)|[abcdeprs]-)[A-Za-z0-9-]{10,}",  # Slack
+    r"xapp-\d-[A-Za-z0-9-]{10,}",
+    r"AIza[A-Za-z0-9_-]{30,}",  # Google
+    r"ya29\.[A-Za-z0-9_-]{20,}",
+    r"GOCSPX-[A-Za-z0-9_-]{20,}",
+    r"hf_[A-Za-z0-9]{16,}",  # Hugging Face
+    r"gsk_[A-Za-z0-9]{16,}",  # Groq
+    r"xai-[A-Za-z0-9]{16,}",
+    r"pplx-[A-Za-z0-9]{16,}",
+    r"nvapi-[A-Za-z0-9_-]{20,}",
+    r"r8_[A-Za-z0-9]{20,}",  # Replicate
+    r"hv[sbr]\.[A-Za-z0-9_-]{12,}",  # Vault
+    r"npm_[A-Za-z0-9]{20,}",
+    r"pypi-[A-Za-z0-9_-]{20,}",
+    r"dckr_pat_[A-Za-z0-9_-]{20,}",
+    r"SG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}",  # SendGrid
+    r"whsec_[A-Za-z0-9+/=]{20,}",
+    r"pl_[A-Za-z0-9_-]{40,}",  # ours
+    r"eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)?",  # JSON Web Tokens
+)
+"""The look of keys that nobody told us of. None has a blank in it, nor begins within a word."""
+
+
+def keys(body: str = ".") -> re.Pattern[str]:
+    """Finds keys by their look. ``body`` is a character that may stand in a private key, which is
+    the only one of several lines; without its end it goes on as far as there are any."""
+    edge = "-----{} [A-Z0-9 ]*PRIVATE KEY-----".format
+    block = f"{edge('BEGIN')}(?:(?:{body})*?{edge('END')}|(?:{body})*)"
+    word = rf"(?:(?<![A-Za-z0-9_-])|(?<=\\[nrt]))(?:{'|'.join(_KEYS)})"  # an escape ends a word
+    return re.compile(f"{block}|{word}", re.DOTALL | re.ASCII)
+
+
 class HiddenSecrets(Filter):
     """:func:`hide` for a stream. Most of a secret that is broken off at the end is hidden as well.
 
@@ -185,36 +223,77 @@ def _overlap(text: str, secret: str) -> int:
 
 
 class Fences:
-    """Knows whether the line at hand stands inside a fenced block of code (CommonMark)."""
+    """Knows whether the line at hand stands inside a fenced block of code (CommonMark).
 
-    _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)", re.DOTALL)
+    A block in a list belongs to its item: it is indented as that is, and ends with it. Quotations
+    (``>``) end by themselves, what is fenced in them with them: they are lines as any others.
+    Not followed: a line that goes on with an item's words without being indented.
+    """
+
+    _FENCE = re.compile(r"(`{3,}|~{3,})(.*)")
+    _ITEM = re.compile(r"(?:[-+*]|\d{1,9}[.)])(?= |$)")
+    _INDENTED = 4
+    """Columns from which on a line is code without a fence, or goes on with what was before."""
 
     def __init__(self) -> None:
         self.open = ""
-        """The fence that would close the block; "" outside."""
+        """The line that would close the block; "" outside."""
         self._line = ""
+        self._items: list[int] = []
+        """At which columns the text of the list's items begins, the outermost first."""
 
     def feed(self, text: str) -> None:
         if "\n" not in text:
             self._line += text
             return
-        for piece in text.splitlines(keepends=True):
-            self._line += piece
-            if piece.endswith("\n"):
-                self.end_line()
+        *lines, rest = text.split("\n")
+        for line in lines:
+            self._line += line
+            self.end_line()
+        self._line = rest
 
     def end_line(self) -> None:
-        fence = self._FENCE.match(self._line.rstrip("\n"))
-        self._line = ""
-        if fence is None:
+        line, self._line = self._line.rstrip("\r").expandtabs(4), ""
+        text = line.lstrip(" ")
+        column = len(line) - len(text)
+        if not text:
             return
-        marks, rest = fence.groups()
-        if not self.open:
-            # Backticks after the opening ones make it code within a line.
-            if marks[0] == "~" or "`" not in rest:
-                self.open = marks
-        elif marks.startswith(self.open) and not rest.strip():
-            self.open = ""
+        while self._items and column < self._items[-1]:
+            self._items.pop()
+            if len(self.open) - len(self.open.lstrip(" ")) > self._start:
+                self.open = ""
+        if self.open:
+            if column < self._start + self._INDENTED and self._closes(text):
+                self.open = ""
+            return
+        while column < self._start + self._INDENTED and (item := self._ITEM.match(text)):
+            text = text[item.end() :]
+            blanks = len(text) - len(text.lstrip(" "))
+            self._items.append(column + item.end() + (blanks if blanks < 5 and text.strip() else 1))
+            column += item.end() + blanks
+            text = text.lstrip(" ")
+        fence = self._FENCE.match(text)
+        # Backticks after the opening ones make it code within a line.
+        if (
+            fence is not None
+            and column < self._start + self._INDENTED
+            and (fence[1][0] == "~" or "`" not in fence[2])
+        ):
+            self.open = " " * self._start + fence[1]
+
+    @property
+    def _start(self) -> int:
+        """The column at which the innermost item's text begins."""
+        return self._items[-1] if self._items else 0
+
+    def _closes(self, text: str) -> bool:
+        """Whether it is marks of the same kind alone, as many as the opening ones at least."""
+        fence = self._FENCE.match(text)
+        return (
+            fence is not None
+            and fence[1].startswith(self.open.lstrip(" "))
+            and not fence[2].strip(" ")
+        )
 
 
 def labels(name: str) -> list[str]:

@@ -16,13 +16,15 @@ What a caller can rely on:
   in the metadata says who answered, ``fallback_from`` whom it stands in for and why. A comparison
   or a trial looks at one model: there, nobody stands in for it.
 - No key of the settings is in what comes out, even where a provider's answer repeats it.
-- ``error`` in the metadata without ``fallback``: the answer is whole, the store didn't take it.
+- ``error`` in the metadata without ``fallback``: the answer is whole, the store didn't take it. It
+  is tried again until it does.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import copy
 import functools
 import logging
@@ -42,6 +44,7 @@ from persona_lab.errors import (
     PersonaLabError,
     ProviderError,
     RateLimitError,
+    StorageError,
     from_foreign,
 )
 from persona_lab.layers import Asking, Fallback
@@ -83,6 +86,12 @@ _T = TypeVar("_T")
 _UNLIKE = ("A", "ん")
 """Messages with nothing in common: what two prompts share has no message in it."""
 _SUMMARY_TOKENS = 400
+_PORTIONS = 3
+"""Summaries that one turn has made at most."""
+_MOST_UNKEPT = 256
+"""Answers that wait for a store which is away: as many as are under way when it goes, at most."""
+_LONGEST_PAUSE = 60
+"""How many times as long as the first a pause between two tries grows."""
 _MARKS = 8
 """Tokens that a chat's form puts around each turn, at most."""
 
@@ -170,7 +179,8 @@ class LLMService:
 
     ``layers`` puts those of a call around its client. ``observers`` hear of each generation when
     it is over. ``log_messages``: whether the log's line of a turn has its words. ``clock`` counts
-    seconds; ``save_every`` is how often a growing answer is written down.
+    seconds; ``save_every`` is how often a growing answer is written down, ``keep_again`` the first
+    pause before one that the store didn't take is tried again.
     """
 
     def __init__(
@@ -189,6 +199,7 @@ class LLMService:
         log_messages: bool = False,
         clock: Callable[[], float] = time.perf_counter,
         save_every: float = 0.5,
+        keep_again: float = 1.0,
     ) -> None:
         self.store = store
         self.clients = clients
@@ -207,8 +218,7 @@ class LLMService:
         """The turn of each chat that has one; those who wait for it keep it here."""
         self._jobs: set[asyncio.Task[None]] = set()
         """Summaries that are being made."""
-        self._unkept: dict[str, Callable[[], Awaitable[object]]] = {}
-        """For a chat whose last answer the store didn't take: another try."""
+        self._unkept = _Unkept(self._turns, keep_again)
 
     def with_clients(self, clients: Clients) -> LLMService:
         """This service, which asks other clients: those with a visitor's own keys, say.
@@ -231,16 +241,7 @@ class LLMService:
             job.cancel()
         if jobs:
             await asyncio.wait(jobs)
-        for chat_id in list(self._unkept):
-            with contextlib.suppress(PersonaLabError):
-                await self._keep_again(chat_id)
-
-    async def _keep_again(self, chat_id: str) -> None:
-        """Keep the answer that an outage of the store kept from being kept. Raises StorageError."""
-        keep = self._unkept.get(chat_id)
-        if keep is not None:
-            await keep()
-            del self._unkept[chat_id]
+        await self._unkept.aclose()
 
     # ── with a chat ───────────────────────────────────────────────────────────────────────
 
@@ -365,7 +366,7 @@ class LLMService:
             raise NotFound(kind="agent")
         async with contextlib.AsyncExitStack() as turn:
             await turn.enter_async_context(self._turns.setdefault(chat_id, asyncio.Lock()))
-            await self._keep_again(chat_id)
+            await self._unkept.keep(chat_id)
             if over is not None:
                 turn.push_async_callback(lambda: _to_the_end(over()))
             asked = await _to_the_end(asyncio.to_thread(ask))
@@ -723,8 +724,8 @@ class LLMService:
             try:
                 await write()
             except Exception as error:  # noqa: BLE001 - one failed write must not cost the next
-                if write is settle and task.chat_id is not None:
-                    self._unkept[task.chat_id] = settle
+                if write is settle and task.chat_id and isinstance(error, StorageError):
+                    self._unkept.add(task.chat_id, settle)
                 excuse = await self.error_handler.handle(
                     error, task.message, course.agent or task.agent_id, language=task.language
                 )
@@ -802,53 +803,128 @@ class LLMService:
     async def _summarize(self, task: _Task, course: _Course) -> None:
         """Have the model that answered put in short what fell out of the conversation.
 
-        It goes on beside the talk, on the user's quota. Where it fails the next turn tries again.
+        It goes on beside the talk, on the user's quota, a few portions a turn where much fell out
+        (the summary was switched on later, say). Where it fails the next turn tries again.
         """
         info, agent, chat_id = course.info, course.agent, task.chat_id
         if info is None or agent is None or chat_id is None:
             return
-        began = self.clock()
         try:
-            wanted = await self.context_manager.to_summarize(
-                chat_id, user_id=task.user_id, language=_language(agent)
-            )
-            if wanted is None:
-                return
-            client = await self.clients.open(info.spec)
-            if self.layers is not None:
-                own = self.clients.at_own_cost(info)
-                client = self.layers.for_call(client, Asking(task.user_id, fresh=True, own=own))
-            options = self.clients.options(info, max_tokens=_SUMMARY_TOKENS)
-            prompt = wanted.prompt
-            if info.prompt == "transcript":
-                prompt = Prompt(f"{prompt}\n\n", kind="transcript", stop=("\n\n",))
-            made = await client.generate(prompt, **asdict(options))
-            summary = hide(made.content.strip(), self._secrets)
-            await self.context_manager.keep_summary(
-                chat_id, user_id=task.user_id, summary=summary, until=wanted.until
-            )
-            record = TurnRecord(
-                user_id=task.user_id,
-                agent_id=agent.id,
-                chat_id=chat_id,
-                kind="summary",
-                provider=info.provider,
-                model=hide(made.model, self._secrets),
-                status="ok",
-                prompt_tokens=made.usage.prompt_tokens,
-                completion_tokens=made.usage.completion_tokens,
-                cached_tokens=made.usage.cached_tokens,
-                total_ms=_milliseconds(self.clock() - began),
-                cost=await priced(info, made.usage, server=client.base_url),
-                own=self.clients.at_own_cost(info),
-            )
-            await asyncio.to_thread(self._record, Outcome(record, info.spec))
+            for _ in range(_PORTIONS):
+                if not await self._sum_up(info, agent, chat_id, task.user_id):
+                    return
         except Exception as error:  # noqa: BLE001 - the talk goes on without
             log.warning(
                 "no summary: %s",
                 from_foreign(error).code,
                 extra={"event": "summary_failed", "chat_id": chat_id},
             )
+
+    async def _sum_up(self, info: ModelInfo, agent: Agent, chat_id: str, user_id: str) -> bool:
+        """Fold the next portion into the summary; False where there is none."""
+        began = self.clock()
+        client = await self.clients.open(info.spec)
+        wanted = await self.context_manager.to_summarize(
+            chat_id,
+            user_id=user_id,
+            language=_language(agent),
+            fits=lambda prompt: (
+                _tokens(prompt, client.count_tokens) + _SUMMARY_TOKENS <= info.context
+            ),
+        )
+        if wanted is None:
+            return False
+        own = self.clients.at_own_cost(info)
+        if self.layers is not None:
+            client = self.layers.for_call(client, Asking(user_id, fresh=True, own=own))
+        options = self.clients.options(info, max_tokens=_SUMMARY_TOKENS)
+        prompt = wanted.prompt
+        if info.prompt == "transcript":
+            prompt = Prompt(f"{prompt}\n\n", kind="transcript", stop=("\n\n",))
+        made = await client.generate(prompt, **asdict(options))
+        summary = hide(made.content.strip(), self._secrets)
+        await self.context_manager.keep_summary(
+            chat_id, user_id=user_id, summary=summary, until=wanted.until
+        )
+        record = TurnRecord(
+            user_id=user_id,
+            agent_id=agent.id,
+            chat_id=chat_id,
+            kind="summary",
+            provider=info.provider,
+            model=hide(made.model, self._secrets),
+            status="ok",
+            prompt_tokens=made.usage.prompt_tokens,
+            completion_tokens=made.usage.completion_tokens,
+            cached_tokens=made.usage.cached_tokens,
+            total_ms=_milliseconds(self.clock() - began),
+            cost=await priced(info, made.usage, server=client.base_url),
+            own=own,
+        )
+        await asyncio.to_thread(self._record, Outcome(record, info.spec))
+        return True
+
+
+class _Unkept:
+    """Answers that an outage of the store kept from being kept, each tried again until it is.
+
+    That happens by itself, after pauses that grow; before the next turn of its chat, which waits
+    for it; and for the last time at the end. At most :data:`_MOST_UNKEPT` wait.
+    """
+
+    def __init__(self, turns: WeakValueDictionary[str, asyncio.Lock], pause: float) -> None:
+        self._turns = turns
+        self._pause = pause
+        self._waiting: dict[str, Callable[[], Awaitable[object]]] = {}
+        self._trying: asyncio.Task[None] | None = None
+
+    def add(self, chat_id: str, keep: Callable[[], Awaitable[object]]) -> None:
+        """``keep`` is to be done again, after the turn that is under way."""
+        self._waiting[chat_id] = keep
+        if len(self._waiting) > _MOST_UNKEPT:
+            self._lose(next(iter(self._waiting)))
+        if self._trying is None or self._trying.done():
+            # It belongs to no request: its lines in the log are told as those of none.
+            self._trying = asyncio.create_task(self._try(), context=contextvars.Context())
+
+    async def keep(self, chat_id: str) -> None:
+        """Keep the chat's answer now, if one waits. Raises StorageError."""
+        keep = self._waiting.get(chat_id)
+        if keep is not None:
+            await keep()
+            self._waiting.pop(chat_id, None)
+            log.info("an answer is kept", extra={"event": "answer_kept", "chat_id": chat_id})
+
+    async def aclose(self) -> None:
+        trying = self._trying
+        if trying is not None and trying.get_loop() is asyncio.get_running_loop():
+            trying.cancel()
+            await asyncio.wait([trying])
+        for chat_id in list(self._waiting):
+            with contextlib.suppress(PersonaLabError):
+                await self.keep(chat_id)
+
+    async def _try(self) -> None:
+        pause = self._pause
+        while self._waiting:
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE * self._pause)
+            for chat_id in list(self._waiting):
+                turn = self._turns.setdefault(chat_id, asyncio.Lock())
+                if turn.locked():  # it does so itself
+                    continue
+                try:
+                    async with turn:
+                        await self.keep(chat_id)
+                except StorageError:  # the others would fare no better, and have the next go first
+                    self._waiting[chat_id] = self._waiting.pop(chat_id)
+                    break
+                except Exception:  # noqa: BLE001 - its chat is gone, say: it never will be kept
+                    self._lose(chat_id)
+
+    def _lose(self, chat_id: str) -> None:
+        self._waiting.pop(chat_id, None)
+        log.error("an answer is lost", extra={"event": "answer_lost", "chat_id": chat_id})
 
 
 class _Draft:

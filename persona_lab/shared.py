@@ -3,8 +3,9 @@
 Whatever is kept here can be lost without harm: cached answers and contexts, counted quotas. So
 while Redis is away the work goes on in memory. It is said once, one line when it goes and one when
 it is back. A caller waits for it twice its ``patience`` at most, and only while it is taken to be
-well: later callers don't wait at all, and a single ping, beside them, looks every few seconds
-whether it is back.
+well: later callers don't wait at all, and a single write, beside them, looks every few seconds
+whether it is back. One that only reads (a replica, a full memory, a disk that fails) is away too:
+it would answer a ping, and refuse the next value.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ CONNECTIONS = 32
 """As many as one loop uses at a time: more would be slower than to wait in line."""
 LOOK_EVERY = 2.0
 """Seconds between two looks at a Redis that is away."""
+LOOK_KEPT = 1000
+"""Milliseconds that what a look has written stays."""
 PREFIX = "persona_lab:1:"
 """Before every key: a Redis may serve others too. The number changes with the form of the values,
 so that replicas of two versions don't read each other's."""
@@ -136,7 +139,7 @@ class Shared:
         redis, _ = await self._redis()
         try:
             async with asyncio.timeout(2 * self._patience):
-                await redis.ping()
+                await redis.set(f"{PREFIX}look", 1, px=LOOK_KEPT)
         except _faults():
             return
         if self.away:

@@ -17,10 +17,11 @@ import threading
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -778,8 +779,9 @@ class Store:
         limit: int,
         before: int | None = None,
         after: int = -1,
+        first: bool = False,
     ) -> list[tuple[Message, Message]]:
-        """The last ``limit`` questions with their answers, oldest first, for sending along.
+        """The last ``limit`` questions with their answers, or the ``first``; oldest first.
 
         Left out are failed, unfinished, empty and superseded answers with their questions, and
         what stands at position ``before`` or later, and at ``after`` or earlier. ``user_id`` None
@@ -794,28 +796,18 @@ class Store:
                 Message.content != "",
                 Message.position > after,
             )
-            .order_by(col(Message.position).desc())
+            .order_by(col(Message.position) if first else col(Message.position).desc())
             .execution_options(yield_per=2 * limit + 2)
         )
         if before is not None:
             turns = turns.where(Message.position < before)
-        found: list[tuple[Message, Message]] = []
-        answer: Message | None = None
         with self._read() as session:
             if user_id is not None:
                 _own_chat(session, chat_id, user_id, deleted=False)
-            if limit <= 0:
-                return []
             with closing(session.exec(turns)) as rows:  # it stays open where it is left early
-                for message in rows:
-                    if message.sender == "ai":
-                        answer = answer or message
-                    elif answer is not None:
-                        found.append((message, answer))
-                        answer = None
-                        if len(found) == limit:
-                            break
-        return found[::-1]
+                pairs = _oldest_first(rows) if first else _newest_first(rows)
+                found = list(islice(pairs, max(0, limit)))
+        return found if first else found[::-1]
 
     def mark(self, chat_id: str, *, user_id: str | None) -> Mark:
         """Where the conversation stands, as one moment saw it. ``user_id`` as for exchanges."""
@@ -960,6 +952,32 @@ def _own_agent(session: Session, agent_id: str, user_id: str) -> Agent:
     if agent.owner_id is None or agent.owner_id != user_id:
         raise NotFound(kind="agent")
     return agent
+
+
+def _oldest_first(rows: Iterable[Message]) -> Iterator[tuple[Message, Message]]:
+    """Questions with the last of their answers."""
+    asked: Message | None = None
+    answer: Message | None = None
+    for message in rows:
+        if message.sender == "ai":
+            answer = message
+        else:
+            if asked is not None and answer is not None:
+                yield asked, answer
+            asked, answer = message, None
+    if asked is not None and answer is not None:
+        yield asked, answer
+
+
+def _newest_first(rows: Iterable[Message]) -> Iterator[tuple[Message, Message]]:
+    """The same of ``rows`` the other way round."""
+    answer: Message | None = None
+    for message in rows:
+        if message.sender == "ai":
+            answer = answer or message
+        elif answer is not None:
+            yield message, answer
+            answer = None
 
 
 def _own_chat(

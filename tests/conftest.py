@@ -129,6 +129,40 @@ class Visitor:
         return [(row.sender, row.content, row.status) for row in rows]
 
 
+_LETTERS = "abcdefghij0123456789ABCDEFGHIJ"
+KEYS = [  # none as it would stand in a file that somebody's scanner reads
+    *(
+        begin + _LETTERS
+        for begin in (
+            "sk-", "sk-proj-", "sk-ant-api03-", "sk_live_", "rk_test_", "pk-lf-", "ghp_", "gho_",
+            "glpat-", "xoxp-", "xapp-1-", "AIza", "ya29.", "GOCSPX-", "hf_", "gsk_", "xai-",
+            "pplx-", "nvapi-", "r8_", "hvs.", "npm_", "pypi-", "dckr_pat_", "whsec_",
+        )
+    ),
+    "AKIA" + "IOSFODNN7EXAMPLE",
+    "ASIA" + "IOSFODNN7EXAMPLE",
+    "github_pat_" + "11ABCDEFG0_" + _LETTERS,
+    "xoxb-" + "123456789012-abcdefghijkl",
+    f"SG.{_LETTERS}.{_LETTERS}",
+    f"pl_{_LETTERS}0123456789-_a",
+    "eyJhbGciOiJIUzI1NiJ9." + "eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0TH",
+    "-----BEGIN RSA " + "PRIVATE KEY-----\nMIIabcdef\n-----END RSA PRIVATE KEY-----",
+    "-----BEGIN " + 'PRIVATE KEY-----\nMIIabcdef\nMIIghijkl\n-----END PRIVATE KEY-----',
+]  # fmt: skip
+"""Texts with the look of keys."""
+NO_KEYS = [
+    "sk-learn", "sk_SK_2024_locale", "task-sk-1", "risk-assessment-2024-plan", "sk_live_",
+    "AKIA1",
+    "AKIAmono2024nomachi", "ghp_short1", "ghz_abcdefghij0123456789abc", "github_pat_1",
+    "xoxo-love-2",
+    "xoxz-0123456789ab", "AIzawa2024", "hf_transfer_2024", "gsk_2", "xai-2024",
+    "xaiver-2024-report",
+    "hvs.example.1", "npm_config_registry_2024", "npm-2024-report-of-the-year",
+    "pl_PL.UTF-8_2024", "eyJ0", "eyJabc.def.1", "SG.2024.1", "r8_2", "-----BEGIN CERTIFICATE-----",
+    "3f2504e0-4f89-11d3-9a0c-0305e82c3301", "d41d8cd98f00b204e9800998ecf8427e",
+]  # fmt: skip
+
+
 @pytest.fixture
 def broken_copy(tmp_path: Path) -> Callable[[str, str], Path]:
     """``broken_copy("templates/fallbacks.yaml", text)``: the folder, with that file replaced."""

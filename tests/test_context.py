@@ -4,9 +4,11 @@ PostgreSQL and Redis."""
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import pytest
 from conftest import Visitor
@@ -317,6 +319,28 @@ async def test_what_another_tab_said_between_a_question_and_its_answer_is_not_pa
     assert words(cached) == [message.content for pair in found for message in pair]
 
 
+async def test_the_first_exchanges_and_the_last_are_the_same_pairs(talk: Talk) -> None:
+    talk.answer("nobody asked")
+    talk.exchange("u0", "a0")
+    talk.say("never answered")
+    talk.exchange("u1", "not the last word")
+    talk.answer("a1")
+    talk.exchange("u2", "failed", "failed")
+    talk.exchange("u3", "a3")
+    talk.say("not yet answered")
+    either = [
+        [
+            (asked.content, answer.content)
+            for asked, answer in talk.store.exchanges(
+                talk.chat, user_id=talk.user, limit=limit, first=first
+            )
+        ]
+        for first, limit in [(True, 9), (False, 9), (True, 2), (False, 2), (True, 0)]
+    ]
+    pairs = [("u0", "a0"), ("u1", "a1"), ("u3", "a3")]
+    assert either == [pairs, pairs, pairs[:2], pairs[1:], []]
+
+
 # ── trimmed in steps ──────────────────────────────────────────────────────────────────────
 
 
@@ -384,6 +408,47 @@ async def test_what_fell_out_is_to_be_summed_up_once(
     assert "u1" not in again.prompt.message
 
 
+async def summed_up(talk: Talk, summarizing: ContextManager, **how: Any) -> list[str]:
+    """The texts that a model is asked to sum up, one after the other; its summaries are numbers."""
+    texts: list[str] = []
+    where = {"user_id": talk.user, "language": "ja"}
+    while (wanted := await summarizing.to_summarize(talk.chat, **where, **how)) is not None:
+        texts.append(wanted.prompt.message)
+        await summarizing.keep_summary(
+            talk.chat, user_id=talk.user, summary=f"S{len(texts)}", until=wanted.until
+        )
+        assert len(texts) < 100
+    return texts
+
+
+def told(text: str) -> list[int]:
+    return [int(number) for number in re.findall(r"ユーザー：u(\d+)", text)]
+
+
+async def test_where_more_fell_out_than_goes_into_one_summary_none_of_it_is_lost(
+    talk: Talk, summarizing: ContextManager
+) -> None:
+    for number in range(95):
+        talk.exchange(f"u{number}", f"a{number}", "failed" if number == 50 else "ok")
+    texts = await summed_up(talk, summarizing)
+    assert [number for text in texts for number in told(text)] == [
+        number for number in range(93) if number != 50
+    ]
+    assert [len(told(text)) for text in texts] == [40, 40, 12]
+    assert ["S1" in texts[1], "S2" in texts[2]] == [True, True]
+
+
+async def test_a_portion_is_no_longer_than_the_model_can_read(
+    talk: Talk, summarizing: ContextManager
+) -> None:
+    for number in range(12):
+        talk.exchange(f"u{number}", "長" * (9000 if number == 5 else 300))
+    texts = await summed_up(talk, summarizing, fits=lambda prompt: len(str(prompt)) < 3000)
+    assert [number for text in texts for number in told(text)] == list(range(10))
+    assert max(map(len, texts)) < 3000
+    assert len(texts) < 10
+
+
 async def test_a_summary_of_what_was_changed_meanwhile_is_not_kept(
     talk: Talk, summarizing: ContextManager
 ) -> None:
@@ -420,6 +485,32 @@ async def test_a_long_talk_is_summed_up_by_its_model_and_the_summary_is_sent_and
     kinds = [record.kind for record in lab.store.records(user_id=visitor.user_id)]
     assert kinds.count("summary") == 3
     assert [sender for sender, _, _ in visitor.thread()] == ["user", "ai"] * 5
+
+
+async def test_a_turn_has_a_few_portions_summed_up_and_the_next_ones_the_rest(
+    make_lab: Callable[..., Lab],
+) -> None:
+    async def play(prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
+        yield Chunk("まとめ。" if "記録係" in prompt.system else "はい。")
+        yield Chunk(finish_reason="stop", usage=Usage(7, 3), model="m")
+
+    lab = make_lab(play, max_context_length=4, context_summary=True, context=100_000)
+    visitor = Visitor(lab)
+    for number in range(150):
+        for sender in ("user", "ai"):
+            lab.store.add_message(
+                visitor.chat.id, user_id=visitor.user_id, sender=sender, content=f"{number}"
+            )
+    made = []
+    for _ in range(3):
+        await lab.service.generate_response("やあ", **visitor.where)
+        await asyncio.gather(*lab.service._jobs)
+        kinds = [record.kind for record in lab.store.records(user_id=visitor.user_id)]
+        made.append(kinds.count("summary"))
+    assert made[0] == 3
+    assert made[1] in (4, 5)
+    mark = lab.store.mark(visitor.chat.id, user_id=visitor.user_id)
+    assert mark.summary_through >= 2 * 149
 
 
 async def test_a_summary_that_fails_costs_the_talk_nothing(

@@ -6,6 +6,8 @@ import errno
 import json
 import sqlite3
 import ssl
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +160,40 @@ def test_only_a_sensible_number_of_seconds_is_kept(header: str, seconds: float |
     error = ours(openai_error(429, {"retry-after": header}))
     assert isinstance(error, RateLimited)
     assert error.retry_after == seconds
+
+
+SAID = "Thu, 26 Nov 2026 10:00:00 GMT"
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after-ms": "1500"}, 1.5),
+        ({"retry-after-ms": "1500", "retry-after": "2"}, 1.5),
+        ({"retry-after-ms": "soon", "retry-after": "2"}, 2.0),
+        ({"retry-after": "Thu, 26 Nov 2026 10:00:20 GMT", "date": SAID}, 20.0),
+        ({"retry-after": "Thursday, 26-Nov-26 10:00:20 GMT", "date": SAID}, 20.0),
+        ({"retry-after": "Thu Nov 26 10:00:20 2026", "date": SAID}, 20.0),
+        ({"retry-after": "Thu, 26 Nov 2026 09:00:00 GMT", "date": SAID}, 0.0),
+        ({"retry-after": "Thu, 31 Nov 2026 10:00:00 GMT", "date": SAID}, None),
+        ({"date": SAID}, None),
+    ],
+)
+def test_a_pause_is_read_in_milliseconds_and_as_a_date(
+    headers: dict[str, str], seconds: float | None
+) -> None:
+    error = ours(openai_error(429, headers))
+    assert isinstance(error, RateLimited)
+    assert error.retry_after == seconds
+
+
+@pytest.mark.parametrize("said", [None, "yesterday"])
+def test_a_date_is_read_by_our_clock_where_the_provider_tells_no_time(said: str | None) -> None:
+    then = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
+    error = ours(openai_error(429, {"retry-after": then, **({"date": said} if said else {})}))
+    assert isinstance(error, RateLimited)
+    assert error.retry_after is not None
+    assert 25 < error.retry_after <= 30
 
 
 def test_a_provider_that_asks_for_no_pause_gets_none_of_ours() -> None:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import httpx2
 import pytest
 import yaml
-from conftest import Visitor, says
+from conftest import KEYS, NO_KEYS, Visitor, says
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -159,19 +159,41 @@ phone | TEL.03-1234-5678
 phone | Tel.090-1234-5678
 phone | 07700 900123
 phone | Janet: 415-555-2671
+phone | 555 123 4567
+phone | 212 555 0123
+phone | 555-123-4567
+phone | 212 555-0123
+phone | ２１２　５５５　０１２３
+phone | +1 212 555 0199
+phone | 1-800-555-0199
+phone | 1 800 555 0199
+phone | (800) 555-0199
+phone | 電話番号：555 123 4567
+phone | tel. 212 555 0123
+phone | +49 30 901820
+phone | +33 1 42 68 53 00
+phone | +86 138 0013 8000
+phone | +44 (0)20 7946 0958
+phone | 0044 20 7946 0958
 address | 札幌市中央区北1条西2丁目
+address | 1600 Pennsylvania Avenue NW, Washington, DC 20500
+address | 1600 Pennsylvania Ave. NW, Washington, D.C. 20500
+address | 350 Fifth Ave, New York, NY 10118
+address | 350 Fifth Avenue, 21st Floor, New York, NY 10118-1234
+address | 123 N. Main St., Apt. 4B, Los Angeles, CA 90012
+address | 1455 K Street NW, Washington, DC 20005
+address | 1 Infinite Loop, Cupertino, CA 95014
+address | 1681 Broadway, New York, NY 10019
+address | 1221 Avenue of the Americas, New York, NY 10020
+address | 2300 Oracle Pkwy. Suite 100, Redwood City, CA 94065
+address | 10 Downing Street, London SW1A 2AA
+address | 12 O'Connell Street, Dublin
+address | 10 St James's Park Road, London
+address | 24 Sussex Drive, Ottawa, ON K1M 1M4
+address | 1 Macquarie Street, Sydney NSW 2000
+address | ２２１Ｂ　Ｂａｋｅｒ　Ｓｔｒｅｅｔ，　Ｌｏｎｄｏｎ　ＮＷ１　６ＸＥ
 address | 神南1丁目19番11号渋谷区神南1丁目19番11号
 """
-KEYS = [
-    "sk-proj-abcdefghij0123456789",
-    "sk-ant-api03-abcdefghij0123456789",
-    "AKIAIOSFODNN7EXAMPLE",
-    "ghp_abcdefghijklmnopqrstuvwxyz0123456789",
-    "AIzaSyA1234567890abcdefghijklmnopqrstuvw",
-    "xoxb-123456789012-abcdefghijkl",
-    "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U",
-    "-----BEGIN RSA PRIVATE KEY-----\nMIIabc\n-----END RSA PRIVATE KEY-----",
-]
 HARMLESS = """
 注文番号は1234567890123456です
 注文番号: 4111111111111111
@@ -223,6 +245,40 @@ I have 3 Good Friends on the Way
 10.1000/182
 0.1234567890
 03:15-04:20
+in 1984 3 people
+chapters 100 200 3000
+chapters 212 345 6789
+第3章は212 555 0123ページ
+pages 300 415 2671
+555 items
+2026 11 26
+2026-11-26T10:45:40+09:00
+2026-11-26 10:45:40.123456
+10.0.0.1 and 255.255.255.0
+2001:0db8:85a3:0000:0000:8a2e:0370:7334
+ports 443 808 9000
+256 512 1024
+640 480 1024
+128 256 512 1024 2048
+200 300 4000
+400 500 6000 people
+212 555 0123 456
+$555 123 4567
+登録者は555 123 4567人です
+2 000 000 people
+150 000 000 km
+001 002 003 004 005
+001-002-003-004
+00 44 20 79 46 09 58
+AB-123-456-7890
+型番 415-555-2671
+order 415 555 2671
+ISBN 978 4 10 101010 1
+Windows 11 Google Drive
+In 1969 Neil Armstrong, Houston, Texas
+In 2024 Apple, Google and Microsoft
+3 Good Reasons to Stay
+Fifth Avenue
 """
 
 
@@ -263,9 +319,30 @@ def test_a_key_is_found_whole(key: str) -> None:
     assert find_personal(f"鍵は{key}") == [(2, 2 + len(key), "key")]
 
 
+@pytest.mark.parametrize("text", NO_KEYS)
+def test_a_word_that_begins_like_a_key_is_none(text: str) -> None:
+    assert find_personal(f"これは{text}です") == []
+
+
 @pytest.mark.parametrize("text", rows(HARMLESS))
 def test_numbers_that_are_nobodys_stay(text: str) -> None:
     assert find_personal(text) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("call {} now", "800 300 4000"),
+        ("電話は{}です", "800 300 4000"),
+        ("Call 24/7 {}", "555 123 4567"),
+        ("the phone in room {}", "212 345 6789"),
+    ],
+)
+def test_three_numbers_in_a_row_are_a_phone_number_where_they_are_called_so(
+    text: str, number: str
+) -> None:
+    at = text.index("{")
+    assert find_personal(text.format(number)) == [(at, at + len(number), "phone")]
 
 
 @pytest.mark.parametrize("digits", ["4111111111111112", "123456789012", "0000000000000000"])
@@ -283,6 +360,13 @@ def test_a_wrong_check_digit_makes_it_no_card_and_no_my_number(digits: str) -> N
         "東京都港区" + "ヶ" * 60,
         *("東京都港区" + each * 60 for each in ("の亜", "が", "つヶ", "り", "ー", "1条", "一の")),
         "1 " * 2000,
+        "212 555 " * 400,
+        "+1 " + "1." * 900,
+        "12 " + "Aa " * 300 + "St",
+        "12 Aa St" + ", Aa" + " Bb" * 900,
+        "1 " + "Aa of the " * 300,
+        "1 Aa, Bb " * 200,
+        "1" + " " * 2000,
     ],
 )
 def test_no_text_makes_the_search_slow(text: str) -> None:
@@ -401,7 +485,9 @@ PIECES = [
     "死", "ね", "よ", "爆弾の", "作り方", "kill ", "yourself", "fu", "ck", "、", "です", "だ",
     "-----BEGIN RSA ", "PRIVATE KEY-----", "\nMIIa\n", "-----END RSA PRIVATE KEY-----", "行く",
     "薬", "二錠", "飲んでください", "医師", "Mr. ", "A. ", "ユーザー：", "\n\n\n", "「", "」", "\n",
-    "😊", "？", "```",
+    "😊", "？", "```", "212 555", " 0123", "(212) ", "+44 20", " 7946 0958", "1-800-", "555-0199",
+    "221B Baker ", "Street, ", "London NW1", " 6XE", "350 Fifth", " Ave. ", "NW, Washington, D.C. ",
+    "20500", "chapters ",
 ]  # fmt: skip
 texts = st.one_of(st.lists(st.sampled_from(PIECES), max_size=25).map("".join), st.text(max_size=60))
 PERSONAS = [

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any
 
 import pytest
-from conftest import ScriptedClient, Visitor, says
+from conftest import KEYS, NO_KEYS, ScriptedClient, Visitor, says
 from pydantic import SecretStr
 
 from persona_lab.errors import Offline
@@ -317,6 +317,32 @@ def test_a_key_is_hidden_wherever_it_stands(open_log: Callable[..., Written], st
     assert "canary" not in told
     assert "7Qf" not in told
     assert HIDDEN in told
+
+
+@pytest.mark.parametrize("key", KEYS, ids=lambda key: key[:8])
+@pytest.mark.parametrize("style", ["json", "text"])
+def test_a_key_that_nobody_told_us_of_is_hidden_by_its_look(
+    open_log: Callable[..., Written], style: str, key: str
+) -> None:
+    log = open_log(log_format=style)
+    ours.error("x", extra={"event": "e", "said": f"a\n{key}", "after": "stays"})
+    told = log.getvalue()
+    assert not any(line[4:] in told for line in key.split("\n"))
+    assert HIDDEN in told
+    assert "stays" in told
+    assert style == "text" or log.lines()[0]["after"] == "stays"
+
+
+def test_half_a_private_key_costs_no_more_than_the_value_that_it_stands_in(log: Written) -> None:
+    ours.error("x", extra={"said": '-----BEGIN PRIVATE KEY-----\nMII"abc', "more": "stays"})
+    [line] = log.lines()
+    assert (line["said"], line["more"]) == (HIDDEN, "stays")
+
+
+@pytest.mark.parametrize("text", NO_KEYS)
+def test_a_word_that_begins_like_a_key_stays_in_the_log(log: Written, text: str) -> None:
+    ours.error("x", extra={"said": text})
+    assert log.lines()[0]["said"] == text
 
 
 @pytest.mark.parametrize(

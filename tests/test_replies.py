@@ -5,7 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from persona_lab.models import Agent
-from persona_lab.replies import USER_LABELS, ResponseProcessor, hide
+from persona_lab.replies import LAST_STEPS, USER_LABELS, ResponseProcessor, hide
 
 AGENT = Agent(name="さくら")
 processor = ResponseProcessor()
@@ -13,7 +13,8 @@ processor = ResponseProcessor()
 PIECES = [
     "さくら", "：", ":", "ユーザー", "ユーザー：", "User:", "\n", "\n\n", "\n\n\n", " ", "　", "\t",
     "```", "```py", "~~~", "````", "**", "【", "】", "##", "こんにちは。", "a", "\r\n", "`", "US",
-    "**さくら**：", "\nさくら：", "**User:**",
+    "**さくら**：", "\nさくら：", "**User:**", "- ", "1. ", "  ", "    ", "\n   ```", "\n```",
+    "~~~~", "> ", "*",
 ]  # fmt: skip
 texts = st.one_of(st.lists(st.sampled_from(PIECES), max_size=25).map("".join), st.text(max_size=60))
 
@@ -39,7 +40,7 @@ def test_the_final_text_and_the_steps_applied_do_not_depend_on_the_cuts(
 def test_no_more_than_one_blank_line_stands_outside_code(text: str) -> None:
     blank = 0
     for line in final(text).split("\n"):
-        if line.lstrip(" ").startswith(("```", "~~~")):
+        if "```" in line or "~~~" in line:
             return  # what holds within and after code is shown by examples below
         blank = 0 if line.strip() else blank + 1
         assert blank < 2
@@ -113,10 +114,56 @@ def test_text_is_given_out_while_it_comes() -> None:
         ("````\n```\nx", "````\n```\nx\n````"),
         ("```\nx\n```\nはい", "```\nx\n```\nはい"),
         ("``` はい ``` です", "``` はい ``` です"),
+        # of the same kind, and as long at least
+        ("~~~\n```\nx", "~~~\n```\nx\n~~~"),
+        ("```\n~~~\nx", "```\n~~~\nx\n```"),
+        ("`````\n````\nx\n``````\nはい", "`````\n````\nx\n``````\nはい"),
+        ("```\nx\n``` py\ny", "```\nx\n``` py\ny\n```"),
+        ("```\nx\n``` `\ny", "```\nx\n``` `\ny\n```"),
+        ("```\nx\n```　\ny", "```\nx\n```　\ny\n```"),
+        ("~~~ a`b\nx", "~~~ a`b\nx\n~~~"),
+        ("```\r\nx\r\n```\r\nはい", "```\r\nx\r\n```\r\nはい"),
+        # in lists
+        ("- 一\n  ```py\n  x", "- 一\n  ```py\n  x\n  ```"),
+        ("1. 一\n   ```py\n   x\n   ```\nはい", "1. 一\n   ```py\n   x\n   ```\nはい"),
+        ("1. 一\n\n    ```py\n    x", "1. 一\n\n    ```py\n    x\n   ```"),
+        ("- 一\n  - 二\n      ~~~~\n      x", "- 一\n  - 二\n      ~~~~\n      x\n    ~~~~"),
+        (
+            "- 一\n  - 二\n    ```\n    x\n    ```\nはい",
+            "- 一\n  - 二\n    ```\n    x\n    ```\nはい",
+        ),
+        ("- ```py\n  x", "- ```py\n  x\n  ```"),
+        ("- 1. ```\n     x", "- 1. ```\n     x\n     ```"),
+        ("10. 十\n\t```\n\tx", "10. 十\n\t```\n\tx\n    ```"),
+        ("- 一\n\n  ```\n\n  x", "- 一\n\n  ```\n\n  x\n  ```"),
+        # its item ends, and the block with it
+        ("- 一\n  ```\n  x\n\n終わり", "- 一\n  ```\n  x\n\n終わり"),
+        ("- 一\n  ```\n  x\n- 二", "- 一\n  ```\n  x\n- 二"),
+        ("- 一\n  ```\n  x\n```", "- 一\n  ```\n  x\n```\n```"),
+        ("- 一\n\n終わり\n\n```\nx", "- 一\n\n終わり\n\n```\nx\n```"),
+        # indented further it is no fence, and closes none
+        ("はい\n    ```\nx", "はい\n    ```\nx"),
+        ("```md\n- 一\n    ```py\n    ```", "```md\n- 一\n    ```py\n    ```\n```"),
+        ("-     ```\nx", "-     ```\nx"),
+        ("**太字**\n```\nx", "**太字**\n```\nx\n```"),
+        ("---\n```\nx", "---\n```\nx\n```"),
+        ("> ```\n> x", "> ```\n> x"),
     ],
 )
 def test_an_open_block_of_code_is_closed(raw: str, closed: str) -> None:
     assert final(raw) == closed
+
+
+def test_blank_lines_within_code_of_a_list_stay() -> None:
+    text = "- 一\n\n  ```\n  x\n\n\n\n  y\n  ```\n\nはい"
+    assert final(text) == text
+
+
+@given(texts)
+def test_a_finished_answer_has_nothing_left_to_close(text: str) -> None:
+    closing = ResponseProcessor(steps=LAST_STEPS)
+    closed = closing.process(text, AGENT).content
+    assert closing.process(closed, AGENT).content == closed
 
 
 def test_blank_lines_after_code_are_counted_from_its_end() -> None:

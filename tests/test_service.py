@@ -340,6 +340,7 @@ async def test_a_part_that_fails_costs_the_answer_and_not_the_message(
     assert reply.metadata["fallback"] is True
     assert visitor.thread() == [("user", ASKED, "ok"), ("ai", reply.content, "failed")]
     assert [record.status for record in records(visitor)] == ["failed"]
+    await service.aclose()
 
 
 PROVIDER_ERRORS = [
@@ -536,6 +537,94 @@ async def test_a_disk_that_is_full_for_the_answer_shows_it_whole_and_says_so(
     assert "fallback" not in reply.metadata
     assert visitor.thread() == [("user", ASKED, "ok")]
     assert len(records(visitor)) == 1
+    await service.aclose()
+
+
+async def until_kept(visitor: Visitor) -> tuple[str, str, str]:
+    async with asyncio.timeout(10):
+        while len(thread := visitor.thread()) < 2:  # noqa: ASYNC110 - a row rings no bell
+            await asyncio.sleep(0.001)
+    return thread[-1]
+
+
+async def test_an_answer_that_the_store_did_not_take_is_kept_by_itself_once_it_does(
+    make_lab: MakeLab, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "persona_lab.service")
+    visitor = Visitor(make_lab(says("はい、", "どうぞ。")))
+    store = FullStore(visitor.lab, "answer")
+    service = service_with(visitor.lab, store=store, keep_again=0.001)
+    await service.generate_response(message=ASKED, **visitor.where)
+    tries = store.writes.count("answer")
+    async with asyncio.timeout(10):
+        while store.writes.count("answer") < tries + 3:  # noqa: ASYNC110 - nor does a try
+            await asyncio.sleep(0.001)
+    assert visitor.thread() == [("user", ASKED, "ok")]
+    store._full = ()
+    assert await until_kept(visitor) == ("ai", "はい、どうぞ。", "ok")
+    await written()
+    assert [r.__dict__.get("event") for r in caplog.records].count("answer_kept") == 1
+    assert len(visitor.thread()) == 2
+    tries = len(store.writes)
+    await service.aclose()
+    assert len(store.writes) == tries
+
+
+async def test_pauses_between_tries_grow_up_to_a_bound(
+    make_lab: MakeLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    visitor = Visitor(make_lab(says("はい。")))
+    service = service_with(visitor.lab, store=FullStore(visitor.lab, "answer"))
+    slept, sleep, enough = [], asyncio.sleep, asyncio.Event()
+
+    async def at_once(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 9:
+            enough.set()
+            await asyncio.Event().wait()
+        await sleep(0)
+
+    monkeypatch.setattr("persona_lab.service.asyncio.sleep", at_once)
+    await service.generate_response(message=ASKED, **visitor.where)
+    await asyncio.wait_for(enough.wait(), 10)
+    assert slept == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    await service.aclose()
+
+
+async def test_an_answer_that_waits_is_kept_before_the_next_turn_or_at_the_end(
+    make_lab: MakeLab,
+) -> None:
+    visitor = Visitor(make_lab(says("はい。")))
+    store = FullStore(visitor.lab, "answer")
+    service = service_with(visitor.lab, store=store)
+    await service.generate_response(message=ASKED, **visitor.where)
+    with pytest.raises(DiskFull):
+        await service.generate_response(message="次", **visitor.where)
+    store._full = ()
+    await service.generate_response(message="次", **visitor.where)
+    assert [content for _, content, _ in visitor.thread()] == [ASKED, "はい。", "次", "はい。"]
+    store._full = ("answer",)
+    await service.generate_response(message="終", **visitor.where)
+    store._full = ()
+    await service.aclose()
+    assert [content for _, content, _ in visitor.thread()][-2:] == ["終", "はい。"]
+
+
+async def test_no_more_answers_wait_than_memory_has_room_for(
+    make_lab: MakeLab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("persona_lab.service._MOST_UNKEPT", 2)
+    lab = make_lab(says("はい。"))
+    visitors = [Visitor(lab) for _ in range(3)]
+    store = FullStore(lab, "answer")
+    service = service_with(lab, store=store)
+    for visitor in visitors:
+        await service.generate_response(message=ASKED, **visitor.where)
+    [lost] = [r.__dict__ for r in caplog.records if r.__dict__.get("event") == "answer_lost"]
+    assert lost["chat_id"] == visitors[0].chat.id
+    store._full = ()
+    await service.aclose()
+    assert [len(visitor.thread()) for visitor in visitors] == [1, 2, 2]
 
 
 async def test_a_disk_that_is_full_for_the_record_leaves_the_answer_and_says_so(

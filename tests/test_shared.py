@@ -53,6 +53,39 @@ async def test_work_goes_on_in_memory_is_told_once_and_comes_back_by_itself(
     assert await Keep("x", 60, shared=link).get("after") == 2
 
 
+@pytest.mark.parametrize(
+    ("refuse", "accept"),
+    [
+        ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"),
+        ("CONFIG SET min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0"),
+        ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"),
+    ],
+)
+async def test_a_redis_that_refuses_writes_is_away_until_it_takes_one(
+    redis_server: RedisServer,
+    link: Shared,
+    refuse: str,
+    accept: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "persona_lab.shared")
+    keep = Keep("x", 60, shared=link)
+    assert redis_server.say(refuse) == b"+OK\r\n"
+    try:
+        for number in range(10):
+            await keep.put(f"k{number}", number)
+            assert await keep.get(f"k{number}") == number
+            if link._looking:
+                await asyncio.wait([link._looking])
+        assert lines(caplog) == ["redis_away"]
+    finally:
+        assert redis_server.say(accept) == b"+OK\r\n"
+    await back(link)
+    await keep.put("after", 2)
+    assert lines(caplog) == ["redis_away", "redis_back"]
+    assert await Keep("x", 60, shared=link).get("after") == 2
+
+
 async def test_nobody_waits_long_for_a_redis_that_hangs_and_only_the_first_waits_at_all(
     redis_server: RedisServer, link: Shared
 ) -> None:

@@ -38,7 +38,7 @@ _REACH = 40
 """Characters before a unit that may say what a number in it is."""
 _ENDS = "。！？!?\n"
 _ABBREVIATED = re.compile(
-    r"(?:^|[\s\d])(?:St|Ave|Rd|Blvd|Dr|Ln|Ct|Pl|Sq|Apt|No|Mr|Mrs|Ms|[A-Z])\.$"
+    r"(?:^|[\s\d])(?:St|Ave|Rd|Blvd|Dr|Ln|Ct|Pl|Sq|Pkwy|Hwy|Apt|Ste|No|Mr|Mrs|Ms|D\.C|[A-Z])\.$"
 )
 _NAMES = re.compile("[\u4e00-\u9fff々〇ァ-ヶー]")
 """Places and the like are written in these: they stay together."""

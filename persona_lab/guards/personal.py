@@ -6,7 +6,8 @@ the Ministry of Internal Affairs' ordinance no. 85 of 2014, article 5). A number
 order number, an ISBN and the like is none of these.
 
 Not found: names, dates of birth, addresses written in words only, street addresses in other forms
-than Japanese, English and French ones.
+than Japanese, English and French ones, numbers abroad without their area code. Three numbers in a
+row (555 123 4567) are a phone number unless they are round or the words before count with them.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import unicodedata
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Literal, NamedTuple, get_args
+
+from persona_lab.replies import keys
 
 Kind = Literal["key", "email", "card", "my_number", "phone", "address"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -34,6 +37,15 @@ _LABEL = re.compile(
 _LABEL_REACH = 16
 _BEFORE = 200
 """Characters before a number that may say what it is."""
+_COUNTED = re.compile(
+    r"(?:(?<![a-z])(?:chapters?|pages?|rooms?|rows?|columns?|ports?|years?|sizes?|values?|items?"
+    r"|numbers|versions?|sections?|verses?|points?|scores?|widths?|bytes?|between|from)"
+    r"|[章頁点巻号件年行列値幅]|ページ|サイズ|ポート|バージョン|得点)[:：はがの]? ?$"
+    r"|[$€£¥#]$|\d[ ,:/]$",
+    re.IGNORECASE,
+)
+"""Stands right before numbers that count something."""
+_ROUND = re.compile(r"\d*0|1|256|512|1024|2048|4096|8192")
 _CALLS = re.compile(r"電話|tel|phone|call|携帯|連絡先|fax|☎|℡", re.IGNORECASE)
 _NAMES = re.compile(
     r"カード|(?<![a-z])(?:card|visa|mastercard|amex)(?![a-z])|マイナンバー|個人番号", re.IGNORECASE
@@ -95,6 +107,13 @@ def _is_phone(said: str, before: str) -> bool:
     if said.lstrip("(").startswith("+"):
         # Without a gap it must be long enough to be no sum of money.
         return 8 <= len(digits) <= 15 if re.search(r"\D", said[1:]) else len(digits) >= 11
+    if digits.startswith("00"):
+        return 11 <= len(digits) <= 17
+    if re.fullmatch(r"[\d ]+", said) and digits[0] != "0":  # three numbers in a row, perhaps
+        called = _CALLS.search(before[-_LABEL_REACH:])
+        return bool(called) or not (
+            all(map(_ROUND.fullmatch, said.split())) or _COUNTED.search(before)
+        )
     if digits[0] == "0":
         if len(digits) not in (10, 11):
             return False
@@ -142,31 +161,47 @@ _FULL_PLACE = (
 )
 """After a prefecture and a city more is a name: みなとみらい, 北1条西."""
 _NUMERAL = r"(?:\d{1,5}|[一二三四五六七八九十]{1,4})"
+_COUNTER = (
+    "[日月年時分秒週個人円本冊枚回度点対歳件社店軒名箇つ泊組勝敗倍位割章話台%]|か[月所国年条]"
+)
+"""After a number: it counts something."""
 _LOT = (
     rf"(?:(?:{_NUMERAL}(?:丁目|番地)|\d{{1,5}}番|[一二三四五六七八九十]{{1,4}}番(?=[\d一二三四五六七八九十]))(?:の?{_NUMERAL}(?:番地?|号|{_DASH}|の)?){{0,3}}"
     rf"|\d{{1,5}}(?:(?:{_DASH}|の)\d{{1,5}}){{1,3}}号?)"
-    rf"(?!{_DASH}?\d|[日月年時分秒週個人円本冊枚回度点対歳件社店軒名箇つ泊組勝敗倍位割章話台%]"
-    r"|か[月所国年条])"
+    rf"(?!{_DASH}?\d|{_COUNTER})"
 )
 _BUILDING = rf"(?:[ 　]?[{_KANJI}ァ-ヶーA-Za-z0-9]{{1,16}}?(?:号室|\d{{1,2}}階|\d{{1,2}}F))?"
+_ENGLISH_NUMBER = r"(?<![\w.,])\d{1,6}[A-Za-z]?\s+(?:[NSEW]\.?\s+)?"
+_ENGLISH_NAME = r"(?:Mc|Mac|[DO]['’])?[A-Z][a-z]+(?:['’][A-Za-z]+)?"
 _ENGLISH_ROAD = (
+    r"(?:[A-Z]\s+(?=Street|St|Ave)"
+    r"|(?:(?!(?:Google|Hard|Disk|Flash|State|Test)\s+Drive\b)"
+    rf"(?:{_ENGLISH_NAME}\.?|\d{{1,3}}(?:st|nd|rd|th))\s+){{1,4}})"
     r"(?:Street|St|Avenue|Ave|Road|Rd|Boulevard|Blvd|Lane|Ln|Drive|Dr|Court|Ct|Place|Pl|Square|Sq"
     r"|Way|Terrace|Parkway|Pkwy|Highway|Hwy|Crescent|Close)\b\.?"
+    r"(?:\s+(?:NW|NE|SW|SE|[NSEW]|North|South|East|West)\b\.?)?"
+)
+_ENGLISH_DOOR = (
+    r"(?:,?\s+(?:(?:Apt|Suite|Ste|Unit|Floor|Flat|Room)\b\.?\s*#?|#\s*)\w{1,6}\b"
+    r"|,?\s+\d{1,3}(?:st|nd|rd|th)\s+Floor)?"
+)
+_ENGLISH_CODE = (
+    r"(?:,?\s+(?:(?:[A-Z]{2}|D\.C\.)\s+\d{5}(?:-\d{4})?\b|[A-Z]{1,2}\d[A-Z\d]?\s*\d[A-Z]{2}\b"
+    r"|[A-Z]{2}\s+[A-Z]\d[A-Z]\s?\d[A-Z]\d\b|(?:NSW|VIC|QLD|TAS|ACT|[SWN][AT])\s+\d{4}\b))"
+)
+"""Of the United States, the United Kingdom, Canada and Australia, with the state before it."""
+_ENGLISH_CITY = rf",\s*{_ENGLISH_NAME}\.?(?:\s{_ENGLISH_NAME}){{0,3}}"
+_ENGLISH_ADDRESS = (  # with a code anything is a road: Broadway, Infinite Loop
+    rf"{_ENGLISH_NUMBER}(?:{_ENGLISH_ROAD}|{_ENGLISH_NAME}(?:\s+(?:of\s+|the\s+){{0,2}}"
+    rf"{_ENGLISH_NAME}){{0,4}}){_ENGLISH_DOOR}(?:{_ENGLISH_CITY}){{1,2}}{_ENGLISH_CODE}"
+    rf"|{_ENGLISH_NUMBER}{_ENGLISH_ROAD}{_ENGLISH_DOOR}(?:{_ENGLISH_CITY}){{0,2}}{_ENGLISH_CODE}?"
 )
 
 # ASCII: a letter of Japanese beside it ends no word.
 _PATTERNS: tuple[tuple[Kind, re.Pattern[str], Callable[[str, str], bool]], ...] = (
     (
         "key",
-        re.compile(
-            r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----(?:.*?-----END [A-Z0-9 ]*PRIVATE KEY-----|.*\Z)"
-            r"|(?<![A-Za-z0-9_-])(?:"
-            r"sk-[A-Za-z0-9_-]{16,}|(?:AKIA|ASIA)[A-Z0-9]{16}|gh[pousr]_[A-Za-z0-9]{20,}"
-            r"|github_pat_[A-Za-z0-9_]{22,}|glpat-[A-Za-z0-9_-]{20,}|hf_[A-Za-z0-9]{30,}"
-            r"|AIza[A-Za-z0-9_-]{30,}|xox[abeoprs]-[A-Za-z0-9-]{10,}"
-            r"|eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)?)",
-            re.DOTALL | re.ASCII,
-        ),
+        keys(),
         _is_key,
     ),
     (
@@ -184,11 +219,7 @@ _PATTERNS: tuple[tuple[Kind, re.Pattern[str], Callable[[str, str], bool]], ...] 
             rf"[ 　]*{_FULL_PLACE}[ 　]*{_LOT}{_BUILDING}"
             rf"|(?:〒\s*\d{{3}}{_DASH}?\d{{4}}[ 　]*)(?:{_CITY}{_PLACE}[ 　]*{_LOT}{_BUILDING})?"
             rf"|(?<![{_KANJI}]){_CITY}(?=[のがつ]?[{_KANJI}ァ-ヶー]){_FULL_PLACE}{_LOT}{_BUILDING}"
-            r"|(?<![\w.,])\d{1,6}[A-Za-z]?\s+(?:[NSEW]\.?\s+)?"
-            r"(?:[A-Z][a-z]+\.?\s+|\d{1,3}(?:st|nd|rd|th)\s+){1,4}" + _ENGLISH_ROAD +
-            r"(?:,?\s+(?:Apt|Suite|Unit|Floor|#)\.?\s*\w+)?"
-            r"(?:,\s*(?:[A-Z][a-z.]+|NW|NE|SW|SE)(?:\s[A-Z][a-z]+)*){0,2}"
-            r"(?:,?\s+[A-Z]{2}\s+\d{5}(?:-\d{4})?|,?\s+[A-Z]{1,2}\d[A-Z\d]?\s*\d[A-Z]{2})?"
+            rf"|{_ENGLISH_ADDRESS}"
             r"|(?<![\w.,])\d{1,4}(?:\s?bis)?,?\s+(?:rue|avenue|boulevard|place|chemin|quai)\s+"
             r"(?:(?:de|du|des|la|le)\s+|l['’]|d['’]){0,3}[A-ZÀ-Ü][\wà-ÿ-]+(?:,?\s+\d{5}\s+[A-Z]\w+)?",
             re.ASCII,
@@ -216,11 +247,13 @@ _PATTERNS: tuple[tuple[Kind, re.Pattern[str], Callable[[str, str], bool]], ...] 
         "phone",
         re.compile(
             rf"(?<![\w+])\(?\+[1-9]\d{{0,2}}\)?(?:(?:{_GAP}|[()]){{0,2}}\d){{5,14}}(?!\d)"
+            r"|(?<![\w+.-])\(?00[2-9]\d{1,2}[ -][1-9]\d{0,4}(?:[ -]\d{1,5}){1,4}(?![\d-])"
             rf"|(?<![\d+])(?<!\d\.)(?<!\d[-‐ー])\(?0\d{{1,4}}(?:\){_GAP}?|\(|{_GAP})\d{{1,4}}"
             rf"(?:\)|{_GAP})\d{{3,4}}(?!{_DASH}?\d)"
             r"|(?<![\d+-])(?<!\d\.)0\d(?:[ .-]\d\d){4}(?![\d-])"
             r"|(?<![\d+-])(?<!\d\.)0\d{9,10}(?![\d-])|(?<![\d+-])(?<!\d\.)0\d{4} \d{6}(?![\d-])"
-            r"|(?<![\d.-])(?:1[-. ])?(?:\([2-9]\d\d\) ?|[2-9]\d\d[-.])[2-9]\d\d[-. ]\d{4}(?![\d-])",
+            r"|(?<![\d.-])(?:1[-. ])?(?:\([2-9]\d\d\) ?|[2-9]\d\d[-. ])\d{3}[-. ]\d{4}"
+            rf"(?![\d-]| \d|\.\d|,\d| ?(?:{_COUNTER}))",
             re.ASCII,
         ),
         _is_phone,

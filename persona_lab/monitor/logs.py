@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from pydantic import SecretStr
 
 from persona_lab.monitor.requests import told
-from persona_lab.replies import HIDDEN, SECRET_LENGTH, hide
+from persona_lab.replies import HIDDEN, SECRET_LENGTH, hide, keys
 
 if TYPE_CHECKING:
     from structlog.stdlib import ProcessorFormatter
@@ -67,11 +67,8 @@ _PRIVATE = re.compile(
     r"(?i)(?:^|_)(?:api_?key|secret|passw(?:or)?d|token|authorization|cookie|credentials?)$"
 )
 """Names of fields whose values are nobody's business."""
-_KEYS = re.compile(
-    r"\b(?:sk|pk|rk|gsk|hf|hvs|xai|xox[abp])[-_.][\w.-]{12,}"
-    r"|\b(?:AKIA|ASIA)[A-Z0-9]{16}|\bgh[pousr]_\w{20,}|\bAIza[\w-]{30,}"
-)
-"""The look of keys that nobody told us of."""
+_KEYS = keys(r'[^"\\]|\\.')
+"""Of a private key as much as stands in one value of a JSON line."""
 _AFTER = re.compile(
     r"(?i)(\b(?:bearer|basic)\s+|[?&](?:api_?key|key|token|secret|password|sig|signature)="
     r"|://[^\s:/@\"]*:(?=[^\s/@\"]+@))[^\s&@\"\\]+"
