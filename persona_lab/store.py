@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -101,13 +102,15 @@ BUSY_TIMEOUT = 30.0
 
 POSTGRES = {
     "connect_timeout": "5",
-    "tcp_user_timeout": "20000",
+    "tcp_user_timeout": "15000",
     "keepalives_idle": "10",
     "keepalives_interval": "5",
     "keepalives_count": "3",
 }
 """How long PostgreSQL may take to accept a connection and be silent, where the address doesn't
-say: a server that hangs is one that is away."""
+say: a server that hangs is one that is away. The system sees only whether the other one's system is
+there (``tcp_user_timeout``, in milliseconds): whether a statement is answered we see to ourselves,
+by the same number."""
 
 _ANSWERS_SENT: tuple[Status, ...] = ("ok", "stopped", "interrupted")
 _UNSTORABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -260,6 +263,8 @@ class Store:
             except BaseException:
                 self.engine.dispose()
                 raise
+            if self.engine.dialect.driver == "psycopg":
+                _expect_words(self.engine, address)
 
     def close(self) -> None:
         """Let go of all connections. What was in memory is gone."""
@@ -1125,6 +1130,59 @@ def _engine(url: URL) -> Engine:
     event.listen(engine, "connect", _set_up_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _expect_words(engine: Engine, url: URL) -> None:
+    """From here on a server that says nothing to a statement for too long is away: it may be
+    stopped, and its system go on to accept what is sent. To bring a schema up to date may take
+    longer."""
+    said = url.query.get("tcp_user_timeout", POSTGRES["tcp_user_timeout"])
+    silence = int(str(said)) / 1000
+    if silence > 0:
+        event.listen(engine, "do_connect", partial(_connect, silence))
+        engine.dispose()  # those that are open were made without
+
+
+def _connect(silence: float, _dialect: object, _record: object, args: Any, fields: Any) -> Any:
+    connection = _impatient().connect(*args, **fields)
+    connection.silence = silence
+    return connection
+
+
+@cache
+def _impatient() -> Any:
+    import psycopg
+
+    class Silent(psycopg.OperationalError):
+        """Nothing came. The connection is closed: an answer to the last question may still come."""
+
+    class Impatient(psycopg.Connection[Any]):
+        silence: float
+
+        def wait(self, gen: Any, *args: Any, **options: Any) -> Any:
+            try:
+                return super().wait(heard(gen, self.silence), *args, **options)
+            except Silent:
+                self.close()
+                raise
+
+    def heard(work: Any, silence: float) -> Any:
+        """``work``, which psycopg wakes whether something has come or not, every tenth of a
+        second."""
+        end = time.monotonic() + silence
+        try:
+            wanted = next(work)
+            while True:
+                ready = yield wanted
+                if ready:
+                    end = time.monotonic() + silence
+                elif time.monotonic() > end:
+                    raise Silent(f"the server says nothing for {silence:g} s")
+                wanted = work.send(ready)
+        except StopIteration as done:
+            return done.value
+
+    return Impatient
 
 
 def _set_up_sqlite(connection: sqlite3.Connection, _record: object) -> None:

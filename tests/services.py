@@ -96,14 +96,17 @@ class Service:
 
     def pause(self) -> None:
         """Let it keep its port and answer nothing."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
+        self._signal(signal.SIGSTOP)
         self._paused = True
 
     def resume(self) -> None:
         if self._process is not None and self._paused:
-            self._process.send_signal(signal.SIGCONT)
+            self._signal(signal.SIGCONT)
             self._paused = False
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
 
     def ready(self) -> bool:
         assert self._process is not None
@@ -176,6 +179,17 @@ class PostgresServer(Service):
                 return True
         except Exception:  # noqa: BLE001 - whatever it is, it isn't ready
             return False
+
+    def _signal(self, number: signal.Signals) -> None:
+        """The processes that answer are children of the one that listens."""
+        super()._signal(number)
+        assert self._process is not None
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
+        if not children.exists():
+            pytest.skip("only Linux says which processes belong to PostgreSQL")
+        for child in children.read_text().split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(child), number)
 
     def empty(self) -> None:
         with self._engine.begin() as connection:

@@ -98,6 +98,9 @@ PLAIN = """
 日本の首都は東京でございます → 日本の首都は東京だ
 `print("です")` と書きます。 → `print("です")` と書く。
 いかがですか → どうだ
+いかがでしょうか。 → どうだろうか。
+どういたしまして。 → どういたしまして。
+どういたしましたか。 → どうしたか。
 なさいます → なさる
 いらっしゃいません → いらっしゃらない
 違いますよ → 違うよ
@@ -119,6 +122,8 @@ POLITE = """
 お疲れになったようね。 → お疲れになったようですね。
 楽しかった（笑） → 楽しかったです（笑）
 行かなきゃ。 → 行かなきゃ。
+それは違うと思うけど。 → それは違うと思いますけど。
+まだ早いんだけど… → まだ早いんですけど…
 どうして？ → どうしてですか？
 こうして → こうして
 行かなくて → 行かなくて
@@ -199,6 +204,12 @@ POLITE = """
 CASUAL = """
 お待たせしました。 → お待たせ。
 どこでも好きです。 → どこでも好きだよ。
+いかがでしょうか。 → どうかな。
+どういたしまして。 → どういたしまして。
+行ってまいります。 → 行ってくる。
+行ってまいりました。 → 行ってきた。
+申し訳ございませんが、休みです。 → 悪いけど、休みだよ。
+誰も知らないのではないでしょうか。 → 誰も知らないんじゃないかな。
 誰が犯人ですか。 → 誰が犯人？
 お水を一杯ください。 → お水を一杯ちょうだい。
 何を食べますか。 → 何を食べる？
@@ -258,7 +269,7 @@ def test_polite_becomes_casual(polite: str, casual: str) -> None:
 @pytest.mark.parametrize(
     ("way", "convert"), [("plain", to_plain), ("polite", to_polite), ("casual", to_casual)]
 )
-@pytest.mark.parametrize("part", ["first", "second", "third"])
+@pytest.mark.parametrize("part", ["first", "second", "third", "fourth"])
 def test_most_of_what_the_rules_were_not_written_for_is_right(
     part: str, way: str, convert: object
 ) -> None:
@@ -277,6 +288,8 @@ KEPT = [
     "「行きます。」",
     "『そうです』",
     "`a です`",
+    "\n````md\n```\nコードです。\n```\n次です。\n````\n",
+    "\n~~~\nコードです。\n~~~\n",
     "https://example.com/です?x=ます",
     "です@example.com",
     "デスさん",

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ from typing import Any
 import pytest
 from services import PostgresServer
 from sqlalchemy import event, text
+from sqlalchemy.exc import OperationalError
+from sqlmodel import select
 
 from persona_lab import migrations
 from persona_lab.errors import (
@@ -907,6 +910,46 @@ def test_a_database_that_stops_is_said_clearly_and_used_again_when_it_is_back(
             list(threads.map(lambda _: store.list_agents(user_id=user), range(16)))
     store.add_message(chat, user_id=user, sender="user", content="また書ける")
     assert [turn.content for turn in store.messages(chat, user_id=user)] == ["また書ける"]
+    store.close()
+
+
+def test_a_database_that_hangs_is_away_in_bounded_time_and_used_again_by_itself(
+    postgres_server: PostgresServer,
+) -> None:
+    store = Store(f"{postgres_server.url}?tcp_user_timeout=1000&connect_timeout=2")
+    user = store.create_user().id
+    agent = store.create_agent(user_id=user, **FULL)
+    with ThreadPoolExecutor(4) as threads:  # several connections are open
+        list(threads.map(lambda _: store.list_agents(user_id=user), range(8)))
+    waited = []
+    with store._write() as session:  # one is in the midst of its work
+        session.exec(select(Agent).where(Agent.id == agent.id)).one()
+        postgres_server.pause()
+        calls: list[Callable[[], object]] = [
+            lambda: session.exec(select(Agent)).all(),
+            lambda: store.get_agent(agent.id, user_id=user),
+            lambda: store.user_for_secret("s"),
+        ]
+        for call in calls:
+            began = time.monotonic()
+            with pytest.raises((StorageError, OperationalError)):
+                call()
+            waited.append(time.monotonic() - began)
+        session.rollback()
+    assert max(waited) < 2 * (1 + 2) + 1
+    postgres_server.resume()
+    assert persona_of(store.get_agent(agent.id, user_id=user)) == FULL
+    store.close()
+
+
+def test_a_statement_that_takes_its_time_is_waited_for(
+    postgres_server: PostgresServer,
+) -> None:
+    store = Store(postgres_server.url)
+    with store.engine.connect() as connection:
+        driver: Any = connection.connection.dbapi_connection
+        assert driver.silence == 15
+        assert connection.exec_driver_sql("SELECT pg_sleep(0.3)").one() == ("",)
     store.close()
 
 

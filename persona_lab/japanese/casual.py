@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from persona_lab.japanese.plain import asks_before, to_plain, verb_of
 from persona_lab.japanese.words import END, Form, Word, conjugate, in_form_of, sentences, words_of
 
+_BUT = ("が", "けど", "けれど", "けれども")
 _SORRY = ("すまない", "申し訳ない")
 _FAMILIAR = {
     "なさる": ("する", "サ行変格"),
@@ -20,6 +21,7 @@ _FAMILIAR = {
 }
 """Honorific verbs → those between friends."""
 _COME = ("来る", "カ行変格")
+_COME_BACK = ("くる", "カ行変格")
 _BE = ("いる", "上一段-ア行")
 _WHERE = {"こちら": "こっち", "そちら": "そっち", "あちら": "あっち", "どちら": "どっち"}
 _WHO = {"どなた": "誰"}
@@ -100,7 +102,7 @@ class _Casual:
         for length in (1, 2, 3):
             said = "".join(self.word(by).surface for by in range(length))
             if said in _SORRY:
-                return length, "ごめん"
+                return length, "悪い" if self.word(length).surface in _BUT else "ごめん"
             if length == 3 and said in ("おやすみなさい", "お休みなさい"):
                 return 3, said[:-3]
             if said == "お待たせ" and [self.word(3).surface, self.word(4).surface] == ["し", "た"]:
@@ -117,6 +119,9 @@ class _Casual:
                 return 2, word.surface + after.surface[1:]
             if after.lemma == "いらっしゃる" and (form := in_form_of(after, *_BE)) is not None:
                 return 2, word.surface + form[1:]
+            if after.lemma in ("まいる", "参る") and self.word(-1).lemma in ("行く", "いく"):
+                form = in_form_of(after, *_COME_BACK)
+                return (2, word.surface + form) if form is not None else None
             if after.lemma in ("しまう", "仕舞う") and after.surface[:2] == "しま":
                 return 2, ("じゃ" if voiced else "ちゃ") + after.surface[2:]
             if after.lemma == "おく" and after.surface[:1] == "お":
@@ -137,11 +142,13 @@ class _Casual:
             return 1, "ちょうだい"
         if word.surface == "で" and after.surface == "は" and third.lemma in ("ない", "無い"):
             return 2, "じゃ"
-        if word.pos == "助詞-準体助詞" and word.surface == "の" and after.surface == "だ":
-            return 1, "ん"
+        if word.pos == "助詞-準体助詞" and word.surface == "の":
+            denies = [self.word(by).surface for by in (1, 2, 3)] == ["で", "は", "ない"]
+            if after.surface == "だ" or denies:
+                return 1, "ん"
         if (word.surface, after.surface) == ("けれど", "も"):
             return 2, "けど"
-        if word.pos == "助詞-接続助詞" and word.surface in ("が", "けれど", "けれども"):
+        if word.pos == "助詞-接続助詞" and word.surface in _BUT:
             return 1, "けど"
         return None
 

@@ -93,6 +93,8 @@ class _Plain:
         alone = before is END or before.surface in _MARKS
         if verb.lemma in ("いただく", "頂く") and alone and form == "plain":
             return False  # before a meal
+        if before.surface == "どう" and verb.lemma in ("いたす", "致す") and form == "te":
+            return False  # the answer to thanks
         if verb.lemma in ("ござる", "御座る"):
             asked = (before.surface, self.word(2).surface) == ("で", "か") and form == "plain"
             if asked and self.word(-2).surface in QUESTIONS:  # 何でございますか
@@ -289,6 +291,8 @@ class _Plain:
         length = 1
         if word.surface in ("でしょ", "でしょう"):
             length = 2 if after.surface == "う" else 1
+            if before.surface == "いかが":
+                self.out[-1] = "どう"
             self.out.append("だろう" if length == 2 or word.surface == "でしょう" else "だろ")
         elif word.surface == "でし":
             length = 2

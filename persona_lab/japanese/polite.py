@@ -82,7 +82,7 @@ def _sentence(words: list[Word], *, question: bool) -> list[str]:
     closing = [word.surface for word in words[end:]]
     clauses: list[str] = []
     start = 0
-    for at in range(1, end - 1):
+    for at in range(1, end):  # one may end the sentence: そう思うけど。
         but = words[at]
         if but.surface in _BUT and but.pos == "助詞-接続助詞" and not but.kept:
             clauses += [

@@ -23,7 +23,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _LONGEST = 10_000
 """Characters that are analysed at once: SudachiPy takes up to 49,149 bytes."""
 _KEPT = re.compile(
-    r"```.*?(?:```|\Z)|`[^`\n]+`|https?://[^\s、。」』）)]+|(?<![\w.+-])[\w.+-]+@[\w-]+\.[\w.]+"
+    r"(?P<fence>`{3,}|(?m:^[ \t]*)~{3,}).*?(?:(?P=fence)|\Z)|`[^`\n]+`|https?://[^\s、。」』）)]+|(?<![\w.+-])[\w.+-]+@[\w-]+\.[\w.]+"
     r"|「[^「」]*」|『[^『』]*』|“[^“”]*”|\"[^\"\n]*\"",
     re.DOTALL,
 )
