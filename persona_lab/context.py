@@ -180,25 +180,28 @@ class ContextManager:
         *,
         user_id: str,
         language: Language,
+        sent_from: int | None = None,
         fits: Callable[[Prompt], bool] = lambda prompt: True,
     ) -> ToSummarize | None:
         """The oldest of what fell out and stands in no summary yet, as a prompt that asks for one;
         None where there is nothing. Asked again it gives what comes next.
 
-        ``fits``: whether the model can read a prompt; it is asked in a thread. Raises NotFound,
-        StorageError.
+        ``sent_from``: the position from which on the model was sent the conversation last; what its
+        window had no room for fell out too. ``fits``: whether the model can read a prompt; it is
+        asked in a thread. Raises NotFound, StorageError.
         """
         if self._summary_words is None:
             return None
         mark = await asyncio.to_thread(self._store.mark, chat_id, user_id=user_id)
         context = await self.get_context(chat_id, user_id=user_id, language=language)
-        sent = [entry["position"] for entry in context if "position" in entry]
+        begins = [entry["position"] for entry in context[:3] if "position" in entry][:1]
+        begins += [sent_from] if sent_from is not None else []
         fallen = await asyncio.to_thread(
             self._store.exchanges,
             chat_id,
             user_id=user_id,
             limit=_MOST,
-            before=min(sent, default=None),
+            before=max(begins, default=None),
             after=mark.summary_through,
             first=True,
         )

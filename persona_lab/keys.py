@@ -152,12 +152,14 @@ class Keys:
                 for name in NAMES
                 for key in [found[name] or self._from_vault.get(name, "")]
             }
+            settings = self._given.model_copy(update=changed)
+            secrets = [value for _, value in settings if isinstance(value, SecretStr)]
+            # They are hidden before anybody is asked with them.
+            self._known |= dict.fromkeys(s.get_secret_value().strip() for s in secrets)
             if first or any(getattr(self.settings, n) != key for n, key in changed.items()):
-                self.settings = self._given.model_copy(update=changed)
+                self.settings = settings
                 if not first:
                     log.info("a key has changed", extra={"event": "key_changed"})
-            secrets = [value for _, value in self.settings if isinstance(value, SecretStr)]
-            self._known |= dict.fromkeys(s.get_secret_value().strip() for s in secrets)
         finally:
             self._refreshing.release()
 

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 import copy
 import functools
 import logging
@@ -32,11 +31,12 @@ import time
 import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from persona_lab.clients import FORMS, check_options, estimate_tokens
 from persona_lab.costs import priced
+from persona_lab.drafts import Draft, Unkept, to_the_end
 from persona_lab.errors import (
     InputError,
     InvalidResponse,
@@ -82,33 +82,27 @@ log = logging.getLogger("persona_lab.service")
 Observer = Callable[[Outcome], None]
 """Called after each generation, on a thread of its own; what it raises is a line in the log."""
 
-_T = TypeVar("_T")
 _UNLIKE = ("A", "ん")
 """Messages with nothing in common: what two prompts share has no message in it."""
 _SUMMARY_TOKENS = 400
 _PORTIONS = 3
 """Summaries that one turn has made at most."""
-_MOST_UNKEPT = 256
-"""Answers that wait for a store which is away: as many as are under way when it goes, at most."""
-_LONGEST_PAUSE = 60
-"""How many times as long as the first a pause between two tries grows."""
 _MARKS = 8
 """Tokens that a chat's form puts around each turn, at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """What is to be answered. ``agent`` and ``context`` are looked up where there is a chat."""
+    """What is to be answered. ``context`` is looked up where there is a chat."""
 
     kind: str
     user_id: str
-    agent_id: str
+    agent: Agent
     message: str
     _: KW_ONLY
     model: str
     options: Mapping[str, Any]
     language: Language | None
-    agent: Agent | None = None
     context: Sequence[Entry] = ()
     chat_id: str | None = None
     asked: Message | None = None
@@ -120,10 +114,10 @@ class _Course:
     """How far a turn has come. Times are the clock's seconds."""
 
     began: float
-    agent: Agent | None = None
     info: ModelInfo | None = None
     client: LLMClientInterface | None = None
     prompt: Prompt | None = None
+    context: Sequence[Entry] = ()
     failed: Sequence[ProviderError] = ()
     told: dict[str, Any] = field(default_factory=dict)
     stream: ReplyStream | None = None
@@ -170,8 +164,12 @@ class _Course:
         read = self.first is not None or self.status == "stopped"
         if self.usage is not None or not (read and self.client and self.prompt):
             return self.usage or Usage()
-        count = self.client.count_tokens
-        return Usage(count(str(self.prompt)), count(self.text), estimated=True)
+        prompt = str(self.prompt)
+        try:
+            count = self.client.count_tokens
+            return Usage(count(prompt), count(self.text), estimated=True)
+        except Exception:  # noqa: BLE001 - an answer isn't lost for want of a number
+            return Usage(estimate_tokens(prompt), estimate_tokens(self.text), estimated=True)
 
 
 class LLMService:
@@ -216,9 +214,9 @@ class LLMService:
         self.save_every = save_every
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         """The turn of each chat that has one; those who wait for it keep it here."""
-        self._jobs: set[asyncio.Task[None]] = set()
-        """Summaries that are being made."""
-        self._unkept = _Unkept(self._turns, keep_again)
+        self._jobs: dict[str, asyncio.Task[None]] = {}
+        """Summaries that are being made, by their chats."""
+        self._unkept = Unkept(self._turns, keep_again)
 
     def with_clients(self, clients: Clients) -> LLMService:
         """This service, which asks other clients: those with a visitor's own keys, say.
@@ -236,7 +234,7 @@ class LLMService:
     async def aclose(self) -> None:
         """Break off what goes on beside the answers, and try once more to keep what isn't kept."""
         here = asyncio.get_running_loop()
-        jobs = [job for job in self._jobs if job.get_loop() is here]
+        jobs = [job for job in self._jobs.values() if job.get_loop() is here]
         for job in jobs:
             job.cancel()
         if jobs:
@@ -331,7 +329,10 @@ class LLMService:
         async def over() -> None:
             """The answer that stood before stands again, where no word of another came."""
             if asked is not None and not answered:
-                await asyncio.to_thread(self.store.restore_answer, asked.id, user_id=user_id)
+                try:
+                    await asyncio.to_thread(self.store.restore_answer, asked.id, user_id=user_id)
+                except StorageError:  # the next start does it; who waits hears of their answer
+                    log.warning("an answer stays aside", extra={"event": "restore_failed"})
 
         events = self._in_chat(
             ask,
@@ -368,11 +369,12 @@ class LLMService:
             await turn.enter_async_context(self._turns.setdefault(chat_id, asyncio.Lock()))
             await self._unkept.keep(chat_id)
             if over is not None:
-                turn.push_async_callback(lambda: _to_the_end(over()))
-            asked = await _to_the_end(asyncio.to_thread(ask))
-            task = _Task(
-                "chat", user_id, chat.agent_id, asked.content, chat_id=chat_id, asked=asked, **how
-            )
+                turn.push_async_callback(lambda: to_the_end(over()))
+            # A persona that is gone costs no message.
+            get = self.store.get_agent
+            agent = await asyncio.to_thread(get, chat.agent_id, user_id=user_id)
+            asked = await to_the_end(asyncio.to_thread(ask))
+            task = _Task("chat", user_id, agent, asked.content, chat_id=chat_id, asked=asked, **how)
             async with contextlib.aclosing(self._turn(task)) as events:
                 async for event in events:
                     if event.type == "done":  # it is kept, and may be read at leisure
@@ -403,12 +405,11 @@ class LLMService:
         task = _Task(
             kind,
             user_id,
-            agent.id,
+            agent,
             text,
             model=model,
             options=options,
             language=language,
-            agent=agent,
             context=context,
         )
         async with contextlib.aclosing(self._turn(task)) as events:
@@ -439,7 +440,8 @@ class LLMService:
             if self.clients.available(info):
                 count = (await self.clients.open(model)).count_tokens
         text = self.input_validator.clean(message)
-        return await self._prompt(agent, text, context, info, count, {})
+        prompt, _ = await self._prompt(agent, text, context, info, count, {})
+        return prompt
 
     async def read_ahead(
         self, agent: Agent, *, chat_id: str | None = None, user_id: str = "", model: str = ""
@@ -460,11 +462,11 @@ class LLMService:
     # ── the path ──────────────────────────────────────────────────────────────────────────
 
     async def _turn(self, task: _Task) -> AsyncGenerator[Event, None]:
-        tell(chat_id=task.chat_id, agent_id=task.agent_id, user_id=task.user_id)
-        course = _Course(began=self.clock(), agent=task.agent)
+        tell(chat_id=task.chat_id, agent_id=task.agent.id, user_id=task.user_id)
+        course = _Course(began=self.clock())
         draft = None
         if task.chat_id is not None:
-            draft = _Draft(self.store, task.chat_id, task.user_id, self.clock, self.save_every)
+            draft = Draft(self.store, task.chat_id, task.user_id, self.clock, self.save_every)
         rest = ""
         try:
             yield Event("start", metadata=_asked(task.asked))
@@ -494,7 +496,7 @@ class LLMService:
                 # An error that stays unknown is passed on as it was: the log wants its trace.
                 error if type(course.error) is PersonaLabError else course.error,
                 task.message,
-                course.agent or task.agent_id,
+                task.agent,
                 language=task.language,
                 begun=bool(course.text),
             )
@@ -504,7 +506,7 @@ class LLMService:
             )
         finally:
             course.finish()
-            await _to_the_end(self._keep(task, course, draft))
+            await to_the_end(self._keep(task, course, draft))
         if rest:
             yield Event("delta", rest, message_id=draft.message_id if draft else "")
         if course.excuse is not None:
@@ -514,13 +516,8 @@ class LLMService:
 
     async def _pieces(self, task: _Task, course: _Course) -> AsyncGenerator[str, None]:
         """Steps 4 to 7: finished text as it comes, with ``course`` kept up to date."""
-        context = task.context
+        context, agent = task.context, task.agent
         course.info = info = self.clients.info(task.model)
-        agent = task.agent
-        if agent is None:
-            get = self.store.get_agent
-            agent = await asyncio.to_thread(get, task.agent_id, user_id=task.user_id)
-        course.agent = agent
         if task.chat_id is not None and task.asked is not None:
             context = await self.context_manager.get_context(
                 task.chat_id, user_id=task.user_id, before=task.asked, language=_language(agent)
@@ -529,7 +526,7 @@ class LLMService:
         self.clients.options(info, **task.options)  # one that it can't keep to is told now
         forms = {form for form in FORMS if task.options.get(form)}
         models = [each for each in models if forms <= PROVIDERS[each.provider].forms]
-        answers = Fallback(models, functools.partial(self._ask, task, course, agent, context))
+        answers = Fallback(models, functools.partial(self._ask, task, course, context))
         course.failed = answers.failed
         if self.clients.keys.changing:  # a key is hidden from the first answer on that it pays for
             await asyncio.to_thread(self.clients.keys.refresh)
@@ -574,7 +571,6 @@ class LLMService:
         self,
         task: _Task,
         course: _Course,
-        agent: Agent,
         context: Sequence[Entry],
         info: ModelInfo,
     ) -> AsyncGenerator[Chunk, None]:
@@ -591,8 +587,8 @@ class LLMService:
             loading = self.clock()
             await client.warm()
             course.load += self.clock() - loading
-        course.prompt = await self._prompt(
-            agent, task.message, context, info, client.count_tokens, task.options
+        course.prompt, course.context = await self._prompt(
+            task.agent, task.message, context, info, client.count_tokens, task.options
         )
         options = self.clients.options(info, **task.options)
         if course.failed:  # who stands in has what is left of the time for the whole answer
@@ -623,8 +619,8 @@ class LLMService:
         info: ModelInfo,
         count: Callable[[str], int],
         options: Mapping[str, Any],
-    ) -> Prompt:
-        """The prompt with as much of ``context`` as leaves the model room to answer."""
+    ) -> tuple[Prompt, Sequence[Entry]]:
+        """The prompt with as much of ``context`` as leaves the model room to answer, and that."""
         build = self.prompt_builder.build
         prompt = await build(agent, message, context, info=info)
         answer = self.clients.options(info, **options).max_tokens
@@ -643,65 +639,15 @@ class LLMService:
             )
             prompt = await build(agent, message, context, info=info)
         summary = context[0].get("summary", "") if context else ""
-        return replace(prompt, trace=replace(prompt.trace, summary=summary)) if summary else prompt
+        if summary:
+            prompt = replace(prompt, trace=replace(prompt.trace, summary=summary))
+        return prompt, context
 
-    async def _keep(self, task: _Task, course: _Course, draft: _Draft | None) -> None:
+    async def _keep(self, task: _Task, course: _Course, draft: Draft | None) -> None:
         """Step 8: the answer and the turn's record. Fills ``course.metadata``; never raises."""
-        usage = course.spent
-        info = course.info
-        server = course.client.base_url if course.client else ""
-        provider, _, name = task.model.partition(":")
-        record = TurnRecord(
-            user_id=task.user_id,
-            agent_id=task.agent_id,
-            chat_id=task.chat_id,
-            kind=task.kind,
-            provider=info.provider if info else provider,
-            model=course.model or (info.name if info else name),
-            status=course.status,
-            error_type=course.error.type.value if course.error else None,
-            prompt_tokens=usage.prompt_tokens,
-            completion_tokens=usage.completion_tokens,
-            cached_tokens=usage.cached_tokens,
-            first_token_ms=course.since_began(course.first),
-            total_ms=course.since_began(self.clock()) or 0.0,
-            cost=None if info is None else await priced(info, usage, server=server),
-            cache_hit=bool(course.told.get("cache_hit")),
-            own=info is not None and self.clients.at_own_cost(info),
-        )
-        # Who is turned away for asking too much doesn't fill the store with what wasn't sent.
-        sent = None if isinstance(course.error, RateLimitError) else course.prompt
-        course.metadata = {
-            "model": record.model,
-            "provider": record.provider,
-            "spec": info.spec if info else task.model,
-            "usage": usage.as_dict(),
-            "cached_tokens": usage.cached_tokens,
-            "estimated": usage.estimated,
-            "processing_applied": list(course.applied),
-            "finish_reason": course.finish_reason,
-            "first_token_ms": record.first_token_ms,
-            "first_shown_ms": course.since_began(course.shown),
-            "total_ms": record.total_ms,
-            "load_ms": _milliseconds(course.load),
-            "cost": record.cost,
-            "status": course.status,
-            **({"blocked": course.blocked} if course.blocked else {}),
-            "prompt": sent.system if sent else "",
-            "turns": len(sent.turns) if sent else 0,
-            "sent": _sent(sent),
-            "summary": course.prompt.trace.summary if course.prompt else "",
-            "cache_hit": False,
-            "attempts": 1,
-            "request_id": request_id(),
-            **course.told,
-        }
-        if isinstance(course.error, ProviderError):
-            course.metadata["attempts"] = course.error.attempts
-        if any(error is not course.error for error in course.failed):
-            course.metadata["fallback_from"] = [_told(error) for error in course.failed]
-        if course.excuse is not None:
-            course.metadata |= course.excuse.metadata
+        record = await self._record_of(task, course)
+        course.metadata = _metadata(task, course, record)
+        passed_over = [error for error in course.failed if error is not course.error]
         outcome = Outcome(
             record,
             course.metadata["spec"],
@@ -709,8 +655,7 @@ class LLMService:
             attempts=course.metadata["attempts"],
             passed_over=tuple(
                 PassedOver(f"{error.provider}:{error.model}", error.code, error.attempts)
-                for error in course.failed
-                if error is not course.error
+                for error in passed_over
             ),
             message=task.message,
             answer=course.content,
@@ -727,19 +672,41 @@ class LLMService:
                 if write is settle and task.chat_id and isinstance(error, StorageError):
                     self._unkept.add(task.chat_id, settle)
                 excuse = await self.error_handler.handle(
-                    error, task.message, course.agent or task.agent_id, language=task.language
+                    error, task.message, task.agent, language=task.language
                 )
                 noted = {k: v for k, v in excuse.metadata.items() if k != "fallback"}
                 course.metadata = noted | course.metadata
+
+    async def _record_of(self, task: _Task, course: _Course) -> TurnRecord:
+        usage, info = course.spent, course.info
+        provider, _, name = task.model.partition(":")
+        return TurnRecord(
+            user_id=task.user_id,
+            agent_id=task.agent.id,
+            chat_id=task.chat_id,
+            kind=task.kind,
+            provider=info.provider if info else provider,
+            model=info.name if info else name,
+            status=course.status,
+            error_type=course.error.type.value if course.error else None,
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            cached_tokens=usage.cached_tokens,
+            first_token_ms=course.since_began(course.first),
+            total_ms=course.since_began(self.clock()) or 0.0,
+            cost=await _cost(info, usage, course.client),
+            cache_hit=bool(course.told.get("cache_hit")),
+            own=info is not None and self.clients.at_own_cost(info),
+        )
 
     def _record(self, outcome: Outcome) -> None:
         """Keep the record of a generation, and tell of it whether that could be done or not."""
         try:
             self.store.record(outcome.record)
         finally:
-            self._told(outcome)
+            self._announce(outcome)
 
-    def _told(self, outcome: Outcome) -> None:
+    def _announce(self, outcome: Outcome) -> None:
         record = outcome.record
         words = {"message_text": outcome.message, "answer_text": outcome.answer}
         log.info(
@@ -751,8 +718,7 @@ class LLMService:
                 "agent_id": record.agent_id,
                 "user_id": record.user_id,
                 "provider": record.provider,
-                "model": record.model,
-                "spec": outcome.spec,
+                "model": outcome.spec,
                 "status": record.status,
                 "error": record.error_type,
                 "code": outcome.code,
@@ -789,29 +755,35 @@ class LLMService:
                     },
                 )
 
-    async def _settle(self, task: _Task, course: _Course, draft: _Draft | None) -> None:
+    async def _settle(self, task: _Task, course: _Course, draft: Draft | None) -> None:
         if draft is None:
             return
         answer = await draft.settle(course.content, course.status, course.metadata)
         if answer is not None and task.chat_id is not None and task.asked is not None:
             await self.context_manager.update_context(task.chat_id, task.asked, answer)
             if course.status == "ok" and self.context_manager.summarizes:
-                job = asyncio.create_task(self._summarize(task, course))
-                self._jobs.add(job)
-                job.add_done_callback(self._jobs.discard)
+                self._begin_summary(task.chat_id, task, course)
 
-    async def _summarize(self, task: _Task, course: _Course) -> None:
+    def _begin_summary(self, chat_id: str, task: _Task, course: _Course) -> None:
+        """One at a time: what falls out meanwhile is in the next."""
+        if chat_id not in self._jobs:
+            job = self._jobs[chat_id] = asyncio.create_task(self._summarize(chat_id, task, course))
+            job.add_done_callback(lambda _: self._jobs.pop(chat_id))
+
+    async def _summarize(self, chat_id: str, task: _Task, course: _Course) -> None:
         """Have the model that answered put in short what fell out of the conversation.
 
         It goes on beside the talk, on the user's quota, a few portions a turn where much fell out
         (the summary was switched on later, say). Where it fails the next turn tries again.
         """
-        info, agent, chat_id = course.info, course.agent, task.chat_id
-        if info is None or agent is None or chat_id is None:
+        info, asked = course.info, task.asked
+        if info is None or asked is None:
             return
+        sent = (entry["position"] for entry in course.context if "position" in entry)
+        sent_from = min(sent, default=asked.position)
         try:
             for _ in range(_PORTIONS):
-                if not await self._sum_up(info, agent, chat_id, task.user_id):
+                if not await self._sum_up(info, task, chat_id, sent_from):
                     return
         except Exception as error:  # noqa: BLE001 - the talk goes on without
             log.warning(
@@ -820,14 +792,15 @@ class LLMService:
                 extra={"event": "summary_failed", "chat_id": chat_id},
             )
 
-    async def _sum_up(self, info: ModelInfo, agent: Agent, chat_id: str, user_id: str) -> bool:
+    async def _sum_up(self, info: ModelInfo, task: _Task, chat_id: str, sent_from: int) -> bool:
         """Fold the next portion into the summary; False where there is none."""
-        began = self.clock()
+        began, agent, user_id = self.clock(), task.agent, task.user_id
         client = await self.clients.open(info.spec)
         wanted = await self.context_manager.to_summarize(
             chat_id,
             user_id=user_id,
             language=_language(agent),
+            sent_from=sent_from,
             fits=lambda prompt: (
                 _tokens(prompt, client.count_tokens) + _SUMMARY_TOKENS <= info.context
             ),
@@ -852,156 +825,73 @@ class LLMService:
             chat_id=chat_id,
             kind="summary",
             provider=info.provider,
-            model=hide(made.model, self._secrets),
+            model=info.name,
             status="ok",
             prompt_tokens=made.usage.prompt_tokens,
             completion_tokens=made.usage.completion_tokens,
             cached_tokens=made.usage.cached_tokens,
             total_ms=_milliseconds(self.clock() - began),
-            cost=await priced(info, made.usage, server=client.base_url),
+            cost=await _cost(info, made.usage, client),
             own=own,
         )
         await asyncio.to_thread(self._record, Outcome(record, info.spec))
         return True
 
 
-class _Unkept:
-    """Answers that an outage of the store kept from being kept, each tried again until it is.
-
-    That happens by itself, after pauses that grow; before the next turn of its chat, which waits
-    for it; and for the last time at the end. At most :data:`_MOST_UNKEPT` wait.
-    """
-
-    def __init__(self, turns: WeakValueDictionary[str, asyncio.Lock], pause: float) -> None:
-        self._turns = turns
-        self._pause = pause
-        self._waiting: dict[str, Callable[[], Awaitable[object]]] = {}
-        self._trying: asyncio.Task[None] | None = None
-
-    def add(self, chat_id: str, keep: Callable[[], Awaitable[object]]) -> None:
-        """``keep`` is to be done again, after the turn that is under way."""
-        self._waiting[chat_id] = keep
-        if len(self._waiting) > _MOST_UNKEPT:
-            self._lose(next(iter(self._waiting)))
-        if self._trying is None or self._trying.done():
-            # It belongs to no request: its lines in the log are told as those of none.
-            self._trying = asyncio.create_task(self._try(), context=contextvars.Context())
-
-    async def keep(self, chat_id: str) -> None:
-        """Keep the chat's answer now, if one waits. Raises StorageError."""
-        keep = self._waiting.get(chat_id)
-        if keep is not None:
-            await keep()
-            self._waiting.pop(chat_id, None)
-            log.info("an answer is kept", extra={"event": "answer_kept", "chat_id": chat_id})
-
-    async def aclose(self) -> None:
-        trying = self._trying
-        if trying is not None and trying.get_loop() is asyncio.get_running_loop():
-            trying.cancel()
-            await asyncio.wait([trying])
-        for chat_id in list(self._waiting):
-            with contextlib.suppress(PersonaLabError):
-                await self.keep(chat_id)
-
-    async def _try(self) -> None:
-        pause = self._pause
-        while self._waiting:
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE * self._pause)
-            for chat_id in list(self._waiting):
-                turn = self._turns.setdefault(chat_id, asyncio.Lock())
-                if turn.locked():  # it does so itself
-                    continue
-                try:
-                    async with turn:
-                        await self.keep(chat_id)
-                except StorageError:  # the others would fare no better, and have the next go first
-                    self._waiting[chat_id] = self._waiting.pop(chat_id)
-                    break
-                except Exception:  # noqa: BLE001 - its chat is gone, say: it never will be kept
-                    self._lose(chat_id)
-
-    def _lose(self, chat_id: str) -> None:
-        self._waiting.pop(chat_id, None)
-        log.error("an answer is lost", extra={"event": "answer_lost", "chat_id": chat_id})
-
-
-class _Draft:
-    """An answer's row in the store while it grows: at most one write at a time."""
-
-    def __init__(
-        self, store: Store, chat_id: str, user_id: str, clock: Callable[[], float], every: float
-    ) -> None:
-        self.row: Message | None = None
-        self._store = store
-        self._chat_id = chat_id
-        self._user_id = user_id
-        self._clock = clock
-        self._every = every
-        self._due = clock()
-        self._writing: asyncio.Task[Message] | None = None
-
-    @property
-    def message_id(self) -> str:
-        return self.row.id if self.row else ""
-
-    def grow(self, text: str) -> None:
-        """Write ``text`` down beside the stream, unless that was done just now.
-
-        A write that fails here is tried again; :meth:`settle` is the one that counts.
-        """
-        if self._clock() < self._due or (self._writing and not self._writing.done()):
-            return
-        self._collect()
-        self._due = self._clock() + self._every
-        self._writing = asyncio.create_task(self._write(text, "streaming", None))
-
-    async def settle(self, text: str, status: Status, details: dict[str, Any]) -> Message | None:
-        """The last write. Nothing is kept of an answer without a word."""
-        if self._writing:
-            await asyncio.wait([self._writing])
-            self._collect()
-        return await self._write(text, status, details) if text else None
-
-    def _collect(self) -> None:
-        if self._writing and not self._writing.cancelled() and self._writing.exception():
-            log.warning("a growing answer couldn't be written", extra={"event": "draft_failed"})
-        self._writing = None
-
-    async def _write(self, text: str, status: Status, details: dict[str, Any] | None) -> Message:
-        about: dict[str, Any] = {"content": text, "status": status, "details": details}
-
-        def write() -> Message:
-            # Here and not after it: who waits for a write may be cancelled, and it is made.
-            if self.row is None:
-                self.row = self._store.add_message(
-                    self._chat_id, user_id=self._user_id, sender="ai", **about
-                )
-            else:
-                self.row = self._store.update_message(self.row.id, user_id=self._user_id, **about)
-            return self.row
-
-        return await _to_the_end(asyncio.to_thread(write))
-
-
-async def _to_the_end(work: Awaitable[_T]) -> _T:
-    """Wait for ``work`` even when cancelled meanwhile; the cancellation follows after it."""
-    inner = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not inner.done():
-        try:
-            await asyncio.wait([inner])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        raise cancelled
-    return inner.result()
-
-
 def _tokens(prompt: Prompt, count: Callable[[str], int]) -> int:
     turns = sum(count(turn.content) + _MARKS for turn in prompt.turns)
     return count(prompt.system) + _MARKS + turns
+
+
+async def _cost(
+    info: ModelInfo | None, usage: Usage, client: LLMClientInterface | None
+) -> float | None:
+    """In US dollars; None where nobody knows."""
+    if info is None:
+        return None
+    try:
+        return await priced(info, usage, server=client.base_url if client else "")
+    except Exception as error:  # noqa: BLE001 - an answer isn't lost for want of a price
+        about = {"event": "price_failed", "model": info.spec, "error_class": type(error).__name__}
+        log.warning("no price: %s", info.spec, extra=about)
+        return None
+
+
+def _metadata(task: _Task, course: _Course, record: TurnRecord) -> dict[str, Any]:
+    """What an answer tells of itself. ``model`` is the provider's own name of it."""
+    info, usage = course.info, course.spent
+    # Who is turned away for asking too much doesn't fill the store with what wasn't sent.
+    sent = None if isinstance(course.error, RateLimitError) else course.prompt
+    about = {
+        "model": course.model or record.model,
+        "provider": record.provider,
+        "spec": info.spec if info else task.model,
+        "usage": usage.as_dict(),
+        "cached_tokens": usage.cached_tokens,
+        "estimated": usage.estimated,
+        "processing_applied": list(course.applied),
+        "finish_reason": course.finish_reason,
+        "first_token_ms": record.first_token_ms,
+        "first_shown_ms": course.since_began(course.shown),
+        "total_ms": record.total_ms,
+        "load_ms": _milliseconds(course.load),
+        "cost": record.cost,
+        "status": course.status,
+        **({"blocked": course.blocked} if course.blocked else {}),
+        "prompt": sent.system if sent else "",
+        "turns": len(sent.turns) if sent else 0,
+        "sent": _sent(sent),
+        "summary": course.prompt.trace.summary if course.prompt else "",
+        "cache_hit": False,
+        "attempts": 1,
+        "request_id": request_id(),
+        **course.told,
+    }
+    if isinstance(course.error, ProviderError):
+        about["attempts"] = course.error.attempts
+    if any(error is not course.error for error in course.failed):
+        about["fallback_from"] = [_failure(error) for error in course.failed]
+    return about | (course.excuse.metadata if course.excuse is not None else {})
 
 
 def _sent(prompt: Prompt | None) -> list[dict[str, str]]:
@@ -1018,7 +908,7 @@ def _asked(message: Message | None) -> dict[str, Any]:
     return {"user_message_id": message.id, "content": message.content, "timestamp": moment}
 
 
-def _told(error: ProviderError) -> dict[str, Any]:
+def _failure(error: ProviderError) -> dict[str, Any]:
     """Of a model that gave no word: who, why, and how often it was asked."""
     return {
         "model": f"{error.provider}:{error.model}",

@@ -405,3 +405,22 @@ async def test_the_provider_counts_are_passed_on(client: AsyncOpenAI, scripted: 
         "prompt_tokens": 40, "completion_tokens": 2, "total_tokens": 42,
         "prompt_tokens_details": {"cached_tokens": 30},
     }  # fmt: skip
+
+
+async def test_a_model_other_than_the_default_stands_behind_an_at(
+    make_lab: Callable[..., Lab],
+) -> None:
+    with opened(make_lab()) as doors:
+        program = doors.program("あ@い")
+        async with speaking(doors, program.token) as client:
+            for name, finish in (("あ@い", "stop"), ("あ@い@mock:echo?tokens=99", "length")):
+                said = ASK | {"model": name, "max_tokens": 60}
+                answer = await client.chat.completions.create(**said)
+                assert answer.model == name
+                assert answer.choices[0].finish_reason == finish
+            for name in ("あ@い@nobody:x", "あ@い@", "@mock:echo", "う@mock:echo"):
+                with pytest.raises(openai.APIStatusError) as refused:
+                    await client.chat.completions.create(**ASK | {"model": name})
+                assert refused.value.status_code in (400, 404)
+        spoken = {record.model for record in doors.lab.store.records(user_id=program.user_id)}
+        assert spoken == {"echo", "echo?tokens=99"}

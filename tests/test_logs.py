@@ -91,7 +91,7 @@ async def test_a_turn_is_a_line_with_the_fields_of_the_specification(
     assert line["timestamp"].endswith("Z")
     assert (line["level"], line["service"], line["event"]) == ("info", "persona-lab", "turn")
     assert {name: line[name] for name in visitor.where} == visitor.where
-    assert line["model"] == "scripted-1"
+    assert line["model"] == "mock:scripted"
     assert line["tokens"] == {"prompt": 12, "completion": 2, "total": 14, "cached": 0}
     assert line["latency_ms"] == reply.metadata["total_ms"]
     assert line["first_token_ms"] == reply.metadata["first_token_ms"]
@@ -140,7 +140,7 @@ async def test_a_stand_in_names_whom_it_stands_in_for_in_one_request(
     )
     [turn], [passed] = log.lines("turn"), log.lines("passed_over")
     absent = {"model": "mock:echo?fail=overloaded", "code": "overloaded", "attempts": 1}
-    assert (turn["fallback_from"], turn["spec"], turn["status"]) == ([absent], "mock:echo", "ok")
+    assert (turn["fallback_from"], turn["model"], turn["status"]) == ([absent], "mock:echo", "ok")
     assert (passed["model"], passed["error"]) == ("mock:echo?fail=overloaded", "api_error")
     assert passed["user_id"] == visitor.user_id
     assert passed["request_id"] == turn["request_id"]

@@ -14,7 +14,7 @@ LEVELS = [
     {
         "store", "migrations", "seeds", "prompts", "context", "clients", "llama", "circuits",
         "layers", "replies", "japanese", "tones", "guards", "monitor", "cache",
-        "limits", "keys", "costs",
+        "limits", "keys", "costs", "drafts",
     },
     {"service", "compare", "insights"},
     {"lab"},
@@ -29,7 +29,7 @@ NEIGHBOURS = {
     ("tones", "japanese"), ("tones", "replies"), ("guards", "replies"),
     ("cache", "clients"), ("cache", "layers"), ("limits", "clients"), ("limits", "layers"),
     ("clients", "keys"), ("costs", "clients"), ("monitor", "replies"),
-    ("compare", "service"), ("ui", "server"), ("server", "ui"),
+    ("compare", "service"), ("drafts", "store"), ("ui", "server"), ("server", "ui"),
 }  # fmt: skip
 """Imports within a level that are meant. ``prompts`` takes a model's facts from ``clients``."""
 

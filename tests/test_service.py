@@ -432,12 +432,50 @@ async def test_an_unknown_model_is_raised_before_anything_is_kept(lab: Lab) -> N
     assert [record.status for record in records(visitor)] == []
 
 
-async def test_a_persona_deleted_in_another_tab_is_raised_and_the_message_kept(lab: Lab) -> None:
+async def test_a_persona_deleted_in_another_tab_is_raised_before_anything_is_kept(
+    lab: Lab,
+) -> None:
     visitor = Visitor(lab)
     lab.store.delete_agent(visitor.agent.id, user_id=visitor.user_id)
-    with pytest.raises(NotFound):
-        await lab.service.generate_response(message=ASKED, **visitor.where)
-    assert visitor.thread() == [("user", ASKED, "ok")]
+    for _ in range(2):  # or each try would add a question without an answer
+        with pytest.raises(NotFound):
+            await lab.service.generate_response(message=ASKED, **visitor.where)
+    assert visitor.thread() == []
+
+
+@pytest.mark.parametrize("broken", ["price", "count"])
+async def test_an_answer_is_not_lost_for_want_of_a_number(
+    make_lab: MakeLab, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    async def play(prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
+        yield Chunk("はい。")
+        yield Chunk(finish_reason="stop")  # nobody counted
+
+    def fails(*_: object, **__: object) -> Any:
+        raise KeyError
+
+    visitor = Visitor(make_lab(play))
+    if broken == "price":
+        monkeypatch.setattr("persona_lab.service.priced", fails)
+    else:
+        monkeypatch.setattr(visitor.lab.clients.get(), "count_tokens", fails)
+    reply = await visitor.lab.service.generate_response(message=ASKED, **visitor.where)
+    assert reply.content == "はい。"
+    assert visitor.thread()[-1] == ("ai", "はい。", "ok")
+    [record] = records(visitor)
+    assert record.completion_tokens > 0
+
+
+async def test_a_providers_own_name_of_a_model_does_not_split_its_figures(
+    make_lab: MakeLab,
+) -> None:
+    lab = make_lab(says("はい。"))
+    visitor = Visitor(lab)
+    reply = await lab.service.generate_response(message=ASKED, **visitor.where)
+    lab.clients.get().play = says(error=Offline())  # type: ignore[attr-defined]
+    await lab.service.generate_response(message="もう一度", **visitor.where)
+    assert reply.metadata["model"] == "scripted-1"
+    assert {record.model for record in records(visitor)} == {"scripted"}
 
 
 @pytest.mark.parametrize(
@@ -613,7 +651,7 @@ async def test_an_answer_that_waits_is_kept_before_the_next_turn_or_at_the_end(
 async def test_no_more_answers_wait_than_memory_has_room_for(
     make_lab: MakeLab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("persona_lab.service._MOST_UNKEPT", 2)
+    monkeypatch.setattr("persona_lab.drafts.MOST", 2)
     lab = make_lab(says("はい。"))
     visitors = [Visitor(lab) for _ in range(3)]
     store = FullStore(lab, "answer")

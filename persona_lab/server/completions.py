@@ -1,8 +1,8 @@
 """``/v1`` in OpenAI's form: any client that speaks it can talk with a persona.
 
 The model's name is a persona's, or its id: one of the caller's, or a demo. The lab's default model
-answers, with the persona's own prompt, and the conversation is what ``messages`` say; nothing of
-it is kept but the turn's record (kind "api").
+answers, or the one behind an ``@``, with the persona's own prompt, and the conversation is what
+``messages`` say; nothing of it is kept but the turn's record (kind "api").
 
 What system and developer messages say goes ahead of the conversation as an exchange of its own,
 which the persona takes note of. It isn't put into the persona: its system text stays the one that
@@ -29,7 +29,7 @@ from starlette.responses import JSONResponse
 
 from persona_lab.clients import check_options
 from persona_lab.context import Entry
-from persona_lab.errors import InvalidRequest, PersonaLabError
+from persona_lab.errors import InvalidRequest, NotFound, PersonaLabError
 from persona_lab.guards import InputValidator
 from persona_lab.lab import Lab
 from persona_lab.models import Agent, Event, Language, new_id
@@ -104,7 +104,10 @@ class Completion(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    model: str = Field(description="A persona's name or id.", examples=["さくら"])
+    model: str = Field(
+        description="A persona's name or id; a model other than the default behind an @.",
+        examples=["さくら", "さくら@mock:echo"],
+    )
     messages: list[Spoken] = Field(
         min_length=1,
         max_length=2000,
@@ -255,7 +258,7 @@ async def complete(asked: Completion, request: Request, lab: TheLab, caller: The
     """The persona's answer to a conversation."""
     if asked.n not in (None, 1):
         raise InvalidRequest(why="one_answer", field="n")
-    agent = await _persona(lab, asked.model, caller.user_id)
+    agent, model = await _persona_and_model(lab, asked.model, caller.user_id)
     words: Words = request.app.state.words
     context, message = conversation(asked.messages, words, agent.language)
     events = lab.service.answer(
@@ -263,6 +266,7 @@ async def complete(asked: Completion, request: Request, lab: TheLab, caller: The
         message,
         user_id=caller.user_id,
         context=context,
+        model=model,
         kind="api",
         language=caller.language,
         **asked.options(),
@@ -357,6 +361,19 @@ def tokens(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 async def _persona(lab: Lab, name: str, user_id: str) -> Agent:
     return await asyncio.to_thread(lab.store.agent_named, name, user_id=user_id)
+
+
+async def _persona_and_model(lab: Lab, name: str, user_id: str) -> tuple[Agent, str]:
+    """The persona, and the model that is to answer, "" for the default. Raises NotFound and
+    UnknownModel."""
+    try:
+        return await _persona(lab, name, user_id), ""
+    except NotFound:
+        persona, _, model = name.rpartition("@")
+        if not (persona and model):
+            raise
+    agent = await _persona(lab, persona, user_id)
+    return agent, lab.clients.info(model).spec
 
 
 def _model(agent: Agent, name: str) -> ModelOut:
