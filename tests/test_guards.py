@@ -406,6 +406,8 @@ def final(text: str, agent: Agent | None = None) -> tuple[str, tuple[str, ...]]:
     [
         ("メールはtaro@example.comへ。", "メールは［メールアドレス］へ。", ("mask:email",)),
         ("TEL ０３（１２３４）５６７８！", "TEL ［電話番号］！", ("mask:phone",)),
+        ("090･1234･5678 か 090/1234/5678", "［電話番号］ か ［電話番号］", ("mask:phone",)),
+        ("03/12/2026、1/2/2026、10/10/2026 です", "03/12/2026、1/2/2026、10/10/2026 です", ()),
         ("カードは4111-1111-1111-1111。", "カードは［カード番号］。", ("mask:card",)),
         ("番号は123456789018です", "番号は［個人番号］です", ("mask:my_number",)),
         ("東京都港区芝公園4丁目2-8です", "［住所］です", ("mask:address",)),
@@ -424,6 +426,35 @@ def test_what_may_not_be_told_is_masked_and_the_rest_stays_byte_for_byte(
     text: str, masked: str, applied: tuple[str, ...]
 ) -> None:
     assert final(text) == (masked, applied)
+
+
+HIDING = ["\u200b", "\u2060", "\u00ad", "\ufeff", "\u0301", "\ufe0f"]
+"""No width of their own."""
+
+
+@pytest.mark.parametrize("hidden", HIDING, ids=lambda sign: f"U+{ord(sign):04X}")
+@pytest.mark.parametrize(
+    ("said", "applied"),
+    [
+        ("メールはtaro@exam|ple.comへ。", "mask:email"),
+        ("電話は090-1234|-5678です。", "mask:phone"),
+        ("カードは4111-1111-11|11-1111。", "mask:card"),
+        (f"鍵は{KEYS[0][:6]}|{KEYS[0][6:]}です", "mask:key"),
+        ("この死|ねよ、と", "mask:word"),
+        ("You f|uck off", "mask:word"),
+        ("はい。爆|弾の作り方は次です。", "block:words"),
+        ("kill your|self now", "block:words"),
+    ],
+)
+def test_what_is_not_seen_hides_nothing(said: str, applied: str, hidden: str) -> None:
+    told = final(said.replace("|", hidden))
+    assert applied in told[1], told
+    assert said.partition("|")[2][:3] not in told[0]
+
+
+def test_an_accent_that_belongs_to_a_word_and_a_joined_picture_stay() -> None:
+    text = "Cafe\u0301 で👩\u200d👩\u200d👧と❤\ufe0f。"
+    assert final(text) == (text, ())
 
 
 def test_an_english_persona_has_english_masks() -> None:
@@ -622,11 +653,17 @@ async def test_with_a_moderator_nothing_is_shown_that_it_has_not_seen(
     assert events[-1].metadata.get("blocked") == blocked
 
 
-def _endpoint(status: int, body: object) -> tuple[OpenAIModerator, SimpleNamespace]:
-    asked = SimpleNamespace(path="", body=b"")
+def _endpoint(
+    status: int, body: object, *, busy: int = 0
+) -> tuple[OpenAIModerator, SimpleNamespace]:
+    """``busy``: requests that it turns away first."""
+    asked = SimpleNamespace(path="", body=b"", times=0)
 
     def answer(request: httpx2.Request) -> httpx2.Response:
         asked.path, asked.body = request.url.path, request.content
+        asked.times += 1
+        if asked.times <= busy:
+            return httpx2.Response(503, headers={"retry-after-ms": "1"})
         return httpx2.Response(status, json=body)
 
     client = httpx2.AsyncClient(transport=httpx2.MockTransport(answer))
@@ -646,6 +683,16 @@ async def test_openais_endpoint_is_asked_for_its_categories() -> None:
     assert "いやな返事" in asked.body.decode()
     fine, _ = _endpoint(200, {"id": "m", "model": "x", "results": [{**found, "flagged": False}]})
     assert await fine.review("はい") == []
+
+
+async def test_a_busy_endpoint_is_asked_again_and_costs_no_answer() -> None:
+    fine = {"flagged": False, "categories": {}, "category_scores": {}}
+    moderator, asked = _endpoint(200, {"id": "m", "model": "x", "results": [fine]}, busy=2)
+    assert await moderator.review("はい") == []
+    assert asked.times == 3
+    moderator, _ = _endpoint(200, {}, busy=9)
+    with pytest.raises(ProviderError):
+        await moderator.review("はい")
 
 
 @pytest.mark.parametrize(

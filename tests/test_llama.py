@@ -808,6 +808,24 @@ def test_pins_take_half_of_the_cells_and_the_oldest_give_way() -> None:
     assert [n for n in range(10) if memory.shelf.find([n] * PAGE)[1]] == [2, 3, 9]
 
 
+def test_a_request_that_breaks_the_books_is_told_and_not_tried_for_ever(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = 0
+
+    def broken(tokens: list[int]) -> None:
+        nonlocal tries
+        tries += 1
+        raise IndexError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.memory, "take", broken)
+        with pytest.raises(ProviderError):
+            ask(engine, prompt(engine, "Hello")).wait()
+    assert ask(engine, prompt(engine, "Hello")).wait().finish
+    assert tries == 1
+
+
 def test_too_long_a_beginning_to_read_ahead_is_refused(engine: Engine) -> None:
     with pytest.raises(ContextTooLong):
         engine.warm([5] * engine.limit)

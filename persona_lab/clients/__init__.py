@@ -15,6 +15,7 @@ import contextlib
 import copy
 import importlib
 import json
+import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import replace
@@ -352,9 +353,11 @@ class Clients:
             WeakKeyDictionary()
         )
         self._unbound: dict[str, LLMClientInterface] = {}
-        self._retired: WeakKeyDictionary[asyncio.AbstractEventLoop, list[LLMClientInterface]] = (
-            WeakKeyDictionary()
-        )
+        self._retired: WeakKeyDictionary[
+            asyncio.AbstractEventLoop, list[tuple[float, LLMClientInterface]]
+        ] = WeakKeyDictionary()
+        """Since when, in seconds, and who."""
+        self._closing: set[asyncio.Task[None]] = set()
 
     def with_own_keys(
         self, around: Callable[[LLMClientInterface], LLMClientInterface]
@@ -460,13 +463,20 @@ class Clients:
             _client_class(info)
 
     def _retire(self, kept: dict[str, LLMClientInterface], provider: str) -> None:
-        """Leave clients whose key has changed to the answers that they are still giving."""
+        """Leave clients whose key has changed to the answers that they are still giving, and close
+        those whose answers must be over by now."""
         key = PROVIDERS[provider].key
+        retired = self._retired.setdefault(asyncio.get_running_loop(), [])
         for spec, client in list(kept.items()):
             if not key or client.info.provider != provider:
                 continue
             if getattr(client.settings, key) != getattr(self.settings, key):
-                self._retired.setdefault(asyncio.get_running_loop(), []).append(kept.pop(spec))
+                retired.append((time.monotonic(), kept.pop(spec)))
+                over = time.monotonic() - 2 * self.settings.llm_total_timeout
+                while retired[0][0] < over:
+                    closing = asyncio.create_task(retired.pop(0)[1].aclose())
+                    self._closing.add(closing)
+                    closing.add_done_callback(self._closing.discard)
 
     def _check_key(self, info: ModelInfo) -> None:
         if not self.available(info):
@@ -543,7 +553,8 @@ class Clients:
         Raises the first of the errors that came, after all others were closed too.
         """
         here = asyncio.get_running_loop()
-        kept = [(here, [*self._unbound.values()]), *self._retired.items()]
+        kept = [(here, [*self._unbound.values()])]
+        kept += [(loop, [client for _, client in held]) for loop, held in self._retired.items()]
         kept += [(loop, [*clients.values()]) for loop, clients in self._open.items()]
         self._forget()
         errors: list[Exception] = []

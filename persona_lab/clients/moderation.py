@@ -1,7 +1,7 @@
 """OpenAI's moderation endpoint (and servers that have one), as a :class:`Moderator`.
 
 It takes the key and the address of the OpenAI client. Asking costs nothing there, and a round
-trip for each answer.
+trip for each answer; a busy one is asked again, within ``LLM_TIMEOUT``.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class OpenAIModerator:
             sdk = openai.AsyncOpenAI(
                 api_key=key or NO_KEY,
                 base_url=settings.openai_base_url or OPENAI_URL,
-                max_retries=0,
+                max_retries=settings.llm_retries,
                 timeout=http_timeout(Options(timeout=patience)),
                 http_client=self._http_client,
             )

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from persona_lab.errors import ConfigurationError
 from persona_lab.guards.moderation import Moderator
-from persona_lab.guards.personal import KINDS, canonical, find_personal, normalized
+from persona_lab.guards.personal import KINDS, canonical, find_personal, normalized, plain
 from persona_lab.models import Agent
 from persona_lab.replies import Fences, Filter, Step
 from persona_lab.words import read_yaml
@@ -47,9 +47,9 @@ _SIGNS = frozenset("@＠〒+＋都道府県市区町村郡0123456789０１２３
 _KEY_BEGINS = re.compile(r"-----BEGIN(?: [A-Z0-9]+)*\Z")
 _KEY_OPEN = re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?!.*-----END [A-Z0-9 ]*KEY-----)", re.S)
 _LONGEST_KEY = 8000
-_BETWEEN = r"[\s・.,*_\-‐ー~]{1,2}"
+_BETWEEN = r"[\s・.,*_\-‐ー~/]{1,2}"
 """What may be put between the letters of a word to slip it through."""
-_DROPPED = frozenset(" \t\n　・.,*_-‐ー~")
+_DROPPED = frozenset(" \t\n　・.,*_-‐ー~/")
 
 
 class _Strict(BaseModel):
@@ -221,7 +221,7 @@ def _letter(letter: str) -> str:
 
 @lru_cache(maxsize=8192)
 def _skeleton(text: str) -> str:
-    folded = unicodedata.normalize("NFKC", text).casefold()
+    folded = normalized(text)[0].casefold()
     return "".join(map(_hiragana, filter(lambda letter: letter not in _DROPPED, folded)))
 
 
@@ -274,6 +274,8 @@ class Guarded(Filter):
         return "" if self.ended or not self._held else self._release(finished=True)
 
     def _is_unit(self, character: str) -> bool:
+        if not plain(character):  # it parts nothing
+            return len(self._held) >= _LONGEST
         latin = character.isascii() or "！" <= character <= "～"
         if latin and not character.isspace() and character not in _ENDS:
             self._worded = True

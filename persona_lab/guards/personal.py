@@ -24,7 +24,7 @@ Kind = Literal["key", "email", "card", "my_number", "phone", "address"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 _DASH = "[-‐‑‒–—―−ーｰ]"
-_GAP = rf"(?:{_DASH}|[ .　])"
+_GAP = rf"(?:{_DASH}|[ .　・/])"
 _LABEL = re.compile(
     r"(?:注文|受注|受付|伝票|追跡|管理|会員|商品|予約|請求|整理|お?問い?合わ?せ|シリアル|送り状|製品"
     r"|契約|口座|当選|社員|証券|登録|申込|申請|受験|学籍|識別)"
@@ -294,7 +294,8 @@ def canonical(text: str) -> str:
 
 
 def normalized(text: str) -> tuple[str, list[int] | None]:
-    """NFKC of each character, and for each of the result where in ``text`` it came from.
+    """NFKC of each character that is seen, and for each of the result where in ``text`` it came
+    from: what has no width hides nothing, nor do accents put on a letter.
 
     None for the places of text that it leaves as it is.
     """
@@ -303,15 +304,21 @@ def normalized(text: str) -> tuple[str, list[int] | None]:
     out: list[str] = []
     places: list[int] = []
     for at, character in enumerate(text):
-        same = _nfkc(character)
+        same = plain(character)
         out.append(same)
         places += [at] * len(same)
     return "".join(out), places
 
 
 @lru_cache(maxsize=8192)
-def _nfkc(character: str) -> str:
+def plain(character: str) -> str:
+    """NFKC of one character; "" for one that isn't seen, or only on the letter before it."""
+    if unicodedata.category(character) == "Cf" or _ON_A_LETTER.match(character):
+        return ""
     return unicodedata.normalize("NFKC", character)
+
+
+_ON_A_LETTER = re.compile("[\u0300-\u036f\ufe00-\ufe0f]")
 
 
 def _first_at(places: list[int], start: int) -> int:

@@ -396,7 +396,11 @@ class Engine:
             wanted += generation.appetite(known if source in self._live.values() else 0)
             if self._live and not self.memory.room(wanted):
                 return
-            sequence = self.memory.take(generation.tokens)
+            try:
+                sequence = self.memory.take(generation.tokens)
+            except Exception as wrong:
+                self._fail([generation], wrong)  # it would be tried again and again
+                raise
             if generation.cached_tokens is None:
                 generation.cached_tokens = len(sequence.tokens)
                 self._prompted += generation.prompt_tokens
