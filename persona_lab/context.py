@@ -87,6 +87,8 @@ class ContextManager:
         conversation is. With ``language``, the persona's, it is what is to be sent: trimmed in
         steps, the summary ahead of it. Raises NotFound, StorageError.
         """
+        if before is not None and before.position == 0:
+            return []
         mark = await asyncio.to_thread(self._store.mark, chat_id, user_id=user_id)
         entries: list[Entry] = (await self._window(chat_id, mark, before))["entries"]
         if language is None:

@@ -41,6 +41,7 @@ from sqlalchemy import (
 from sqlalchemy import select as columns
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.orm import lazyload
 from sqlalchemy.pool import StaticPool
 from sqlmodel import Session, SQLModel, col, delete, func, select, update
 
@@ -582,7 +583,7 @@ class Store:
 
     def create_chat(self, *, user_id: str, agent_id: str) -> Chat:
         with self._write() as session:
-            _readable_agent(session, agent_id, user_id)
+            _readable_agent(session, agent_id, user_id, words=False)
             moment = self._clock()
             chat = Chat(user_id=user_id, agent_id=agent_id, created_at=moment, updated_at=moment)
             session.add(chat)
@@ -936,17 +937,19 @@ def _is_id(given: object) -> bool:
     return isinstance(given, str) and given.isascii() and given.isprintable()
 
 
-def _agent(session: Session, agent_id: str, *, lock: bool = False) -> Agent:
-    agent = session.get(Agent, agent_id, with_for_update=lock) if _is_id(agent_id) else None
+def _agent(session: Session, agent_id: str, *, lock: bool = False, words: bool = True) -> Agent:
+    """``words``: with its traits, each kind of which is a query of its own."""
+    how: Any = {"with_for_update": lock, "options": [] if words else [lazyload("*")]}
+    agent = session.get(Agent, agent_id, **how) if _is_id(agent_id) else None
     if agent is None:
         raise NotFound(kind="agent")
     return agent
 
 
 def _readable_agent(
-    session: Session, agent_id: str, user_id: str, *, deleted: bool = False, lock: bool = False
+    session: Session, agent_id: str, user_id: str, *, deleted: bool = False, **how: bool
 ) -> Agent:
-    agent = _agent(session, agent_id, lock=lock)
+    agent = _agent(session, agent_id, **how)
     if agent.owner_id not in (None, user_id) or (agent.deleted_at and not deleted):
         raise NotFound(kind="agent")
     return agent

@@ -876,6 +876,13 @@ async def test_messages_sent_at_once_are_answered_one_after_another(make_lab: Ma
     assert [turn.content for turn in last.turns] == said[:-1]
 
 
+async def waited_for(service: LLMService, chat_id: str) -> None:
+    """Returns once somebody waits for the chat's turn."""
+    async with asyncio.timeout(10):
+        while not service._turns[chat_id]._waiters:  # noqa: ASYNC110 - a lock rings no bell
+            await asyncio.sleep(0.01)
+
+
 async def test_answering_again_waits_for_the_answer_under_way(make_lab: MakeLab) -> None:
     visitor = Visitor(make_lab(echo))
     service = visitor.lab.service
@@ -885,7 +892,7 @@ async def test_answering_again_waits_for_the_answer_under_way(make_lab: MakeLab)
     again = asyncio.create_task(
         collect(service.regenerate_streaming(visitor.chat.id, visitor.user_id))
     )
-    await asyncio.sleep(0.05)
+    await waited_for(service, visitor.chat.id)
     assert not again.done()
     await collect(sending)
     await again
@@ -929,7 +936,7 @@ async def test_a_message_that_waits_can_be_taken_back_and_is_not_kept(make_lab: 
     held = service.generate_streaming(message="一つめ", **visitor.where)
     await anext(held)
     waiting = asyncio.create_task(service.generate_response(message="二つめ", **visitor.where))
-    await asyncio.sleep(0.05)
+    await waited_for(service, visitor.chat.id)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
