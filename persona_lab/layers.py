@@ -251,7 +251,7 @@ def _outage(error: Exception) -> TypeGuard[ProviderError]:
 # ── another model ─────────────────────────────────────────────────────────────────────────
 
 
-def moves_on(error: Exception) -> bool:
+def moves_on(error: Exception) -> TypeGuard[ProviderError]:
     """Whether another model may be asked instead.
 
     Whatever is wrong with one provider: not with us, nor with what the user asked for. What one
@@ -287,7 +287,7 @@ class Fallback:
                             yield held.pop(0)
             except Exception as error:
                 ours = from_foreign(error, provider=info.provider, model=info.name)
-                if begun or not isinstance(ours, ProviderError) or not moves_on(ours):
+                if begun or not moves_on(ours):
                     raise
                 self.failed.append(ours)
                 _log(logging.WARNING, "passed_over", info, ours)

@@ -12,6 +12,7 @@ import unicodedata
 MARKS = 30
 """Marks on one letter at most, as in Unicode's stream-safe text (UAX #15, section 13)."""
 
+_BLANK_LETTERS = "\u115f\u1160\u2800\u3164\uffa0"
 _COMPOSABLE = re.compile("[^\uf900-\ufaff\U0002f800-\U0002fa1f]+")
 _PERHAPS_MARKS = re.compile(
     "[\u0300-\u036f\u0483-\u07ff\u0816-\u0d4d\u0e38-\u1dff\u20d0-\u20ff\u2cef-\u2dff"
@@ -26,6 +27,13 @@ def composed(text: str) -> str:
     if _PERHAPS_MARKS.search(text):
         text = _with_fewer_marks(text)
     return _COMPOSABLE.sub(lambda part: unicodedata.normalize("NFC", part[0]), text)
+
+
+def is_visible(character: str) -> bool:
+    """Zero-width spaces and joiners are format characters, and marks stand on a letter: on their
+    own they say nothing."""
+    blank = character.isspace() or character in _BLANK_LETTERS
+    return not blank and unicodedata.category(character) not in ("Cf", "Mn")
 
 
 def whole(text: str) -> str:

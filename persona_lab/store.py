@@ -15,7 +15,6 @@ import secrets
 import sqlite3
 import threading
 import time
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
@@ -57,7 +56,7 @@ from persona_lab.errors import (
     StorageError,
     from_foreign,
 )
-from persona_lab.letters import composed
+from persona_lab.letters import composed, is_visible
 from persona_lab.models import (
     Agent,
     AgentRevision,
@@ -130,12 +129,6 @@ def clean_text(text: str) -> str:
     return composed(text)
 
 
-def _is_visible(character: str) -> bool:
-    """Not space, not a joiner or a mark without a letter, not a letter that shows nothing."""
-    blank = character.isspace() or character in "\u115f\u1160\u2800\u3164\uffa0"
-    return not blank and unicodedata.category(character) not in ("Cf", "Mn")
-
-
 def persona_of(agent: Agent) -> dict[str, Any]:
     """All that can be edited of ``agent``, as plain data that create and update take back."""
     persona: dict[str, Any] = {field: getattr(agent, field) for field in ("name", *TEXTS)}
@@ -160,7 +153,7 @@ def clean_persona(fields: dict[str, Any]) -> dict[str, Any]:
 def _clean_field(field: str, value: Any) -> Any:
     if field == "name":
         name = _clean_item(field, value, NAME_LENGTH)
-        if not any(map(_is_visible, name)):
+        if not any(map(is_visible, name)):
             raise _invalid(field, "empty")
         return name
     if field in TEXTS:

@@ -7,10 +7,9 @@ are characters that no reader can see and that change how the rest is read.
 from __future__ import annotations
 
 import re
-import unicodedata
 
 from persona_lab.errors import EmptyMessage, InputError, MessageTooLong
-from persona_lab.letters import composed
+from persona_lab.letters import composed, is_visible
 
 _HARMFUL = re.compile(
     "["
@@ -24,8 +23,6 @@ _HARMFUL = re.compile(
 )
 _TAGS = re.compile("(\U0001f3f4[\U000e0020-\U000e007f]+)|[\U000e0000-\U000e007f]+")
 """Letters that nobody sees and every model reads; flags (🏴󠁧󠁢󠁥󠁮󠁧󠁿) are written with them too."""
-_BLANK_LETTERS = "\u115f\u1160\u2800\u3164\uffa0"
-"""Letters of Hangul and Braille that show nothing."""
 
 
 SURPLUS = 10
@@ -58,12 +55,6 @@ class InputValidator:
     def validate_message(self, text: str) -> str:
         """The clean message. Raises InputError, EmptyMessage and MessageTooLong."""
         text = self.clean(text)
-        if not any(_is_visible(character) for character in text):
+        if not any(map(is_visible, text)):
             raise EmptyMessage
         return text
-
-
-def _is_visible(character: str) -> bool:
-    """Zero-width spaces and joiners are format characters: on their own they say nothing."""
-    blank = character.isspace() or character in _BLANK_LETTERS
-    return not blank and unicodedata.category(character) not in ("Cf", "Mn")

@@ -99,7 +99,7 @@ class Form(BaseModel):
         return {"type": "object"} if self.type == "json_object" else None
 
 
-class Completion(BaseModel):
+class CompletionRequest(BaseModel):
     """A request for an answer."""
 
     model_config = ConfigDict(extra="ignore")
@@ -254,7 +254,9 @@ async def read_model(model: str, lab: TheLab, caller: TheCaller) -> ModelOut:
 
 
 @door.post("/chat/completions", response_model=None, responses=_STREAMED)
-async def complete(asked: Completion, request: Request, lab: TheLab, caller: TheCaller) -> Response:
+async def complete(
+    asked: CompletionRequest, request: Request, lab: TheLab, caller: TheCaller
+) -> Response:
     """The persona's answer to a conversation."""
     if asked.n not in (None, 1):
         raise InvalidRequest(why="one_answer", field="n")

@@ -18,12 +18,17 @@ LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _PASSED_ON = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "via")
 
 
-class Figures:
-    """:meth:`answer` is the endpoint over ``lab``; ``shared``: a link makes the lab public."""
+def alone(lab: Lab, *, shared: bool) -> bool:
+    """Whether the lab serves its own machine only. ``shared``: a link makes it public."""
+    return lab.settings.gradio_server_name in LOOPBACK and not shared
+
+
+class MetricsDoor:
+    """:meth:`answer` is the endpoint over ``lab``; ``shared`` as :func:`alone` takes it."""
 
     def __init__(self, lab: Lab, *, shared: bool = False) -> None:
         self._lab = lab
-        self._alone = lab.settings.gradio_server_name in LOOPBACK and not shared
+        self._alone = alone(lab, shared=shared)
 
     async def answer(self, request: Request) -> Response:
         if not self._opens_to(request):

@@ -81,7 +81,6 @@ async def told(lab: Lab, chat: Chat, said: Said, caller: Caller) -> AsyncGenerat
 
     What it raises it raises before the first step: InputError, NotFound, StorageError.
     """
-    lab.clients.info(said.model)  # an unknown one costs no message
     events = lab.service.generate_streaming(
         said.content,
         chat.agent_id,

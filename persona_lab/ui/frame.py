@@ -11,7 +11,7 @@ from starlette.middleware import Middleware
 from persona_lab.errors import ConfigurationError
 from persona_lab.lab import Lab
 from persona_lab.server import ClosedDoors, FrontPage, PlainInputs, VisitorCookie
-from persona_lab.server.figures import LOOPBACK
+from persona_lab.server.figures import alone
 from persona_lab.server.routes import routes
 from persona_lab.ui.api import name_endpoints
 from persona_lab.ui.chat import ChatActions, build_chat
@@ -85,8 +85,8 @@ def build(lab: Lab, *, shared: bool = False) -> tuple[gr.Blocks, gr.I18n]:
             with gr.Tab(i18n("tab.chat"), id="chat"):
                 chat = build_chat(ChatActions(lab, visitors), i18n, editor.editing, model, both)
             with gr.Tab(i18n("tab.insights"), id="insights") as insights:
-                alone = lab.settings.gradio_server_name in LOOPBACK and not shared
-                actions = InsightsActions(lab, visitors, alerts_of(lab) if alone else no_alerts)
+                alerts = alerts_of(lab) if alone(lab, shared=shared) else no_alerts
+                actions = InsightsActions(lab, visitors, alerts)
                 build_insights(actions, insights, i18n, both)
             with gr.Tab(i18n("tab.connect"), id="connect") as connect:
                 build_connect(
