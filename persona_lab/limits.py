@@ -1,9 +1,9 @@
 """RateLimiter: how much users may ask for, so that one can't use up what is there for all.
 
 Requests are counted in a sliding window, tokens in a window that begins with the first of them and
-lasts a day. A request that begins sets its estimate aside at once and settles it with what was
-really spent, so that many at a time can't overshoot. An answer that began within the quota is never
-cut off by it.
+lasts a day. A request that begins sets its estimate aside at once, with as much of the longest
+answer as is left, and settles it with what was really spent, so that many at a time can't
+overshoot. An answer that began within the quota is never cut off by it.
 
 Every model's requests count, for they all keep this machine busy. Tokens count where they cost
 money: those of a local model and of the mock don't, or a designer's own laptop would fall silent
@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import sys
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
@@ -83,34 +84,57 @@ class RateLimiter:
         self._memory: MemoryStorage | None = None
         self._in_redis: WeakKeyDictionary[Redis, RedisStorage] = WeakKeyDictionary()
 
-    async def check_and_update(self, user_id: str, estimated_tokens: int) -> None:
-        """Count one request of the user's, and set ``estimated_tokens`` aside.
+    async def check_and_update(
+        self, user_id: str, estimated_tokens: int, answer_tokens: int = 0
+    ) -> int:
+        """Count one request of the user's, and set tokens aside: ``estimated_tokens``, and for the
+        answer as many of ``answer_tokens`` as are left. Returns how many that are.
 
         Raises RateLimitError when there were too many requests, TokensSpent when the estimate
-        doesn't fit what is left of the day: the user's, or everybody's. Nothing is counted then.
+        doesn't fit what is left of the day: the user's, or everybody's. No tokens are set aside
+        then.
         """
-        await self._with(lambda storage: self._check(storage, user_id, max(0, estimated_tokens)))
+        aside = max(0, estimated_tokens)
 
-    async def settle(self, user_id: str, estimated_tokens: int, spent_tokens: int) -> None:
+        async def check(storage: _Storage) -> None:
+            nonlocal aside
+            aside = await self._check(storage, user_id, max(0, estimated_tokens), answer_tokens)
+
+        await self._with(check)
+        return aside
+
+    async def settle(self, user_id: str, aside_tokens: int, spent_tokens: int) -> None:
         """Put what was really spent in the place of what was set aside."""
-        change = spent_tokens - max(0, estimated_tokens)
+        change = spent_tokens - max(0, aside_tokens)
         if change:
             await self._with(lambda storage: self._correct(storage, self._purses(user_id), change))
 
-    async def _check(self, storage: _Storage, user_id: str, estimate: int) -> None:
+    async def _check(self, storage: _Storage, user_id: str, estimate: int, answer: int) -> int:
         windows, sliding = _strategies(storage)
         requests, purses = self._requests(), self._purses(user_id) if estimate else []
-        for purse in purses:
-            if estimate > purse.item.amount:  # it won't fit in a moment either
-                raise _lifted(purse.spent, self._day, limit=purse.item.amount)
-            if not await windows.test(purse.item, purse.whose, cost=estimate):
-                await self._refuse(windows, purse)
+        await self._left(storage, purses, estimate)
         if self.requests and not await sliding.hit(requests, user_id):
             raise _lifted(RateLimitError, await self._free_in(storage, requests, user_id))
-        for number, purse in enumerate(purses, 1):
-            if not await windows.hit(purse.item, purse.whose, cost=estimate):
-                await self._correct(storage, purses[:number], -estimate)  # others were quicker
-                await self._refuse(windows, purse)
+        while True:  # once more where others were quicker
+            aside = min(estimate + answer, await self._left(storage, purses, estimate))
+            for number, purse in enumerate(purses, 1):
+                if not await windows.hit(purse.item, purse.whose, cost=aside):
+                    await self._correct(storage, purses[:number], -aside)
+                    break
+            else:
+                return aside
+
+    async def _left(self, storage: _Storage, purses: Sequence[_Purse], estimate: int) -> int:
+        """Tokens that are left in the emptiest. Raises TokensSpent where the estimate won't fit."""
+        emptiest = estimate if not purses else sys.maxsize
+        for purse in purses:
+            left = purse.item.amount - await storage.get(purse.item.key_for(purse.whose))
+            if estimate > purse.item.amount:  # it won't fit in a moment either
+                raise _lifted(purse.spent, self._day, limit=purse.item.amount)
+            if estimate > left:
+                await self._refuse(_strategies(storage)[0], purse)
+            emptiest = min(emptiest, left)
+        return emptiest
 
     async def _refuse(self, windows: Any, purse: _Purse) -> None:
         stats = await windows.get_window_stats(purse.item, purse.whose)
@@ -225,7 +249,8 @@ class Limited(Layer):
     async def stream(self, prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
         """Raises RateLimitError too, before anybody is asked."""
         estimate = estimate_tokens(str(prompt)) if self._counted else 0
-        await self._limiter.check_and_update(self._user_id, estimate)
+        check = self._limiter.check_and_update
+        aside = await check(self._user_id, estimate, options.max_tokens)
         text, usage, left = "", None, False
         try:
             async with contextlib.aclosing(self.client.stream(prompt, options)) as chunks:
@@ -241,4 +266,4 @@ class Limited(Layer):
                 # Who stops an answer has had it read and begun, and the provider is paid for that.
                 begun = estimate + estimate_tokens(text) if text or left else 0
                 spent = usage.total_tokens if usage is not None else begun
-                await self._limiter.settle(self._user_id, estimate, spent)
+                await self._limiter.settle(self._user_id, aside, spent)

@@ -79,7 +79,7 @@ class Service:
 
 
 def page(service: Service) -> tuple[ReadAhead, Visitor]:
-    visitor = cast("Visitor", SimpleNamespace(session="page", user_id="u", service=service))
+    visitor = cast("Visitor", SimpleNamespace(page=("u", "page"), user_id="u", service=service))
     return ReadAhead(still=0), visitor
 
 

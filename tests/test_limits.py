@@ -32,8 +32,9 @@ async def allowed(limiter: RateLimiter, times: int, tokens: int = 0, user: str =
     """How many of ``times`` requests at once are let through."""
     asked = [limiter.check_and_update(user, tokens) for _ in range(times)]
     ended = await asyncio.gather(*asked, return_exceptions=True)
-    assert all(error is None or isinstance(error, RateLimitError) for error in ended), ended
-    return ended.count(None)
+    refused = [error for error in ended if not isinstance(error, int)]
+    assert all(isinstance(error, RateLimitError) for error in refused), refused
+    return len(ended) - len(refused)
 
 
 async def until_allowed(limiter: RateLimiter, tokens: int = 0) -> None:
@@ -129,6 +130,27 @@ async def test_what_is_set_aside_counts_until_it_is_settled(shared: Shared) -> N
     with pytest.raises(TokensSpent):
         await limiter.check_and_update("u", 1)
     await limiter.check_and_update("u", 0)
+
+
+async def test_the_longest_answer_is_set_aside_as_far_as_there_is_room(shared: Shared) -> None:
+    limiter = RateLimiter(0, 100, shared=shared)
+    assert await limiter.check_and_update("u", 10, 50) == 60
+    assert await limiter.check_and_update("u", 10, 50) == 40
+    with pytest.raises(TokensSpent):
+        await limiter.check_and_update("u", 1, 50)
+    await limiter.settle("u", 60, 20)
+    assert await limiter.check_and_update("u", 10, 20) == 30
+    assert await RateLimiter(0, 0, shared=shared).check_and_update("u", 10, 50) == 10
+
+
+async def test_answers_at_once_cannot_overspend_the_day_together(shared: Shared) -> None:
+    limiter = RateLimiter(0, 1000, shared=shared)
+    asked = [limiter.check_and_update("u", 30, 200) for _ in range(20)]
+    ended = await asyncio.gather(*asked, return_exceptions=True)
+    aside = [each for each in ended if isinstance(each, int)]
+    assert sum(aside) <= 1000
+    assert sum(aside) > 1000 - 30
+    assert len(aside) < len(ended)
 
 
 async def test_all_users_together_have_a_day_of_their_own(shared: Shared) -> None:
