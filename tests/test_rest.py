@@ -22,11 +22,15 @@ from starlette.types import Message
 
 from persona_lab.errors import DiskFull, RateLimited, StorageError
 from persona_lab.lab import Lab
+from persona_lab.models import Agent
+from persona_lab.seeds import load_seeds
 from persona_lab.server import COOKIE
 from persona_lab.server.completions import completions_app
-from persona_lab.server.rest import rest_app
+from persona_lab.server.rest import AgentOut, PersonaFields, rest_app
 from persona_lab.server.routes import routes
 from persona_lab.server.stream import EventStream, as_json, sse
+from persona_lab.settings import ROOT
+from persona_lab.store import LISTS, TEXTS, TRAITS, persona_of
 
 SLOW = "mock:echo?rate=20&tokens=200"
 NOBODY = "f" * 32
@@ -80,6 +84,15 @@ WHOLE = {
     "sentence_endings": ["だぜ"], "catchphrases": ["潮の香りがするな"], "forbidden_words": ["無理"],
     "examples": [{"user": "暑いね", "ai": "かき氷、食ってくか？"}], "language": "ja",
 }  # fmt: skip
+
+
+def test_a_field_of_personas_has_its_place_wherever_they_are_listed() -> None:
+    """A new one would be dropped in silence where it is forgotten."""
+    fields = set(persona_of(Agent(name="あ")))
+    form = {"name", *TEXTS, *TRAITS, *LISTS, "examples", "language"}
+    beside = {"id", "demo", "created_at", "updated_at"}
+    assert set(PersonaFields.model_fields) == set(AgentOut.model_fields) - beside == fields
+    assert set(load_seeds(ROOT / "data" / "personas.yaml")[0]) - {"id"} == form == fields
 
 
 async def test_a_persona_is_made_read_changed_listed_and_deleted(http: httpx.AsyncClient) -> None:
