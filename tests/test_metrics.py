@@ -110,6 +110,7 @@ async def test_a_users_own_limit_is_told_apart_from_a_providers(make_lab: MakeLa
     assert read("persona_lab_refusals_total", limit="provider_rate") == 1
     assert read("persona_lab_refusals_total", limit="requests_per_minute") == 1
     assert read("persona_lab_refusals_total") == 2
+    assert read("persona_lab_response_seconds_count") == 1
 
 
 async def test_breakers_are_shown_by_their_state(make_lab: MakeLab) -> None:

@@ -24,6 +24,7 @@ from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from persona_lab.errors import ErrorType
+from persona_lab.monitor.metrics import HOUSE_LIMITS
 from persona_lab.words import LANGUAGES
 
 if TYPE_CHECKING:
@@ -45,7 +46,6 @@ TICK = 15.0
 """Seconds between two looks while an alert stands: also silence ends it."""
 
 _LIMITS = frozenset({"rate_limit", "quota", "house_spent"})
-_TURNED_AWAY = frozenset({"too_many_requests", "tokens_spent", "house_spent"})
 _NO_FAULT = frozenset({ErrorType.INVALID_INPUT.value, ErrorType.REFUSED.value})
 
 
@@ -171,7 +171,7 @@ class Alerts:
         turn = _Turn(
             at=self._clock(),
             counted=self._watches(outcome.spec)
-            and outcome.code not in _TURNED_AWAY
+            and outcome.code not in HOUSE_LIMITS
             and record.error_type not in _NO_FAULT,
             failed=record.status == "failed",
             limits=sum(code in _LIMITS and self._watches(spec) for spec, code in asked),

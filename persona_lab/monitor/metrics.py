@@ -31,15 +31,18 @@ SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 8, 13, 20, 30, 60, 120, 300, 600)
 FIRST_SECONDS = (0.025, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 20, 30, 60)
 """Bounds of that of first tokens."""
 
-LIMITS = {
+HOUSE_LIMITS = {
     "too_many_requests": "requests_per_minute",
     "tokens_spent": "tokens_per_day",
     "house_spent": "tokens_per_day_total",
+}
+"""Code of a refusal → which of this house's own limits it was: no model was asked."""
+LIMITS = HOUSE_LIMITS | {
     "rate_limit": "provider_rate",
     "quota": "provider_quota",
     "circuit_open": "breaker",
 }
-"""Code of a refusal → whose limit it was: the first three are this house's own."""
+"""The same with those of providers."""
 KINDS = frozenset({"chat", "try", "compare", "summary", "api"})
 STATUSES = frozenset({"ok", "stopped", "failed"})
 
@@ -93,7 +96,8 @@ class Metrics:
         kind = record.kind if record.kind in KINDS else OTHER
         status = record.status if record.status in STATUSES else OTHER
         counted.turns.labels(provider, model, kind, status).inc()
-        counted.seconds.labels(*who).observe(record.total_ms / 1000)
+        if outcome.code not in HOUSE_LIMITS:
+            counted.seconds.labels(*who).observe(record.total_ms / 1000)
         if record.first_token_ms is not None:
             counted.first.labels(*who).observe(record.first_token_ms / 1000)
         for name, tokens in {
