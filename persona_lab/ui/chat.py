@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from html import escape
 from typing import Any
 
@@ -13,7 +14,7 @@ import gradio as gr
 from gradio.components import Component
 
 from persona_lab.lab import Lab
-from persona_lab.models import Agent, Chat, Event, Message
+from persona_lab.models import Agent, Chat, Event, Message, now
 from persona_lab.ui.ahead import ReadAhead
 from persona_lab.ui.stream import paced, waits_for
 from persona_lab.ui.text import figures, readable, waiting_html
@@ -48,7 +49,8 @@ def under_html(answer: str, details: dict[str, Any], visitor: Visitor) -> str:
     # An error without a fallback: the answer is whole, but it couldn't be kept.
     unkept = "" if details.get("fallback") else str(details.get("error", ""))
     warning = f'<p class="warning" role="alert">{escape(unkept)}</p>' if unkept else ""
-    return f'{warning}{figures(details, visitor)}<div class="under">{copy}{fold}</div>'
+    failed = " failed" if details.get("fallback") else ""
+    return f'{warning}{figures(details, visitor)}<div class="under{failed}">{copy}{fold}</div>'
 
 
 def thread_of(messages: Sequence[Message], agent: Agent, visitor: Visitor) -> Thread:
@@ -63,14 +65,21 @@ def thread_of(messages: Sequence[Message], agent: Agent, visitor: Visitor) -> Th
         role = "user" if message.sender == "user" else "assistant"
         content: Any = readable(message.content)
         if role == "assistant":
-            if message.status in ("stopped", "interrupted", "failed"):
-                content += f"\n\n<em>{escape(visitor.say('chat.status.' + message.status))}</em>"
+            if (state := _state(message)) is not None:
+                content += f"\n\n<em>{escape(visitor.say('chat.status.' + state))}</em>"
             content = [content, gr.HTML(under_html(message.content, message.details, visitor))]
         thread.append({"role": role, "content": content})
         if role == "user" and (following is None or following.sender == "user"):
             none = f"<em>{escape(visitor.say('chat.status.unanswered'))}</em>"
             thread.append({"role": "assistant", "content": none})
     return thread
+
+
+def _state(message: Message) -> str | None:
+    """What is to be said of how an answer ended. One that fails after its first words broke off."""
+    if message.status == "failed" and message.details.get("first_shown_ms") is not None:
+        return "interrupted"
+    return message.status if message.status in ("stopped", "interrupted", "failed") else None
 
 
 def lean(thread: Thread) -> Thread:
@@ -83,7 +92,16 @@ def lean(thread: Thread) -> Thread:
 
 
 def title_of(chat: Chat, visitor: Visitor) -> str:
-    return chat.title or visitor.say("chat.untitled")
+    """How long ago it was, and how it began: many begin alike."""
+    return f"{_ago(chat.updated_at, visitor)} · {chat.title or visitor.say('chat.untitled')}"
+
+
+def _ago(moment: datetime, visitor: Visitor) -> str:
+    seconds = (now() - moment).total_seconds()
+    for unit, length in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= length:
+            return visitor.say(f"chat.ago.{unit}", count=int(seconds // length))
+    return visitor.say("chat.ago.now")
 
 
 def halt() -> None:
@@ -297,7 +315,8 @@ def build_chat(
                     i18n("chat.stop"), elem_id="chat-stop", scale=0, min_width=90, visible=False
                 )
             with gr.Row(elem_id="chat-foot"):  # it is there before the button is: nothing jumps
-                gr.HTML(both("chat.keys"), elem_id="chat-keys")
+                keys = "".join(f'<p class="{n}">{both("chat." + n)}</p>' for n in ("keys", "busy"))
+                gr.HTML(keys, elem_id="chat-keys")
                 again = gr.Button(
                     i18n("chat.again"),
                     elem_id="chat-again",

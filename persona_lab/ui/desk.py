@@ -19,7 +19,7 @@ from cachetools import LRUCache
 from gradio.components import Component
 
 from persona_lab.clients import Clients, ModelInfo
-from persona_lab.errors import NotFound, PersonaLabError, from_foreign
+from persona_lab.errors import MissingKey, NotFound, PersonaLabError, from_foreign
 from persona_lab.lab import Lab
 from persona_lab.models import Agent, Language
 from persona_lab.seeds import load_choices, load_messages
@@ -65,6 +65,8 @@ def model_choices(
 
     def label(info: ModelInfo) -> str:
         name = info.label or Path(info.name).name
+        if info.provider == "mock":
+            return f"{name} · {say('model.practice')}"
         if not clients.available(info):
             return f"{name} · {say('model.needs_key')}"
         return name if speaks(info, language) else f"{name} · {say('model.english')}"
@@ -78,8 +80,12 @@ def persona_label(agent: Agent, visitor: Visitor) -> str:
     return agent.name
 
 
+def shortened(name: str, most: int = 20) -> str:
+    return name if len(name) <= most else name[: most - 1].rstrip() + "…"
+
+
 def ready_html(key: str, visitor: Visitor, detail: str = "", **blanks: object) -> str:
-    """Whether the chosen model can answer: "ready", "loading" or "failed"."""
+    """Whether the chosen model can answer: "ready", "loading", "failed" or "needs_key"."""
     words = escape(visitor.say("model.state." + key, **blanks))
     return (
         f'<p class="{key}" role="status" title="{escape(detail)}">'
@@ -231,7 +237,7 @@ class Desk:
     def restorable(self, gone: Agent | None, visitor: Visitor) -> Update:
         """The button that brings back ``gone``, the persona that was deleted last."""
         name = gone.name if gone else ""
-        words = visitor.say("editor.restore_name", name=name[:20])
+        words = visitor.say("editor.restore_name", name=shortened(name))
         return {
             self.editor.removed: gone.id if gone else "",
             self.editor.buttons["restore"]: gr.update(visible=gone is not None, value=words),
@@ -460,7 +466,9 @@ class Desk:
                 finally:
                     loading.cancel()  # whoever closed the page needn't hear of it
         except Exception as wrong:  # noqa: BLE001 - whatever it is, the light turns red and says so
-            yield ready_html("failed", visitor, visitor.excuse(from_foreign(wrong)))
+            ours = from_foreign(wrong)
+            state = "needs_key" if isinstance(ours, MissingKey) else "failed"
+            yield ready_html(state, visitor, visitor.excuse(ours))
             return
         self.ahead.again(visitor)
         yield ready_html("ready", visitor)
