@@ -27,6 +27,7 @@ from collections.abc import AsyncGenerator, Callable
 from typing import TYPE_CHECKING
 
 from persona_lab.layers import Layer
+from persona_lab.letters import is_blank
 from persona_lab.models import Chunk, Completion, Options, Prompt, Usage
 from persona_lab.shared import Keep, Shared
 
@@ -88,7 +89,7 @@ class CacheManager:
         server: str = "",
     ) -> None:
         """Keep ``response``, if it is whole."""
-        if not self.ttl or response.finish_reason != "stop" or not response.content.strip():
+        if not self.ttl or response.finish_reason != "stop" or is_blank(response.content):
             return
         answer = {
             "content": response.content,

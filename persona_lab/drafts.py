@@ -30,14 +30,24 @@ class Draft:
     """An answer's row in the store while it grows: at most one write at a time."""
 
     def __init__(
-        self, store: Store, chat_id: str, user_id: str, clock: Callable[[], float], every: float
+        self,
+        store: Store,
+        chat_id: str,
+        user_id: str,
+        clock: Callable[[], float],
+        every: float,
+        *,
+        instead: bool = False,
     ) -> None:
+        """``clock`` counts seconds; it is written down ``every`` so many; ``instead`` of another
+        answer."""
         self.row: Message | None = None
         self._store = store
         self._chat_id = chat_id
         self._user_id = user_id
         self._clock = clock
         self._every = every
+        self._instead = instead
         self._due = clock()
         self._writing: asyncio.Task[Message] | None = None
 
@@ -75,7 +85,11 @@ class Draft:
             # Here and not after it: who waits for a write may be cancelled, and it is made.
             if self.row is None:
                 self.row = self._store.add_message(
-                    self._chat_id, user_id=self._user_id, sender="ai", **about
+                    self._chat_id,
+                    user_id=self._user_id,
+                    sender="ai",
+                    instead=self._instead,
+                    **about,
                 )
             else:
                 self.row = self._store.update_message(self.row.id, user_id=self._user_id, **about)
@@ -136,7 +150,8 @@ class Unkept:
                     async with turn:
                         await self.keep(chat_id)
                 except StorageError:  # the others would fare no better, and have the next go first
-                    self._waiting[chat_id] = self._waiting.pop(chat_id)
+                    if chat_id in self._waiting:
+                        self._waiting[chat_id] = self._waiting.pop(chat_id)
                     break
                 except Exception:  # noqa: BLE001 - its chat is gone, say: it never will be kept
                     self._lose(chat_id)

@@ -195,7 +195,7 @@ class Keys:
         self._ask_vault_at = self._clock() + self._given.keys_ttl
         try:
             found = vault.read()
-        except OSError as wrong:
+        except (OSError, ValueError) as wrong:
             if first and isinstance(wrong, PermissionError):
                 raise ConfigurationError(f"VAULT_ADDR: {wrong}") from None
             self._trouble("VAULT_ADDR", str(wrong))

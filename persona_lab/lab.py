@@ -146,7 +146,7 @@ def open_lab(
         clock=clock,
         sleep=sleep,
         outer=[
-            lambda client, asking: Limited(client, rate_limiter, asking.user_id, own=asking.own),
+            lambda client, asking: Limited(client, rate_limiter, asking),
             lambda client, asking: Cached(client, cache_manager, fresh=asking.fresh or asking.own),
         ],
     )

@@ -34,6 +34,7 @@ from persona_lab.errors import (
     Refused,
     from_foreign,
 )
+from persona_lab.letters import is_blank
 from persona_lab.models import Chunk, Completion, Options, Prompt
 
 if TYPE_CHECKING:
@@ -194,7 +195,7 @@ async def _begun(chunks: AsyncGenerator[Chunk, None]) -> list[Chunk]:
     held = []
     async for chunk in chunks:
         held.append(chunk)
-        if chunk.text.strip():
+        if not is_blank(chunk.text):
             break
     return held
 
@@ -264,7 +265,8 @@ class Fallback:
     """The first of ``models`` that gives a word. Good for one answer.
 
     ``ask`` streams a model's answer to a prompt that is made for that model, and raises what is
-    wrong with an answer that has no word. ``failed`` are the errors of those that were passed over.
+    wrong with an answer that has no word, or what was wrong with the one before where there is no
+    time for another. ``failed`` are the errors of those that were passed over.
     """
 
     def __init__(
@@ -282,11 +284,13 @@ class Fallback:
                 async with contextlib.aclosing(self._ask(info)) as chunks:
                     async for chunk in chunks:
                         held.append(chunk)
-                        begun = begun or bool(chunk.text.strip())
+                        begun = begun or not is_blank(chunk.text)
                         while begun and held:
                             yield held.pop(0)
             except Exception as error:
                 ours = from_foreign(error, provider=info.provider, model=info.name)
+                if any(ours is former for former in self.failed):  # there is no time for this one
+                    break
                 if begun or not moves_on(ours):
                     raise
                 self.failed.append(ours)
@@ -304,11 +308,13 @@ class Fallback:
 @dataclass(frozen=True, slots=True)
 class Asking:
     """Whose call it is. ``fresh``: they want another answer than the one that they had; ``own``:
-    they pay for it with a key of their own."""
+    they pay for it with a key of their own; ``again``: it is for the same message as the one
+    before, which counted as their request."""
 
     user_id: str
     fresh: bool = False
     own: bool = False
+    again: bool = False
 
 
 Around = Callable[[LLMClientInterface, Asking], LLMClientInterface]

@@ -36,6 +36,11 @@ def is_visible(character: str) -> bool:
     return not blank and unicodedata.category(character) not in ("Cf", "Mn")
 
 
+def is_blank(text: str) -> bool:
+    """Whether it shows nothing."""
+    return not any(map(is_visible, text))
+
+
 def whole(text: str) -> str:
     """``text`` without halves of surrogate pairs, which no wire, page or database takes."""
     return text if text.isascii() else text.encode("utf-8", "ignore").decode()

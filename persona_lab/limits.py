@@ -31,7 +31,7 @@ from weakref import WeakKeyDictionary
 
 from persona_lab.clients import estimate_tokens
 from persona_lab.errors import HouseSpent, RateLimitError, TokensSpent
-from persona_lab.layers import Layer
+from persona_lab.layers import Asking, Layer
 from persona_lab.models import Chunk, Options, Prompt
 from persona_lab.shared import PREFIX, Shared, load
 
@@ -55,6 +55,15 @@ class _Purse(NamedTuple):
     item: RateLimitItem
     whose: str
     spent: type[TokensSpent]
+
+
+class Aside(NamedTuple):
+    """Tokens that were set aside: in windows that last ``until`` then (seconds since 1970), kept in
+    a storage of that kind."""
+
+    tokens: int
+    until: tuple[float, ...] = ()
+    storage: type[object] | None = None
 
 
 class RateLimiter:
@@ -85,36 +94,47 @@ class RateLimiter:
         self._in_redis: WeakKeyDictionary[Redis, RedisStorage] = WeakKeyDictionary()
 
     async def check_and_update(
-        self, user_id: str, estimated_tokens: int, answer_tokens: int = 0
-    ) -> int:
-        """Count one request of the user's, and set tokens aside: ``estimated_tokens``, and for the
-        answer as many of ``answer_tokens`` as are left. Returns how many that are.
+        self, user_id: str, estimated_tokens: int, answer_tokens: int = 0, *, requests: int = 1
+    ) -> Aside:
+        """Count ``requests`` of the user's, one or none, and set tokens aside: the estimated ones,
+        and for the answer as many of ``answer_tokens`` as are left. Returns what was set aside.
 
         Raises RateLimitError when there were too many requests, TokensSpent when the estimate
         doesn't fit what is left of the day: the user's, or everybody's. No tokens are set aside
         then.
         """
-        aside = max(0, estimated_tokens)
+        estimate = max(0, estimated_tokens)
+        aside = Aside(estimate)
 
         async def check(storage: _Storage) -> None:
             nonlocal aside
-            aside = await self._check(storage, user_id, max(0, estimated_tokens), answer_tokens)
+            aside = await self._check(storage, user_id, estimate, answer_tokens, requests)
 
         await self._with(check)
         return aside
 
-    async def settle(self, user_id: str, aside_tokens: int, spent_tokens: int) -> None:
-        """Put what was really spent in the place of what was set aside."""
-        change = spent_tokens - max(0, aside_tokens)
-        if change:
-            await self._with(lambda storage: self._correct(storage, self._purses(user_id), change))
+    async def settle(self, user_id: str, aside: Aside, spent_tokens: int) -> None:
+        """Put what was really spent in the place of what was set aside, where that still counts."""
+        change = spent_tokens - aside.tokens
 
-    async def _check(self, storage: _Storage, user_id: str, estimate: int, answer: int) -> int:
+        async def correct(storage: _Storage) -> None:
+            if type(storage) is aside.storage:
+                now = time.time()
+                purses = zip(self._purses(user_id), aside.until, strict=True)
+                await self._correct(storage, [p for p, until in purses if now < until], change)
+
+        if change and aside.until:
+            await self._with(correct)
+
+    async def _check(
+        self, storage: _Storage, user_id: str, estimate: int, answer: int, requests: int
+    ) -> Aside:
         windows, sliding = _strategies(storage)
-        requests, purses = self._requests(), self._purses(user_id) if estimate else []
+        purses = self._purses(user_id) if estimate else []
         await self._left(storage, purses, estimate)
-        if self.requests and not await sliding.hit(requests, user_id):
-            raise _lifted(RateLimitError, await self._free_in(storage, requests, user_id))
+        if requests and self.requests and not await sliding.hit(self._requests(), user_id):
+            free_in = await self._free_in(storage, self._requests(), user_id)
+            raise _lifted(RateLimitError, free_in)
         while True:  # once more where others were quicker
             aside = min(estimate + answer, await self._left(storage, purses, estimate))
             for number, purse in enumerate(purses, 1):
@@ -122,7 +142,9 @@ class RateLimiter:
                     await self._correct(storage, purses[:number], -aside)
                     break
             else:
-                return aside
+                keys = [purse.item.key_for(purse.whose) for purse in purses]
+                until = [await storage.get_expiry(key) for key in keys]
+                return Aside(aside, tuple(until), type(storage))
 
     async def _left(self, storage: _Storage, purses: Sequence[_Purse], estimate: int) -> int:
         """Tokens that are left in the emptiest. Raises TokensSpent where the estimate won't fit."""
@@ -142,10 +164,7 @@ class RateLimiter:
 
     async def _correct(self, storage: _Storage, purses: Sequence[_Purse], change: int) -> None:
         for purse in purses:
-            key = purse.item.key_for(purse.whose)
-            if change < 0 and await storage.get(key) < -change:
-                continue  # a new day has begun, and what was set aside went with the last one
-            await storage.incr(key, self._day, amount=change)
+            await storage.incr(purse.item.key_for(purse.whose), self._day, amount=change)
 
     async def _free_in(self, storage: _Storage, item: RateLimitItem, user_id: str) -> float:
         """Seconds until the window takes one more request.
@@ -235,22 +254,21 @@ def _lifted(kind: type[RateLimitError], seconds: float, **details: Any) -> RateL
 
 
 class Limited(Layer):
-    """A client whose answers are counted against the quota of ``user_id``."""
+    """A client whose answers are counted against the quota of who asks."""
 
-    def __init__(
-        self, client: LLMClientInterface, limiter: RateLimiter, user_id: str, *, own: bool = False
-    ) -> None:
-        """``own``: the user pays for the tokens."""
+    def __init__(self, client: LLMClientInterface, limiter: RateLimiter, asking: Asking) -> None:
         super().__init__(client)
         self._limiter = limiter
-        self._user_id = user_id
-        self._counted = not (self.info.free or own)
+        self._user_id = asking.user_id
+        self._requests = 0 if asking.again else 1
+        self._counted = not (self.info.free or asking.own)
 
     async def stream(self, prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
         """Raises RateLimitError too, before anybody is asked."""
         estimate = estimate_tokens(str(prompt)) if self._counted else 0
-        check = self._limiter.check_and_update
-        aside = await check(self._user_id, estimate, options.max_tokens)
+        aside = await self._limiter.check_and_update(
+            self._user_id, estimate, options.max_tokens, requests=self._requests
+        )
         text, usage, left = "", None, False
         try:
             async with contextlib.aclosing(self.client.stream(prompt, options)) as chunks:

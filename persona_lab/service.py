@@ -48,6 +48,7 @@ from persona_lab.errors import (
     from_foreign,
 )
 from persona_lab.layers import Asking, Fallback
+from persona_lab.letters import is_blank
 from persona_lab.models import (
     Agent,
     Chunk,
@@ -148,6 +149,11 @@ class _Course:
     def since_began(self, moment: float | None) -> float | None:
         """Milliseconds, without those for loading the model."""
         return None if moment is None else _milliseconds(moment - self.began - self.load)
+
+    @property
+    def unseen(self) -> bool:
+        """Whether it was stopped before a word was shown."""
+        return self.status == "stopped" and self.shown is None
 
     @property
     def content(self) -> str:
@@ -466,7 +472,14 @@ class LLMService:
         course = _Course(began=self.clock())
         draft = None
         if task.chat_id is not None:
-            draft = Draft(self.store, task.chat_id, task.user_id, self.clock, self.save_every)
+            draft = Draft(
+                self.store,
+                task.chat_id,
+                task.user_id,
+                self.clock,
+                self.save_every,
+                instead=task.fresh,
+            )
         rest = ""
         try:
             yield Event("start", metadata=_asked(task.asked))
@@ -505,6 +518,8 @@ class LLMService:
                 excuse.metadata | {"error": hide(excuse.metadata["error"], self._secrets)},
             )
         finally:
+            if course.unseen and task.fresh:
+                course.stream = None  # the answer before stands again: nobody saw a word of this
             course.finish()
             await to_the_end(self._keep(task, course, draft))
         if rest:
@@ -564,7 +579,7 @@ class LLMService:
         if text:
             yield text
         course.finish_reason = course.finish_reason or "stop"
-        if not course.text:
+        if is_blank(course.text):
             raise InvalidResponse(provider=course.info.provider, model=course.info.name)
 
     async def _ask(
@@ -581,7 +596,9 @@ class LLMService:
         if self.layers is not None:
             fresh = task.fresh or task.kind != "chat"  # elsewhere people look how a model varies
             own = self.clients.at_own_cost(info)
-            client = self.layers.for_call(client, Asking(task.user_id, fresh=fresh, own=own))
+            again = bool(course.failed)
+            asking = Asking(task.user_id, fresh=fresh, own=own, again=again)
+            client = self.layers.for_call(client, asking)
         course.client = client
         if not client.ready:
             loading = self.clock()

@@ -56,7 +56,7 @@ from persona_lab.errors import (
     StorageError,
     from_foreign,
 )
-from persona_lab.letters import composed, is_visible
+from persona_lab.letters import composed, is_blank
 from persona_lab.models import (
     Agent,
     AgentRevision,
@@ -153,7 +153,7 @@ def clean_persona(fields: dict[str, Any]) -> dict[str, Any]:
 def _clean_field(field: str, value: Any) -> Any:
     if field == "name":
         name = _clean_item(field, value, NAME_LENGTH)
-        if not any(map(is_visible, name)):
+        if is_blank(name):
             raise _invalid(field, "empty")
         return name
     if field in TEXTS:
@@ -675,8 +675,10 @@ class Store:
         status: Status = "ok",
         image_url: str | None = None,
         details: dict[str, Any] | None = None,
+        instead: bool = False,
     ) -> Message:
         """Add the conversation's next message. The user's first one also gives it its title.
+        ``instead``: it takes the place of whatever answers the last question.
 
         Works on a deleted conversation too, so that an answer that comes late isn't lost.
         """
@@ -696,6 +698,17 @@ class Store:
                 details=details or {},
                 created_at=moment,
             )
+            if instead:
+                asked = (
+                    select(func.max(Message.position))
+                    .where(Message.chat_id == chat_id, Message.sender == "user")
+                    .scalar_subquery()
+                )
+                session.exec(
+                    update(Message)
+                    .where(col(Message.chat_id) == chat_id, col(Message.position) > asked)
+                    .values(superseded=True)
+                )
             session.add(message)
             chat.updated_at = moment
             if sender == "user" and not chat.title:

@@ -371,6 +371,39 @@ async def test_each_bound_on_waiting_ends_the_answer_and_the_connection(
     assert bool(got) is (bound != "timeout")
 
 
+@pytest.mark.parametrize("then", ["drop", "hang"])
+async def test_what_befalls_a_connection_after_the_end_costs_nothing_of_the_answer(
+    http: HttpWire, then: Any
+) -> None:
+    *answer, _ = http.answer()  # all but what closes the stream
+    while b"finish" not in answer[-1] and b"stop_reason" not in answer[-1]:
+        answer.pop()
+    async with Faulty(Act(answer, then=then)) as server:
+        client = await at(http, server.url)
+        async with asyncio.timeout(10):
+            *pieces, last = await chunks_of(client, options=Options(idle_timeout=0.2))
+        await client.aclose()
+    assert "".join(chunk.text for chunk in pieces) == "".join(PIECES)
+    assert last.finish_reason == "stop"
+    assert last.usage is not None
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [{}, {"total_tokens": 5}, {"prompt_tokens": None, "completion_tokens": 2},
+     {"prompt_tokens": "x"}, "many", 7,
+     {"prompt_tokens": 1, "completion_tokens": 2, "prompt_tokens_details": 7}],
+)  # fmt: skip
+async def test_an_odd_count_of_tokens_is_estimated_and_costs_no_answer(
+    openai: OpenAIWire, usage: object
+) -> None:
+    *answer, done = openai.answer(usage=None)
+    *_, last = await chunks_of(openai.streaming([*answer, openai.event(usage=usage), done]))
+    assert last.finish_reason == "stop"
+    assert last.usage is not None
+    assert last.usage.estimated
+
+
 async def test_a_slow_reader_is_not_taken_for_a_slow_model(http: HttpWire) -> None:
     got = ""
     async with Faulty(Act([http.ping, *http.answer()])) as server:

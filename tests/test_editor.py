@@ -563,6 +563,11 @@ async def test_an_error_comes_out_after_what_came_before_it() -> None:
         ("ja", "en", "en"),
         ("ja", "fr", "ja"),
         ("JA", "", "ja"),
+        ("ja; q=0.9, en; q=0.5", "", "ja"),
+        ("fr;q=0.9, ja;q=0.8, en;q=0.1", "", "ja"),
+        ("en;q=0.1, ja", "", "ja"),
+        ("ja;q=0, en;q=0.1", "", "en"),
+        ("ja;q=x, en", "", "en"),
     ],
 )
 def test_the_switch_comes_before_the_browsers_language(

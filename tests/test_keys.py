@@ -210,6 +210,22 @@ def test_the_vaults_own_token_may_change_too(vault: VaultServer, tmp_path: Path)
     assert TOKEN in keys.known
 
 
+def test_a_vaults_token_that_is_no_text_is_told_and_leaves_the_keys(
+    vault: VaultServer, tmp_path: Path
+) -> None:
+    now = 0.0
+    file = tmp_path / "token"
+    file.write_bytes(b"\xff\xfe")
+    settings = of_vault(vault, vault_token=None, vault_token_file=file)
+    Keys(settings)  # as one that can't be reached: it is waited for
+    file.write_text(TOKEN)
+    keys = Keys(settings, clock=lambda: now)
+    file.write_bytes(b"\xff\xfe")
+    now += 3600
+    keys.refresh()
+    assert key(keys) == OLD
+
+
 @pytest.mark.parametrize("status", [403, 500, 503])
 def test_a_vault_that_fails_later_leaves_the_keys_and_is_said_once(
     vault: VaultServer, status: int, caplog: pytest.LogCaptureFixture

@@ -18,7 +18,8 @@ from services import RedisServer, back
 from persona_lab.clients import estimate_tokens
 from persona_lab.errors import ErrorType, HouseSpent, Offline, RateLimitError, TokensSpent
 from persona_lab.lab import Lab
-from persona_lab.limits import Limited, RateLimiter
+from persona_lab.layers import Asking
+from persona_lab.limits import Aside, Limited, RateLimiter
 from persona_lab.models import Chunk, Options, Prompt
 from persona_lab.settings import Settings
 from persona_lab.shared import Shared
@@ -32,7 +33,7 @@ async def allowed(limiter: RateLimiter, times: int, tokens: int = 0, user: str =
     """How many of ``times`` requests at once are let through."""
     asked = [limiter.check_and_update(user, tokens) for _ in range(times)]
     ended = await asyncio.gather(*asked, return_exceptions=True)
-    refused = [error for error in ended if not isinstance(error, int)]
+    refused = [error for error in ended if not isinstance(error, Aside)]
     assert all(isinstance(error, RateLimitError) for error in refused), refused
     return len(ended) - len(refused)
 
@@ -119,14 +120,14 @@ def test_many_that_begin_together_in_a_new_process_all_get_through() -> None:
 
 async def test_what_is_set_aside_counts_until_it_is_settled(shared: Shared) -> None:
     limiter = RateLimiter(0, 100, shared=shared)
-    await limiter.check_and_update("u", 60)
+    aside = await limiter.check_and_update("u", 60)
     with pytest.raises(TokensSpent):
         await limiter.check_and_update("u", 41)
-    await limiter.settle("u", 60, 10)
-    await limiter.check_and_update("u", 90)
+    await limiter.settle("u", aside, 10)
+    aside = await limiter.check_and_update("u", 90)
     with pytest.raises(TokensSpent):
         await limiter.check_and_update("u", 1)
-    await limiter.settle("u", 90, 190)
+    await limiter.settle("u", aside, 190)
     with pytest.raises(TokensSpent):
         await limiter.check_and_update("u", 1)
     await limiter.check_and_update("u", 0)
@@ -134,20 +135,21 @@ async def test_what_is_set_aside_counts_until_it_is_settled(shared: Shared) -> N
 
 async def test_the_longest_answer_is_set_aside_as_far_as_there_is_room(shared: Shared) -> None:
     limiter = RateLimiter(0, 100, shared=shared)
-    assert await limiter.check_and_update("u", 10, 50) == 60
-    assert await limiter.check_and_update("u", 10, 50) == 40
+    first = await limiter.check_and_update("u", 10, 50)
+    second = await limiter.check_and_update("u", 10, 50)
+    assert (first.tokens, second.tokens) == (60, 40)
     with pytest.raises(TokensSpent):
         await limiter.check_and_update("u", 1, 50)
-    await limiter.settle("u", 60, 20)
-    assert await limiter.check_and_update("u", 10, 20) == 30
-    assert await RateLimiter(0, 0, shared=shared).check_and_update("u", 10, 50) == 10
+    await limiter.settle("u", first, 20)
+    assert (await limiter.check_and_update("u", 10, 20)).tokens == 30
+    assert (await RateLimiter(0, 0, shared=shared).check_and_update("u", 10, 50)).tokens == 10
 
 
 async def test_answers_at_once_cannot_overspend_the_day_together(shared: Shared) -> None:
     limiter = RateLimiter(0, 1000, shared=shared)
     asked = [limiter.check_and_update("u", 30, 200) for _ in range(20)]
     ended = await asyncio.gather(*asked, return_exceptions=True)
-    aside = [each for each in ended if isinstance(each, int)]
+    aside = [each.tokens for each in ended if isinstance(each, Aside)]
     assert sum(aside) <= 1000
     assert sum(aside) > 1000 - 30
     assert len(aside) < len(ended)
@@ -155,12 +157,12 @@ async def test_answers_at_once_cannot_overspend_the_day_together(shared: Shared)
 
 async def test_all_users_together_have_a_day_of_their_own(shared: Shared) -> None:
     limiter = RateLimiter(0, 60, total=100, shared=shared)
-    await limiter.check_and_update("one", 60)
+    aside = await limiter.check_and_update("one", 60)
     with pytest.raises(HouseSpent) as refused:
         await limiter.check_and_update("two", 41)
     assert refused.value.details["limit"] == 100
     await limiter.check_and_update("two", 40)
-    await limiter.settle("one", 60, 10)
+    await limiter.settle("one", aside, 10)
     await limiter.check_and_update("three", 50)
     with pytest.raises(HouseSpent):
         await limiter.check_and_update("four", 1)
@@ -200,9 +202,31 @@ async def test_the_day_ends_when_it_was_told_to(shared: Shared) -> None:
 
 
 async def test_settling_what_belonged_to_yesterday_gives_nothing_to_today(shared: Shared) -> None:
-    limiter = RateLimiter(0, 100, shared=shared)
-    await limiter.settle("u", 50, 0)
-    assert await allowed(limiter, 3, 50) == 2
+    limiter = RateLimiter(0, 100, shared=shared, day=1)
+    aside = await limiter.check_and_update("u", 50)
+    await asyncio.sleep(max(0.0, max(aside.until) - time.time()) + 0.1)
+    await limiter.check_and_update("u", 80)
+    for spent in (0, 90):
+        await limiter.settle("u", aside, spent)
+    with pytest.raises(TokensSpent):
+        await limiter.check_and_update("u", 21)
+    await limiter.check_and_update("u", 20)
+
+
+async def test_what_was_set_aside_in_memory_is_not_settled_in_redis(
+    redis_server: RedisServer,
+) -> None:
+    link = Shared(redis_server.url, patience=10)
+    limiter = RateLimiter(0, 100, shared=link)
+    redis_server.stop()
+    in_memory = await limiter.check_and_update("u", 50)
+    redis_server.start()
+    await back(link)
+    await limiter.check_and_update("u", 60)
+    await limiter.settle("u", in_memory, 0)
+    with pytest.raises(TokensSpent):
+        await limiter.check_and_update("u", 41)
+    await link.aclose()
 
 
 # ── the layer ─────────────────────────────────────────────────────────────────────────────
@@ -210,7 +234,7 @@ async def test_settling_what_belonged_to_yesterday_gives_nothing_to_today(shared
 
 async def spend(client: ScriptedClient, limiter: RateLimiter, most: int = 99) -> str:
     said = ""
-    answer = Limited(client, limiter, "u").stream(PROMPT, Options())
+    answer = Limited(client, limiter, Asking("u")).stream(PROMPT, Options())
     async with contextlib.aclosing(answer) as chunks:
         async for chunk in chunks:
             said += chunk.text
@@ -226,11 +250,11 @@ async def left(limiter: RateLimiter) -> int:
     while low < high:
         middle = (low + high + 1) // 2
         try:
-            await limiter.check_and_update("u", middle)
+            aside = await limiter.check_and_update("u", middle)
         except TokensSpent:
             high = middle - 1
         else:
-            await limiter.settle("u", middle, 0)
+            await limiter.settle("u", aside, 0)
             low = middle
     return low
 
@@ -289,8 +313,7 @@ async def test_tokens_of_free_models_are_not_counted_and_their_requests_are() ->
 
 async def test_a_free_model_answers_whose_tokens_are_spent() -> None:
     limiter = RateLimiter(0, 20, total=20)
-    await limiter.check_and_update("u", 20)
-    await limiter.settle("u", 20, 30)
+    await limiter.settle("u", await limiter.check_and_update("u", 20), 30)
     with pytest.raises(TokensSpent):
         await spend(remote(says("はい。")), limiter)
     assert await spend(ScriptedClient(says("はい。")), limiter) == "はい。"
@@ -339,6 +362,15 @@ async def test_a_visitor_without_a_cookie_cannot_spend_what_the_house_has_not(
     reply = await lab.service.generate_response("やあ", **Visitor(lab).where)
     assert reply.metadata["code"] == "house_spent"
     assert "500トークン" in reply.content
+
+
+async def test_a_stand_in_costs_no_further_request(make_lab: MakeLab) -> None:
+    lab = make_lab(requests_per_minute=1, llm_fallback="mock:echo", llm_retries=0)
+    reply = await lab.service.generate_response(
+        "やあ", **Visitor(lab).where, model="mock:echo?fail=bad_key"
+    )
+    assert reply.metadata["spec"] == "mock:echo"
+    assert reply.metadata["fallback_from"][0]["code"] == "bad_key"
 
 
 async def test_cached_answers_spend_no_quota(make_lab: MakeLab) -> None:

@@ -876,6 +876,51 @@ async def test_messages_sent_at_once_are_answered_one_after_another(make_lab: Ma
     assert [turn.content for turn in last.turns] == said[:-1]
 
 
+async def test_an_answer_again_that_is_stopped_unseen_leaves_the_one_that_stood(
+    make_lab: MakeLab,
+) -> None:
+    visitor = Visitor(make_lab(says("一つ目です。"), tone_adjustment=True))
+    service = visitor.lab.service
+    await service.generate_response(message=ASKED, **visitor.where)
+    there = asyncio.Event()
+
+    async def play(prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
+        yield Chunk("二つ目の、まだ途中の")
+        there.set()
+        await asyncio.sleep(60)
+
+    client_of(visitor.lab).play = play
+    again = asyncio.create_task(
+        collect(service.regenerate_streaming(visitor.chat.id, visitor.user_id))
+    )
+    await asyncio.wait_for(there.wait(), 10)
+    again.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await again
+    assert visitor.thread() == [("user", ASKED, "ok"), ("ai", "一つ目です。", "ok")]
+
+
+async def test_an_answer_that_shows_nothing_is_none(make_lab: MakeLab) -> None:
+    lab = make_lab(says("\u200b", "\u3164"))
+    visitor = Visitor(lab)
+    for _ in range(2):
+        reply = await lab.service.generate_response(message=ASKED, **visitor.where)
+        assert reply.metadata["code"] == "invalid_response"
+        assert not reply.metadata["cache_hit"]
+
+
+async def test_where_no_time_is_left_the_next_model_is_not_passed_over(make_lab: MakeLab) -> None:
+    models = "mock:echo?first=9,mock:echo"
+    lab = make_lab(llm_fallback=models, llm_retries=0, llm_total_timeout=0.3)
+    visitor = Visitor(lab)
+    reply = await lab.service.generate_response(
+        message=ASKED, **visitor.where, model="mock:echo?fail=bad_key"
+    )
+    assert reply.metadata["code"] == "bad_key"
+    passed = [each["model"] for each in reply.metadata["fallback_from"]]
+    assert passed == ["mock:echo?fail=bad_key", "mock:echo?first=9"]
+
+
 async def waited_for(service: LLMService, chat_id: str) -> None:
     """Returns once somebody waits for the chat's turn."""
     async with asyncio.timeout(10):

@@ -804,6 +804,36 @@ def test_sixteen_writers_lose_nothing_on_a_file(file: str) -> None:
     store.close()
 
 
+def test_one_answer_stands_for_a_question_also_where_another_process_started_meanwhile(
+    store: Store,
+) -> None:
+    user = store.create_user().id
+    agent = store.create_agent(user_id=user, name="あ")
+    chat = store.create_chat(user_id=user, agent_id=agent.id)
+    store.add_message(chat.id, user_id=user, sender="user", content="問い")
+    store.add_message(chat.id, user_id=user, sender="ai", content="前の答え")
+    store.supersede_answer(chat.id, user_id=user)
+    store.mark_interrupted()  # a replica starts before the first word of another answer
+    store.add_message(chat.id, user_id=user, sender="ai", content="次の答え", instead=True)
+    standing = [message.content for message in store.messages(chat.id, user_id=user)]
+    assert standing == ["問い", "次の答え"]
+
+
+def test_an_answer_set_aside_comes_back_at_a_start_only_where_nothing_else_stands(
+    store: Store,
+) -> None:
+    user = store.create_user().id
+    agent = store.create_agent(user_id=user, name="あ")
+    for status, stands in (("failed", ["問い", "途中"]), ("interrupted", ["問い", "途中"])):
+        chat = store.create_chat(user_id=user, agent_id=agent.id)
+        store.add_message(chat.id, user_id=user, sender="user", content="問い")
+        store.add_message(chat.id, user_id=user, sender="ai", content="前の答え")
+        store.supersede_answer(chat.id, user_id=user)
+        store.add_message(chat.id, user_id=user, sender="ai", content="途中", status=status)
+        store.mark_interrupted()
+        assert [m.content for m in store.messages(chat.id, user_id=user)] == stands
+
+
 def test_sixteen_writers_lose_nothing(store: Store) -> None:
     _write_together(store, 16, 8)
 

@@ -43,6 +43,7 @@ from persona_lab.errors import (
     UnknownModel,
 )
 from persona_lab.keys import Keys, OwnKeys
+from persona_lab.letters import is_blank
 from persona_lab.models import Chunk, Completion, Options, Prompt, Usage
 from persona_lab.settings import PROVIDERS, ProviderName, Settings
 from persona_lab.words import read_yaml
@@ -259,7 +260,7 @@ class LLMClientInterface(ABC):
         who: dict[str, Any] = {"provider": self.info.provider, "model": self.info.name}
         if response.finish_reason in ("content_filter", "refusal"):
             raise Refused(**who)
-        if not response.content.strip():
+        if is_blank(response.content):
             raise InvalidResponse(**who)
 
     def check_images(self, prompt: Prompt) -> None:

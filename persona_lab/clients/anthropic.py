@@ -25,6 +25,7 @@ from persona_lab.clients.remote import (
     our_errors,
     plain_key,
     timely,
+    whole_once,
 )
 from persona_lab.errors import InvalidResponse, Offline
 from persona_lab.letters import whole
@@ -84,7 +85,8 @@ class AnthropicClient(RemoteClient):
         most, silent = options.max_tokens * CHARACTERS, 0
         counts: dict[str, int] = {}
         opening = self._open(prompt, options)
-        with our_errors(self.info, self._key, anthropic.AnthropicError):
+        ours = our_errors(self.info, self._key, anthropic.AnthropicError)
+        with ours, whole_once(lambda: bool(finish)):
             async with contextlib.aclosing(timely(opening, options)) as events:
                 async for event in events:
                     try:
@@ -205,7 +207,7 @@ class _Piece:
 def _counts(usage: Any) -> dict[str, int]:
     """What ``usage`` tells; totals so far, so that later ones replace earlier ones."""
     told = {name: getattr(usage, name, None) for name in _COUNTS}
-    return {name: int(value) for name, value in told.items() if value is not None}
+    return {name: value for name, value in told.items() if isinstance(value, int)}
 
 
 def _usage(counts: dict[str, int]) -> Usage:

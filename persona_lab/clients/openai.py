@@ -27,6 +27,7 @@ from persona_lab.clients.remote import (
     our_errors,
     plain_key,
     timely,
+    whole_once,
 )
 from persona_lab.errors import InvalidResponse, Offline
 from persona_lab.letters import whole
@@ -80,7 +81,8 @@ class OpenAIClient(RemoteClient):
         finish, refused, usage, model, text = "", False, None, "", ""
         most, silent = options.max_tokens * CHARACTERS, 0
         opening = self._open(prompt, options)
-        with our_errors(self.info, self._key, openai.OpenAIError):
+        ours = our_errors(self.info, self._key, openai.OpenAIError)
+        with ours, whole_once(lambda: bool(finish)):
             async with contextlib.aclosing(timely(opening, options)) as events:
                 async for event in events:
                     try:
@@ -197,15 +199,17 @@ def _string(value: object) -> str:
 
 
 def _usage(counted: Any) -> Usage | None:
-    if counted is None:
+    """None where nobody counted, or counted oddly: it is estimated then."""
+    try:
+        details = counted.prompt_tokens_details
+        return Usage(
+            prompt_tokens=int(counted.prompt_tokens),
+            completion_tokens=int(counted.completion_tokens),
+            cached_tokens=int((details and details.cached_tokens) or 0),
+            written_tokens=int((details and details.cache_write_tokens) or 0),
+        )
+    except (AttributeError, TypeError, ValueError, OverflowError):
         return None
-    details = counted.prompt_tokens_details
-    return Usage(
-        prompt_tokens=int(counted.prompt_tokens),
-        completion_tokens=int(counted.completion_tokens),
-        cached_tokens=int((details and details.cached_tokens) or 0),
-        written_tokens=int((details and details.cache_write_tokens) or 0),
-    )
 
 
 Client = OpenAIClient

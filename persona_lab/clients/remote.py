@@ -10,7 +10,7 @@ import asyncio
 import base64
 import contextlib
 import copy
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from typing import Protocol, Self, TypeVar
 
 import anyio
@@ -107,6 +107,17 @@ async def timely(
             yield event
             end += loop.time() - given  # a slow reader isn't the model's silence
             deadline = min(loop.time() + options.idle, end)
+
+
+@contextlib.contextmanager
+def whole_once(over: Callable[[], bool]) -> Iterator[None]:
+    """What goes wrong when an answer is ``over``, at the count of its tokens or at the connection's
+    end, costs nothing of it."""
+    try:
+        yield
+    except Exception:
+        if not over():
+            raise
 
 
 @contextlib.contextmanager

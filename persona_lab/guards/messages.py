@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from persona_lab.errors import EmptyMessage, InputError, MessageTooLong
-from persona_lab.letters import composed, is_visible
+from persona_lab.letters import composed, is_blank
 
 _HARMFUL = re.compile(
     "["
@@ -55,6 +55,6 @@ class InputValidator:
     def validate_message(self, text: str) -> str:
         """The clean message. Raises InputError, EmptyMessage and MessageTooLong."""
         text = self.clean(text)
-        if not any(map(is_visible, text)):
+        if is_blank(text):
             raise EmptyMessage
         return text

@@ -43,10 +43,11 @@ def _preferred(accepted: str) -> Language:
     names neither."""
     best, wanted = 0.0, "en"
     for part in accepted.split(",")[:50]:
-        name, _, weight = part.strip().lower().partition(";q=")
-        language = name.strip().partition("-")[0]
+        name, *about = (each.strip() for each in part.lower().split(";"))
+        language = name.partition("-")[0]
+        weight = next((each[2:] for each in about if each.startswith("q=")), "1")
         try:
-            weighs = float(weight or 1)
+            weighs = float(weight)
         except ValueError:
             continue
         if language in ("ja", "en") and weighs > best:

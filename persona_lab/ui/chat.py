@@ -65,21 +65,14 @@ def thread_of(messages: Sequence[Message], agent: Agent, visitor: Visitor) -> Th
         role = "user" if message.sender == "user" else "assistant"
         content: Any = readable(message.content)
         if role == "assistant":
-            if (state := _state(message)) is not None:
-                content += f"\n\n<em>{escape(visitor.say('chat.status.' + state))}</em>"
+            if message.status in ("stopped", "interrupted"):  # what failed says so itself
+                content += f"\n\n<em>{escape(visitor.say('chat.status.' + message.status))}</em>"
             content = [content, gr.HTML(under_html(message.content, message.details, visitor))]
         thread.append({"role": role, "content": content})
         if role == "user" and (following is None or following.sender == "user"):
             none = f"<em>{escape(visitor.say('chat.status.unanswered'))}</em>"
             thread.append({"role": "assistant", "content": none})
     return thread
-
-
-def _state(message: Message) -> str | None:
-    """What is to be said of how an answer ended. One that fails after its first words broke off."""
-    if message.status == "failed" and message.details.get("first_shown_ms") is not None:
-        return "interrupted"
-    return message.status if message.status in ("stopped", "interrupted", "failed") else None
 
 
 def lean(thread: Thread) -> Thread:
