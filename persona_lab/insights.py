@@ -75,6 +75,12 @@ class Figures:
     whole: Waits = Waits()
 
     @property
+    def used(self) -> bool:
+        """Whether anything came that could have had a price: a whole answer, or a token."""
+        whole = self.answers - self.errors - self.stopped
+        return bool(whole or self.prompt_tokens or self.completion_tokens)
+
+    @property
     def error_rate(self) -> float | None:
         """Errors an answer, 0 to 1; None without answers."""
         return self.errors / self.answers if self.answers else None

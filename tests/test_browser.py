@@ -1250,6 +1250,32 @@ def test_ones_own_turns_are_saved_as_a_file_that_excel_reads(sit: Sit, language:
     until(lambda: desk.box("insights-sheet").input_value() == "")
 
 
+def test_an_alert_marks_the_insights_tab_from_every_tab(sit: Sit, tmp_path: Path) -> None:
+    troubled = {"LLM_MODEL": "echo?fail=overloaded", "ALERT_MIN_TURNS": "1", "LLM_RETRIES": "0"}
+    with serving(tmp_path, **troubled) as app:
+        desk, other = sit(at=app), sit("en", at=app)
+        mark = "getComputedStyle(document.getElementById('insights-button'), '::after').content"
+        assert desk.page.evaluate(mark) == "none"
+        desk.tab("chat")
+        desk.send("やあ")
+        for each in (desk, other):
+            expect(each.at("#watch")).to_contain_text(each.say("insights.alerts_stand"))
+            assert each.page.evaluate(mark) == '""'
+        other.tab("insights")
+        expect(other.at("#insights-alerts")).to_contain_text(other.say("insights.alerts_about"))
+        expect(other.at("#insights-board .empty")).to_be_visible()
+
+
+def test_a_long_name_in_a_chart_ends_where_its_figure_begins(sit: Sit) -> None:
+    desk = sit(width=390)
+    desk.record(9, model="m" * 120)
+    desk.tab("insights")
+    name, value = desk.at("#insights-board .words").first.locator("span").all()
+    ends, begins = (box.bounding_box() or {} for box in (name, value))
+    assert ends["x"] + ends["width"] <= begins["x"]
+    assert name.evaluate("name => name.scrollWidth > name.clientWidth")
+
+
 # ── bad input ─────────────────────────────────────────────────────────────────────────────
 
 
@@ -1381,9 +1407,15 @@ def test_an_own_key_is_used_on_its_page_alone_and_gone_after_a_reload(
         desk.reload()
         desk.tab("connect")
         expect(state).to_contain_text(desk.say("connect.key_state.none"))
-        desk.box("key-openai").fill("これは鍵ではない")
+        wrong = state.locator("[role=alert]")
+        for written, words in (("これは鍵ではない", "no_key"), ("", "empty_key")):
+            desk.box("key-openai").fill(written)
+            desk.at("#key-openai-use").click()
+            expect(wrong).to_have_text(desk.say(f"connect.{words}"))
+        desk.box("key-openai").fill(key)
         desk.at("#key-openai-use").click()
-        expect(desk.toast).to_have_text(desk.say("connect.no_key"))
+        expect(state).to_contain_text(desk.say("connect.key_state.own"))
+        expect(wrong).to_have_count(0)
         assert key not in app.log
     assert all(key.encode() not in file.read_bytes() for file in tmp_path.iterdir())
 
@@ -1407,10 +1439,22 @@ def test_a_token_is_made_shown_once_used_by_a_program_and_revoked(desk: Desk) ->
     assert token not in desk.page.content()
     desk.at("#token-list label").click()
     desk.at("#token-revoke").click()
+    expect(desk.at("#token-revoke")).to_have_text(desk.say("connect.revoke_sure"))
+    assert called() == 200
+    desk.at("#token-revoke").click()
+    expect(desk.at("#token-made")).to_have_text(desk.say("connect.revoked", name="案内ボット"))
     expect(desk.at("#token-list")).to_be_hidden()
     assert called() == 401
     desk.at("#connect-example summary").click()
     expect(desk.at("#connect-example pre")).to_contain_text(f"{desk.served.url}/v1")
+    desk.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    desk.at("#connect-example .copy").click()
+    expect(desk.at("#connect-example .copied")).to_be_visible()
+    example = desk.page.evaluate("navigator.clipboard.readText()")
+    compile(example, "example", "exec")
+    assert f'api_key="{desk.say("connect.token_here")}"' in example
+    form = desk.at("#connect-example a").evaluate("link => link.href")
+    assert "/agents" in httpx.get(form).text
 
 
 # ── language, width, light, and who may look ──────────────────────────────────────────────

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from werkzeug import Request, Response
 
 from persona_lab.clients import Clients
 from persona_lab.errors import InvalidRequest, NotFound
+from persona_lab.insights import zone_of
 from persona_lab.lab import Lab
 from persona_lab.settings import ROOT
 from persona_lab.ui.connect import KEYED, ConnectActions, key_state, token_label
@@ -241,6 +243,8 @@ async def test_what_is_no_key_is_refused(house: Lab, pages: Visitors, key: str) 
     with pytest.raises(gr.Error) as refused:
         await ConnectActions(house, pages).use_key("openai", key, visitor)
     assert key.strip() == "" or key.strip() not in str(refused.value)
+    words = "connect.no_key" if key.strip() else "connect.empty_key"
+    assert visitor.say(words) in str(refused.value)
     assert pages.again(visitor).service is house.service
 
 
@@ -322,7 +326,9 @@ async def test_a_token_is_shown_once_and_leads_to_its_visitor_until_it_is_revoke
     assert secret not in label
     with pytest.raises(NotFound):
         house.store.revoke_token(token_id, user_id=(await at(pages, "two")).user_id)
-    house.store.revoke_token(token_id, user_id=visitor.user_id)
+    assert visitor.say("connect.revoked", name="ボット") in await actions.revoke_token(
+        token_id, visitor
+    )
     assert await actions.tokens(visitor) == []
     with pytest.raises(NotFound):
         house.store.user_for_token(secret)
@@ -338,6 +344,16 @@ async def test_a_token_says_since_when_it_is_there_and_whether_it_was_used(
     (token,) = house.store.list_tokens(user_id=visitor.user_id)
     assert visitor.say("connect.never_used") not in token_label(token, visitor)
     assert visitor.say("connect.nameless") in token_label(token, visitor)
+
+
+async def test_a_tokens_days_are_those_of_the_visitors_own_zone(
+    house: Lab, pages: Visitors
+) -> None:
+    visitor = await at(pages, "one")
+    token, _ = house.store.create_token(user_id=visitor.user_id)
+    token.created_at = token.last_used_at = datetime(2026, 11, 25, 20, tzinfo=UTC)
+    assert token_label(token, visitor).count("2026-11-25") == 2
+    assert token_label(token, visitor, zone_of("Asia/Tokyo")).count("2026-11-26") == 2
 
 
 async def test_a_name_that_is_too_long_makes_no_token(house: Lab, pages: Visitors) -> None:

@@ -16,16 +16,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from persona_lab.errors import StorageError
+from persona_lab.errors import ErrorType, StorageError
 from persona_lab.insights import SPANS, summarize, zone_of
 from persona_lab.lab import Lab
 from persona_lab.models import PastTurn, TurnRecord
+from persona_lab.monitor.alerts import Alert
 from persona_lab.settings import ROOT
 from persona_lab.store import Store
 from persona_lab.ui import charts
-from persona_lab.ui.charts import Place, Row, shortened, ticks
+from persona_lab.ui.charts import Place, Row, ticks
 from persona_lab.ui.export import COLUMNS, MARK, harmless, spreadsheet
-from persona_lab.ui.insights import InsightsActions, alerts_html, board_html
+from persona_lab.ui.insights import InsightsActions, alerts_html, alerts_of, board_html
+from persona_lab.ui.text import error_words
 from persona_lab.ui.visitor import Visitor, Visitors
 from persona_lab.words import Words
 
@@ -140,11 +142,13 @@ def printable(text: str) -> str:
     return re.sub(r"[^\x20-\ud7ff\ue000-\ufffd]", "", text)
 
 
-@pytest.mark.parametrize("name", ["さくら", "a" * 26, "長" * 13, "長" * 14, "x" * 200, ""])
-def test_a_long_name_is_cut_to_its_room(name: str) -> None:
-    shown = shortened(name)
-    assert shown == name or (len(shown) < len(name) and shown.endswith("…"))
-    assert sum(1 if ord(c) < 256 else 2 for c in shown) <= charts.NAME
+@pytest.mark.parametrize("count", [1, 4, 7, 24, 30, 62])
+def test_the_last_place_of_an_axis_has_its_word(count: int) -> None:
+    places = [Place(f"{number}日", "", (1,)) for number in range(count)]
+    svg = tree(charts.columns(places, ["solid"], "x"))[0]
+    words = [text.text for text in svg.iter("text") if text.get("class") == "label"]
+    assert words[-1] == f"{count - 1}日"
+    assert len(words) <= charts.LABELS
 
 
 # ── the tab ───────────────────────────────────────────────────────────────────────────────
@@ -160,7 +164,9 @@ def test_the_board_is_sound_and_nobodys_name_is_run(
     found = tree(html)
     assert found.find(".//script") is None
     assert len(found.findall(".//figure")) == 4
-    assert [e.get("role") for e in found.iter("svg") if e.get("role")] == ["img"] * 4
+    for figure in found.findall(".//figure"):
+        drawn = [(e.get("role"), e.tag) for e in figure][1:]
+        assert drawn in ([("img", "svg")], [(None, "p")])
     for chart in found.findall(".//figure/svg"):
         assert chart.get("aria-label")
     used = set(re.findall(r"url\(#([\w-]+)\)", html))
@@ -192,7 +198,12 @@ def test_the_four_numbers_say_what_was_asked_waited_paid_and_missed(visitor: Vis
         "number-cost": ["$0.5123", say("insights.cost_partly", count="2")],
         "number-errors": [
             "25.0%",
-            say("insights.errors_line", answers="4", count="1", kind=timeout),
+            say(
+                "insights.errors_line",
+                answers="4",
+                count="1",
+                kinds=say("insights.errors_kind", kind=timeout, count="1"),
+            ),
         ],
     }  # fmt: skip
 
@@ -212,6 +223,58 @@ def test_a_cost_is_free_or_unknown_in_words(
     shown = [p.text for p in section.findall("p")]
     details = {"count": "1"} if "unknown" in line else {}
     assert shown == [visitor.say(figure), visitor.say(line, **details)]
+
+
+@pytest.mark.parametrize("kind", ErrorType)
+def test_every_type_of_error_has_words_of_its_own(visitor: Visitor, kind: ErrorType) -> None:
+    words = {one: error_words(one, visitor) for one in ErrorType}
+    assert f"insights.error_type.{kind}" in WORDS
+    assert list(words.values()).count(words[kind]) == 1
+
+
+def test_kinds_of_errors_are_told_with_their_numbers_the_most_frequent_first(
+    visitor: Visitor,
+) -> None:
+    kinds = ["timeout", "bad_key", "bad_key", "offline"]
+    turns = [turn(status="failed", error_type=kind) for kind in kinds]
+    line = tree(board(turns, visitor)).findall(".//section[4]/p")[1].text or ""
+    told = [
+        visitor.say("insights.errors_kind", kind=error_words(kind, visitor), count=count)
+        for kind, count in (("bad_key", 2), ("timeout", 1), ("offline", 1))
+    ]
+    places = [line.index(each) for each in told]
+    assert places[0] < min(places[1:])
+
+
+def failure(**fields: Any) -> PastTurn:
+    nothing = {"prompt_tokens": 0, "cached_tokens": 0, "completion_tokens": 0, "cost": 0.0}
+    told = {"status": "failed", "error_type": "bad_key", "first_token_ms": None}
+    return turn(**{**nothing, **told, **fields})
+
+
+def test_a_model_that_only_failed_is_not_called_free(visitor: Visitor) -> None:
+    found = tree(board([failure(model="paid"), turn(model="own", cost=0.0)], visitor))
+    costs = {
+        head.text: row.findall("td")[-2].text
+        for row in found.iter("tr")
+        if (head := row.find("th[@scope='row']")) is not None
+    }
+    assert costs["mock:paid"] == "–"
+    assert costs["mock:own"] == visitor.say("figures.free")
+    shown = [p.text for p in found.findall(".//section[3]/p")]
+    assert shown == [visitor.say("figures.free"), visitor.say("insights.cost_nothing")]
+    shown = [p.text for p in tree(board([failure()], visitor)).findall(".//section[3]/p")]
+    assert shown == ["–", visitor.say("insights.cost_nothing")]
+
+
+def test_a_chart_without_anything_to_draw_says_so(visitor: Visitor) -> None:
+    figures = tree(board([failure()], visitor)).findall(".//figure")
+    empty = [figure.findtext("figcaption/h3") for figure in figures if figure.find("svg") is None]
+    charts_ = ("insights.wait_chart", "insights.tokens_chart")
+    assert empty == [visitor.say(name) for name in charts_]
+    for figure in figures:
+        if figure.find("svg") is None:
+            assert figure.findtext("p") == visitor.say("insights.nothing")
 
 
 def test_the_table_has_a_row_for_all_for_each_persona_and_each_model(visitor: Visitor) -> None:
@@ -267,6 +330,17 @@ def test_alerts_stand_in_a_list_as_text_and_without_them_there_is_nothing(visito
     found = tree(alerts_html(["ひとつめ", TRICK], visitor))
     assert [item.text for item in found.iter("li")] == ["ひとつめ", TRICK]
     assert found[0].get("role") == "alert"
+    assert found[0].findtext("p") == visitor.say("insights.alerts_about")
+
+
+def test_an_alert_says_since_when_it_stands_where_its_reader_is(
+    lab: Lab, visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alert = Alert("errors", 1.0, 0.1, 300, datetime(2026, 11, 25, 20, 45, tzinfo=UTC))
+    monkeypatch.setattr(type(lab.monitor.alerts), "current", (alert,))
+    (told,) = alerts_of(lab)(visitor, "Asia/Tokyo")
+    assert visitor.say(alert.key, **alert.details) in told
+    assert "2026-11-26 05:45" in told
 
 
 # ── the CSV file ──────────────────────────────────────────────────────────────────────────

@@ -8,7 +8,6 @@ follow light and dark. Kinds differ in pattern, not in colour alone.
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -22,10 +21,8 @@ HEAD, FOOT = 14, 26
 """Pixels above that for the topmost number, and below for the words of the axis."""
 ROW, BAR = 46, 13
 """Pixels of a row with its words, and of its bar."""
-LABELS = 5
+LABELS = 4
 """Words along an axis: as many as a phone has room for."""
-NAME = 26
-"""Half-width characters of a name beside a number, on a phone too."""
 
 PATTERNS = (
     '<svg class="patterns" width="0" height="0" aria-hidden="true" focusable="false"><defs>'
@@ -149,7 +146,7 @@ def _over_time(
     words = [
         f'<text class="label" x="{(n + 0.5) * share:.2f}%" y="{ground + 20}">{escape(label)}</text>'
         for position, (n, label) in enumerate(named)
-        if (len(named) - 1 - position) % every == every // 2
+        if (len(named) - 1 - position) % every == 0  # the last place has its word
     ]
     points = [
         f'<rect class="point" x="{n * share:.2f}%" y="0" width="{share:.2f}%" height="{ground}">'
@@ -173,8 +170,8 @@ def rows(given: Sequence[Row], looks: Sequence[Look], said: str) -> str:
                 left += width
         drawn.append(
             f"<g><title>{escape(row.title)}</title>"
-            f'<text class="name" x="0" y="{y + 15}">{escape(shortened(row.name))}</text>'
-            f'<text class="value" x="100%" y="{y + 15}">{escape(row.value)}</text>'
+            f'<foreignObject x="0" y="{y}" width="100%" height="22"><div class="words">'
+            f"<span>{escape(row.name)}</span><span>{escape(row.value)}</span></div></foreignObject>"
             f'{"".join(bar)}<rect class="point" x="0" y="{y}" width="100%" height="{ROW}"/></g>'
         )
     return _svg("rows", ROW * len(given), said, "".join(drawn))
@@ -197,15 +194,3 @@ def ticks(most: float, *, whole: bool = False) -> list[float]:
     if whole:
         step = max(1.0, step)
     return [step * n for n in range(math.ceil(most / step - 1e-9) + 1)]
-
-
-def shortened(name: str) -> str:
-    """``name`` in at most :data:`NAME` columns of a fixed-width face, where kanji take two."""
-    widths = [2 if unicodedata.east_asian_width(c) in "WFA" else 1 for c in name]
-    if sum(widths) <= NAME:
-        return name
-    room, length = NAME - 2, 0
-    while room >= widths[length]:
-        room -= widths[length]
-        length += 1
-    return name[:length] + "…"

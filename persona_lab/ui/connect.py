@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Sequence
+from datetime import UTC, tzinfo
 from html import escape
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,9 +13,11 @@ from urllib.parse import urlsplit
 import gradio as gr
 from gradio.components import Component
 
+from persona_lab.insights import zone_of
 from persona_lab.lab import Lab
 from persona_lab.models import ApiToken
 from persona_lab.settings import PROVIDERS
+from persona_lab.ui.insights import WITH_ZONE
 from persona_lab.ui.visitor import QUIET, Visitor, Visitors
 
 KEYED = tuple(name for name, provider in PROVIDERS.items() if provider.key)
@@ -24,11 +27,17 @@ _KEY = re.compile(r"[\w.:~+/=-]{20,400}", re.ASCII)
 
 _EXAMPLE = """from openai import OpenAI
 
-client = OpenAI(base_url="{origin}/v1", api_key="…")
+client = OpenAI(
+    base_url="{origin}/v1",
+    api_key="{token}",
+)
 said = [{"role": "user", "content": "{said}"}]
 answer = client.chat.completions.create(model="{persona}", messages=said)
 print(answer.choices[0].message.content)"""
 """``{origin}`` is the page's own address, which the browser knows."""
+_COPY = """const [pre, copy] = ["pre", ".copy"].map((at) => element.querySelector(at));
+copy.addEventListener("click", () => (copy.dataset.copy = pre.innerText));"""
+"""What is copied is the example as it is shown: in one language, with its address."""
 
 
 def key_state(provider: str, visitor: Visitor) -> str:
@@ -45,12 +54,13 @@ def key_state(provider: str, visitor: Visitor) -> str:
     return f'<p class="quiet {state}" role="status">{words}</p>'
 
 
-def token_label(token: ApiToken, visitor: Visitor) -> str:
-    """A token in a list: what it is called, since when it is there, when it was used last."""
+def token_label(token: ApiToken, visitor: Visitor, zone: tzinfo = UTC) -> str:
+    """A token in a list: what it is called, since when it is there, when it was used last. Days
+    are those of ``zone``."""
     name = token.name or visitor.say("connect.nameless")
-    made = visitor.say("connect.made_on", day=f"{token.created_at:%Y-%m-%d}")
+    made = visitor.say("connect.made_on", day=f"{token.created_at.astimezone(zone):%Y-%m-%d}")
     used = (
-        visitor.say("connect.used_on", day=f"{token.last_used_at:%Y-%m-%d}")
+        visitor.say("connect.used_on", day=f"{token.last_used_at.astimezone(zone):%Y-%m-%d}")
         if token.last_used_at
         else visitor.say("connect.never_used")
     )
@@ -69,7 +79,7 @@ class ConnectActions:
         key = key.strip()
         if not (_KEY.fullmatch(key) and visitor.session):
             raise gr.Error(
-                visitor.say("connect.no_key"),
+                visitor.say("connect.no_key" if key else "connect.empty_key"),
                 title=visitor.say("error.title"),
                 duration=6,
                 print_exception=False,
@@ -81,10 +91,10 @@ class ConnectActions:
         self.visitors.keyring.drop(visitor.page, provider)
         return self.visitors.again(visitor)
 
-    async def tokens(self, visitor: Visitor) -> list[tuple[str, str]]:
+    async def tokens(self, visitor: Visitor, zone: str = "") -> list[tuple[str, str]]:
         """The visitor's tokens as (label, id), the newest first."""
         held = await asyncio.to_thread(self.lab.store.list_tokens, user_id=visitor.user_id)
-        return [(token_label(token, visitor), token.id) for token in held]
+        return [(token_label(token, visitor, zone_of(zone)), token.id) for token in held]
 
     async def make_token(self, name: str, visitor: Visitor) -> str:
         """HTML with the new token, which is shown this once."""
@@ -97,6 +107,15 @@ class ConnectActions:
             f'<p><code>{secret}</code> <button type="button" class="copy" data-copy="{secret}">'
             f"{escape(say('chat.copy'))}</button></p></div>"
         )
+
+    async def revoke_token(self, token_id: str, visitor: Visitor) -> str:
+        """HTML that names the token, which leads to nobody from now on."""
+        store = self.lab.store
+        held = await asyncio.to_thread(store.list_tokens, user_id=visitor.user_id)
+        await asyncio.to_thread(store.revoke_token, token_id, user_id=visitor.user_id)
+        name = next((token.name for token in held if token.id == token_id), "")
+        words = visitor.say("connect.revoked", name=name or visitor.say("connect.nameless"))
+        return f'<p class="quiet" role="status">{escape(words)}</p>'
 
 
 def build_connect(
@@ -151,25 +170,34 @@ def build_connect(
                 make = gr.Button(i18n("connect.make"), elem_id="token-make", scale=0, min_width=90)
             made = gr.HTML(elem_id="token-made")
             listed = gr.Radio([], label=i18n("connect.held"), elem_id="token-list", visible=False)
-            revoke = gr.Button(
-                i18n("connect.revoke"),
-                elem_id="token-revoke",
-                size="sm",
-                elem_classes="tool",
-                visible=False,
-                interactive=False,
-            )
+            with gr.Row(elem_classes="tools"):
+                revoke = gr.Button(
+                    i18n("connect.revoke"),
+                    elem_id="token-revoke",
+                    size="sm",
+                    elem_classes="tool",
+                    visible=False,
+                    interactive=False,
+                )
             example = escape(_EXAMPLE)
             for blank, shown in (
                 ("{origin}", "<span data-origin></span>"),
+                ("{token}", both("connect.token_here")),
                 ("{said}", both("connect.said")),
                 ("{persona}", both("connect.persona")),
             ):
                 example = example.replace(blank, shown)
             gr.HTML(
-                f"<details><summary>{both('connect.example')}</summary><pre>{example}</pre></details>",
+                f"<details><summary>{both('connect.example')}</summary><pre>{example}</pre>"
+                f'<button type="button" class="copy">{both("chat.copy")}</button></details>'
+                f"<p>{both('connect.rest')} <code><span data-origin></span>/api/v1</code> "
+                f'<a href="api/v1/openapi.json" target="_blank">{both("connect.rest_form")}</a></p>'
+                f"<p>{both('connect.socket')} <code>/ws/{{chat_id}}</code></p>",
                 elem_id="connect-example",
+                js_on_load=_COPY,
             )
+    zone = gr.Textbox(visible="hidden")
+    asked = gr.Textbox(visible="hidden")  # the token that goes at the next press
 
     def keys_shown(visitor: Visitor) -> dict[Component, Any]:
         """What stands about the keys, and what the choosers offer with them."""
@@ -180,36 +208,46 @@ def build_connect(
             update[drops[provider]] = gr.update(visible=provider in own)
         return update | dict.fromkeys(choosers, gr.update(choices=choices(visitor)))
 
-    async def tokens_shown(visitor: Visitor) -> dict[Component, Any]:
-        tokens = await actions.tokens(visitor)
+    async def tokens_shown(visitor: Visitor, zone: str) -> dict[Component, Any]:
+        tokens = await actions.tokens(visitor, zone or "")
         there = bool(tokens)
         return {
             listed: gr.update(choices=tokens, value=None, visible=there),
-            revoke: gr.update(visible=there, interactive=False),
+            **revocable(visitor, visible=there, interactive=False),
         }
 
-    async def open_tab(request: gr.Request) -> dict[Component, Any]:
+    def revocable(visitor: Visitor, **more: Any) -> dict[Component, Any]:
+        """The button before its first press."""
+        return {asked: "", revoke: gr.update(value=visitor.say("connect.revoke"), **more)}
+
+    async def open_tab(zone: str, request: gr.Request) -> dict[Component, Any]:
         visitor = await actions.visitors.of(request)
         with visitor.told():
-            return keys_shown(visitor) | await tokens_shown(visitor)
+            return keys_shown(visitor) | await tokens_shown(visitor, zone)
 
-    async def make_token(name_: str, request: gr.Request) -> dict[Component, Any]:
+    async def make_token(name_: str, zone: str, request: gr.Request) -> dict[Component, Any]:
         visitor = await actions.visitors.of(request)
         with visitor.told():
             shown = await actions.make_token(name_ or "", visitor)
-            return {made: shown, name: ""} | await tokens_shown(visitor)
+            return {made: shown, name: ""} | await tokens_shown(visitor, zone)
 
-    async def revoke_token(token: str | None, request: gr.Request) -> dict[Component, Any]:
+    async def choose_token(request: gr.Request) -> dict[Component, Any]:
+        return revocable(await actions.visitors.of(request), interactive=True)
+
+    async def revoke_token(
+        token: str | None, asked_: str, zone: str, request: gr.Request
+    ) -> dict[Component, Any]:
         visitor = await actions.visitors.of(request)
         with visitor.told():
-            await asyncio.to_thread(
-                actions.lab.store.revoke_token, token or "", user_id=visitor.user_id
-            )
-            return {made: ""} | await tokens_shown(visitor)
+            if token and token != asked_:
+                sure = gr.update(value=visitor.say("connect.revoke_sure"))
+                return {asked: token, revoke: sure}
+            gone = await actions.revoke_token(token or "", visitor)
+            return {made: gone} | await tokens_shown(visitor, zone)
 
     keys: list[Component] = [*states.values(), *drops.values(), *choosers]
-    held: list[Component] = [listed, revoke]
-    tab.select(open_tab, [], [*keys, *held], **QUIET)
+    held: list[Component] = [listed, revoke, asked]
+    tab.select(open_tab, [zone], [*keys, *held], js=WITH_ZONE, **QUIET)
     for provider in KEYED:
 
         async def use_key(
@@ -217,7 +255,11 @@ def build_connect(
         ) -> dict[Component, Any]:
             visitor = await actions.visitors.of(request)
             with visitor.told():
-                visitor = await actions.use_key(provider, key or "", visitor)
+                try:
+                    visitor = await actions.use_key(provider, key or "", visitor)
+                except gr.Error as wrong:  # told beside the box, until a key is taken
+                    told = f'<p class="warning" role="alert">{escape(wrong.message)}</p>'
+                    return {states[provider]: key_state(provider, visitor) + told}
                 return {boxes[provider]: ""} | keys_shown(visitor)
 
         async def forget_key(request: gr.Request, provider: str = provider) -> dict[Component, Any]:
@@ -233,6 +275,13 @@ def build_connect(
             **QUIET,
         )
         drops[provider].click(forget_key, [], keys, **QUIET)
-    gr.on([name.submit, make.click], make_token, [name], [name, made, *held], **QUIET)
-    listed.input(lambda: gr.update(interactive=True), [], [revoke], queue=False, **QUIET)
-    revoke.click(revoke_token, [listed], [made, *held], **QUIET)
+    gr.on(
+        [name.submit, make.click],
+        make_token,
+        [name, zone],
+        [name, made, *held],
+        js=WITH_ZONE,
+        **QUIET,
+    )
+    listed.input(choose_token, [], [revoke, asked], queue=False, **QUIET)
+    revoke.click(revoke_token, [listed, asked, zone], [made, *held], js=WITH_ZONE, **QUIET)

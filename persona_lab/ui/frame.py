@@ -19,7 +19,13 @@ from persona_lab.ui.compare import CompareActions, build_compare
 from persona_lab.ui.connect import ConnectActions, build_connect
 from persona_lab.ui.desk import Bar, Desk, model_choices
 from persona_lab.ui.editor import EditorActions, build_editor, wire_try
-from persona_lab.ui.insights import InsightsActions, alerts_of, build_insights, no_alerts
+from persona_lab.ui.insights import (
+    InsightsActions,
+    alerts_of,
+    build_insights,
+    build_watch,
+    no_alerts,
+)
 from persona_lab.ui.look import head, theme
 from persona_lab.ui.visitor import Visitors
 from persona_lab.words import LANGUAGES, Words
@@ -50,6 +56,7 @@ def build(lab: Lab, *, shared: bool = False) -> tuple[gr.Blocks, gr.I18n]:
 
     choices = model_choices(lab.clients, lambda key: words(key, "ja"))
     default = lab.clients.info().spec
+    watched = alone(lab, shared=shared)
 
     with gr.Blocks(title="Persona Lab", fill_width=True, analytics_enabled=False) as page:
         name_endpoints(page, lab, visitors)  # first, so that no event of the page takes a name
@@ -70,6 +77,8 @@ def build(lab: Lab, *, shared: bool = False) -> tuple[gr.Blocks, gr.I18n]:
                 js_on_load=(HERE / "switches.js").read_text("utf-8"),
             )
             gr.HTML(f'<p class="warning" role="alert">{both("bar.lost")}</p>', elem_id="lost")
+            if watched:
+                build_watch(lab, page, both)
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab(i18n("tab.persona"), id="persona"):
                 editor = build_editor(i18n, both)
@@ -84,8 +93,8 @@ def build(lab: Lab, *, shared: bool = False) -> tuple[gr.Blocks, gr.I18n]:
                 )
             with gr.Tab(i18n("tab.chat"), id="chat"):
                 chat = build_chat(ChatActions(lab, visitors), i18n, editor.editing, model, both)
-            with gr.Tab(i18n("tab.insights"), id="insights") as insights:
-                alerts = alerts_of(lab) if alone(lab, shared=shared) else no_alerts
+            with gr.Tab(i18n("tab.insights"), id="insights", elem_id="insights") as insights:
+                alerts = alerts_of(lab) if watched else no_alerts
                 actions = InsightsActions(lab, visitors, alerts)
                 build_insights(actions, insights, i18n, both)
             with gr.Tab(i18n("tab.connect"), id="connect") as connect:

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from html import escape
+from typing import Any
 
 import gradio as gr
 
@@ -27,25 +28,36 @@ SHOWN = 7
 
 KINDS = ("chat", "compare", "try", "api")
 
+LOOK = 15.0
+"""Seconds between two looks of an open page whether an alert stands."""
+
 WITH_ZONE = "(...values) => [...values.slice(0, -1), personaLab.zone()]"
 """The last value becomes the browser's time zone."""
 SAVE = "(text) => personaLab.saveSheet(text)"
 """A file of the text, made in the browser; the box that brought it is emptied."""
 
 
-Alerts = Callable[[Visitor], Sequence[str]]
-"""What a visitor should hear of first, in their words."""
+Alerts = Callable[[Visitor, str], Sequence[str]]
+"""What a visitor in a time zone should hear of first, in their words."""
 
 
-def no_alerts(visitor: Visitor) -> Sequence[str]:
+def no_alerts(visitor: Visitor, zone: str) -> Sequence[str]:
     return ()
 
 
 def alerts_of(lab: Lab) -> Alerts:
     """Those of the lab that stand now."""
 
-    def told(visitor: Visitor) -> Sequence[str]:
-        return [visitor.say(alert.key, **alert.details) for alert in lab.monitor.alerts.current]
+    def told(visitor: Visitor, zone: str) -> Sequence[str]:
+        place = zone_of(zone)
+        return [
+            visitor.say(
+                "insights.alert_since",
+                what=visitor.say(alert.key, **alert.details),
+                since=f"{alert.since.astimezone(place):%Y-%m-%d %H:%M}",
+            )
+            for alert in lab.monitor.alerts.current
+        ]
 
     return told
 
@@ -86,12 +98,17 @@ class InsightsActions:
 
 
 def alerts_html(alerts: Sequence[str], visitor: Visitor) -> str:
-    """What stands at the top of the tab, above everything: nothing without alerts."""
+    """What stands at the top of the tab, above everything: nothing without alerts. They are about
+    everyone, and the tab isn't: it says so."""
     if not alerts:
         return ""
     told = "".join(f"<li>{escape(alert)}</li>" for alert in alerts)
     name = escape(visitor.say("insights.alerts"))
-    return f'<ul class="warning alerts" role="alert" aria-label="{name}">{told}</ul>'
+    about = escape(visitor.say("insights.alerts_about"))
+    return (
+        f'<div class="warning alerts" role="alert"><ul aria-label="{name}">{told}</ul>'
+        f"<p>{about}</p></div>"
+    )
 
 
 def board_html(summary: Summary, visitor: Visitor) -> str:
@@ -126,7 +143,7 @@ def _numbers(summary: Summary, visitor: Visitor) -> str:
     figures = (
         ("answers", f"{total.answers:,}", say("insights.kinds", **kinds)),
         ("wait", wait, began),
-        ("cost", _price(total, visitor, short=True), _cost_line(total, visitor)),
+        ("cost", _price(total, visitor, short=True), _cost_line(summary, visitor)),
         ("errors", _percent(total.error_rate), _errors_line(summary, visitor)),
     )
     return "".join(
@@ -136,12 +153,15 @@ def _numbers(summary: Summary, visitor: Visitor) -> str:
     )
 
 
-def _cost_line(total: Figures, visitor: Visitor) -> str:
+def _cost_line(summary: Summary, visitor: Visitor) -> str:
+    total = summary.total
     if total.unpriced:
         which = "cost_unknown" if total.cost is None else "cost_partly"
         return visitor.say(f"insights.{which}", count=f"{total.unpriced:,}")
     if not total.cost:
-        return visitor.say("insights.cost_free")
+        # What a model costs that only failed, nobody knows.
+        known = all(part.figures.used for part in summary.models)
+        return visitor.say("insights.cost_free" if known else "insights.cost_nothing")
     each = money(total.cost / max(1, total.answers), visitor)
     return visitor.say("insights.cost_each", each=each)
 
@@ -149,12 +169,16 @@ def _cost_line(total: Figures, visitor: Visitor) -> str:
 def _errors_line(summary: Summary, visitor: Visitor) -> str:
     if not summary.total.errors:
         return visitor.say("insights.errors_none")
-    kind = max(summary.error_types, key=lambda name: summary.error_types[name])
+    most_first = sorted(summary.error_types.items(), key=lambda item: -item[1])
+    kinds = [
+        visitor.say("insights.errors_kind", kind=error_words(kind, visitor), count=f"{count:,}")
+        for kind, count in most_first
+    ]
     return visitor.say(
         "insights.errors_line",
         answers=f"{summary.total.answers:,}",
         count=f"{summary.total.errors:,}",
-        kind=error_words(kind, visitor),
+        kinds=visitor.say("editor.between").join(kinds),
     )
 
 
@@ -168,12 +192,20 @@ def name_of(part: Part, visitor: Visitor) -> str:
 # ── charts ────────────────────────────────────────────────────────────────────────────────
 
 
-def _chart(title: str, about: str, key: Sequence[tuple[charts.Look, str]], chart: str) -> str:
+def _chart(
+    title: str, about: str, key: Sequence[tuple[charts.Look, str]], chart: str, visitor: Visitor
+) -> str:
+    """``chart`` is "" where there is nothing to draw."""
+    if not chart:
+        nothing = escape(visitor.say("insights.nothing"))
+        return (
+            f'<figure class="sheet"><figcaption><h3>{escape(title)}</h3></figcaption>'
+            f'<p class="empty">{nothing}</p></figure>'
+        )
     about = f"<span>{escape(about)}</span>" if about else ""
     return (
         f'<figure class="sheet"><figcaption><h3>{escape(title)}</h3>'
-        f'<p class="figures">{about}{charts.legend(key)}</p></figcaption>'
-        f"{chart}</figure>"
+        f'<p class="figures">{about}{charts.legend(key)}</p></figcaption>{chart}</figure>'
     )
 
 
@@ -205,8 +237,9 @@ def _answers(summary: Summary, visitor: Visitor) -> str:
         ("solid", say("insights.answered")),
         ("error", say("insights.failed")),
     ]
-    chart = charts.columns(places, [look for look, _ in key], said)
-    return _chart(say("insights.answers_chart"), say(f"insights.step.{summary.step}"), key, chart)
+    chart = charts.columns(places, [look for look, _ in key], said) if summary.total.answers else ""
+    step = say(f"insights.step.{summary.step}")
+    return _chart(say("insights.answers_chart"), step, key, chart, visitor)
 
 
 def _waits(summary: Summary, visitor: Visitor) -> str:
@@ -233,8 +266,9 @@ def _waits(summary: Summary, visitor: Visitor) -> str:
         ("dashed", say("insights.p95")),
     ]
     places = [place(part) for part in summary.course]
-    chart = charts.lines(places, [look for look, _ in key], said)
-    return _chart(say("insights.wait_chart"), say(f"insights.step.{summary.step}"), key, chart)
+    chart = charts.lines(places, [look for look, _ in key], said) if total.p50 is not None else ""
+    step = say(f"insights.step.{summary.step}")
+    return _chart(say("insights.wait_chart"), step, key, chart, visitor)
 
 
 def _tokens(summary: Summary, visitor: Visitor) -> str:
@@ -260,8 +294,8 @@ def _tokens(summary: Summary, visitor: Visitor) -> str:
         ("outline", say("insights.completion")),
     ]
     said = say("insights.tokens_said", rows=" / ".join(r.title for r in rows))
-    chart = charts.rows(rows, [look for look, _ in key], said)
-    return _chart(say("insights.tokens_chart"), _rest(models, rows, visitor), key, chart)
+    chart = charts.rows(rows, [look for look, _ in key], said) if rows else ""
+    return _chart(say("insights.tokens_chart"), _rest(models, rows, visitor), key, chart, visitor)
 
 
 def _costs(summary: Summary, visitor: Visitor) -> str:
@@ -282,7 +316,7 @@ def _costs(summary: Summary, visitor: Visitor) -> str:
     ]
     said = say("insights.costs_said", rows=" / ".join(r.title for r in rows))
     chart = charts.rows(rows, ["solid"], said)
-    return _chart(say("insights.costs_chart"), _rest(personas, rows, visitor), [], chart)
+    return _chart(say("insights.costs_chart"), _rest(personas, rows, visitor), [], chart, visitor)
 
 
 def _rest(parts: Sequence[Part], rows: Sequence[Row], visitor: Visitor) -> str:
@@ -371,7 +405,10 @@ def _percent(share: float | None) -> str:
 
 
 def _price(figures: Figures, visitor: Visitor, *, short: bool = False) -> str:
-    """The known cost, and how many turns it leaves out; ``short`` where a line below says so."""
+    """The known cost, and how many turns it leaves out; ``short`` where a line below says so.
+    Nothing came, nothing is said."""
+    if not figures.used:
+        return "–"
     unknown = figures.unpriced and not figures.cost  # nothing but free ones is known
     known = money(None if unknown else figures.cost, visitor)
     if unknown or short or figures.cost is None or not figures.unpriced:
@@ -423,6 +460,19 @@ def _moment(moment: datetime, step: str, visitor: Visitor) -> str:
 # ── the tab ───────────────────────────────────────────────────────────────────────────────
 
 
+def build_watch(lab: Lab, page: gr.Blocks, both: Callable[[str], str]) -> None:
+    """In the bar, and seen from every tab: whether an alert stands. The insights tab has a dot
+    then. It asks nobody who looks: a page that is only open keeps no keys."""
+    mark = f'<p class="unseen stands" role="status">{both("insights.alerts_stand")}</p>'
+
+    def look(shown: str | None) -> Any:
+        stands = mark if lab.monitor.alerts.current else ""
+        return gr.skip() if stands == (shown or "") else stands  # it is read aloud once
+
+    watch = gr.HTML(elem_id="watch")
+    gr.on([page.load, gr.Timer(LOOK).tick], look, [watch], [watch], queue=False, **QUIET)
+
+
 def build_insights(
     actions: InsightsActions, tab: gr.Tab, i18n: gr.I18n, both: Callable[[str], str]
 ) -> None:
@@ -451,7 +501,7 @@ def build_insights(
         visitor = await actions.visitors.of(request)
         with visitor.told():
             shown = await actions.board(chosen, zone or "", visitor)
-            return alerts_html(actions.alerts(visitor), visitor), shown
+            return alerts_html(actions.alerts(visitor, zone or ""), visitor), shown
 
     async def write_out(chosen: str, zone: str, request: gr.Request) -> str:
         visitor = await actions.visitors.of(request)
