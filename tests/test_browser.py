@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -508,7 +509,7 @@ def test_a_persona_is_chosen_by_keyboard_and_passing_the_chooser_does_nothing(de
     expect(desk.box("field-name")).to_have_value("さくら")
     desk.settle()
     expect(who).to_be_focused()
-    expect(desk.at("ul.options")).to_have_count(0)
+    expect(desk.at(".options")).to_have_count(0)
     desk.page.evaluate(
         """() => new MutationObserver(() => { window.closed = true; })
           .observe(document.getElementById("editor-form"), { attributeFilter: ["inert"] })"""
@@ -518,6 +519,30 @@ def test_a_persona_is_chosen_by_keyboard_and_passing_the_chooser_does_nothing(de
     expect(desk.at("#model input")).to_be_focused()
     quiet(desk.page)
     assert not desk.page.evaluate("window.closed")
+
+
+def test_a_list_closes_behind_the_focus_and_is_no_stop_on_the_way(desk: Desk) -> None:
+    agent = desk.make("なにもない人")
+    desk.reload()
+    desk.pick("#who", agent.name)
+    expect(desk.box("field-name")).to_have_value(agent.name)
+    desk.settle()
+    desk.at("#who input").focus()
+    for passed in ("who", "model"):
+        expect(desk.at(f"#{passed} .options")).to_be_visible()
+        desk.page.keyboard.press("Tab")
+    expect(desk.at("#switches button").first).to_be_focused()
+    quiet(desk.page)
+    expect(desk.at(".options")).to_have_count(0)
+    desk.box("field-personalities").focus()
+    for passed, reached in pairwise(("personalities", "roles", "tones")):
+        expect(desk.at(f"#field-{passed} .options")).to_be_visible()
+        desk.page.keyboard.press("Tab")
+        expect(desk.box(f"field-{reached}")).to_be_focused()
+        expect(desk.at(f"#field-{passed} .options")).to_have_count(0)
+    desk.page.keyboard.press("Escape")
+    expect(desk.at(".options")).to_have_count(0)
+    expect(desk.box("field-tones")).to_be_focused()
 
 
 def test_a_new_persona_is_named_at_once_and_there_is_one_at_a_time(desk: Desk) -> None:
