@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -508,7 +509,7 @@ def test_a_persona_is_chosen_by_keyboard_and_passing_the_chooser_does_nothing(de
     expect(desk.box("field-name")).to_have_value("さくら")
     desk.settle()
     expect(who).to_be_focused()
-    expect(desk.at("ul.options")).to_have_count(0)
+    expect(desk.at(".options")).to_have_count(0)
     desk.page.evaluate(
         """() => new MutationObserver(() => { window.closed = true; })
           .observe(document.getElementById("editor-form"), { attributeFilter: ["inert"] })"""
@@ -518,6 +519,30 @@ def test_a_persona_is_chosen_by_keyboard_and_passing_the_chooser_does_nothing(de
     expect(desk.at("#model input")).to_be_focused()
     quiet(desk.page)
     assert not desk.page.evaluate("window.closed")
+
+
+def test_a_list_closes_behind_the_focus_and_is_no_stop_on_the_way(desk: Desk) -> None:
+    agent = desk.make("なにもない人")
+    desk.reload()
+    desk.pick("#who", agent.name)
+    expect(desk.box("field-name")).to_have_value(agent.name)
+    desk.settle()
+    desk.at("#who input").focus()
+    for passed in ("who", "model"):
+        expect(desk.at(f"#{passed} .options")).to_be_visible()
+        desk.page.keyboard.press("Tab")
+    expect(desk.at("#switches button").first).to_be_focused()
+    quiet(desk.page)
+    expect(desk.at(".options")).to_have_count(0)
+    desk.box("field-personalities").focus()
+    for passed, reached in pairwise(("personalities", "roles", "tones")):
+        expect(desk.at(f"#field-{passed} .options")).to_be_visible()
+        desk.page.keyboard.press("Tab")
+        expect(desk.box(f"field-{reached}")).to_be_focused()
+        expect(desk.at(f"#field-{passed} .options")).to_have_count(0)
+    desk.page.keyboard.press("Escape")
+    expect(desk.at(".options")).to_have_count(0)
+    expect(desk.box("field-tones")).to_be_focused()
 
 
 def test_a_new_persona_is_named_at_once_and_there_is_one_at_a_time(desk: Desk) -> None:
@@ -1574,6 +1599,57 @@ def test_no_serious_fault_of_accessibility_on_any_tab(sit: Sit, language: str, d
         for fault in found:
             faults[f"{name}: {fault['id']}"] = [node["target"][0] for node in fault["nodes"]]
     assert not faults, json.dumps(faults, ensure_ascii=False, indent=1)
+
+
+RING = """() => {
+  const had = document.activeElement;
+  if (had === document.body) return null;
+  const name = `${had.tagName} in ${had.closest("[id]")?.id}`;
+  let ring = had, look = getComputedStyle(ring);
+  while (look.outlineStyle === "none" || look.opacity === "0") {
+    ring = ring.parentElement;
+    if (!ring) return `${name}: no ring`;
+    look = getComputedStyle(ring);
+  }
+  const reach = parseFloat(look.outlineOffset) + parseFloat(look.outlineWidth);
+  const box = ring.getBoundingClientRect();
+  for (let e = ring.parentElement; e !== document.body; e = e.parentElement) {
+    if (getComputedStyle(e).overflow === "visible") continue;
+    const sight = e.getBoundingClientRect();
+    const left = sight.left + e.clientLeft, top = sight.top + e.clientTop;
+    const over = Math.max(left - box.left, box.right - left - e.clientWidth,
+      top - box.top, box.bottom - top - e.clientHeight) + reach;
+    if (over > 0.5) return `${name}: cut by ${over}`;
+  }
+  let ground = reach > 0 ? ring.parentElement : ring;
+  while (/, 0[)]$/.test(getComputedStyle(ground).backgroundColor)) ground = ground.parentElement;
+  const colours = [look.outlineColor, getComputedStyle(ground).backgroundColor];
+  const [dark, light] = colours.map((colour) => {
+    const parts = colour.match(/[0-9.]+/g).map((part) => (part / 255) ** 2.2);
+    return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2] + 0.05;
+  }).sort((a, b) => a - b);
+  return light < 3 * dark ? `${name}: contrast ${light / dark}` : name;
+}"""
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_ring_of_the_focus_is_whole_and_seen_at_every_stop(sit: Sit, dark: bool) -> None:
+    desk = sit(dark=dark)
+    desk.page.emulate_media(reduced_motion="reduce")
+    stops = []
+    for name in TABS:
+        desk.tab(name)
+        quiet(desk.page)
+        desk.at("#who input").focus()
+        for _ in range(60):
+            stop = desk.page.evaluate(RING)
+            if stop is None:
+                break
+            stops.append(stop)
+            desk.page.keyboard.press("Tab")
+    assert [stop for stop in stops if ":" in stop] == []
+    seen = {stop.rpartition(" ")[2] for stop in stops}
+    assert seen >= {"chat-message", "try-message", "compare-message", "model", "insights-span"}
 
 
 def test_nothing_secret_stays_in_the_browsers_own_storage(desk: Desk) -> None:

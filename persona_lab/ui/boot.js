@@ -345,7 +345,11 @@
   document.addEventListener("keydown", (event) => {
     const input = event.target;
     if (!event.isTrusted || !input.matches?.("[role=combobox]")) return;
-    if (event.key === "Tab") closeList(input); // it would stay open over what comes next
+    if (event.key === "Tab") {
+      event.stopPropagation(); // Gradio would open the list again behind the focus that leaves
+      // … and a list that scrolls would be a stop on the way, gone as soon as it is reached.
+      for (const list of input.closest(".wrap").querySelectorAll(".options, [role=listbox]")) list.tabIndex = -1;
+    }
     if (event.key !== "Enter" || !chooser(input)) return;
     setTimeout(() => {
       if (document.activeElement !== document.body) return;
