@@ -19,6 +19,7 @@ _PERHAPS_MARKS = re.compile(
     f"\u302a-\u309a\ua66f-\uabed\ufb1e\ufe20-\ufe2f\U000101fd-\U0001e94a]{{{MARKS + 1}}}"
 )
 """A row in which all may be marks; in some scripts they are letters."""
+_UNSTORABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def composed(text: str) -> str:
@@ -34,6 +35,12 @@ def is_visible(character: str) -> bool:
     own they say nothing."""
     blank = character.isspace() or character in _BLANK_LETTERS
     return not blank and unicodedata.category(character) not in ("Cf", "Mn")
+
+
+def storable(text: str) -> str:
+    """``text`` with line ends as ``\\n``, and without control characters and halves of surrogate
+    pairs, which no database takes."""
+    return _UNSTORABLE.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
 def whole(text: str) -> str:

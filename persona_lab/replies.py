@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from persona_lab.letters import storable
 from persona_lab.models import Agent
 
 _MARKED = ("*", "【", "[", "「", "#")
@@ -69,6 +70,8 @@ class ReplyStream:
         self._filters = [step.open(agent) for step in steps]
         self._seen: list[list[str]] = [[] for _ in steps]
         self._given: list[list[str]] = [[] for _ in steps]
+        self._returned = False
+        """Whether the text so far ended in \\r: a \\n after it belongs to the same line end."""
 
     @property
     def ended(self) -> bool:
@@ -81,7 +84,14 @@ class ReplyStream:
         return next((step.blocked for step in self._filters if step.blocked), "")
 
     def feed(self, text: str) -> str:
-        """New finished text, to be shown after what came before."""
+        """New finished text, to be shown after what came before.
+
+        What could not be stored goes first: no step may judge what is read otherwise later.
+        """
+        if text:
+            half = self._returned and text[0] == "\n"
+            self._returned = text[-1] == "\r"
+            text = storable(text[half:])
         for number, step in enumerate(self._filters):
             self._seen[number].append(text)
             text = step.feed(text)

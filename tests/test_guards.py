@@ -428,7 +428,7 @@ def test_what_may_not_be_told_is_masked_and_the_rest_stays_byte_for_byte(
     assert final(text) == (masked, applied)
 
 
-HIDING = ["\u200b", "\u2060", "\u00ad", "\ufeff", "\u0301", "\ufe0f"]
+HIDING = ["\x00", "\x7f", "\x9f", "\ud800", "\u200b", "\u2060", "\u00ad", "\ufeff", "\u0301", "\ufe0f"]
 """No width of their own."""
 
 

@@ -5,14 +5,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from persona_lab.models import Agent
-from persona_lab.replies import LAST_STEPS, USER_LABELS, ResponseProcessor, hide
+from persona_lab.replies import HIDDEN, LAST_STEPS, USER_LABELS, ResponseProcessor, hide
 
 AGENT = Agent(name="さくら")
 processor = ResponseProcessor()
 
 PIECES = [
     "さくら", "：", ":", "ユーザー", "ユーザー：", "User:", "\n", "\n\n", "\n\n\n", " ", "　", "\t",
-    "```", "```py", "~~~", "````", "**", "【", "】", "##", "こんにちは。", "a", "\r\n", "`", "US",
+    "```", "```py", "~~~", "````", "**", "【", "】", "##", "こんにちは。", "a", "\r\n", "\r", "\x00", "\ud800", "`", "US",
     "**さくら**：", "\nさくら：", "**User:**", "- ", "1. ", "  ", "    ", "\n   ```", "\n```",
     "~~~~", "> ", "*",
 ]  # fmt: skip
@@ -122,7 +122,7 @@ def test_text_is_given_out_while_it_comes() -> None:
         ("```\nx\n``` `\ny", "```\nx\n``` `\ny\n```"),
         ("```\nx\n```　\ny", "```\nx\n```　\ny\n```"),
         ("~~~ a`b\nx", "~~~ a`b\nx\n~~~"),
-        ("```\r\nx\r\n```\r\nはい", "```\r\nx\r\n```\r\nはい"),
+        ("```\r\nx\r\n```\rはい", "```\nx\n```\nはい"),
         # in lists
         ("- 一\n  ```py\n  x", "- 一\n  ```py\n  x\n  ```"),
         ("1. 一\n   ```py\n   x\n   ```\nはい", "1. 一\n   ```py\n   x\n   ```\nはい"),
@@ -168,6 +168,12 @@ def test_a_finished_answer_has_nothing_left_to_close(text: str) -> None:
 
 def test_blank_lines_after_code_are_counted_from_its_end() -> None:
     assert final("```\nx\n```\n\n\n\nはい") == "```\nx\n```\n\nはい"
+
+
+def test_what_cannot_be_stored_goes_before_any_step() -> None:
+    stream = processor.open_stream(AGENT, [KEY])
+    told = stream.feed("a\x00b\x1b\x85c\ud800d\te\r") + stream.feed(f"\nf{KEY[:9]}\x00{KEY[9:]}")
+    assert told + stream.finish()[0] == f"abcd\te\nf{HIDDEN}"
 
 
 def test_steps_can_be_chosen() -> None:
