@@ -31,10 +31,14 @@ def composed(text: str) -> str:
 
 
 def is_visible(character: str) -> bool:
-    """Zero-width spaces and joiners are format characters, and marks stand on a letter: on their
-    own they say nothing."""
-    blank = character.isspace() or character in _BLANK_LETTERS
-    return not blank and unicodedata.category(character) not in ("Cf", "Mn")
+    """Whether it shows something on its own."""
+    return not (character.isspace() or shows_nothing(character))
+
+
+def shows_nothing(character: str) -> bool:
+    """Zero-width spaces and joiners are format characters, marks stand on a letter, and a few
+    letters are blank. Spaces are none of these."""
+    return character in _BLANK_LETTERS or unicodedata.category(character) in ("Cf", "Mn", "Me")
 
 
 def storable(text: str) -> str:

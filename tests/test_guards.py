@@ -428,7 +428,11 @@ def test_what_may_not_be_told_is_masked_and_the_rest_stays_byte_for_byte(
     assert final(text) == (masked, applied)
 
 
-HIDING = ["\x00", "\x7f", "\x9f", "\ud800", "\u200b", "\u2060", "\u00ad", "\ufeff", "\u0301", "\ufe0f"]
+HIDING = [
+    "\x00", "\x7f", "\x9f", "\ud800", "\u200b", "\u2060", "\u00ad", "\ufeff", "\u0301", "\ufe0f",
+    "\U000e0100", "\u180b", "\u3164", "\uffa0", "\u2800", "\u115f", "\u1160", "\u20d0", "\u20e3",
+    "\u1ab0", "\u3099",
+]  # fmt: skip
 """No width of their own."""
 
 
@@ -453,7 +457,7 @@ def test_what_is_not_seen_hides_nothing(said: str, applied: str, hidden: str) ->
 
 
 def test_an_accent_that_belongs_to_a_word_and_a_joined_picture_stay() -> None:
-    text = "Cafe\u0301 で👩\u200d👩\u200d👧と❤\ufe0f。"
+    text = "Cafe\u0301 で👩\u200d👩\u200d👧と❤\ufe0f、か\u3099とｶﾞ、สวัสดีที่นี่ हिन्दी 1\ufe0f\u20e3。"
     assert final(text) == (text, ())
 
 

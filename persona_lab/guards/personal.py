@@ -18,6 +18,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Literal, NamedTuple, get_args
 
+from persona_lab.letters import shows_nothing
 from persona_lab.replies import keys
 
 Kind = Literal["key", "email", "card", "my_number", "phone", "address"]
@@ -305,6 +306,8 @@ def normalized(text: str) -> tuple[str, list[int] | None]:
     places: list[int] = []
     for at, character in enumerate(text):
         same = plain(character)
+        if same in _VOICED and not (at and _KANA.match(text[at - 1])):
+            same = ""
         out.append(same)
         places += [at] * len(same)
     return "".join(out), places
@@ -313,12 +316,14 @@ def normalized(text: str) -> tuple[str, list[int] | None]:
 @lru_cache(maxsize=8192)
 def plain(character: str) -> str:
     """NFKC of one character; "" for one that isn't seen, or only on the letter before it."""
-    if unicodedata.category(character) == "Cf" or _ON_A_LETTER.match(character):
+    if shows_nothing(character) and character not in _VOICED:
         return ""
     return unicodedata.normalize("NFKC", character)
 
 
-_ON_A_LETTER = re.compile("[\u0300-\u036f\ufe00-\ufe0f]")
+_VOICED = ("\u3099", "\u309a")
+"""With one of these on it, a kana is another one."""
+_KANA = re.compile("[ぁ-ヿｦ-ﾝ]")
 
 
 def _first_at(places: list[int], start: int) -> int:
