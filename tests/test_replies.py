@@ -1,4 +1,5 @@
 import itertools
+import time
 
 import pytest
 from hypothesis import example, given
@@ -14,7 +15,7 @@ PIECES = [
     "さくら", "：", ":", "ユーザー", "ユーザー：", "User:", "\n", "\n\n", "\n\n\n", " ", "　", "\t",
     "```", "```py", "~~~", "````", "**", "【", "】", "##", "こんにちは。", "a", "\r\n", "\r", "\x00", "\ud800", "`", "US",
     "**さくら**：", "\nさくら：", "**User:**", "- ", "1. ", "  ", "    ", "\n   ```", "\n```",
-    "~~~~", "> ", "*",
+    "~~~~", "> ", "*", "*さくら*", "_", "『さくら』", "【さくら】", "\u200b", "### User", "<|user|>", "Ｕ",
 ]  # fmt: skip
 texts = st.one_of(st.lists(st.sampled_from(PIECES), max_size=25).map("".join), st.text(max_size=60))
 
@@ -60,6 +61,9 @@ def test_an_answer_that_needs_nothing_is_left_alone() -> None:
 @pytest.mark.parametrize(
     "raw",
     ["さくら：こんにちは", "さくら: こんにちは",
+     "さくら　：こんにちは", "さくら: さくら: こんにちは", "さくら：\n\nさくら：こんにちは",
+     "*さくら*：こんにちは", "__さくら__:こんにちは", "## さくら：こんにちは", "### さくら\nこんにちは",
+     "『さくら』：こんにちは", "\ufeffさくら：こんにちは", "【さくら】こんにちは", "＊さくら＊：こんにちは",
      "\n さくら ：　こんにちは", "**さくら**：こんにちは",
      "**さくら：** こんにちは", "【さくら】：こんにちは", "「さくら」: こんにちは"],
 )  # fmt: skip
@@ -84,6 +88,28 @@ def test_the_answer_ends_where_another_turn_begins(label: str, colon: str) -> No
     done = processor.process(f"はい。\n\n{label}{colon}次は？\nさくら：ええ", AGENT)
     assert done.content == "はい。"
     assert "spoken_for_user" in done.applied
+
+
+@pytest.mark.parametrize(
+    "label",
+    ["Ｕｓｅｒ：", "User　：", "### User\n", "<|user|>", "<|im_start|>user\n", "- User:", "*User*:",
+     "* User:", "\u200bUser:", "\u2028User:", "＊＊ユーザー＊＊："],
+)  # fmt: skip
+def test_no_disguise_lets_the_model_speak_for_the_user(label: str) -> None:
+    assert final(f"はい。\n{label}次は？\nさくら：ええ") == "はい。"
+    assert final(f"画面に {label}").startswith("画面に")
+
+
+def test_a_line_that_is_a_name_alone_and_a_first_line_that_explains_one_stay() -> None:
+    for text in ("はい。\nUser", "- User: 使う人\n- 次", "*User*: 使う人", "はい。\n## ユーザー\n管理"):
+        assert final(text) == text
+
+
+@pytest.mark.parametrize("text", ["a\n", " ", "*", "ユ\n", "#"])
+def test_no_beginning_makes_it_slow(text: str) -> None:
+    began = time.process_time()
+    processor.process("u" + text * 20_000, AGENT)
+    assert time.process_time() - began < 3
 
 
 def test_the_model_can_be_stopped_once_it_speaks_for_the_user() -> None:
