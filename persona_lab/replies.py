@@ -158,7 +158,8 @@ class ResponseProcessor:
 HIDDEN = "••••••"
 MOST_OF_IT = 0.75
 """Share of a secret that is hidden like all of it, at the end of an answer."""
-_ROW = re.compile("[!-~]+$")
+_ROW = "".join(map(chr, range(ord("!"), ord("~") + 1)))
+"""What secrets are written with."""
 SECRET_LENGTH = 8
 """Characters that a secret has at least: compatible servers are given "none" or "ollama" for a
 key, which are words that an answer may hold."""
@@ -226,8 +227,8 @@ class HiddenSecrets(Filter):
         if not self._secrets:
             return text
         text = hide(self._held + text, self._secrets)
-        row = _ROW.search(text)
-        begun = min(len(row[0]) if row else 0, self._longest)
+        end = text[-self._longest :]
+        begun = len(end) - len(end.rstrip(_ROW))
         self._held = text[len(text) - begun :]
         return text[: len(text) - begun]
 

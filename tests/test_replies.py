@@ -6,7 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from persona_lab.models import Agent
-from persona_lab.replies import HIDDEN, LAST_STEPS, USER_LABELS, ResponseProcessor, hide
+from persona_lab.replies import HIDDEN, LAST_STEPS, USER_LABELS, HiddenSecrets, ResponseProcessor, hide
 
 AGENT = Agent(name="さくら")
 processor = ResponseProcessor()
@@ -223,6 +223,13 @@ def test_a_secret_is_hidden_wherever_the_stream_is_cut(text: str, cuts: list[int
     streamed = "".join([*pieces, streams[0].finish()[0]])
     assert streamed == streams[1].feed(text) + streams[1].finish()[0]
     assert KEY not in streamed
+
+
+def test_a_large_chunk_is_searched_for_secrets_in_the_time_of_its_length() -> None:
+    began = time.process_time()
+    stream = HiddenSecrets([KEY])
+    assert stream.feed("a" * 50_000 + " ") == "a" * 50_000 + " "
+    assert time.process_time() - began < 1
 
 
 def test_most_of_a_secret_at_the_end_is_hidden_and_the_rest_stays() -> None:
