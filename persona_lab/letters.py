@@ -19,6 +19,7 @@ _PERHAPS_MARKS = re.compile(
     f"\u302a-\u309a\ua66f-\uabed\ufb1e\ufe20-\ufe2f\U000101fd-\U0001e94a]{{{MARKS + 1}}}"
 )
 """A row in which all may be marks; in some scripts they are letters."""
+_UNSTORABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def composed(text: str) -> str:
@@ -30,10 +31,20 @@ def composed(text: str) -> str:
 
 
 def is_visible(character: str) -> bool:
-    """Zero-width spaces and joiners are format characters, and marks stand on a letter: on their
-    own they say nothing."""
-    blank = character.isspace() or character in _BLANK_LETTERS
-    return not blank and unicodedata.category(character) not in ("Cf", "Mn")
+    """Whether it shows something on its own."""
+    return not (character.isspace() or shows_nothing(character))
+
+
+def shows_nothing(character: str) -> bool:
+    """Zero-width spaces and joiners are format characters, marks stand on a letter, and a few
+    letters are blank. Spaces are none of these."""
+    return character in _BLANK_LETTERS or unicodedata.category(character) in ("Cf", "Mn", "Me")
+
+
+def storable(text: str) -> str:
+    """``text`` with line ends as ``\\n``, and without control characters and halves of surrogate
+    pairs, which no database takes."""
+    return _UNSTORABLE.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
 def is_blank(text: str) -> bool:

@@ -7,18 +7,34 @@ filter has given out is never taken back.
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Callable, Sequence
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
+from persona_lab.letters import is_visible, storable
 from persona_lab.models import Agent
 
-_MARKED = ("*", "【", "[", "「", "#")
+_MARKED = tuple("*_-+#【[「『")
 USER_LABELS = ("ユーザー", "ユーザ", "あなた", "User", "Human", "You")
 """Names under which models write turns for the user."""
 
-_COLONS = (":", "：", " :", " ：")
-_FRAMES = (("", ""), ("**", "**"), ("【", "】"), ("[", "]"), ("「", "」"), ("### ", ""))
+_BEFORE_NAMES = ("", "-", "*", "+", *("#" * level for level in range(1, 7)))
+_AROUND_NAMES = (
+    ("", ""), ("*", "*"), ("**", "**"), ("_", "_"), ("__", "__"),
+    ("【", "】"), ("[", "]"), ("「", "」"), ("『", "』"),
+)  # fmt: skip
+_FRAMES: dict[str, tuple[str, ...]] = {}
+for _before, (_left, _right) in itertools.product(_BEFORE_NAMES, _AROUND_NAMES):
+    _head = _before + _left  # "*" begins an item and emphasis
+    _FRAMES[_head] = (*_FRAMES.get(_head, ()), f"{_right}:", f":{_right}")
+"""What stands before the name of who speaks → what may stand after it, as :func:`_key` has it:
+``名前：``, ``**Name**:``, ``### Name:`` …"""
+_LED = {"【": ("】", *_FRAMES["【"])}
+_HEADED = {"###": ("\n", *_FRAMES["###"]), "<|": ("|>",), "<|im_start|>": ("\n",)}
+"""Where no colon is needed: before the persona's own words, and for who speaks next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +85,8 @@ class ReplyStream:
         self._filters = [step.open(agent) for step in steps]
         self._seen: list[list[str]] = [[] for _ in steps]
         self._given: list[list[str]] = [[] for _ in steps]
+        self._returned = False
+        """Whether the text so far ended in \\r: a \\n after it belongs to the same line end."""
 
     @property
     def ended(self) -> bool:
@@ -81,7 +99,14 @@ class ReplyStream:
         return next((step.blocked for step in self._filters if step.blocked), "")
 
     def feed(self, text: str) -> str:
-        """New finished text, to be shown after what came before."""
+        """New finished text, to be shown after what came before.
+
+        What could not be stored goes first: no step may judge what is read otherwise later.
+        """
+        if text:
+            half = self._returned and text[0] == "\n"
+            self._returned = text[-1] == "\r"
+            text = storable(text[half:])
         for number, step in enumerate(self._filters):
             self._seen[number].append(text)
             text = step.feed(text)
@@ -133,7 +158,8 @@ class ResponseProcessor:
 HIDDEN = "••••••"
 MOST_OF_IT = 0.75
 """Share of a secret that is hidden like all of it, at the end of an answer."""
-_ROW = re.compile("[!-~]+$")
+_ROW = "".join(map(chr, range(ord("!"), ord("~") + 1)))
+"""What secrets are written with."""
 SECRET_LENGTH = 8
 """Characters that a secret has at least: compatible servers are given "none" or "ollama" for a
 key, which are words that an answer may hold."""
@@ -201,8 +227,8 @@ class HiddenSecrets(Filter):
         if not self._secrets:
             return text
         text = hide(self._held + text, self._secrets)
-        row = _ROW.search(text)
-        begun = min(len(row[0]) if row else 0, self._longest)
+        end = text[-self._longest :]
+        begun = len(end) - len(end.rstrip(_ROW))
         self._held = text[len(text) - begun :]
         return text[: len(text) - begun]
 
@@ -296,59 +322,86 @@ class Fences:
         )
 
 
-def labels(name: str) -> list[str]:
-    """The ways in which models write that ``name`` speaks: ``名前：``, ``**Name**:`` …"""
-    if not name.strip():
-        return []
-    framed = [f"{left}{name}{right}{colon}" for left, right in _FRAMES for colon in _COLONS]
-    return [*framed, f"**{name}:**", f"**{name}：**"]
+@lru_cache(maxsize=4096)
+def _key(character: str) -> str:
+    """How it is compared in labels; "" for blanks and what shows nothing. A line end stays."""
+    if character == "\n" or is_visible(character):
+        return unicodedata.normalize("NFKC", character).casefold()
+    return ""
 
 
 class _Labels:
-    """Tells, a character at a time, whether a beginning is one of ``labels``."""
+    """Tells whether a text is one of ``names`` in a frame, or the beginning of that: both as
+    :func:`_key` has them. ``frames`` are those beside :data:`_FRAMES`."""
 
-    def __init__(self, names: Sequence[str]) -> None:
-        self._labels = [label.casefold() for name in names for label in labels(name)]
+    def __init__(self, names: Sequence[str], frames: Mapping[str, Sequence[str]]) -> None:
+        self._names = [key for name in names if (key := "".join(map(_key, name)))]
+        self._frames = {**_FRAMES, **frames} if self._names else {}
+        self._firsts = {text[0] for text in (*self._frames, *self._names) if text}
 
     def is_one(self, text: str) -> bool:
-        return text.casefold() in self._labels
+        return any(rest in tails for rest, tails in self._after_names(text))
 
     def may_become_one(self, text: str) -> bool:
-        start = text.casefold()
-        return any(label.startswith(start) for label in self._labels)
+        if not text or text[0] not in self._firsts:
+            return not text and bool(self._names)
+        return (
+            any(head.startswith(text) for head in self._frames)
+            or any(name.startswith(rest) for rest, _ in self._after_heads(text)
+                   for name in self._names)
+            or any(tail.startswith(rest) for rest, tails in self._after_names(text)
+                   for tail in tails)
+        )  # fmt: skip
+
+    def _after_heads(self, text: str) -> Iterator[tuple[str, Sequence[str]]]:
+        for head, tails in self._frames.items():
+            if text.startswith(head):
+                yield text[len(head) :], tails
+
+    def _after_names(self, text: str) -> Iterator[tuple[str, Sequence[str]]]:
+        for rest, tails in self._after_heads(text):
+            for name in self._names:
+                if rest.startswith(name):
+                    yield rest[len(name) :], tails
 
 
 class LeadingName(Filter):
-    """Takes away the persona's own name before its words (``さくら：こんにちは``)."""
+    """Takes away the persona's own name before its words (``さくら：こんにちは``), however often."""
 
     def __init__(self, agent: Agent) -> None:
-        self._labels = _Labels([agent.name])
+        self._labels = _Labels([agent.name], {**_HEADED, **_LED})
         self._held = ""
-        self._state = "before"
+        self._key = ""
+        self._labelled = False
+        self._through = False
 
     def feed(self, text: str) -> str:
-        out = ""
+        if self._through:
+            return text
         for position, character in enumerate(text):
-            if self._state == "after" and not character.isspace():
-                self._state = "through"
-            if self._state == "through":
-                return out + text[position:]
-            if self._state == "after":
+            if self._held and not _key(character):
+                self._held += character
                 continue
-            if not self._held and character.isspace():
-                out += character
-                continue
+            grown = self._grown(character)
+            if not self._labels.may_become_one(grown) and self._labels.is_one(self._key):
+                self._held, self._key, self._labelled = "", "", True
+                grown = self._grown(character)
+            if not self._labels.may_become_one(grown):
+                self._through = True
+                return self._release() + text[position:]
             self._held += character
-            if self._labels.is_one(self._held):
-                self._held, self._state = "", "after"
-            elif not self._labels.may_become_one(self._held):
-                out += self._held
-                self._held, self._state = "", "through"
-        return out
+            self._key = grown
+        return ""
 
     def finish(self) -> str:
-        held, self._held = self._held, ""
-        return held
+        return "" if self._labels.is_one(self._key) else self._release()
+
+    def _grown(self, character: str) -> str:
+        return (self._key + _key(character)).lstrip("\n")
+
+    def _release(self) -> str:
+        held, self._held, self._key = self._held, "", ""
+        return held.lstrip() if self._labelled else held
 
 
 class SpokenForUser(Filter):
@@ -359,9 +412,10 @@ class SpokenForUser(Filter):
     """
 
     def __init__(self, agent: Agent) -> None:
-        self._labels = _Labels([*USER_LABELS, agent.name])
+        self._labels = _Labels([*USER_LABELS, agent.name], _HEADED)
         self._fences = Fences()
         self._held = ""
+        self._key = ""
         self._at_line_start = True
         self._begun = False
 
@@ -374,21 +428,26 @@ class SpokenForUser(Filter):
                 out += self._pass(character)
                 continue
             self._held += character
-            begun = self._held.lstrip(" \t　")
-            if character == "\n" or self._fences.open or (begun[:1] in _MARKED and not self._begun):
+            key = _key(character)
+            self._key += key
+            if not key and not self._fences.open:
+                continue
+            if self._fences.open or (self._key[:1] in _MARKED and not self._begun):
                 out += self._release()
-            elif self._labels.is_one(begun):
+            elif self._labels.is_one(self._key):
                 self._held, self.ended = "", True
-            elif begun and not self._labels.may_become_one(begun):
+            elif character == "\n" or not self._labels.may_become_one(self._key):
                 out += self._release()
         return out
 
     def finish(self) -> str:
+        if self._labels.is_one(self._key + "\n"):  # its line ends with the answer
+            self._held = ""
         held, self._held = self._held, ""
         return held
 
     def _release(self) -> str:
-        held, self._held = self._held, ""
+        held, self._held, self._key = self._held, "", ""
         return self._pass(held)
 
     def _pass(self, text: str) -> str:

@@ -56,7 +56,7 @@ from persona_lab.errors import (
     StorageError,
     from_foreign,
 )
-from persona_lab.letters import composed, is_blank
+from persona_lab.letters import composed, is_blank, storable
 from persona_lab.models import (
     Agent,
     AgentRevision,
@@ -113,7 +113,6 @@ there (``tcp_user_timeout``, in milliseconds): whether a statement is answered w
 by the same number."""
 
 _ANSWERS_SENT: tuple[Status, ...] = ("ok", "stopped", "interrupted")
-_UNSTORABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 # ── what a persona may hold ───────────────────────────────────────────────────────────────
@@ -123,10 +122,8 @@ def clean_text(text: str) -> str:
     """``text`` composed (NFC), with ``\\n`` for line ends and no other control characters but tabs.
 
     Compatibility ideographs stay as typed: NFC would turn a name's 神 (U+FA19) into another form.
-    Halves of surrogate pairs and NUL go, which no database takes.
     """
-    text = _UNSTORABLE.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
-    return composed(text)
+    return composed(storable(text))
 
 
 def persona_of(agent: Agent) -> dict[str, Any]:

@@ -139,6 +139,14 @@ address | 12 rue de la Paix, 75002 Paris
 address | 東京都新宿区西新宿２－８－１
 address | 愛知県名古屋市中区三の丸三丁目1番2号
 address | 千葉県浦安市舞浜１番地１
+address | 長野県松本市大字里山辺1234
+address | 京都府京都市下京区東塩小路町901
+address | 北海道虻田郡倶知安町字山田204
+address | 神奈川県横浜市中区本町１２３４
+address | 1984 Elm Street, Springfield, IL 62704
+address | 1900 Main Street, Apt 5
+address | 11 Wall Street, New York, NY 10005
+address | 12 Second Street
 card | 4111 1111 1111 1111
 card | 4111-1111-1111-1111
 card | 5555555555554444
@@ -155,6 +163,7 @@ card | カード4111 1111 1111 1111 12/28
 card | 4111 1111 1111 1111 123
 card | 1 4111 1111 1111 1111
 card | No.4111111111111111
+phone | 受付番号 12、090-1234-5678
 phone | TEL.03-1234-5678
 phone | Tel.090-1234-5678
 phone | 07700 900123
@@ -278,6 +287,39 @@ Windows 11 Google Drive
 In 1969 Neil Armstrong, Houston, Texas
 In 2024 Apple, Google and Microsoft
 3 Good Reasons to Stay
+The 1929 Wall Street crash
+a 10 Minute Drive
+Level 5 Food Court
+In 1969 Abbey Road
+The 2013 Silk Road
+The 2019 High Court decision
+In 2022 Supreme Court
+the 1994 Mulholland Drive
+2 Sesame Street books
+4 Wall Street banks
+5 Rules Of The Road
+part number 4111111111111111
+part no. 4111111111111111
+Tracking number: 4111111111111111
+Your tracking number is: 4111111111111111
+お客様番号 090-1234-5678
+ロット番号：03-1234-5678
+図面番号03-1234-5678
+案件番号03-1234-5678
+棚番 03-1234-5678
+confirmation code 415-555-2671
+model 415-555-2671
+IMEI: 490154203237518
+IMEI 49-015420-323751-8
+Ratio 300-400-5000
+section 200.300.4000
+01 02 03 04 05
+注文番号は4111-1111-1111-1111ではなく、250-1234567-1234567です
+京都府京都市下京区東塩小路町901人
+長野県松本市本町立第2小学校
+愛知県知多郡東浦町2024年
+愛知県知多郡東浦町にはおよそ900軒
+東京都千代田区丸の内2024
 Fifth Avenue
 """
 
@@ -336,6 +378,9 @@ def test_numbers_that_are_nobodys_stay(text: str) -> None:
         ("電話は{}です", "800 300 4000"),
         ("Call 24/7 {}", "555 123 4567"),
         ("the phone in room {}", "212 345 6789"),
+        ("電話 {}", "01 02 03 04 05"),
+        ("call 24/7 {}", "800-300-4000"),
+        ("In order to reach me: {}", "415-555-2671"),
     ],
 )
 def test_three_numbers_in_a_row_are_a_phone_number_where_they_are_called_so(
@@ -367,6 +412,11 @@ def test_a_wrong_check_digit_makes_it_no_card_and_no_my_number(digits: str) -> N
         "1 " + "Aa of the " * 300,
         "1 Aa, Bb " * 200,
         "1" + " " * 2000,
+        "東京都港区" + "町" * 60,
+        "東京都港区" + "の字" * 60 + "1",
+        "415-555-2671 " * 300,
+        "注文番号 " + "1 " * 900 + "ではなく",
+        "2 " + "Aa " * 300 + "Court",
     ],
 )
 def test_no_text_makes_the_search_slow(text: str) -> None:
@@ -428,7 +478,11 @@ def test_what_may_not_be_told_is_masked_and_the_rest_stays_byte_for_byte(
     assert final(text) == (masked, applied)
 
 
-HIDING = ["\u200b", "\u2060", "\u00ad", "\ufeff", "\u0301", "\ufe0f"]
+HIDING = [
+    "\x00", "\x7f", "\x9f", "\ud800", "\u200b", "\u2060", "\u00ad", "\ufeff", "\u0301", "\ufe0f",
+    "\U000e0100", "\u180b", "\u3164", "\uffa0", "\u2800", "\u115f", "\u1160", "\u20d0", "\u20e3",
+    "\u1ab0", "\u3099",
+]  # fmt: skip
 """No width of their own."""
 
 
@@ -453,7 +507,7 @@ def test_what_is_not_seen_hides_nothing(said: str, applied: str, hidden: str) ->
 
 
 def test_an_accent_that_belongs_to_a_word_and_a_joined_picture_stay() -> None:
-    text = "Cafe\u0301 で👩\u200d👩\u200d👧と❤\ufe0f。"
+    text = "Cafe\u0301 で👩\u200d👩\u200d👧と❤\ufe0f、か\u3099とｶﾞ、สวัสดีที่นี่ हिन्दी 1\ufe0f\u20e3。"
     assert final(text) == (text, ())
 
 

@@ -1,20 +1,21 @@
 import itertools
+import time
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from persona_lab.models import Agent
-from persona_lab.replies import LAST_STEPS, USER_LABELS, ResponseProcessor, hide
+from persona_lab.replies import HIDDEN, LAST_STEPS, USER_LABELS, HiddenSecrets, ResponseProcessor, hide
 
 AGENT = Agent(name="さくら")
 processor = ResponseProcessor()
 
 PIECES = [
     "さくら", "：", ":", "ユーザー", "ユーザー：", "User:", "\n", "\n\n", "\n\n\n", " ", "　", "\t",
-    "```", "```py", "~~~", "````", "**", "【", "】", "##", "こんにちは。", "a", "\r\n", "`", "US",
+    "```", "```py", "~~~", "````", "**", "【", "】", "##", "こんにちは。", "a", "\r\n", "\r", "\x00", "\ud800", "`", "US",
     "**さくら**：", "\nさくら：", "**User:**", "- ", "1. ", "  ", "    ", "\n   ```", "\n```",
-    "~~~~", "> ", "*",
+    "~~~~", "> ", "*", "*さくら*", "_", "『さくら』", "【さくら】", "\u200b", "### User", "<|user|>", "Ｕ",
 ]  # fmt: skip
 texts = st.one_of(st.lists(st.sampled_from(PIECES), max_size=25).map("".join), st.text(max_size=60))
 
@@ -60,6 +61,9 @@ def test_an_answer_that_needs_nothing_is_left_alone() -> None:
 @pytest.mark.parametrize(
     "raw",
     ["さくら：こんにちは", "さくら: こんにちは",
+     "さくら　：こんにちは", "さくら: さくら: こんにちは", "さくら：\n\nさくら：こんにちは",
+     "*さくら*：こんにちは", "__さくら__:こんにちは", "## さくら：こんにちは", "### さくら\nこんにちは",
+     "『さくら』：こんにちは", "\ufeffさくら：こんにちは", "【さくら】こんにちは", "＊さくら＊：こんにちは",
      "\n さくら ：　こんにちは", "**さくら**：こんにちは",
      "**さくら：** こんにちは", "【さくら】：こんにちは", "「さくら」: こんにちは"],
 )  # fmt: skip
@@ -84,6 +88,28 @@ def test_the_answer_ends_where_another_turn_begins(label: str, colon: str) -> No
     done = processor.process(f"はい。\n\n{label}{colon}次は？\nさくら：ええ", AGENT)
     assert done.content == "はい。"
     assert "spoken_for_user" in done.applied
+
+
+@pytest.mark.parametrize(
+    "label",
+    ["Ｕｓｅｒ：", "User　：", "### User\n", "<|user|>", "<|im_start|>user\n", "- User:", "*User*:",
+     "* User:", "\u200bUser:", "\u2028User:", "＊＊ユーザー＊＊："],
+)  # fmt: skip
+def test_no_disguise_lets_the_model_speak_for_the_user(label: str) -> None:
+    assert final(f"はい。\n{label}次は？\nさくら：ええ") == "はい。"
+    assert final(f"画面に {label}").startswith("画面に")
+
+
+def test_a_line_that_is_a_name_alone_and_a_first_line_that_explains_one_stay() -> None:
+    for text in ("はい。\nUser", "- User: 使う人\n- 次", "*User*: 使う人", "はい。\n## ユーザー\n管理"):
+        assert final(text) == text
+
+
+@pytest.mark.parametrize("text", ["a\n", " ", "*", "ユ\n", "#"])
+def test_no_beginning_makes_it_slow(text: str) -> None:
+    began = time.process_time()
+    processor.process("u" + text * 20_000, AGENT)
+    assert time.process_time() - began < 3
 
 
 def test_the_model_can_be_stopped_once_it_speaks_for_the_user() -> None:
@@ -122,7 +148,7 @@ def test_text_is_given_out_while_it_comes() -> None:
         ("```\nx\n``` `\ny", "```\nx\n``` `\ny\n```"),
         ("```\nx\n```　\ny", "```\nx\n```　\ny\n```"),
         ("~~~ a`b\nx", "~~~ a`b\nx\n~~~"),
-        ("```\r\nx\r\n```\r\nはい", "```\r\nx\r\n```\r\nはい"),
+        ("```\r\nx\r\n```\rはい", "```\nx\n```\nはい"),
         # in lists
         ("- 一\n  ```py\n  x", "- 一\n  ```py\n  x\n  ```"),
         ("1. 一\n   ```py\n   x\n   ```\nはい", "1. 一\n   ```py\n   x\n   ```\nはい"),
@@ -170,6 +196,12 @@ def test_blank_lines_after_code_are_counted_from_its_end() -> None:
     assert final("```\nx\n```\n\n\n\nはい") == "```\nx\n```\n\nはい"
 
 
+def test_what_cannot_be_stored_goes_before_any_step() -> None:
+    stream = processor.open_stream(AGENT, [KEY])
+    told = stream.feed("a\x00b\x1b\x85c\ud800d\te\r") + stream.feed(f"\nf{KEY[:9]}\x00{KEY[9:]}")
+    assert told + stream.finish()[0] == f"abcd\te\nf{HIDDEN}"
+
+
 def test_steps_can_be_chosen() -> None:
     assert ResponseProcessor(steps=[]).process("  a  ", AGENT).content == "  a  "
 
@@ -191,6 +223,13 @@ def test_a_secret_is_hidden_wherever_the_stream_is_cut(text: str, cuts: list[int
     streamed = "".join([*pieces, streams[0].finish()[0]])
     assert streamed == streams[1].feed(text) + streams[1].finish()[0]
     assert KEY not in streamed
+
+
+def test_a_large_chunk_is_searched_for_secrets_in_the_time_of_its_length() -> None:
+    began = time.process_time()
+    stream = HiddenSecrets([KEY])
+    assert stream.feed("a" * 50_000 + " ") == "a" * 50_000 + " "
+    assert time.process_time() - began < 1
 
 
 def test_most_of_a_secret_at_the_end_is_hidden_and_the_rest_stays() -> None:

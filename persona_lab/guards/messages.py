@@ -9,13 +9,11 @@ from __future__ import annotations
 import re
 
 from persona_lab.errors import EmptyMessage, InputError, MessageTooLong
-from persona_lab.letters import composed, is_blank
+from persona_lab.letters import composed, is_blank, storable
 
 _HARMFUL = re.compile(
     "["
-    "\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"  # control characters, all but tab and line ends
     "\u202a-\u202e\u2066-\u2069"  # bidirectional overrides: text that reads otherwise than it is
-    "\ud800-\udfff"  # lone surrogates: no encoding takes them
     "\ufdd0-\ufdef"
     + "".join(map(chr, range(0xFFFE, 0x110000, 0x10000)))  # noncharacters
     + "".join(map(chr, range(0xFFFF, 0x110000, 0x10000)))
@@ -45,7 +43,7 @@ class InputValidator:
             raise InputError(f"a message is text, not {type(text).__name__}")
         if len(text) > SURPLUS * self.max_length:  # cleaning can't make so much of it go
             raise MessageTooLong(length=len(text), limit=self.max_length)
-        text = _HARMFUL.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
+        text = _HARMFUL.sub("", storable(text))
         text = _TAGS.sub(lambda part: part[1] or "", text)
         text = composed(text).strip()
         if len(text) > self.max_length:

@@ -12,12 +12,14 @@ row (555 123 4567) are a phone number unless they are round or the words before 
 
 from __future__ import annotations
 
+import itertools
 import re
 import unicodedata
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Literal, NamedTuple, get_args
 
+from persona_lab.letters import shows_nothing
 from persona_lab.replies import keys
 
 Kind = Literal["key", "email", "card", "my_number", "phone", "address"]
@@ -26,15 +28,23 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 _DASH = "[-‐‑‒–—―−ーｰ]"
 _GAP = rf"(?:{_DASH}|[ .　・/])"
 _LABEL = re.compile(
-    r"(?:注文|受注|受付|伝票|追跡|管理|会員|商品|予約|請求|整理|お?問い?合わ?せ|シリアル|送り状|製品"
-    r"|契約|口座|当選|社員|証券|登録|申込|申請|受験|学籍|識別)"
-    r"(?:番号|no\.?|ナンバー|id|コード)|品番|型番|バーコード|型式"
-    r"|(?<![a-z])(?:isbn|jan\s?(?:code|コード)|orders?|invoices?|tracking|sku|serial|part\s*n|ref"
-    r"|reference|tickets?)(?![a-z])",
+    r"(?:注文|受注|発注|受付|伝票|追跡|管理|会員|顧客|お?客様|商品|予約|請求書?|見積書?|整理"
+    r"|お?問い?合わ?せ|シリアル|送り状|製品|製造|部品|ロット|図面|案件|取引|承認|確認|特許|契約|口座"
+    r"|当選|社員|証券|登録|申込|申請|受験|学籍|識別)"
+    r"(?:番号|no\.?|ナンバー|id|コード)|品番|型番|棚番|バーコード|型式"
+    r"|(?<![a-z])(?:isbn|imei|jan\s?(?:code|コード)|orders?|invoices?|tracking|sku|serial|parts?\s*n"
+    r"|parts?(?=\s*(?:no|num))|models?|confirmation|ref|reference|tickets?)(?![a-z])"
+    r"(?:\s*(?:numbers?|nos?\b\.?|codes?|ids?|#))?(?:\s+(?:is|was))?",
     re.IGNORECASE,
 )
 """Stands before a number that is no personal one."""
-_LABEL_REACH = 16
+_LABEL_REACH = 12
+"""Characters between the two at most."""
+_OR_RATHER = re.compile(
+    r"(?<![\d -])\d[\d -]*(?:[でじ]ゃ?は?なく(?:て)?、?|または|もしくは|あるいは|,? (?:but|or) )"
+)
+"""After such a number the next one is called the same."""
+_CALL_REACH = 16
 _BEFORE = 200
 """Characters before a number that may say what it is."""
 _COUNTED = re.compile(
@@ -109,11 +119,12 @@ def _is_phone(said: str, before: str) -> bool:
         return 8 <= len(digits) <= 15 if re.search(r"\D", said[1:]) else len(digits) >= 11
     if digits.startswith("00"):
         return 11 <= len(digits) <= 17
-    if re.fullmatch(r"[\d ]+", said) and digits[0] != "0":  # three numbers in a row, perhaps
-        called = _CALLS.search(before[-_LABEL_REACH:])
-        return bool(called) or not (
-            all(map(_ROUND.fullmatch, said.split())) or _COUNTED.search(before)
-        )
+    if re.fullmatch(r"[\d .-]+", said) and not _CALLS.search(before[-_CALL_REACH:]):
+        parts = re.split("[ .-]", said)  # numbers in a row, perhaps
+        if all(map(_ROUND.fullmatch, parts)) or _in_steps(parts):
+            return False
+        if " " in said and digits[0] != "0" and "-" not in said and _COUNTED.search(before):
+            return False
     if digits[0] == "0":
         if len(digits) not in (10, 11):
             return False
@@ -121,6 +132,12 @@ def _is_phone(said: str, before: str) -> bool:
         mobile = re.match(r"0(?:[5789]0\d{8}|120\d{6}$|800\d{7}|570\d{6}$)", digits)
         return not bare or bool(mobile) or bool(_CALLS.search(before))
     return len(digits) in (10, 11)
+
+
+def _in_steps(parts: list[str]) -> bool:
+    """01 02 03 04 05, 05 10 15 20 25."""
+    steps = {int(after) - int(one) for one, after in itertools.pairwise(parts)}
+    return len(parts) > 2 and len(steps) == 1 and abs(steps.pop()) <= 10
 
 
 def _is_key(said: str, before: str) -> bool:
@@ -132,14 +149,19 @@ def _digits(said: str) -> str:
 
 
 def _labelled(before: str, names: re.Pattern[str]) -> bool:
-    """Whether a number is called something harmless, and no nearer word is one of ``names``."""
-    near = before[-_LABEL_REACH:]
-    return _last(_LABEL, near) > _last(names, near)
+    """Whether a number is called something harmless, and no nearer word is one of ``names``.
 
-
-def _last(pattern: re.Pattern[str], text: str) -> int:
-    """Where the last match ends; −1 where there is none."""
-    return max((match.end() for match in pattern.finditer(text)), default=-1)
+    A number in between is what was called so.
+    """
+    before = _OR_RATHER.sub("", before)
+    end = max((label.end() for label in _LABEL.finditer(before)), default=-1)
+    between = before[end:]
+    return (
+        end >= 0
+        and len(between) <= _LABEL_REACH
+        and not names.search(between)
+        and not any(map(str.isdigit, between))
+    )
 
 
 def _always(said: str, before: str) -> bool:
@@ -170,17 +192,32 @@ _LOT = (
     rf"|\d{{1,5}}(?:(?:{_DASH}|の)\d{{1,5}}){{1,3}}号?)"
     rf"(?!{_DASH}?\d|{_COUNTER})"
 )
+_ONE_LOT = (
+    rf"(?=[^\d\s]{{0,30}}[町字])(?:[{_KANJI}ァ-ヶー]|[のがつるり](?=[{_KANJI}ァ-ヶー])){{1,30}}"
+    rf"(?<![第数口約計全積抜業])\d{{1,5}}(?!{_DASH}?\d|[.,]\d|{_COUNTER}|[万億千百世戸票名棟席株通k㎡])"
+)
+"""A name with 町 or 字 in it and one number, after a prefecture and a city."""
 _BUILDING = rf"(?:[ 　]?[{_KANJI}ァ-ヶーA-Za-z0-9]{{1,16}}?(?:号室|\d{{1,2}}階|\d{{1,2}}F))?"
 _ENGLISH_NUMBER = r"(?<![\w.,])\d{1,6}[A-Za-z]?\s+(?:[NSEW]\.?\s+)?"
 _ENGLISH_NAME = r"(?:Mc|Mac|[DO]['’])?[A-Z][a-z]+(?:['’][A-Za-z]+)?"
 _ENGLISH_ROAD = (
     r"(?:[A-Z]\s+(?=Street|St|Ave)"
-    r"|(?:(?!(?:Google|Hard|Disk|Flash|State|Test)\s+Drive\b)"
-    rf"(?:{_ENGLISH_NAME}\.?|\d{{1,3}}(?:st|nd|rd|th))\s+){{1,4}})"
+    rf"|(?:(?:{_ENGLISH_NAME}\.?|\d{{1,3}}(?:st|nd|rd|th))\s+){{1,4}})"
     r"(?:Street|St|Avenue|Ave|Road|Rd|Boulevard|Blvd|Lane|Ln|Drive|Dr|Court|Ct|Place|Pl|Square|Sq"
     r"|Way|Terrace|Parkway|Pkwy|Highway|Hwy|Crescent|Close)\b\.?"
     r"(?:\s+(?:NW|NE|SW|SE|[NSEW]|North|South|East|West)\b\.?)?"
 )
+_PERHAPS = re.compile(
+    r"(?:(?:18|19|20)\d\d\s|\d+\s+(?:Wall\s+Street|Sesame\s+Street|Silk\s+Road|Abbey\s+Road)\b)[^,#\d]*"
+    r"|\d+\s+(?:\S+\s+){0,3}(?:(?:Google|Hard|Disk|Flash|State|Test|USB|Minutes?|Hours?|Days?|Miles?"
+    r"|Wheel|Food|Blood)\s+Drive|(?:Supreme|High|Federal|District|Circuit|Appeals?|Superior|Municipal"
+    r"|County|Crown|Family|Criminal|Food|Tennis|Basketball|Badminton|Squash|Volleyball)\s+Court"
+    r"|Milky\s+Way|(?:First|Second|Third)\s+Place|The\s+(?:Drive|Court|Way|Road|Street|Place)"
+    r"|(?:To|An?|And|Of|Your|My|Our|This|That|Very|Too|So|Best|Same|Right|Wrong|Only|One)\s+"
+    r"(?:Drive|Court|Way|Road|Street|Place|Close|Lane|Square))\b\D*"
+)
+"""A year and a street's name, what is known by such a name, and what only sounds like one: no
+address without a house's number, a city (but for the last), a code or a door."""
 _ENGLISH_DOOR = (
     r"(?:,?\s+(?:(?:Apt|Suite|Ste|Unit|Floor|Flat|Room)\b\.?\s*#?|#\s*)\w{1,6}\b"
     r"|,?\s+\d{1,3}(?:st|nd|rd|th)\s+Floor)?"
@@ -196,6 +233,11 @@ _ENGLISH_ADDRESS = (  # with a code anything is a road: Broadway, Infinite Loop
     rf"{_ENGLISH_NAME}){{0,4}}){_ENGLISH_DOOR}(?:{_ENGLISH_CITY}){{1,2}}{_ENGLISH_CODE}"
     rf"|{_ENGLISH_NUMBER}{_ENGLISH_ROAD}{_ENGLISH_DOOR}(?:{_ENGLISH_CITY}){{0,2}}{_ENGLISH_CODE}?"
 )
+
+
+def _is_address(said: str, before: str) -> bool:
+    return not _PERHAPS.fullmatch(said)
+
 
 # ASCII: a letter of Japanese beside it ends no word.
 _PATTERNS: tuple[tuple[Kind, re.Pattern[str], Callable[[str, str], bool]], ...] = (
@@ -216,7 +258,7 @@ _PATTERNS: tuple[tuple[Kind, re.Pattern[str], Callable[[str, str], bool]], ...] 
         "address",
         re.compile(
             rf"(?:〒\s*)?(?:\d{{3}}{_DASH}\d{{4}}[ 　]*)?{_PREFECTURE}[ 　]*(?:{_CITY}){{1,2}}"
-            rf"[ 　]*{_FULL_PLACE}[ 　]*{_LOT}{_BUILDING}"
+            rf"[ 　]*(?:{_FULL_PLACE}[ 　]*{_LOT}|{_ONE_LOT}){_BUILDING}"
             rf"|(?:〒\s*\d{{3}}{_DASH}?\d{{4}}[ 　]*)(?:{_CITY}{_PLACE}[ 　]*{_LOT}{_BUILDING})?"
             rf"|(?<![{_KANJI}]){_CITY}(?=[のがつ]?[{_KANJI}ァ-ヶー]){_FULL_PLACE}{_LOT}{_BUILDING}"
             rf"|{_ENGLISH_ADDRESS}"
@@ -224,7 +266,7 @@ _PATTERNS: tuple[tuple[Kind, re.Pattern[str], Callable[[str, str], bool]], ...] 
             r"(?:(?:de|du|des|la|le)\s+|l['’]|d['’]){0,3}[A-ZÀ-Ü][\wà-ÿ-]+(?:,?\s+\d{5}\s+[A-Z]\w+)?",
             re.ASCII,
         ),
-        _always,
+        _is_address,
     ),
     (
         "card",  # of each length, wherever it begins: an expiry date may follow
@@ -305,6 +347,8 @@ def normalized(text: str) -> tuple[str, list[int] | None]:
     places: list[int] = []
     for at, character in enumerate(text):
         same = plain(character)
+        if same in _VOICED and not (at and _KANA.match(text[at - 1])):
+            same = ""
         out.append(same)
         places += [at] * len(same)
     return "".join(out), places
@@ -313,12 +357,14 @@ def normalized(text: str) -> tuple[str, list[int] | None]:
 @lru_cache(maxsize=8192)
 def plain(character: str) -> str:
     """NFKC of one character; "" for one that isn't seen, or only on the letter before it."""
-    if unicodedata.category(character) == "Cf" or _ON_A_LETTER.match(character):
+    if shows_nothing(character) and character not in _VOICED:
         return ""
     return unicodedata.normalize("NFKC", character)
 
 
-_ON_A_LETTER = re.compile("[\u0300-\u036f\ufe00-\ufe0f]")
+_VOICED = ("\u3099", "\u309a")
+"""With one of these on it, a kana is another one."""
+_KANA = re.compile("[ぁ-ヿｦ-ﾝ]")
 
 
 def _first_at(places: list[int], start: int) -> int:
