@@ -1270,7 +1270,9 @@ def test_a_long_name_in_a_chart_ends_where_its_figure_begins(sit: Sit) -> None:
     desk = sit(width=390)
     desk.record(9, model="m" * 120)
     desk.tab("insights")
-    name, value = desk.at("#insights-board .words").first.locator("span").all()
+    words = desk.at("#insights-board .words").first.locator("span")
+    expect(words).to_have_count(2)
+    name, value = words.all()
     ends, begins = (box.bounding_box() or {} for box in (name, value))
     assert ends["x"] + ends["width"] <= begins["x"]
     assert name.evaluate("name => name.scrollWidth > name.clientWidth")
