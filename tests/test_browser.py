@@ -1254,7 +1254,7 @@ def test_an_alert_marks_the_insights_tab_from_every_tab(sit: Sit, tmp_path: Path
     troubled = {"LLM_MODEL": "echo?fail=overloaded", "ALERT_MIN_TURNS": "1", "LLM_RETRIES": "0"}
     with serving(tmp_path, **troubled) as app:
         desk, other = sit(at=app), sit("en", at=app)
-        mark = "getComputedStyle(document.getElementById('insights-button'), '::after').content"
+        mark = "getComputedStyle(document.getElementById('insights-button'), '::before').content"
         assert desk.page.evaluate(mark) == "none"
         desk.tab("chat")
         desk.send("やあ")
