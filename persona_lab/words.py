@@ -125,7 +125,7 @@ def _leaves(tree: dict[str, Any], above: str = "") -> Iterator[tuple[str, dict[s
                 raise _Wrong(key, f"{language} must be text (put quotes around it)")
         if extra := sorted(set(value) - set(LANGUAGES)):
             raise _Wrong(key, f"{extra[0]} stands among the languages")
-        yield key, {"ja": unfold(value["ja"].strip()), "en": value["en"].strip()}
+        yield key, {"ja": unfold(value["ja"].strip()), "en": value["en"].strip("\n")}
 
 
 def _blanks_of(key: str, texts: dict[str, str]) -> frozenset[str]:

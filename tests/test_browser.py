@@ -1279,7 +1279,7 @@ def test_an_alert_marks_the_insights_tab_from_every_tab(sit: Sit, tmp_path: Path
     troubled = {"LLM_MODEL": "echo?fail=overloaded", "ALERT_MIN_TURNS": "1", "LLM_RETRIES": "0"}
     with serving(tmp_path, **troubled) as app:
         desk, other = sit(at=app), sit("en", at=app)
-        mark = "getComputedStyle(document.getElementById('insights-button'), '::after').content"
+        mark = "getComputedStyle(document.getElementById('insights-button'), '::before').content"
         assert desk.page.evaluate(mark) == "none"
         desk.tab("chat")
         desk.send("やあ")
@@ -1295,7 +1295,9 @@ def test_a_long_name_in_a_chart_ends_where_its_figure_begins(sit: Sit) -> None:
     desk = sit(width=390)
     desk.record(9, model="m" * 120)
     desk.tab("insights")
-    name, value = desk.at("#insights-board .words").first.locator("span").all()
+    words = desk.at("#insights-board .words").first.locator("span")
+    expect(words).to_have_count(2)
+    name, value = words.all()
     ends, begins = (box.bounding_box() or {} for box in (name, value))
     assert ends["x"] + ends["width"] <= begins["x"]
     assert name.evaluate("name => name.scrollWidth > name.clientWidth")

@@ -243,6 +243,7 @@ def test_kinds_of_errors_are_told_with_their_numbers_the_most_frequent_first(
         for kind, count in (("bad_key", 2), ("timeout", 1), ("offline", 1))
     ]
     places = [line.index(each) for each in told]
+    assert {"ja": "、", "en": ", "}[visitor.language].join(told[:2]) in line
     assert places[0] < min(places[1:])
 
 
