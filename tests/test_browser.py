@@ -1457,6 +1457,44 @@ def test_the_page_speaks_the_browsers_language_first_and_can_be_switched(sit: Si
             expect(desk.at("#field-background label")).to_contain_text(desk.say("field.background"))
 
 
+def test_the_language_is_switched_over_a_key_or_answers_only_when_asked_and_agreed(
+    desk: Desk,
+) -> None:
+    def switch(to: str) -> Locator:
+        desk.at(f"#switches [data-language={to}]").click()
+        return desk.at("#switches dialog")
+
+    def switched(to: str) -> None:
+        desk.page.wait_for_function(f"document.documentElement.lang === '{to}'")
+        desk.settle()
+        desk.language = to
+
+    assert not switch("ja").is_visible()  # it is Japanese already
+    desk.tab("connect")
+    desk.box("key-openai").fill("sk-visitors-own-0123456789")
+    desk.box("key-openai").press("Enter")
+    expect(desk.at("#key-openai-state")).to_contain_text(desk.say("connect.key_state.own"))
+    asked = switch("en")
+    expect(asked).to_contain_text(desk.say("bar.sure"))
+    desk.page.keyboard.press("Escape")
+    expect(asked).to_be_hidden()
+    switch("en").get_by_role("button", name=desk.say("bar.stay")).click()
+    expect(asked).to_be_hidden()
+    quiet(desk.page)
+    expect(desk.at("#key-openai-state")).to_contain_text(desk.say("connect.key_state.own"))
+    switch("en").get_by_role("button", name=desk.say("bar.go")).click()
+    switched("en")
+    desk.tab("compare")
+    switch("ja")
+    switched("ja")
+    desk.tab("compare")
+    desk.write("#column-0", ECHO)
+    desk.box("compare-message").fill("やあ")
+    desk.at("#compare-run").click()
+    expect(desk.column(0)).to_contain_text("「やあ」")
+    expect(switch("en")).to_be_visible()
+
+
 @pytest.mark.parametrize("language", ["ja", "en"])
 def test_nothing_scrolls_sideways_on_a_phone(sit: Sit, language: str) -> None:
     desk = sit(language, width=390)

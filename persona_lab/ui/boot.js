@@ -134,6 +134,10 @@
 
   window.personaLab = {
     language,
+    // A key that was entered and answers side by side live in this page only.
+    losesByReload: () =>
+      Boolean(document.querySelector("#connect-keys .own")) ||
+      [...document.querySelectorAll(".contestant .answer")].some((answer) => answer.textContent.trim()),
     setLanguage(to) {
       const secure = location.protocol === "https:" ? "; SameSite=None; Secure; Partitioned" : "; SameSite=Lax";
       document.cookie = `persona_lab_language=${to}; path=/; max-age=31536000${secure}`;
