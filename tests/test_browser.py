@@ -904,6 +904,90 @@ def test_another_answer_takes_the_place_of_the_last(desk: Desk) -> None:
     assert [m.sender for m in desk.messages()] == ["user", "ai"]
 
 
+def test_ones_own_message_comes_into_sight_and_a_reader_is_left_where_they_are(desk: Desk) -> None:
+    desk.use(ECHO)
+    desk.tab("chat")
+    for number in range(2):
+        desk.send("長い話" * 150)
+        desk.answered(number + 1)
+    thread = desk.at("#thread .bubble-wrap")
+    rest = "thread => thread.scrollHeight - thread.scrollTop - thread.clientHeight"
+    until(lambda: thread.evaluate(rest) < 2)
+    thread.evaluate("thread => thread.scrollTo(0, 0)")
+    desk.send("ここにいます")
+    expect(desk.at("#thread [data-testid=user]").last).to_be_in_viewport()
+    desk.answered(3)
+    expect(desk.answers().last).to_be_in_viewport()
+    thread.evaluate("thread => thread.scrollTo(0, 0)")
+    desk.use(SLOW)
+    desk.at("#chat-again").click()
+    expect(desk.answers().last).to_contain_text("練習用")
+    expect(desk.answers().last).to_be_in_viewport()
+    thread.hover()
+    desk.page.mouse.wheel(0, -300)
+    until(lambda: thread.evaluate(rest) > 200)
+    length = len(desk.answers().last.inner_text())
+    stood = thread.evaluate("thread => thread.scrollTop")
+    until(lambda: len(desk.answers().last.inner_text()) > length + 20)
+    assert thread.evaluate("thread => thread.scrollTop") == stood
+
+
+def test_the_focus_goes_on_where_a_button_that_was_used_has_gone(desk: Desk) -> None:
+    def use(button: str, then: str) -> None:
+        desk.at(f"#{button}").focus()
+        desk.page.keyboard.press("Enter")
+        there = desk.at(f"#{then} textarea, #{then} input, button#{then}").first
+        expect(there).to_be_focused()
+
+    desk.use(SLOW)
+    use("try-run", "try-message")
+    use("try-stop", "try-message")
+    desk.tab("chat")
+    desk.send("長い話をして")
+    expect(desk.answers().last).to_contain_text("練習用")
+    use("chat-stop", "chat-message")
+    expect(desk.at("#chat-again")).to_be_visible()
+    use("chat-again", "chat-message")
+    use("chat-stop", "chat-message")
+    expect(desk.at("#chat-delete")).to_be_visible()
+    use("chat-delete", "chat-undo")
+    use("chat-undo", "chat-message")
+    desk.tab("compare")
+    desk.write("#column-0", SLOW)
+    use("compare-run", "compare-message")
+    use("compare-stop", "compare-message")
+    expect(desk.at("#column-1-remove")).to_be_visible()
+    use("column-1-remove", "compare-add")
+    desk.tab("connect")
+    desk.box("key-openai").fill("sk-visitors-own-0123456789")
+    desk.box("key-openai").press("Enter")
+    expect(desk.at("#key-openai-forget")).to_be_visible()
+    use("key-openai-forget", "key-openai")
+    for _ in range(2):
+        desk.at("#token-make").click()
+        expect(desk.at("#token-made code")).to_be_visible()
+    expect(desk.at("#token-list label")).to_have_count(2)
+    for then in ("token-list", "token-name"):
+        desk.at("#token-list label").first.click()
+        expect(desk.at("#token-revoke")).to_be_enabled()
+        use("token-revoke", then)
+
+
+def test_after_a_persona_was_deleted_the_focus_stands_on_undo(desk: Desk) -> None:
+    for name in ("ひとりめ", "ふたりめ"):
+        desk.make(name)
+    desk.reload()
+    desk.pick("#who", "ひとりめ")
+    expect(desk.box("field-name")).to_have_value("ひとりめ")
+    desk.settle()
+    desk.at("#persona-delete").focus()
+    desk.page.keyboard.press("Enter")
+    expect(desk.at("#persona-restore")).to_be_focused()
+    desk.page.keyboard.press("Enter")
+    expect(desk.box("field-name")).to_have_value("ひとりめ")
+    expect(desk.box("field-name")).to_be_focused()
+
+
 def test_a_deleted_conversation_comes_back_with_undo(desk: Desk) -> None:
     desk.tab("chat")
     desk.send("消える話")
@@ -1501,6 +1585,44 @@ def test_the_page_speaks_the_browsers_language_first_and_can_be_switched(sit: Si
             )
             expect(desk.at("#persona-head .demo")).to_have_text(desk.say("editor.state.demo"))
             expect(desk.at("#field-background label")).to_contain_text(desk.say("field.background"))
+
+
+def test_the_language_is_switched_over_a_key_or_answers_only_when_asked_and_agreed(
+    desk: Desk,
+) -> None:
+    def switch(to: str) -> Locator:
+        desk.at(f"#switches [data-language={to}]").click()
+        return desk.at("#switches dialog")
+
+    def switched(to: str) -> None:
+        desk.page.wait_for_function(f"document.documentElement.lang === '{to}'")
+        desk.settle()
+        desk.language = to
+
+    assert not switch("ja").is_visible()  # it is Japanese already
+    desk.tab("connect")
+    desk.box("key-openai").fill("sk-visitors-own-0123456789")
+    desk.box("key-openai").press("Enter")
+    expect(desk.at("#key-openai-state")).to_contain_text(desk.say("connect.key_state.own"))
+    asked = switch("en")
+    expect(asked).to_contain_text(desk.say("bar.sure"))
+    desk.page.keyboard.press("Escape")
+    expect(asked).to_be_hidden()
+    switch("en").get_by_role("button", name=desk.say("bar.stay")).click()
+    expect(asked).to_be_hidden()
+    quiet(desk.page)
+    expect(desk.at("#key-openai-state")).to_contain_text(desk.say("connect.key_state.own"))
+    switch("en").get_by_role("button", name=desk.say("bar.go")).click()
+    switched("en")
+    desk.tab("compare")
+    switch("ja")
+    switched("ja")
+    desk.tab("compare")
+    desk.write("#column-0", ECHO)
+    desk.box("compare-message").fill("やあ")
+    desk.at("#compare-run").click()
+    expect(desk.column(0)).to_contain_text("「やあ」")
+    expect(switch("en")).to_be_visible()
 
 
 @pytest.mark.parametrize("language", ["ja", "en"])

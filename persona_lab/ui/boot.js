@@ -112,7 +112,8 @@
     if (closed) patience = setTimeout(() => { page.opening = "yes"; }, 500);
     else delete page.opening;
     const form = document.getElementById("editor-form");
-    if (closed && form?.contains(document.activeElement)) focused = document.activeElement;
+    const active = document.activeElement;
+    if (closed && form?.contains(active) && !NEXT[active.id]) focused = active;
     form?.toggleAttribute("inert", closed);
     if (!closed && document.activeElement === document.body) focused?.focus({ preventScroll: true });
     if (!closed) focused = undefined;
@@ -134,6 +135,10 @@
 
   window.personaLab = {
     language,
+    // A key that was entered and answers side by side live in this page only.
+    losesByReload: () =>
+      Boolean(document.querySelector("#connect-keys .own")) ||
+      [...document.querySelectorAll(".contestant .answer")].some((answer) => answer.textContent.trim()),
     setLanguage(to) {
       const secure = location.protocol === "https:" ? "; SameSite=None; Secure; Partitioned" : "; SameSite=Lax";
       document.cookie = `persona_lab_language=${to}; path=/; max-age=31536000${secure}`;
@@ -183,6 +188,7 @@
     },
     opened(field) {
       asked = "";
+      follows = true;
       if (!arrived && window.innerWidth <= 760) {
         // On a phone the prompt waits folded under the editor.
         document.querySelector("#prompt-fold button.label-wrap.open")?.click();
@@ -442,6 +448,63 @@
       place.style.setProperty("--waited", seconds ? `"${seconds}${waiting.dataset.unit}"` : '""');
     }
   }, 250);
+
+  // The end of the thread stays in sight until the reader scrolls up, and is again from their next
+  // message on. (Gradio's own way pulls a reader back, and leaves a message out of sight.)
+  let follows = true;
+  let top = 0;
+  const talk = () => document.querySelector("#thread .bubble-wrap");
+  const keepEnd = () => follows && talk()?.scrollTo(0, talk().scrollHeight);
+  const follow = () => {
+    follows = true;
+    keepEnd();
+  };
+  setInterval(() => watch("thread", keepEnd), 250);
+  document.addEventListener("scroll", ({ target }) => {
+    if (target !== talk()) return;
+    if (target.scrollHeight - target.scrollTop - target.clientHeight < 2) follows = true;
+    else if (target.scrollTop < top) follows = false;
+    top = target.scrollTop;
+  }, true);
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && !event.shiftKey && event.target.closest?.("#chat-message")) follow();
+  });
+  document.addEventListener("click", (event) => {
+    if (event.target.closest("#chats, #chat-send, #chat-again")) follow();
+    if (event.target.closest("[role=tab]")) setTimeout(keepEnd, 50);
+  });
+
+  // Whoever uses a button that goes away goes on at what comes next, not at the top of the page.
+  const NEXT = {
+    "chat-delete": ["chat-undo", "chat-message"],
+    "persona-delete": ["persona-restore"],
+    "persona-restore": ["field-name"],
+    "persona-revert": ["persona-revert", "persona-redo"],
+    "persona-redo": ["persona-redo", "persona-revert"],
+    "token-revoke": ["token-list", "token-name"],
+  };
+  // … key-openai-forget: key-openai; column-1-remove: compare-add; chat-stop: chat-message.
+  const nextOf = (id) => NEXT[id] || (
+    id.startsWith("column-") ? [id.endsWith("-remove") ? "compare-add" : "compare-message"]
+    : [id.replace(/-forget$/, ""), id.replace(/-\w+$/, "-message")]
+  );
+  let last = ""; // what had the focus
+  let lost = 0; // for how many looks nothing has it
+  let finger = false; // a touch that opened a keyboard over half the page would be no help
+  document.addEventListener("focusin", (event) => { last = event.target.closest("[id]")?.id || ""; });
+  document.addEventListener("keydown", () => { finger = false; }, true);
+  document.addEventListener("pointerdown", (event) => {
+    finger = event.pointerType === "touch";
+    last = ""; // who touches what takes no focus has left
+  }, true);
+  setInterval(() => {
+    lost = last && !finger && document.hasFocus() && document.activeElement === document.body ? lost + 1 : 0;
+    if (lost < 2) return; // what comes next may be on its way
+    for (const id of nextOf(last)) {
+      (inputOf(id) || document.getElementById(id))?.focus();
+      if (document.activeElement !== document.body) return;
+    }
+  }, 100);
 
   document.addEventListener("toggle", (event) => {
     if (event.target.open && event.target.closest("#thread")) event.target.scrollIntoView({ block: "nearest" });

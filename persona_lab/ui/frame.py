@@ -72,7 +72,11 @@ def build(lab: Lab, *, shared: bool = False) -> tuple[gr.Blocks, gr.I18n]:
                 '<nav><button type="button" lang="ja" data-language="ja">日本語</button>'
                 '<button type="button" lang="en" data-language="en">EN</button>'
                 '<button type="button" data-light>'
-                f'<span class="unseen">{both("bar.light")}</span></button></nav>',
+                f'<span class="unseen">{both("bar.light")}</span></button></nav>'
+                f'<dialog aria-labelledby="sure"><form method="dialog">'
+                f'<p id="sure">{both("bar.sure")}</p>'
+                f'<button value="">{both("bar.stay")}</button> '
+                f"<button data-go>{both('bar.go')}</button></form></dialog>",
                 elem_id="switches",
                 js_on_load=(HERE / "switches.js").read_text("utf-8"),
             )
