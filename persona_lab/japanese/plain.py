@@ -298,7 +298,11 @@ class _Plain:
             past = (word.surface, after.surface) == ("でし", "た")
             self.out[-2:] = [te + ("いた" if past else "いる")]
             drops = True
-            if word.surface == "です" and after.surface == "か" and asks_before(self.words, self.at):
+            if (
+                word.surface == "です"
+                and after.surface == "か"
+                and asks_before(self.words, self.at)
+            ):
                 self.out.append("？")
                 self.at += 3 if self.word(2).surface in ("。", "？", "?") else 2
                 return True
