@@ -61,7 +61,9 @@ def test_the_kanji_of_a_name_stay_as_typed() -> None:
     assert validate("\ufa19田") == "\ufa19田"
 
 
-@pytest.mark.parametrize("text", ["", "  \n\t　", "\u200b\u200d", "\x00\u202e", "\ufeff", "\u3164"])
+@pytest.mark.parametrize(
+    "text", ["", "  \n\t　", "\u200b\u200d", "\x00\u202e", "\ufeff", "\u3164", "\u20dd"]
+)
 def test_a_message_without_a_visible_character_is_empty(text: str) -> None:
     with pytest.raises(EmptyMessage):
         validate(text)
