@@ -366,7 +366,7 @@ class _Labels:
 
 
 class LeadingName(Filter):
-    """Takes away the persona's own name before its words (``さくら：こんにちは``), however often."""
+    """Takes away the persona's own name before its words, however often (``さくら：はい``)."""
 
     def __init__(self, agent: Agent) -> None:
         self._labels = _Labels([agent.name], {**_HEADED, **_LED})

@@ -61,7 +61,9 @@ def test_the_kanji_of_a_name_stay_as_typed() -> None:
     assert validate("\ufa19田") == "\ufa19田"
 
 
-@pytest.mark.parametrize("text", ["", "  \n\t　", "\u200b\u200d", "\x00\u202e", "\ufeff", "\u3164"])
+@pytest.mark.parametrize(
+    "text", ["", "  \n\t　", "\u200b\u200d", "\x00\u202e", "\ufeff", "\u3164", "\u20dd"]
+)
 def test_a_message_without_a_visible_character_is_empty(text: str) -> None:
     with pytest.raises(EmptyMessage):
         validate(text)
@@ -163,6 +165,9 @@ card | カード4111 1111 1111 1111 12/28
 card | 4111 1111 1111 1111 123
 card | 1 4111 1111 1111 1111
 card | No.4111111111111111
+phone | 0120-000-100
+phone | 090-1000-2000
+phone | 0120 100 200
 phone | 受付番号 12、090-1234-5678
 phone | TEL.03-1234-5678
 phone | Tel.090-1234-5678

@@ -6,16 +6,25 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from persona_lab.models import Agent
-from persona_lab.replies import HIDDEN, LAST_STEPS, USER_LABELS, HiddenSecrets, ResponseProcessor, hide
+from persona_lab.replies import (
+    HIDDEN,
+    LAST_STEPS,
+    USER_LABELS,
+    HiddenSecrets,
+    ResponseProcessor,
+    hide,
+)
 
 AGENT = Agent(name="さくら")
 processor = ResponseProcessor()
 
 PIECES = [
     "さくら", "：", ":", "ユーザー", "ユーザー：", "User:", "\n", "\n\n", "\n\n\n", " ", "　", "\t",
-    "```", "```py", "~~~", "````", "**", "【", "】", "##", "こんにちは。", "a", "\r\n", "\r", "\x00", "\ud800", "`", "US",
+    "```", "```py", "~~~", "````", "**", "【", "】", "##", "こんにちは。", "a", "\r\n", "\r",
+    "\x00", "\ud800", "`", "US",
     "**さくら**：", "\nさくら：", "**User:**", "- ", "1. ", "  ", "    ", "\n   ```", "\n```",
-    "~~~~", "> ", "*", "*さくら*", "_", "『さくら』", "【さくら】", "\u200b", "### User", "<|user|>", "Ｕ",
+    "~~~~", "> ", "*",
+    "*さくら*", "_", "『さくら』", "【さくら】", "\u200b", "### User", "<|user|>", "Ｕ",
 ]  # fmt: skip
 texts = st.one_of(st.lists(st.sampled_from(PIECES), max_size=25).map("".join), st.text(max_size=60))
 
@@ -62,8 +71,10 @@ def test_an_answer_that_needs_nothing_is_left_alone() -> None:
     "raw",
     ["さくら：こんにちは", "さくら: こんにちは",
      "さくら　：こんにちは", "さくら: さくら: こんにちは", "さくら：\n\nさくら：こんにちは",
-     "*さくら*：こんにちは", "__さくら__:こんにちは", "## さくら：こんにちは", "### さくら\nこんにちは",
-     "『さくら』：こんにちは", "\ufeffさくら：こんにちは", "【さくら】こんにちは", "＊さくら＊：こんにちは",
+     "*さくら*：こんにちは", "__さくら__:こんにちは",
+     "## さくら：こんにちは", "### さくら\nこんにちは",
+     "『さくら』：こんにちは", "\ufeffさくら：こんにちは", "【さくら】こんにちは",
+     "＊さくら＊：こんにちは",
      "\n さくら ：　こんにちは", "**さくら**：こんにちは",
      "**さくら：** こんにちは", "【さくら】：こんにちは", "「さくら」: こんにちは"],
 )  # fmt: skip
@@ -101,7 +112,12 @@ def test_no_disguise_lets_the_model_speak_for_the_user(label: str) -> None:
 
 
 def test_a_line_that_is_a_name_alone_and_a_first_line_that_explains_one_stay() -> None:
-    for text in ("はい。\nUser", "- User: 使う人\n- 次", "*User*: 使う人", "はい。\n## ユーザー\n管理"):
+    for text in (
+        "はい。\nUser",
+        "- User: 使う人\n- 次",
+        "*User*: 使う人",
+        "はい。\n## ユーザー\n管理",
+    ):
         assert final(text) == text
 
 

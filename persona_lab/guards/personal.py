@@ -120,10 +120,10 @@ def _is_phone(said: str, before: str) -> bool:
     if digits.startswith("00"):
         return 11 <= len(digits) <= 17
     if re.fullmatch(r"[\d .-]+", said) and not _CALLS.search(before[-_CALL_REACH:]):
-        parts = re.split("[ .-]", said)  # numbers in a row, perhaps
-        if all(map(_ROUND.fullmatch, parts)) or _in_steps(parts):
-            return False
-        if " " in said and digits[0] != "0" and "-" not in said and _COUNTED.search(before):
+        parts = re.findall(r"\d+", said)  # numbers in a row, perhaps
+        counts = "-" not in said and "." not in said and _COUNTED.search(before)
+        rounded = len(parts) > 1 and all(map(_ROUND.fullmatch, parts))
+        if _in_steps(parts) or (digits[0] != "0" and (counts or rounded)):
             return False
     if digits[0] == "0":
         if len(digits) not in (10, 11):

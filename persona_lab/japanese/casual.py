@@ -23,7 +23,11 @@ _FAMILIAR = {
 _COME = ("来る", "カ行変格")
 _COME_BACK = ("くる", "カ行変格")
 _BE = ("いる", "上一段-ア行")
+_HERE = ("ここ", "こちら", "こっち", "うち")
 _WHERE = {"こちら": "こっち", "そちら": "そっち", "あちら": "あっち", "どちら": "どっち"}
+_GO = ("行く", "五段-カ行")
+_HUMBLE = {"参る": _GO, "まいる": _GO, "申す": ("言う", "五段-ワア行")}
+"""What one says of oneself, where the sentence was polite: 参った has another sense."""
 _WHO = {"どなた": "誰"}
 _ANSWERS = {"はい": "うん", "ええ": "うん", "いいえ": "ううん"}
 _ADORNED = (
@@ -164,8 +168,15 @@ class _Casual:
         if knows and _asks(self.word(2)):
             return 2, "知ってる"
         if word.lemma == "いらっしゃる" and before.surface != "て":
-            here = before.surface in ("に", "で") or not word.form.startswith("連用形")
-            form = in_form_of(word, *(_BE if here else _COME))
+            form = in_form_of(word, *self._been(before))
+            return (1, form) if form is not None else None
+        if word.lemma in _HUMBLE and self.lowered and before.pos not in ("", "助詞-接続助詞"):
+            others = before.surface == "が" and self.word(-2).pos != "代名詞"  # 電車が参ります
+            comes = word.lemma != "申す" and (others or before.surface == "から")
+            verb = _COME if comes else _HUMBLE[word.lemma]
+            if after.surface in ("た", "て", "たら"):
+                return 1, conjugate(*verb, "te")[:-1]
+            form = in_form_of(word, *verb)
             return (1, form) if form is not None else None
         meal = after.type == "助動詞-マス"  # いただきます, which to_plain leaves
         if word.lemma in _FAMILIAR and not before.is_verb() and not meal:
@@ -174,6 +185,15 @@ class _Casual:
         if word.pos == "接頭辞" and word.surface in ("お", "ご") and after.surface in _ADORNED:
             return (1, "") if not after.kept else None
         return None
+
+    def _been(self, before: Word) -> tuple[str, str]:
+        """What いらっしゃる means here."""
+        word = self.word()
+        been = [self.word(by).surface for by in (1, 2)] == ["た", "こと"]
+        if before.surface == "へ" or (been and before.surface in ("に", "は")):
+            return _COME if self.word(-2).surface in _HERE else _GO
+        here = before.surface in ("に", "で") or not word.form.startswith("連用形")
+        return _BE if here else _COME
 
     def _respected(self) -> tuple[int, str] | None:
         """お読みになる → 読む."""
@@ -217,14 +237,19 @@ class _Casual:
                 return 1, ""
             if after.surface in ("？", "?"):
                 return 1, ""
+            if after.surface == "、" and self.word(2).pos in ("代名詞", "連体詞"):  # 何だ、これは
+                self.asks = True
+                return 1, ""
         noun = before.pos.startswith(("名詞", "代名詞", "接尾辞", "形状詞", "副詞", "助詞-副助詞"))
         stem = before.pos == "助動詞" and before.lemma.startswith(("そう", "よう", "みたい"))
         return (1, "だよ") if (noun or stem) and self.lowered and _ends(after) else None
 
     def _word(self) -> tuple[int, str] | None:
         word = self.word()
-        if word.surface in _WHERE and self.word(1).surface != "こそ":
-            return 1, _WHERE[word.surface]
+        after = self.word(1).surface
+        if word.surface in _WHERE and after not in ("こそ", "様", "さま"):
+            to = (word.surface, after) == ("どちら", "へ")
+            return 1, "どこ" if to else _WHERE[word.surface]
         return (1, _WHO[word.surface]) if word.surface in _WHO else None
 
 

@@ -28,6 +28,7 @@ QUESTIONS = (
     *("どう", "いくら", "いくつ", "なぜ"),
 )
 _MARKS = frozenset("。！？!?…\n 　")
+_PAUSES = _MARKS | {"、", "「", "『", "（"}
 _THANKS = ("お疲れ様", "お疲れさま", "ご苦労様", "ご苦労さま", "ご馳走様", "ごちそうさま")
 
 
@@ -69,14 +70,17 @@ class _Plain:
         return self.out
 
     def _given(self) -> bool:
-        """来てくださって → 来てくれて."""
+        """来てくださって, 来てくださり、 → 来てくれて."""
         word, after = self.word(), self.word(1)
-        if word.lemma not in ("くださる", "下さる") or after.surface not in ("て", "た"):
+        pauses = word.surface[-1:] == "り" and after.surface in ("、", *_GREETINGS)
+        if word.lemma not in ("くださる", "下さる"):
             return False
-        form: Form = "te" if after.surface == "て" else "past"
+        if not pauses and after.surface not in ("て", "た"):
+            return False
+        form: Form = "past" if after.surface == "た" else "te"
         self._for_somebody()
         self.out.append(conjugate("くれる", "下一段-ラ行", form))
-        self.at += 2
+        self.at += 1 if pauses else 2
         return True
 
     # ── 〜ます ──
@@ -289,6 +293,19 @@ class _Plain:
             or before.type in ("助動詞-タ", "助動詞-ヌ", "助動詞-マス")
         )
         length = 1
+        if word.surface != "で" and (verb := self._under_way()):
+            te = conjugate(verb.lemma, verb.type, "te")
+            past = (word.surface, after.surface) == ("でし", "た")
+            self.out[-2:] = [te + ("いた" if past else "いる")]
+            drops = True
+            if (
+                word.surface == "です"
+                and after.surface == "か"
+                and asks_before(self.words, self.at)
+            ):
+                self.out.append("？")
+                self.at += 3 if self.word(2).surface in ("。", "？", "?") else 2
+                return True
         if word.surface in ("でしょ", "でしょう"):
             length = 2 if after.surface == "う" else 1
             if before.surface == "いかが":
@@ -300,12 +317,20 @@ class _Plain:
                 self.out.append("なら")
             elif after.surface == "て":
                 self.out.append("て" if drops else "で")
-            elif not drops:
+            elif not drops and not "".join(self.out[-6:]).endswith(_THANKS):
                 self.out.append("だった")
         elif not drops:
             length = self._da(before, after)
         self.at += length
         return True
+
+    def _under_way(self) -> Word | None:
+        """The verb of 探し in 何をお探しです, which is 探している."""
+        stem, prefix, object_ = (self.word(-back) for back in (1, 2, 3))
+        if prefix.surface not in ("お", "御") or object_.surface != "を" or stem.kept:
+            return None
+        verb = stem if stem.is_verb() else verb_of(stem)
+        return verb if verb is not None and verb.lemma != "願う" else None
 
     def _da(self, before: Word, after: Word) -> int:
         """です after a noun or another word that だ can follow; how many words that was."""
@@ -313,6 +338,10 @@ class _Plain:
         if "".join(self.out[-6:]).endswith(_THANKS):
             return 1
         if after.surface == "か":
+            what = (self.word(-2).surface, before.surface) == ("な", "ん")
+            if what and (self.word(-3) is END or self.word(-3).surface[:1] in _PAUSES):
+                self.out[-2:] = ["何だ"]  # taken for the な and ん of 学生なんですか
+                return 2
             if before.surface in ("ん", "の") and before.pos.startswith("助詞"):
                 self.out[-1] = "の"
                 return 1

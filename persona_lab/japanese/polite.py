@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from persona_lab.japanese.plain import asks_before
 from persona_lab.japanese.words import END, Form, Word, conjugate, words_of
 
 _ENDS = "。！？!?…\n"
@@ -26,6 +27,25 @@ _WHOLE = {
     "じゃあ": "では",
 }
 """Words that are a sentence, or begin one."""
+_SET_PHRASES = {
+    "おやすみ": "おやすみなさい",
+    "おやすみなさい": "おやすみなさい",
+    "お疲れ": "お疲れ様です",
+    "お疲れ様": "お疲れ様です",
+    "お疲れさま": "お疲れさまです",
+    "ごちそうさま": "ごちそうさまでした",
+}
+"""Several words that are a sentence."""
+_ROUGH = {
+    "てん": "てる",
+    "でん": "でる",
+    "ねえ": "ない",
+    "ねー": "ない",
+    "ねぇ": "ない",
+    "ん": "ない",
+}
+"""Slurred ends before の → what they are: 何してんの, 知らねえの, 知らんの."""
+_EMPHATIC = ("よ", "ね", "な", "なあ", "なぁ", "ぞ", "ぜ", "わ", "さ")
 _CONTRACTED = {
     "てる": "ている",
     "でる": "でいる",
@@ -84,6 +104,9 @@ def _sentence(words: list[Word], *, question: bool) -> list[str]:
     start = 0
     for at in range(1, end):  # one may end the sentence: そう思うけど。
         but = words[at]
+        if but.surface == "、" and _is_said_first(words[start:at], words[at + 1 : at + 2]):
+            clauses += [*_Clause(words[start:at], final=True, question=False).lifted(), "、"]
+            start = at + 1
         if but.surface in _BUT and but.pos == "助詞-接続助詞" and not but.kept:
             clauses += [
                 *_Clause(words[start:at], final=False, question=False).lifted(),
@@ -91,6 +114,18 @@ def _sentence(words: list[Word], *, question: bool) -> list[str]:
             ]
             start = at + 1
     return [*clauses, *_Clause(words[start:end], final=True, question=question).lifted(), *closing]
+
+
+def _is_said_first(words: Sequence[Word], after: Sequence[Word]) -> bool:
+    """Whether a predicate and its particles stand before the rest: いいよ、別に。"""
+    at = len(words)
+    while at and words[at - 1].pos == "助詞-終助詞" and words[at - 1].surface in _EMPHATIC:
+        at -= 1
+    if not 0 < at < len(words) or any(word.surface in ("と", "って") for word in after):
+        return False
+    last = words[at - 1]
+    states = last.is_predicate() and last.form.startswith("終止形")
+    return states and not asks_before(words, at)  # 何だよ、それ。
 
 
 def spoken_end(words: Sequence[Word]) -> int:
@@ -133,9 +168,12 @@ class _Clause:
 
     def lifted(self) -> list[str]:
         surfaces = [word.surface for word in self.words]
-        if "".join(surfaces) in ("おやすみ", "おやすみなさい") and not self.words[0].kept:
-            return ["おやすみなさい"]
-        if surfaces and surfaces[0] in _WHOLE and not self.words[0].kept:
+        if "".join(surfaces) in _SET_PHRASES and not self.words[0].kept:
+            return [_SET_PHRASES["".join(surfaces)]]
+        if surfaces[:1] == ["すま"] and surfaces[2:3] == ["、"] and not self.words[0].kept:
+            surfaces[:2] = ["すみ", "ません"]  # すまない, すまん
+        parting = surfaces[:2] == ["じゃあ", "ね"]
+        if not parting and surfaces and surfaces[0] in _WHOLE and not self.words[0].kept:
             whole = _WHOLE[surfaces[0]]
             if len(surfaces) == 1 or self.tail == 1:
                 return [whole]
@@ -158,6 +196,10 @@ class _Clause:
             return 1, _WHOLE[last.surface], []
         if self.final and last.surface == "めでとう":
             return 0, "ございます", []
+        asked = tail[:1] in (["の"], ["ん"])
+        if asked and last.surface in _ROUGH and self.word(2).is_predicate():
+            _, polite, tail = self._explained(tail)
+            return 1, _ROUGH[last.surface] + polite, tail
         if last.type in ("助動詞-マス", "助動詞-デス") or self._is_polite_past():
             return None
         if self.final and last.surface in ("ちょうだい", "頂戴"):
@@ -168,7 +210,6 @@ class _Clause:
             return 0, "じゃないですか", []
         if tail[:1] == ["よう"]:  # taken for a particle before ね
             return 0, "ようです", tail[1:]
-        asked = tail[:1] in (["の"], ["ん"])
         if asked or tail[:2] == ["か", "な"] or tail[:1] == ["かな"]:
             return (
                 self._explained(tail)
@@ -190,13 +231,14 @@ class _Clause:
             self.question
             and not {"か", "っけ"} & set(tail)
             and tail != ["よ", "ね"]
-            and not polite.endswith(("ください", "か"))
+            and not polite.endswith(("ください", "でしょう", "か"))
         ):
             tail = ["か", *[mark for mark in tail if mark == "ね"]]
         return length, polite, tail
 
     def _particles(self) -> list[str]:
-        return [word.surface for word in self.words[self.tail :]]
+        """Without the い of かい and だい."""
+        return [word.surface for word in self.words[self.tail :] if word.surface != "い"]
 
     def _is_polite_past(self) -> bool:
         return self.word().type in ("助動詞-タ", "助動詞-ヌ") and self.word(2).type in (
@@ -222,6 +264,12 @@ class _Clause:
             return self._verb(last, before)
         if last.lemma in ("ない", "無い") and last.is_adjective():
             return self._negative("negative", 1)
+        if last.type == "助動詞-ヌ" and last.surface == "ん" and before.surface != "いか":
+            return (2, _masu(before, "negative")) if before.is_verb() else None  # 知らん
+        if last.is_adjective() and last.lemma in _ROUGH:
+            if before.is_adjective():  # うまくねえ
+                return 1, "ないです"
+            return self._negative("negative", 1)
         if last.is_adjective():
             return (1, last.surface + "です") if last.form.startswith(("終止", "連体")) else None
         if last.type == "助動詞-ダ":
@@ -242,7 +290,8 @@ class _Clause:
         if last.pos.startswith("形状詞"):
             return 1, last.surface + "です"
         noun = last.pos.startswith(("名詞", "代名詞", "接尾辞")) or last.surface in ("そう", "どう")
-        if noun and self.final and (self.question or self._particles()):
+        state = "形状詞可能" in last.pos and before.pos == "副詞"  # もう無理。
+        if noun and self.final and (self.question or self._particles() or state):
             return 1, last.surface + "です"
         return None
 
@@ -281,7 +330,7 @@ class _Clause:
                 if before.is_verb():
                     return 2, conjugate(before.lemma, before.type, "te") + "ください"
                 return None
-            if last.lemma in ("くださる", "下さる"):
+            if last.lemma in ("くださる", "下さる", "いらっしゃる"):
                 return None
             return 1, conjugate(last.lemma, last.type, "te") + "ください"
         if last.form.startswith(("終止形", "連体形")):
