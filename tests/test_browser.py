@@ -970,6 +970,8 @@ def test_the_focus_goes_on_where_a_button_that_was_used_has_gone(desk: Desk) -> 
     for then in ("token-list", "token-name"):
         desk.at("#token-list label").first.click()
         expect(desk.at("#token-revoke")).to_be_enabled()
+        desk.at("#token-revoke").press("Enter")
+        expect(desk.at("#token-revoke")).to_contain_text(desk.say("connect.revoke_sure"))
         use("token-revoke", then)
 
 
@@ -1428,12 +1430,12 @@ def test_a_model_without_its_key_answers_with_an_excuse_and_the_message_is_kept(
     desk: Desk,
 ) -> None:
     desk.write("#model", "openai:gpt-x")
-    expect(desk.at("#ready")).to_contain_text(desk.say("model.state.failed"))
+    expect(desk.at("#ready")).to_contain_text(desk.say("model.state.needs_key"))
     desk.tab("chat")
     desk.send("大切な話")
     desk.answered(1)
     expect(desk.answers().last).to_contain_text("OPENAI_API_KEY")
-    expect(desk.answers().last).to_contain_text(desk.say("chat.status.failed"))
+    expect(desk.at("#thread .under.failed")).to_be_visible()
     assert next(m.content for m in desk.messages()) == "大切な話"
 
 
