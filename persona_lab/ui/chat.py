@@ -333,6 +333,16 @@ def build_chat(
         with visitor.told():
             return await tab.open(persona, chat or "", visitor)
 
+    def told(update: dict[Component, Any]) -> dict[Component, Any]:
+        """After an answer. From the second on the box is left alone, whose hint stays as it is:
+        somebody may be writing in it."""
+        if sum(turn["role"] == "user" for turn in update[thread]) > 1:
+            del update[message]
+        return update
+
+    async def answered(persona: str, chat: str, request: gr.Request) -> dict[Component, Any]:
+        return told(await open_chat(persona, chat, request))
+
     async def stop_chat(persona: str, chat: str, request: gr.Request) -> dict[Component, Any]:
         visitor = await actions.visitors.of(request)
         with visitor.told():
@@ -340,7 +350,7 @@ def build_chat(
                 store = actions.lab.store
                 await asyncio.to_thread(store.get_chat, chat, user_id=visitor.user_id)
                 await actions.settled(chat)
-            return await tab.open(persona, chat, visitor)
+            return told(await tab.open(persona, chat, visitor))
 
     async def new_chat(persona: str, request: gr.Request) -> dict[Component, Any]:
         return await open_chat(persona, "", request)
@@ -421,7 +431,7 @@ def build_chat(
     )
     streams = [asked, repeated]
     for stream in streams:
-        stream.success(open_chat, [editing, chat_id], tab.shown, **QUIET)
+        stream.success(answered, [editing, chat_id], tab.shown, **QUIET)
     stop.click(halt, cancels=streams, queue=False, **QUIET).then(
         stop_chat, [editing, chat_id], tab.shown, **QUIET
     )
