@@ -153,12 +153,13 @@ class Unkept:
                     if chat_id in self._waiting:
                         self._waiting[chat_id] = self._waiting.pop(chat_id)
                     break
-                except Exception:  # noqa: BLE001 - its chat is gone, say: it never will be kept
-                    self._lose(chat_id)
+                except Exception as error:  # noqa: BLE001 - its chat is gone, say: it never will be
+                    self._lose(chat_id, type(error).__name__)
 
-    def _lose(self, chat_id: str) -> None:
+    def _lose(self, chat_id: str, why: str = "too many wait") -> None:
         self._waiting.pop(chat_id, None)
-        log.error("an answer is lost", extra={"event": "answer_lost", "chat_id": chat_id})
+        about = {"event": "answer_lost", "chat_id": chat_id, "error_class": why}
+        log.error("an answer is lost", extra=about)
 
 
 async def to_the_end(work: Awaitable[_T]) -> _T:

@@ -86,7 +86,7 @@ class AnthropicClient(RemoteClient):
         counts: dict[str, int] = {}
         opening = self._open(prompt, options)
         ours = our_errors(self.info, self._key, anthropic.AnthropicError)
-        with ours, whole_once(lambda: bool(finish)):
+        with ours, whole_once(lambda: bool(finish), anthropic.AnthropicError):
             async with contextlib.aclosing(timely(opening, options)) as events:
                 async for event in events:
                     try:

@@ -82,7 +82,7 @@ class OpenAIClient(RemoteClient):
         most, silent = options.max_tokens * CHARACTERS, 0
         opening = self._open(prompt, options)
         ours = our_errors(self.info, self._key, openai.OpenAIError)
-        with ours, whole_once(lambda: bool(finish)):
+        with ours, whole_once(lambda: bool(finish), openai.OpenAIError):
             async with contextlib.aclosing(timely(opening, options)) as events:
                 async for event in events:
                     try:

@@ -18,7 +18,7 @@ import httpx2
 from pydantic import SecretStr
 
 from persona_lab.clients import LLMClientInterface, ModelInfo, estimate_tokens
-from persona_lab.errors import BadKey, from_foreign
+from persona_lab.errors import BadKey, ProviderError, from_foreign
 from persona_lab.models import Image, Options, Prompt, Usage
 
 CHARACTERS = 16
@@ -110,12 +110,12 @@ async def timely(
 
 
 @contextlib.contextmanager
-def whole_once(over: Callable[[], bool]) -> Iterator[None]:
-    """What goes wrong when an answer is ``over``, at the count of its tokens or at the connection's
-    end, costs nothing of it."""
+def whole_once(over: Callable[[], bool], *foreign: type[Exception]) -> Iterator[None]:
+    """What goes wrong at the provider's when an answer is ``over``, at the count of its tokens or
+    at the connection's end, costs nothing of it. ``foreign`` as :func:`our_errors` takes it."""
     try:
         yield
-    except Exception:
+    except _HTTP + foreign + (ProviderError,):
         if not over():
             raise
 
