@@ -9,7 +9,8 @@ import sys
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-from persona_lab.errors import ConfigurationError, DiskFull, StorageError, from_foreign
+from persona_lab.clients.error_mapping import map_error
+from persona_lab.errors import ConfigurationError, DiskFull, StorageError
 from persona_lab.server import check_port, only_instance
 from persona_lab.settings import load_settings
 
@@ -45,7 +46,7 @@ def main() -> int:
     except ConfigurationError as wrong:
         return stopped(str(wrong))
     except (StorageError, OSError) as wrong:
-        full = isinstance(from_foreign(wrong), DiskFull)
+        full = isinstance(map_error(wrong), DiskFull)
         reason = "the disk is full" if full else str(wrong)
         return stopped(f"DATABASE_URL: the database can't be written: {reason}")
     return 0

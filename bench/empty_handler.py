@@ -10,7 +10,8 @@ from typing import Any
 import gradio as gr
 
 from persona_lab.settings import load_settings
-from persona_lab.ui import frame, serve
+from persona_lab.ui import page as frame
+from persona_lab.ui import serve
 
 launch = frame.launch
 

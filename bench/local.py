@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench import Measured
-from persona_lab.clients import Catalog, ModelInfo
-from persona_lab.clients.llama_cpp import find_weights, processors
-from persona_lab.llama.native import Model
-from persona_lab.seeds import load_seeds
+from persona_lab.clients.catalog import Catalog, ModelInfo
+from persona_lab.clients.local import find_weights, processors
+from persona_lab.llama.bindings import Model
+from persona_lab.personas.demos import load_demos
 from persona_lab.settings import ROOT, load_settings
 
 LENGTHS = (300, 900)
@@ -87,7 +87,7 @@ class Ours:
 
     def limit(self, prompts: Sequence[Tokens], count: int) -> float:
         """Tokens a second of llama.cpp's own batches, with nothing chosen and nobody told."""
-        from persona_lab.llama.native import Context, Entry
+        from persona_lab.llama.bindings import Context, Entry
 
         context = Context(
             self.engine.model, cells=CONTEXT, sequences=32, batch=512, threads=processors()
@@ -252,7 +252,7 @@ class Words:
 
     def __init__(self, path: Path, info: ModelInfo) -> None:
         self.model = Model(path, vocab_only=True)
-        seeds = load_seeds(ROOT / "data" / "personas.yaml")
+        seeds = load_demos(ROOT / "data" / "personas.yaml")
         spoken = [seed for seed in seeds if seed["language"] == info.languages[0]]
         self.sentences = [
             sentence

@@ -12,7 +12,7 @@ from pathlib import Path
 from bench import Measured
 from bench.comparing import choose, compare, open_compare
 from bench.served import browser, served
-from persona_lab.clients import Catalog
+from persona_lab.clients.catalog import Catalog
 from persona_lab.settings import ROOT
 
 MESSAGE = "こんにちは。ひとことお願いします。"

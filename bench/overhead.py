@@ -28,7 +28,7 @@ import openai
 from bench import Measured
 from bench.served import ROOT, free_port
 from persona_lab import Lab, Settings, open_lab
-from persona_lab.models import Agent, Chat, User
+from persona_lab.db.tables import Agent, Chat, User
 
 ROUNDS = 80
 CALLERS = 16

@@ -15,9 +15,10 @@ from pathlib import Path
 from playwright.sync_api import Browser, BrowserContext, Page
 
 from bench.served import ROOT, browser, served
-from persona_lab.models import TurnRecord, now
+from persona_lab.db.store import Store
+from persona_lab.db.tables import Generation
 from persona_lab.server import COOKIE
-from persona_lab.store import Store
+from persona_lab.types import now
 
 PICTURES = ROOT / "docs" / "pictures"
 SCENES = {
@@ -111,7 +112,7 @@ def remember(context: BrowserContext, language: str, database_url: str) -> None:
         store.close()
 
 
-def a_month(user: str, personas: list[str]) -> Iterator[TurnRecord]:
+def a_month(user: str, personas: list[str]) -> Iterator[Generation]:
     chance, today = random.Random(11), now()
     for days in range(30):
         working = (today - timedelta(days=days)).weekday() < 5
@@ -121,7 +122,7 @@ def a_month(user: str, personas: list[str]) -> Iterator[TurnRecord]:
             asked, said = (0, 0) if failed else (chance.randint(300, 2000), chance.randint(20, 300))
             cost = None if price is None else (asked + 5 * said) * price / 1e6
             first *= chance.lognormvariate(0, 0.5)
-            yield TurnRecord(
+            yield Generation(
                 user_id=user,
                 agent_id=chance.choices(personas, [6, 3, 2, 1])[0],
                 kind=chance.choices(["chat", "compare", "try"], [6, 3, 2])[0],

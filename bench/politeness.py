@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from persona_lab.japanese import politeness_level
-from persona_lab.japanese.level import WEIGHTS, _counts, features
-from persona_lab.japanese.words import words_of
+from persona_lab.japanese.morphology import words_of
+from persona_lab.japanese.politeness import WEIGHTS, _counts, features
 from persona_lab.settings import ROOT
 
 CORPUS = ROOT / "tests" / "data" / "keico_dev.csv"

@@ -11,12 +11,13 @@ import sys
 import time
 
 from bench import Measured
-from persona_lab.guards import OutputFilter
-from persona_lab.japanese.words import sentences
-from persona_lab.models import Agent, Role, Tone
-from persona_lab.replies import LAST_STEPS, STEPS, ResponseProcessor
+from persona_lab.db.tables import Agent, Role, Tone
+from persona_lab.japanese.morphology import sentences
+from persona_lab.responses.cleanup import LAST_STEPS, STEPS
+from persona_lab.responses.output_filter import OutputFilter
+from persona_lab.responses.processor import ResponseProcessor
+from persona_lab.responses.tone import Tones
 from persona_lab.settings import ROOT
-from persona_lab.tones import Tones
 
 ROUNDS = 5
 CHARACTERS = 4
@@ -81,7 +82,7 @@ def measure() -> Measured:
         parts = sentences(JAPANESE) * 100
         began = time.perf_counter()
         for sentence in parts:
-            tone.say(sentence, endings=("にゃ",))
+            tone.apply(sentence, endings=("にゃ",))
         rates.append(f"| {tone.name} | {len(parts) / (time.perf_counter() - began):,.0f} |")
     return Measured(
         "| a delta of 4 characters | cleaning, µs | with tone and guards, µs | goal |\n"

@@ -12,10 +12,11 @@ import contextlib
 import tempfile
 from pathlib import Path
 
+from persona_lab.db.tables import Agent
 from persona_lab.lab import Lab, open_lab
-from persona_lab.models import Agent, Language
-from persona_lab.seeds import load_messages
+from persona_lab.personas.demos import load_messages
 from persona_lab.settings import ROOT, Settings
+from persona_lab.types import Language
 
 SEED = 2026
 BEGIN, END = "<!-- samples -->", "<!-- /samples -->"

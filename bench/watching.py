@@ -19,10 +19,12 @@ from typing import TextIO
 
 from bench import Measured
 from persona_lab import Settings, open_lab
+from persona_lab.db.generations import GenerationResult
+from persona_lab.db.tables import Generation
 from persona_lab.lab import Lab
-from persona_lab.models import Outcome, TurnRecord, new_id
 from persona_lab.monitor import logs
-from persona_lab.monitor.requests import followed, request
+from persona_lab.monitor.request_context import request, with_request_context
+from persona_lab.types import new_id
 
 ROUNDS = 2000
 WRITES = 300
@@ -85,8 +87,8 @@ def _each(work: Callable[[], object], rounds: int = ROUNDS) -> list[float]:
     return took[20:]  # the first imports what it needs
 
 
-def _outcome() -> Outcome:
-    record = TurnRecord(
+def _outcome() -> GenerationResult:
+    record = Generation(
         user_id=new_id(),
         agent_id=new_id(),
         chat_id=new_id(),
@@ -99,10 +101,10 @@ def _outcome() -> Outcome:
         total_ms=1500,
         cost=0.0,
     )
-    return Outcome(record, "mock:echo")
+    return GenerationResult(record, "mock:echo")
 
 
-def _told(observe: Callable[[Outcome], None]) -> Callable[[], object]:
+def _told(observe: Callable[[GenerationResult], None]) -> Callable[[], object]:
     outcome = _outcome()
     return lambda: observe(outcome)
 
@@ -138,7 +140,7 @@ async def _following() -> tuple[float, float]:
             pass
         return (time.perf_counter() - began) * 1e6 / PIECES
 
-    rounds = [(await took(pieces()), await took(followed(pieces)())) for _ in range(5)]
+    rounds = [(await took(pieces()), await took(with_request_context(pieces)())) for _ in range(5)]
     return min(bare for bare, _ in rounds), min(with_ for _, with_ in rounds)
 
 

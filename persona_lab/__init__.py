@@ -10,23 +10,27 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from persona_lab.cache import CacheManager
-    from persona_lab.clients import LLMClientInterface, open_client
     from persona_lab.clients.anthropic import AnthropicClient
+    from persona_lab.clients.base import LLMClientInterface
+    from persona_lab.clients.middleware.rate_limit import RateLimiter
+    from persona_lab.clients.middleware.response_cache import CacheManager
     from persona_lab.clients.mock import MockClient
     from persona_lab.clients.openai import OpenAIClient
-    from persona_lab.compare import Comparison, Contestant
-    from persona_lab.context import ContextManager
-    from persona_lab.errors import ErrorHandler, ErrorType, PersonaLabError
-    from persona_lab.guards import InputValidator, OutputFilter
+    from persona_lab.clients.pool import open_client
+    from persona_lab.comparison.runner import Comparison, Contestant
+    from persona_lab.db.store import Store
+    from persona_lab.errors import ErrorType, PersonaLabError
     from persona_lab.insights import Insights
     from persona_lab.lab import Lab, open_lab
-    from persona_lab.limits import RateLimiter
-    from persona_lab.prompts import PromptBuilder, PromptTemplateEngine
-    from persona_lab.replies import ResponseProcessor
-    from persona_lab.service import LLMService
+    from persona_lab.pipeline.context import ContextManager
+    from persona_lab.pipeline.fallback import ErrorHandler
+    from persona_lab.pipeline.input import InputValidator
+    from persona_lab.pipeline.service import LLMService
+    from persona_lab.prompts.builder import PromptBuilder
+    from persona_lab.prompts.templates import PromptTemplateEngine
+    from persona_lab.responses.output_filter import OutputFilter
+    from persona_lab.responses.processor import ResponseProcessor
     from persona_lab.settings import Settings, load_settings
-    from persona_lab.store import Store
 
 __all__ = [
     "AnthropicClient",
@@ -58,29 +62,29 @@ __all__ = [
 
 _HOMES = {
     "AnthropicClient": "clients.anthropic",
-    "CacheManager": "cache",
-    "Comparison": "compare",
-    "Contestant": "compare",
-    "ContextManager": "context",
-    "ErrorHandler": "errors",
+    "CacheManager": "clients.middleware.response_cache",
+    "Comparison": "comparison.runner",
+    "Contestant": "comparison.runner",
+    "ContextManager": "pipeline.context",
+    "ErrorHandler": "pipeline.fallback",
     "ErrorType": "errors",
-    "InputValidator": "guards",
+    "InputValidator": "pipeline.input",
     "Insights": "insights",
-    "LLMClientInterface": "clients",
-    "LLMService": "service",
+    "LLMClientInterface": "clients.base",
+    "LLMService": "pipeline.service",
     "Lab": "lab",
     "MockClient": "clients.mock",
     "OpenAIClient": "clients.openai",
-    "OutputFilter": "guards",
+    "OutputFilter": "responses.output_filter",
     "PersonaLabError": "errors",
-    "PromptBuilder": "prompts",
-    "PromptTemplateEngine": "prompts",
-    "RateLimiter": "limits",
-    "ResponseProcessor": "replies",
+    "PromptBuilder": "prompts.builder",
+    "PromptTemplateEngine": "prompts.templates",
+    "RateLimiter": "clients.middleware.rate_limit",
+    "ResponseProcessor": "responses.processor",
     "Settings": "settings",
-    "Store": "store",
+    "Store": "db.store",
     "load_settings": "settings",
-    "open_client": "clients",
+    "open_client": "clients.pool",
     "open_lab": "lab",
 }
 

@@ -24,9 +24,10 @@ from datetime import UTC, datetime, time, timedelta, tzinfo
 from typing import TYPE_CHECKING, Any, Literal
 from zoneinfo import ZoneInfo
 
+from persona_lab.db.generations import GenerationRow
+from persona_lab.db.store import Store
 from persona_lab.errors import InputError
-from persona_lab.models import PastTurn, now
-from persona_lab.store import Store
+from persona_lab.types import now
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -149,22 +150,24 @@ class Insights:
         self._store = store
         self._clock = clock
 
-    def turns(self, *, user_id: str, span: str = SPAN, zone: str = "UTC") -> list[PastTurn]:
+    def turns(self, *, user_id: str, span: str = SPAN, zone: str = "UTC") -> list[GenerationRow]:
         """The user's turns in a span of :data:`SPANS`, oldest first.
 
         Raises InputError for another span, and StorageError.
         """
         since = _beginning(span, self._clock(), zone_of(zone))
-        return self._store.past_turns(user_id=user_id, since=since)
+        return self._store.list_generation_rows(user_id=user_id, since=since)
 
     def summary(self, *, user_id: str, span: str = SPAN, zone: str = "UTC") -> Summary:
         """:meth:`turns` in figures. Raises InputError and StorageError."""
         place, moment = zone_of(zone), self._clock()
         since = _beginning(span, moment, place)
-        turns = self._store.past_turns(user_id=user_id, since=since)
+        turns = self._store.list_generation_rows(user_id=user_id, since=since)
         found = summarize(turns, span=span, since=since, until=moment, zone=place)
         return (
-            found if turns else replace(found, ever=bool(self._store.past_turns(user_id=user_id)))
+            found
+            if turns
+            else replace(found, ever=bool(self._store.list_generation_rows(user_id=user_id)))
         )
 
 
@@ -180,7 +183,7 @@ def _beginning(span: str, moment: datetime, zone: tzinfo) -> datetime | None:
 
 
 def summarize(
-    turns: Sequence[PastTurn],
+    turns: Sequence[GenerationRow],
     *,
     span: str,
     since: datetime | None,
@@ -218,11 +221,11 @@ def summarize(
     )
 
 
-def _frame(turns: Sequence[PastTurn], zone: tzinfo) -> DataFrame:
+def _frame(turns: Sequence[GenerationRow], zone: tzinfo) -> DataFrame:
     """The turns, with a column for everything that is counted or measured of them."""
     import pandas as pd
 
-    frame = pd.DataFrame(turns, columns=list(PastTurn._fields))
+    frame = pd.DataFrame(turns, columns=list(GenerationRow._fields))
     answer = frame["kind"] != SUMMARY
     hit = answer & frame["cache_hit"].astype(bool)
     cost = pd.to_numeric(frame["cost"])

@@ -10,36 +10,35 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from persona_lab.cache import Cached, CacheManager
-from persona_lab.clients import Catalog, Clients, LLMClientInterface
-from persona_lab.compare import Comparison
-from persona_lab.context import ContextManager
-from persona_lab.errors import (
-    ConfigurationError,
-    ErrorHandler,
-    MissingKey,
-    ModelUnavailable,
-    UnknownModel,
-)
-from persona_lab.guards import InputValidator, Moderator, OutputFilter
-from persona_lab.guards.answers import Blocked
+from persona_lab.clients.base import LLMClientInterface
+from persona_lab.clients.catalog import Catalog
+from persona_lab.clients.middleware.rate_limit import RateLimitedClient, RateLimiter
+from persona_lab.clients.middleware.response_cache import CachedClient, CacheManager
+from persona_lab.clients.middleware.stack import ClientStack
+from persona_lab.clients.pool import ClientPool
+from persona_lab.comparison.runner import Comparison
+from persona_lab.db.redis import RedisLink
+from persona_lab.db.store import Store
+from persona_lab.db.tables import Agent
+from persona_lab.errors import ConfigurationError, MissingKey, ModelUnavailable, UnknownModel
 from persona_lab.insights import Insights
-from persona_lab.layers import Layers
-from persona_lab.limits import Limited, RateLimiter
-from persona_lab.models import Agent
 from persona_lab.monitor import Monitor
 from persona_lab.monitor.alerts import Alerts, Change
 from persona_lab.monitor.metrics import Metrics
 from persona_lab.monitor.webhook import Webhook
-from persona_lab.prompts import PromptBuilder, PromptTemplateEngine
-from persona_lab.replies import LAST_STEPS, STEPS, ResponseProcessor
-from persona_lab.seeds import load_seeds
-from persona_lab.service import LLMService
+from persona_lab.personas.demos import load_demos
+from persona_lab.pipeline.context import ContextManager
+from persona_lab.pipeline.fallback import ErrorHandler
+from persona_lab.pipeline.input import InputValidator
+from persona_lab.pipeline.service import LLMService
+from persona_lab.prompts.builder import PromptBuilder
+from persona_lab.prompts.templates import PromptTemplateEngine
+from persona_lab.responses.cleanup import LAST_STEPS, STEPS
+from persona_lab.responses.output_filter import BlockReason, Moderator, OutputFilter
+from persona_lab.responses.processor import ResponseProcessor
+from persona_lab.responses.tone import Tones
 from persona_lab.settings import Settings, load_settings
-from persona_lab.shared import Shared
-from persona_lab.store import Store
-from persona_lab.tones import Tones
-from persona_lab.words import Words
+from persona_lab.translations import Translations
 
 if TYPE_CHECKING:
     from persona_lab.llama import Figures
@@ -52,11 +51,11 @@ class Lab:
     settings: Settings
     catalog: Catalog
     store: Store
-    shared: Shared
+    shared: RedisLink
     cache_manager: CacheManager
     rate_limiter: RateLimiter
-    layers: Layers
-    clients: Clients
+    layers: ClientStack
+    clients: ClientPool
     template_engine: PromptTemplateEngine
     prompt_builder: PromptBuilder
     context_manager: ContextManager
@@ -105,7 +104,7 @@ class Lab:
         await self.aclose()
 
 
-def _moderator(clients: Clients) -> Moderator | None:
+def _moderator(clients: ClientPool) -> Moderator | None:
     """Raises ConfigurationError where it would have neither a key nor a server of its own."""
     settings = clients.settings
     if settings.moderation == "off":
@@ -133,7 +132,7 @@ def open_lab(
     """
     settings = settings if settings is not None else load_settings()
     catalog = Catalog(settings.data_dir / "models.yaml")
-    shared = Shared(settings.redis_url)
+    shared = RedisLink(settings.redis_url)
     cache_manager = CacheManager(settings.response_cache_ttl, shared=shared)
     rate_limiter = RateLimiter(
         settings.requests_per_minute,
@@ -141,27 +140,29 @@ def open_lab(
         total=settings.tokens_per_day_total,
         shared=shared,
     )
-    layers = Layers(
+    layers = ClientStack(
         settings,
         clock=clock,
         sleep=sleep,
         outer=[
-            lambda client, asking: Limited(client, rate_limiter, asking),
-            lambda client, asking: Cached(client, cache_manager, fresh=asking.fresh or asking.own),
+            lambda client, asking: RateLimitedClient(client, rate_limiter, asking),
+            lambda client, asking: CachedClient(
+                client, cache_manager, fresh=asking.bypass_cache or asking.user_key
+            ),
         ],
     )
-    clients = Clients(settings, catalog, injected=client, around=layers.keep)
-    _check("LLM_FALLBACK", clients.check_stand_ins)
+    clients = ClientPool(settings, catalog, injected=client, around=layers.wrap_shared)
+    _check("LLM_FALLBACK", clients.check_fallback_models)
     _check("LLM_MODEL, LOCAL_MODEL", clients.check)
     engine = PromptTemplateEngine(settings.templates_dir)
-    summary_words = Words(settings.templates_dir / "summary.yaml")
-    seeds = load_seeds(settings.data_dir / "personas.yaml")
+    summary_words = Translations(settings.templates_dir / "summary.yaml")
+    seeds = load_demos(settings.data_dir / "personas.yaml")
     prompt_builder = PromptBuilder(engine)
     tones = Tones(settings.templates_dir / "tones.yaml")
-    words = Words(settings.templates_dir / "fallbacks.yaml")
+    words = Translations(settings.templates_dir / "fallbacks.yaml")
     error_handler = ErrorHandler(words)
 
-    def safe_words(agent: Agent, reason: Blocked) -> str:
+    def safe_words(agent: Agent, reason: BlockReason) -> str:
         name = agent.name.strip() or words("blocked.nobody", agent.language)
         return words(f"blocked.{reason}", agent.language, name=name)
 
@@ -243,13 +244,13 @@ def _known(settings: Settings, catalog: Catalog) -> list[str]:
 
 def _monitor(settings: Settings, store: Store, metrics: Metrics, known: frozenset[str]) -> Monitor:
     today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    spent = store.spent(today) if settings.alert_cost else 0.0
+    spent = store.total_cost(today) if settings.alert_cost else 0.0
     if settings.alert_webhook is None:
         return Monitor(metrics, Alerts(settings, spent=spent, watches=known.__contains__))
     webhook = Webhook(settings.alert_webhook.get_secret_value())
 
     def send(change: Change) -> None:
-        webhook.send(lambda: change.as_message(Words(settings.templates_dir / "ui.yaml")))
+        webhook.send(lambda: change.as_message(Translations(settings.templates_dir / "ui.yaml")))
 
     alerts = Alerts(settings, spent=spent, watches=known.__contains__, tell=[send])
     return Monitor(metrics, alerts, webhook)

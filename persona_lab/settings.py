@@ -29,18 +29,20 @@ class Provider:
     key: str = ""
     server: str = ""
     free: bool = False
-    forms: frozenset[str] = frozenset({"json_schema"})
+    structured_output: frozenset[str] = frozenset({"json_schema"})
 
 
 PROVIDERS = {
     "local": Provider(
-        "persona_lab.clients.llama_cpp", free=True, forms=frozenset({"json_schema", "grammar"})
+        "persona_lab.clients.local",
+        free=True,
+        structured_output=frozenset({"json_schema", "grammar"}),
     ),
     "openai": Provider("persona_lab.clients.openai", "openai_api_key", "openai_base_url"),
     "anthropic": Provider(
         "persona_lab.clients.anthropic", "anthropic_api_key", "anthropic_base_url"
     ),
-    "mock": Provider("persona_lab.clients.mock", free=True, forms=frozenset()),
+    "mock": Provider("persona_lab.clients.mock", free=True, structured_output=frozenset()),
 }
 """All that the house knows of a provider outside its own file. A module is imported when it is
 first used: an SDK costs up to a second and a half."""

@@ -14,22 +14,23 @@ from typing import TYPE_CHECKING, Any
 
 import anthropic
 
-from persona_lab.clients import ModelInfo, estimate_tokens
-from persona_lab.clients.remote import (
+from persona_lab.clients.base import estimate_tokens
+from persona_lab.clients.catalog import ModelInfo
+from persona_lab.clients.http import (
     CHARACTERS,
     NO_KEY,
-    RemoteClient,
-    believed,
+    HttpClient,
     check_key,
     http_timeout,
-    our_errors,
+    ignore_errors_after_end,
     plain_key,
-    timely,
-    whole_once,
+    translate_errors,
+    validated_usage,
+    with_deadlines,
 )
 from persona_lab.errors import InvalidResponse, Offline
-from persona_lab.letters import whole
-from persona_lab.models import Chunk, Image, Options, Prompt, Turn, Usage
+from persona_lab.types import Chunk, Image, Options, Prompt, PromptMessage, Usage
+from persona_lab.unicode_text import whole
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -57,7 +58,7 @@ _COUNTS = (
 )
 
 
-class AnthropicClient(RemoteClient):
+class AnthropicClient(HttpClient):
     """One of Anthropic's models. Thinking, where a model thinks, isn't part of the answer."""
 
     def __init__(
@@ -85,9 +86,9 @@ class AnthropicClient(RemoteClient):
         most, silent = options.max_tokens * CHARACTERS, 0
         counts: dict[str, int] = {}
         opening = self._open(prompt, options)
-        ours = our_errors(self.info, self._key, anthropic.AnthropicError)
-        with ours, whole_once(lambda: bool(finish), anthropic.AnthropicError):
-            async with contextlib.aclosing(timely(opening, options)) as events:
+        ours = translate_errors(self.info, self._key, anthropic.AnthropicError)
+        with ours, ignore_errors_after_end(lambda: bool(finish), anthropic.AnthropicError):
+            async with contextlib.aclosing(with_deadlines(opening, options)) as events:
                 async for event in events:
                     try:
                         piece = _Piece(event)
@@ -106,7 +107,7 @@ class AnthropicClient(RemoteClient):
         if not finish:
             # A connection that is closed in order looks like an end; only the reason tells.
             raise Offline(**who) if model else InvalidResponse(**who)
-        usage = believed(_usage(counts), prompt, text)
+        usage = validated_usage(_usage(counts), prompt, text)
         yield Chunk(
             finish_reason=_FINISH.get(finish, "stop"),
             usage=_cut(usage, text) if cut else usage,
@@ -165,7 +166,7 @@ class AnthropicClient(RemoteClient):
         return await self._sdk.messages.create(**request)
 
 
-def _content(turn: Turn) -> Any:
+def _content(turn: PromptMessage) -> Any:
     """Images stand ahead of the words about them, which the API wants not to be empty."""
     if not turn.images:
         return turn.content

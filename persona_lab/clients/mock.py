@@ -15,9 +15,10 @@ from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from persona_lab.clients import LLMClientInterface, ModelInfo, estimate_tokens
-from persona_lab.errors import ModelTimeout, ProviderError, UnknownModel, by_code
-from persona_lab.models import Chunk, Language, Options, Prompt, Usage
+from persona_lab.clients.base import LLMClientInterface, estimate_tokens
+from persona_lab.clients.catalog import ModelInfo
+from persona_lab.errors import ModelTimeout, ProviderError, UnknownModel, errors_by_code
+from persona_lab.types import Chunk, Language, Options, Prompt, Usage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -52,7 +53,7 @@ class Behaviour(BaseModel):
     @field_validator("fail")
     @classmethod
     def _is_an_error(cls, code: str) -> str:
-        if code not in by_code(ProviderError):
+        if code not in errors_by_code(ProviderError):
             raise ValueError("no such error")
         return code
 
@@ -99,7 +100,7 @@ class MockClient(LLMClientInterface):
             await asyncio.sleep(0)  # an answer that never waits lets others in
         if how.fail:
             await self._until_due(start, min(how.after, len(tokens)), options)
-            raise by_code(ProviderError)[how.fail](
+            raise errors_by_code(ProviderError)[how.fail](
                 provider=self.info.provider, model=self.info.name
             )
         yield Chunk(

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import openai
 
-from persona_lab.clients import ModelInfo
+from persona_lab.clients.catalog import ModelInfo
+from persona_lab.clients.http import NO_KEY, check_key, http_timeout, plain_key, translate_errors
 from persona_lab.clients.openai import OPENAI_URL
-from persona_lab.clients.remote import NO_KEY, check_key, http_timeout, our_errors, plain_key
 from persona_lab.errors import InvalidResponse
-from persona_lab.models import Options
+from persona_lab.types import Options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,7 +44,7 @@ class OpenAIModerator:
         settings = self._settings()
         key, patience = plain_key(settings.openai_api_key), settings.llm_timeout
         check_key(self._info, key)
-        with our_errors(self._info, key, openai.OpenAIError):
+        with translate_errors(self._info, key, openai.OpenAIError):
             sdk = openai.AsyncOpenAI(
                 api_key=key or NO_KEY,
                 base_url=settings.openai_base_url or OPENAI_URL,

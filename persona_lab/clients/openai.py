@@ -15,23 +15,23 @@ from urllib.parse import urlsplit
 
 import openai
 
-from persona_lab.clients import ModelInfo
-from persona_lab.clients.remote import (
+from persona_lab.clients.catalog import ModelInfo
+from persona_lab.clients.http import (
     CHARACTERS,
     NO_KEY,
-    RemoteClient,
-    believed,
+    HttpClient,
     check_key,
     data_url,
     http_timeout,
-    our_errors,
+    ignore_errors_after_end,
     plain_key,
-    timely,
-    whole_once,
+    translate_errors,
+    validated_usage,
+    with_deadlines,
 )
 from persona_lab.errors import InvalidResponse, Offline
-from persona_lab.letters import whole
-from persona_lab.models import Chunk, Options, Prompt, Turn, Usage
+from persona_lab.types import Chunk, Options, Prompt, PromptMessage, Usage
+from persona_lab.unicode_text import whole
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -48,7 +48,7 @@ _FINISH = {"length": "length", "content_filter": "content_filter"}
 """Theirs → ours; all other reasons (stop, eos, tool_calls …) are an ordinary end."""
 
 
-class OpenAIClient(RemoteClient):
+class OpenAIClient(HttpClient):
     """One model behind the OpenAI protocol.
 
     A refusal's own words aren't passed on: they are the provider's, not the persona's, and the
@@ -81,9 +81,9 @@ class OpenAIClient(RemoteClient):
         finish, refused, usage, model, text = "", False, None, "", ""
         most, silent = options.max_tokens * CHARACTERS, 0
         opening = self._open(prompt, options)
-        ours = our_errors(self.info, self._key, openai.OpenAIError)
-        with ours, whole_once(lambda: bool(finish), openai.OpenAIError):
-            async with contextlib.aclosing(timely(opening, options)) as events:
+        ours = translate_errors(self.info, self._key, openai.OpenAIError)
+        with ours, ignore_errors_after_end(lambda: bool(finish), openai.OpenAIError):
+            async with contextlib.aclosing(with_deadlines(opening, options)) as events:
                 async for event in events:
                     try:
                         piece = _Piece(event)
@@ -105,7 +105,7 @@ class OpenAIClient(RemoteClient):
             raise Offline(**who) if model or text else InvalidResponse(**who)
         yield Chunk(
             finish_reason="refusal" if refused else _FINISH.get(finish, "stop"),
-            usage=believed(usage, prompt, text),
+            usage=validated_usage(usage, prompt, text),
             model=model or self.info.name,
         )
 
@@ -161,7 +161,7 @@ def _messages(prompt: Prompt) -> list[dict[str, Any]]:
     return [*system, *({"role": turn.role, "content": _content(turn)} for turn in prompt.turns)]
 
 
-def _content(turn: Turn) -> Any:
+def _content(turn: PromptMessage) -> Any:
     if not turn.images:
         return turn.content
     urls = [image.url or data_url(image) for image in turn.images]

@@ -5,8 +5,8 @@
 """
 
 from persona_lab.japanese.casual import to_casual
-from persona_lab.japanese.level import Level, is_polite, politeness_level
 from persona_lab.japanese.plain import to_plain
 from persona_lab.japanese.polite import to_polite
+from persona_lab.japanese.politeness import Level, is_polite, politeness_level
 
 __all__ = ["Level", "is_polite", "politeness_level", "to_casual", "to_plain", "to_polite"]

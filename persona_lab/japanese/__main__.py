@@ -2,7 +2,7 @@
 
 import sys
 
-from persona_lab.japanese.words import words_of
+from persona_lab.japanese.morphology import words_of
 
 
 def main() -> None:

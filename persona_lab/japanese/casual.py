@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from persona_lab.japanese.morphology import (
+    END,
+    Form,
+    Word,
+    conjugate,
+    in_form_of,
+    sentences,
+    words_of,
+)
 from persona_lab.japanese.plain import asks_before, to_plain, verb_of
-from persona_lab.japanese.words import END, Form, Word, conjugate, in_form_of, sentences, words_of
 
 _BUT = ("が", "けど", "けれど", "けれども")
 _SORRY = ("すまない", "申し訳ない")

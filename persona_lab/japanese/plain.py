@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from persona_lab.japanese.words import END, Form, Word, conjugate, words_of
+from persona_lab.japanese.morphology import END, Form, Word, conjugate, words_of
 
 _HUMBLE = {
     "おる": ("いる", "上一段-ア行"),

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from persona_lab.japanese.morphology import END, Form, Word, conjugate, words_of
 from persona_lab.japanese.plain import asks_before
-from persona_lab.japanese.words import END, Form, Word, conjugate, words_of
 
 _ENDS = "。！？!?…\n"
 _BUT = ("が", "けど", "けれど", "けれども")

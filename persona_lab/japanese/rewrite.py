@@ -19,8 +19,8 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from persona_lab.japanese.morphology import Form, Word, conjugate
 from persona_lab.japanese.polite import spoken_end
-from persona_lab.japanese.words import Form, Word, conjugate
 
 _Texts = Annotated[
     tuple[Annotated[str, Field(min_length=1)], ...],

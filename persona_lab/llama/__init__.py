@@ -47,18 +47,18 @@ model raise ModelUnavailable, whoever still holds them.
 shows half a character or a part of a stop string, :mod:`memory` keeps the books of sequences and
 cells, :mod:`shelf` what is out of the context, :mod:`engine` is the worker, :mod:`engines` keeps
 the workers within memory, and :mod:`check` finds files that would end the process. None of them
-knows personas, prompts or asyncio; :mod:`persona_lab.clients.llama_cpp` does.
+knows personas, prompts or asyncio; :mod:`persona_lab.clients.local` does.
 """
 
-from persona_lab.llama.check import check_file
+from persona_lab.llama.bindings import Model, SamplerOptions
 from persona_lab.llama.engine import Engine, Figures, Generation, Step
-from persona_lab.llama.engines import (
+from persona_lab.llama.file_check import check_file
+from persona_lab.llama.registry import (
     close_engines,
     open_engine,
     release_engines,
     running_engines,
 )
-from persona_lab.llama.native import Model, SamplerOptions
 
 __all__ = [
     "Engine",

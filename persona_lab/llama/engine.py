@@ -11,10 +11,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
-from persona_lab.errors import BadRequest, ContextTooLong, Overloaded, ProviderError, from_foreign
-from persona_lab.llama import memory
-from persona_lab.llama.memory import BATCH, SHORTEST, Memory, piece, readable_ahead
-from persona_lab.llama.native import (
+from persona_lab.clients.error_mapping import map_error
+from persona_lab.errors import BadRequest, ContextTooLong, Overloaded, ProviderError
+from persona_lab.llama import kv_cache as memory
+from persona_lab.llama.bindings import (
     Context,
     Entry,
     Model,
@@ -24,8 +24,9 @@ from persona_lab.llama.native import (
     closed,
     unavailable,
 )
-from persona_lab.llama.shelf import common
-from persona_lab.llama.text import TextStream
+from persona_lab.llama.kv_cache import BATCH, SHORTEST, Memory, piece, readable_ahead
+from persona_lab.llama.prefix_cache import common
+from persona_lab.llama.stream_decoder import TextStream
 
 log = logging.getLogger(__name__)
 
@@ -513,7 +514,7 @@ class Engine:
         generation.sampler.close()
 
     def _fail(self, generations: list[Generation], wrong: Exception) -> None:
-        ours = from_foreign(wrong, provider="local", model=self.name)
+        ours = map_error(wrong, provider="local", model=self.name)
         if not isinstance(ours, ProviderError):
             ours = ProviderError(str(ours), provider="local", model=self.name)
         for generation in generations:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from persona_lab.monitor.alerts import Alerts
 from persona_lab.monitor.metrics import Metrics
-from persona_lab.monitor.requests import request, request_id
+from persona_lab.monitor.request_context import request, request_id
 from persona_lab.monitor.webhook import Webhook
 
 __all__ = ["Alerts", "Metrics", "Monitor", "Webhook", "request", "request_id"]

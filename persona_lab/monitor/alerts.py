@@ -25,12 +25,12 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from persona_lab.errors import ErrorType
 from persona_lab.monitor.metrics import HOUSE_LIMITS
-from persona_lab.words import LANGUAGES
+from persona_lab.translations import LANGUAGES
 
 if TYPE_CHECKING:
-    from persona_lab.models import Outcome
+    from persona_lab.db.generations import GenerationResult
     from persona_lab.settings import Settings
-    from persona_lab.words import Words
+    from persona_lab.translations import Translations
 
 log = logging.getLogger("persona_lab.monitor")
 
@@ -86,7 +86,7 @@ class Change(NamedTuple):
     event: Literal["alert_raised", "alert_ended"]
     alert: Alert
 
-    def as_message(self, words: Words) -> dict[str, Any]:
+    def as_message(self, words: Translations) -> dict[str, Any]:
         """What another program is told. Chat services show the ``text``."""
         alert = self.alert
         lines = (
@@ -163,11 +163,11 @@ class Alerts:
                 self._standing[kind] = replace(alert, value=self._value(kind))
             return tuple(sorted(self._standing.values(), key=lambda alert: alert.since))
 
-    def observe(self, outcome: Outcome) -> None:
+    def observe(self, outcome: GenerationResult) -> None:
         record = outcome.record
-        if record.own:  # their account's troubles and costs aren't the house's
+        if record.user_key:  # their account's troubles and costs aren't the house's
             return
-        asked = [(outcome.spec, outcome.code), *(each[:2] for each in outcome.passed_over)]
+        asked = [(outcome.spec, outcome.code), *(each[:2] for each in outcome.failed_attempts)]
         turn = _Turn(
             at=self._clock(),
             counted=self._watches(outcome.spec)

@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from pydantic import SecretStr
 
-from persona_lab.monitor.requests import told
-from persona_lab.replies import HIDDEN, SECRET_LENGTH, hide, keys
+from persona_lab.monitor.request_context import current_fields
+from persona_lab.redaction import MASK, SECRET_LENGTH, redact, secret_pattern
 
 if TYPE_CHECKING:
     from structlog.stdlib import ProcessorFormatter
@@ -67,7 +67,7 @@ _PRIVATE = re.compile(
     r"(?i)(?:^|_)(?:api_?key|secret|passw(?:or)?d|token|authorization|cookie|credentials?)$"
 )
 """Names of fields whose values are nobody's business."""
-_KEYS = keys(r'[^"\\]|\\.')
+_KEYS = secret_pattern(r'[^"\\]|\\.')
 """Of a private key as much as stands in one value of a JSON line."""
 _AFTER = re.compile(
     r"(?i)(\b(?:bearer|basic)\s+|[?&](?:api_?key|key|token|secret|password|sig|signature)="
@@ -112,7 +112,7 @@ def configure(
     return handler
 
 
-def through_us() -> None:
+def capture_uvicorn_logs() -> None:
     """Have the server's lines, and what ends a thread, come through here too: both would be printed
     past us as they are."""
     from uvicorn.config import LOGGING_CONFIG
@@ -174,8 +174,8 @@ class Lines(logging.Formatter):
 
     def _hidden(self, text: str) -> str:
         known = [secret for secret in self._secrets() if len(secret) >= SECRET_LENGTH]
-        text = hide(text, known + [json.dumps(s, ensure_ascii=False)[1:-1] for s in known])
-        return _AFTER.sub(rf"\1{HIDDEN}", _KEYS.sub(HIDDEN, text))
+        text = redact(text, known + [json.dumps(s, ensure_ascii=False)[1:-1] for s in known])
+        return _AFTER.sub(rf"\1{MASK}", _KEYS.sub(MASK, text))
 
     @functools.cached_property
     def _formatter(self) -> ProcessorFormatter:
@@ -230,7 +230,7 @@ def _fields(_: Any, __: str, line: Line, *, texts: bool) -> Line:
     if not ours and not texts:
         note = note.partition("\n")[0][:LONGEST_NOTE]
     whole: Line = dict.fromkeys(FIELDS)
-    whole |= told()
+    whole |= current_fields()
     whole |= {name: _plain(value, name) for name, value in more.items()}
     moment = datetime.fromtimestamp(record.created, UTC)
     whole["timestamp"] = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -248,7 +248,7 @@ def _plain(value: Any, name: str = "", depth: int = 0) -> Any:
     if value is None or isinstance(value, bool | int):
         return value
     if _PRIVATE.search(name):
-        return HIDDEN
+        return MASK
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, str):

@@ -14,14 +14,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from persona_lab.models import PassedOver
+from persona_lab.db.generations import FailedAttempt
 from persona_lab.settings import PROVIDERS
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
     from prometheus_client.core import Metric
 
-    from persona_lab.models import Outcome
+    from persona_lab.db.generations import GenerationResult
 
 OTHER = "other"
 PREFIX = "persona_lab"
@@ -69,7 +69,7 @@ class Names:
 
 
 class Metrics:
-    """Counts every :class:`~persona_lab.models.Outcome` it is given. From any thread."""
+    """Counts every :class:`~persona_lab.db.generations.Outcome` it is given. From any thread."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class Metrics:
         self._figures: _Counted | None = None
         self._first = threading.Lock()
 
-    def observe(self, outcome: Outcome) -> None:
+    def observe(self, outcome: GenerationResult) -> None:
         record, counted = outcome.record, self._counted
         provider, model = who = self.names(outcome.spec)
         kind = record.kind if record.kind in KINDS else OTHER
@@ -108,12 +108,12 @@ class Metrics:
             counted.tokens.labels(*who, name).inc(max(0, tokens))
         if record.error_type is not None:
             counted.errors.labels(*who, record.error_type).inc()
-        last = PassedOver(outcome.spec, outcome.code or "", outcome.attempts)
-        for spec, code, attempts in (*outcome.passed_over, last):
+        last = FailedAttempt(outcome.spec, outcome.code or "", outcome.attempts)
+        for spec, code, attempts in (*outcome.failed_attempts, last):
             if code in LIMITS:
                 counted.refusals.labels(*self.names(spec), LIMITS[code]).inc()
             counted.retries.labels(*self.names(spec)).inc(max(0, attempts - 1))
-        for each in outcome.passed_over:
+        for each in outcome.failed_attempts:
             counted.passed_over.labels(*self.names(each.spec)).inc()
         if record.cost is None:
             counted.unpriced.labels(*who).inc()

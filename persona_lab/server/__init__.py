@@ -7,23 +7,28 @@
 tell an answer, send it, and say no. ``routes.py`` lists them.
 """
 
-from persona_lab.server.instance import check_port, only_instance
-from persona_lab.server.pages import CLOSED, ClosedDoors, FrontPage, PlainInputs
-from persona_lab.server.visitors import (
+from persona_lab.server.gradio_middleware import (
+    BLOCKED_PATHS,
+    BlockGradioRoutes,
+    FrontPage,
+    RejectFileInputs,
+)
+from persona_lab.server.session_cookie import (
     COOKIE,
     LANGUAGE_COOKIE,
     VisitorCookie,
     language_of,
     visitor_secret,
 )
+from persona_lab.server.single_instance import check_port, only_instance
 
 __all__ = [
-    "CLOSED",
+    "BLOCKED_PATHS",
     "COOKIE",
     "LANGUAGE_COOKIE",
-    "ClosedDoors",
+    "BlockGradioRoutes",
     "FrontPage",
-    "PlainInputs",
+    "RejectFileInputs",
     "VisitorCookie",
     "check_port",
     "language_of",

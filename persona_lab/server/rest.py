@@ -1,6 +1,6 @@
 """``/api/v1``: personas, conversations, messages and tokens of whoever calls.
 
-Every operation takes a :data:`~persona_lab.server.door.TheCaller`, and every query is for that
+Every operation takes a :data:`~persona_lab.server.app.TheCaller`, and every query is for that
 user: another's id is as good as none. ``/api/v1/openapi.json`` describes it all.
 """
 
@@ -17,14 +17,26 @@ from fastapi import APIRouter, FastAPI, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse
 
+from persona_lab.db.tables import Agent, ApiToken, Chat
 from persona_lab.errors import PageOnly, PersonaLabError
 from persona_lab.lab import Lab
-from persona_lab.models import Agent, ApiToken, Chat, Language
-from persona_lab.server.door import TheCaller, TheLab, open_door
-from persona_lab.server.refusals import AnswerFailed, headers_of, ours, refusal, status_of
-from persona_lab.server.stream import EventStream, as_json, sse, unless_gone
-from persona_lab.server.telling import MessageOut, Said, Told, told
-from persona_lab.store import persona_of
+from persona_lab.personas.persona import persona_of
+from persona_lab.server.answer_events import (
+    AnswerEvent,
+    MessageIn,
+    MessageOut,
+    stream_answer_events,
+)
+from persona_lab.server.app import CallerDep, LabDep, create_api_app
+from persona_lab.server.error_responses import (
+    AnswerFailed,
+    error_response,
+    headers_of,
+    ours,
+    status_of,
+)
+from persona_lab.server.sse import EventStreamResponse, as_json, cancel_on_disconnect, sse
+from persona_lab.types import Language
 
 MAX_BODY = 8 * 1024 * 1024
 """Bytes. The longest persona, with every character escaped, is a little less."""
@@ -146,7 +158,7 @@ class ChatOut(BaseModel):
         return cls.model_validate(chat, from_attributes=True)
 
 
-class Sending(Said):
+class Sending(MessageIn):
     """A message to the persona."""
 
     model_config = ConfigDict(extra="forbid")
@@ -244,14 +256,14 @@ models = APIRouter(prefix="/models", tags=["models"])
 
 
 @agents.get("", responses=_may_fail())
-async def list_agents(lab: TheLab, caller: TheCaller) -> list[AgentOut]:
+async def list_agents(lab: LabDep, caller: CallerDep) -> list[AgentOut]:
     """Your personas, the last changed first, then the demos."""
     found = await asyncio.to_thread(lab.store.list_agents, user_id=caller.user_id)
     return [AgentOut.of(agent) for agent in found]
 
 
 @agents.post("", status_code=201, responses=_may_fail())
-async def create_agent(persona: NewPersona, lab: TheLab, caller: TheCaller) -> AgentOut:
+async def create_agent(persona: NewPersona, lab: LabDep, caller: CallerDep) -> AgentOut:
     """Make a persona."""
     fields = persona.given()
     made = await asyncio.to_thread(lab.store.create_agent, user_id=caller.user_id, **fields)
@@ -259,7 +271,7 @@ async def create_agent(persona: NewPersona, lab: TheLab, caller: TheCaller) -> A
 
 
 @agents.get("/{agent_id}", responses=_may_fail(404))
-async def read_agent(agent_id: str, lab: TheLab, caller: TheCaller) -> AgentOut:
+async def read_agent(agent_id: str, lab: LabDep, caller: CallerDep) -> AgentOut:
     """One persona, your own or a demo."""
     found = await asyncio.to_thread(lab.store.get_agent, agent_id, user_id=caller.user_id)
     return AgentOut.of(found)
@@ -267,7 +279,7 @@ async def read_agent(agent_id: str, lab: TheLab, caller: TheCaller) -> AgentOut:
 
 @agents.patch("/{agent_id}", responses=_may_fail(404))
 async def change_agent(
-    agent_id: str, persona: PersonaFields, lab: TheLab, caller: TheCaller
+    agent_id: str, persona: PersonaFields, lab: LabDep, caller: CallerDep
 ) -> AgentOut:
     """Change a persona. A changed demo becomes a copy of your own: go on with its new id."""
     change = lab.store.update_agent
@@ -276,15 +288,15 @@ async def change_agent(
 
 
 @agents.delete("/{agent_id}", status_code=204, responses=_may_fail(404))
-async def delete_agent(agent_id: str, lab: TheLab, caller: TheCaller) -> None:
+async def delete_agent(agent_id: str, lab: LabDep, caller: CallerDep) -> None:
     """Delete a persona of yours. Its conversations stay readable."""
     await asyncio.to_thread(lab.store.delete_agent, agent_id, user_id=caller.user_id)
 
 
 @chats.get("", responses=_may_fail())
 async def list_chats(
-    lab: TheLab,
-    caller: TheCaller,
+    lab: LabDep,
+    caller: CallerDep,
     agent_id: Annotated[str | None, Query(description="Only those with this persona.")] = None,
     limit: Annotated[int, Query(ge=1, le=500, description="How many at most.")] = 50,
 ) -> list[ChatOut]:
@@ -296,7 +308,7 @@ async def list_chats(
 
 
 @chats.post("", status_code=201, responses=_may_fail(404))
-async def create_chat(begun: NewChat, lab: TheLab, caller: TheCaller) -> ChatOut:
+async def create_chat(begun: NewChat, lab: LabDep, caller: CallerDep) -> ChatOut:
     """Begin a conversation with a persona, your own or a demo."""
     made = await asyncio.to_thread(
         lab.store.create_chat, user_id=caller.user_id, agent_id=begun.agent_id
@@ -305,14 +317,14 @@ async def create_chat(begun: NewChat, lab: TheLab, caller: TheCaller) -> ChatOut
 
 
 @chats.get("/{chat_id}", responses=_may_fail(404))
-async def read_chat(chat_id: str, lab: TheLab, caller: TheCaller) -> ChatOut:
+async def read_chat(chat_id: str, lab: LabDep, caller: CallerDep) -> ChatOut:
     """One conversation, without its messages."""
     found = await asyncio.to_thread(lab.store.get_chat, chat_id, user_id=caller.user_id)
     return ChatOut.of(found)
 
 
 @chats.delete("/{chat_id}", status_code=204, responses=_may_fail(404))
-async def delete_chat(chat_id: str, lab: TheLab, caller: TheCaller) -> None:
+async def delete_chat(chat_id: str, lab: LabDep, caller: CallerDep) -> None:
     """Delete a conversation."""
     await asyncio.to_thread(lab.store.delete_chat, chat_id, user_id=caller.user_id)
 
@@ -320,8 +332,8 @@ async def delete_chat(chat_id: str, lab: TheLab, caller: TheCaller) -> None:
 @chats.get("/{chat_id}/messages", responses=_may_fail(404))
 async def list_messages(
     chat_id: str,
-    lab: TheLab,
-    caller: TheCaller,
+    lab: LabDep,
+    caller: CallerDep,
     limit: Annotated[int, Query(ge=1, le=500, description="How many at most.")] = 500,
     before: Annotated[str, Query(description="Those ahead of the message with this id.")] = "",
 ) -> list[MessageOut]:
@@ -346,15 +358,15 @@ _STREAMED: dict[str, Any] = {
     responses={200: _STREAMED, **_may_fail(404, 429, 504, failed=True)},
 )
 async def send_message(
-    chat_id: str, said: Sending, request: Request, lab: TheLab, caller: TheCaller
+    chat_id: str, said: Sending, request: Request, lab: LabDep, caller: CallerDep
 ) -> Response:
     """Say something to the persona. An answer that fails has the status of its error, and beside
     it stands what was kept."""
     chat = await asyncio.to_thread(lab.store.get_chat, chat_id, user_id=caller.user_id)
-    steps = told(lab, chat, said, caller)
+    steps = stream_answer_events(lab, chat, said, caller)
     if said.stream:
-        return EventStream(_events(steps), partial(_excuse, lab, caller.language))
-    failed, user, answer = await unless_gone(request, _collected(steps))
+        return EventStreamResponse(_events(steps), partial(_excuse, lab, caller.language))
+    failed, user, answer = await cancel_on_disconnect(request, _collected(steps))
     body = failed | {"user": _message_out(user), "answer": _message_out(answer)}
     if not failed:
         return JSONResponse(body)
@@ -362,10 +374,12 @@ async def send_message(
     return JSONResponse(body, status_of(error), headers_of(error))
 
 
-async def _collected(steps: AsyncGenerator[Told, None]) -> tuple[Told, Told, Told]:
+async def _collected(
+    steps: AsyncGenerator[AnswerEvent, None],
+) -> tuple[AnswerEvent, AnswerEvent, AnswerEvent]:
     """The error, empty where there is none; the message; the answer."""
-    failed: Told = {}
-    said: dict[str, Told] = {}
+    failed: AnswerEvent = {}
+    said: dict[str, AnswerEvent] = {}
     async with aclosing(steps):
         async for step in steps:
             if "error" in step:
@@ -375,17 +389,17 @@ async def _collected(steps: AsyncGenerator[Told, None]) -> tuple[Told, Told, Tol
     return failed, said["user"], said["ai"]
 
 
-async def _events(steps: AsyncGenerator[Told, None]) -> AsyncGenerator[bytes, None]:
+async def _events(steps: AsyncGenerator[AnswerEvent, None]) -> AsyncGenerator[bytes, None]:
     async with aclosing(steps):
         async for step in steps:
             yield sse(as_json(step))
 
 
 def _excuse(lab: Lab, language: Language, error: Exception) -> bytes:
-    return sse(as_json(refusal(ours(error), lab.error_handler, language)))
+    return sse(as_json(error_response(ours(error), lab.error_handler, language)))
 
 
-def _message_out(step: Told) -> Any:
+def _message_out(step: AnswerEvent) -> Any:
     metadata = step.get("metadata", {})
     message = MessageOut(
         id=step["id"],
@@ -399,14 +413,14 @@ def _message_out(step: Told) -> Any:
 
 
 @tokens.get("", responses=_may_fail())
-async def list_tokens(lab: TheLab, caller: TheCaller) -> list[TokenOut]:
+async def list_tokens(lab: LabDep, caller: CallerDep) -> list[TokenOut]:
     """Your tokens that hold, the newest first."""
     found = await asyncio.to_thread(lab.store.list_tokens, user_id=caller.user_id)
     return [TokenOut.of(token) for token in found]
 
 
 @tokens.post("", status_code=201, responses=_may_fail(403))
-async def create_token(wanted: NewToken, lab: TheLab, caller: TheCaller) -> MadeToken:
+async def create_token(wanted: NewToken, lab: LabDep, caller: CallerDep) -> MadeToken:
     """Make a token, from the page alone. Keep its secret: it is shown this once."""
     if caller.by_token:
         raise PageOnly
@@ -417,13 +431,13 @@ async def create_token(wanted: NewToken, lab: TheLab, caller: TheCaller) -> Made
 
 
 @tokens.delete("/{token_id}", status_code=204, responses=_may_fail(404))
-async def revoke_token(token_id: str, lab: TheLab, caller: TheCaller) -> None:
+async def revoke_token(token_id: str, lab: LabDep, caller: CallerDep) -> None:
     """Revoke a token: from now on it leads to nobody."""
     await asyncio.to_thread(lab.store.revoke_token, token_id, user_id=caller.user_id)
 
 
 @models.get("", responses=_may_fail())
-async def list_models(lab: TheLab, caller: TheCaller) -> list[ModelOut]:
+async def list_models(lab: LabDep, caller: CallerDep) -> list[ModelOut]:
     """The models that can be asked, the default first."""
     return [
         ModelOut(
@@ -439,7 +453,7 @@ async def list_models(lab: TheLab, caller: TheCaller) -> list[ModelOut]:
 
 def rest_app(lab: Lab) -> FastAPI:
     """The app behind ``/api/v1``."""
-    return open_door(
+    return create_api_app(
         lab,
         [agents, chats, tokens, models],
         shape=_shape,
@@ -451,4 +465,4 @@ def rest_app(lab: Lab) -> FastAPI:
 
 
 def _shape(error: PersonaLabError, lab: Lab, language: Language) -> Any:
-    return refusal(error, lab.error_handler, language)
+    return error_response(error, lab.error_handler, language)

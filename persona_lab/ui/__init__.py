@@ -21,12 +21,12 @@ def serve(settings: Settings, *, share: bool = False) -> None:
     gc.disable()
     from persona_lab.lab import open_lab
     from persona_lab.monitor import logs
-    from persona_lab.ui.frame import build, launch
+    from persona_lab.ui.page import build, launch
 
     logs.configure(settings)
-    logs.through_us()
+    logs.capture_uvicorn_logs()
     with open_lab(settings) as lab:
-        logs.configure(settings, secrets=lambda: lab.clients.keys.known)
+        logs.configure(settings, secrets=lambda: lab.clients.keys.all_secrets)
         page, i18n = build(lab, shared=share)
         lab.monitor.metrics.queues["page"] = lambda: len(page._queue)
         gc.freeze()

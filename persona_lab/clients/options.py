@@ -1,0 +1,88 @@
+"""Sampling and output options: validation of what a caller may choose."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
+
+from persona_lab.errors import (
+    InvalidOption,
+)
+
+
+class Sampling(BaseModel):
+    """Sampling of a model; what is left out is the provider's own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repeat_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+
+
+def _as_json(schema: Any) -> Any:
+    if not isinstance(schema, Mapping):
+        return schema
+    try:
+        return json.dumps(schema, allow_nan=False)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _schema(text: str) -> str:
+    try:
+        data = json.loads(text) if text else {}
+        json.dumps(data, ensure_ascii=False, allow_nan=False).encode()  # or ValueError
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(data, dict):
+        raise ValueError("not a JSON object")
+    return text
+
+
+STRUCTURED_OUTPUT_OPTIONS = ("json_schema", "grammar")
+"""Options that say what an answer must be."""
+
+_Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Overrides(Sampling):
+    """What a call may set, field by field, of :class:`~persona_lab.types.Options`."""
+
+    stop: tuple[str, ...] | None = None
+    json_schema: Annotated[str, BeforeValidator(_as_json), AfterValidator(_schema)] | None = None
+    grammar: str | None = None
+    timeout: _Seconds | None = None
+    connect_timeout: _Seconds | None = None
+    idle_timeout: _Seconds | None = None
+    total_timeout: _Seconds | None = None
+    retries: Annotated[int, Field(ge=0, le=10)] | None = None
+
+
+def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """``options`` that are set, each of its right type.
+
+    Raises InvalidOption for a name that none has, and for a value that can't be one.
+    """
+    try:
+        return Overrides.model_validate(dict(options)).model_dump(exclude_none=True)
+    except ValidationError as wrong:
+        first = wrong.errors(include_url=False)[0]
+        name = str(first["loc"][0])
+        why = "unknown_option" if first["type"] == "extra_forbidden" else "option_value"
+        value = repr(options[name])[:40]
+        raise InvalidOption(f"{name}: {first['msg']}", option=name, why=why, value=value) from None

@@ -1,0 +1,142 @@
+"""The same message to many contestants at once, each on its own task.
+
+A slow column never holds up a quick one: tasks fill cells, and whoever watches gets snapshots.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from persona_lab.db.tables import Agent
+from persona_lab.errors import InputError
+from persona_lab.pipeline.service import LLMService
+from persona_lab.types import Language
+
+MOST = 8
+"""Contestants of one run."""
+
+State = Literal["waiting", "streaming", "done", "failed", "stopped"]
+
+
+@dataclass(frozen=True, slots=True)
+class Contestant:
+    """Who answers: a model (``provider:name``, the default's where empty) as a persona."""
+
+    model: str
+    agent: Agent
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One column at one moment. ``error`` holds words to show; ``text`` what came before it.
+
+    "stopped": its task was cancelled on its own.
+    """
+
+    text: str = ""
+    state: State = "waiting"
+    metadata: dict[str, Any] = field(default_factory=dict)
+    error: str = ""
+
+
+class Comparison:
+    """Runs messages over several contestants. Times in seconds."""
+
+    def __init__(self, service: LLMService, *, tick: float = 0.05, heartbeat: float = 1.0) -> None:
+        """``tick``: the least time between two snapshots; ``heartbeat``: the longest.
+
+        A page that was closed is noticed at the next snapshot only: hence the heartbeat.
+        """
+        self._service = service
+        self._tick = tick
+        self._heartbeat = heartbeat
+
+    async def run(
+        self,
+        message: str,
+        contestants: Sequence[Contestant],
+        user_id: str,
+        *,
+        language: Language | None = None,
+        **options: Any,
+    ) -> AsyncGenerator[list[Cell], None]:
+        """Snapshots of all cells in the contestants' order, the last one with every cell ended.
+
+        Closing the generator stops every contestant. Raises InputError for a message that can't
+        be sent and for fewer than one or more than :data:`MOST` contestants.
+        """
+        if not 1 <= len(contestants) <= MOST:
+            raise InputError(f"{len(contestants)} contestants: between 1 and {MOST} can run")
+        text = self._service.input_validator.validate_message(message)
+        cells = [Cell() for _ in contestants]
+        news = asyncio.Event()
+
+        def show(column: int, cell: Cell) -> None:
+            cells[column] = cell
+            news.set()
+
+        async def fill(column: int, contestant: Contestant) -> None:
+            events = self._service.answer(
+                contestant.agent,
+                text,
+                user_id=user_id,
+                model=contestant.model,
+                kind="compare",
+                language=language,
+                **options,
+            )
+            try:
+                async with contextlib.aclosing(events):
+                    async for event in events:
+                        cell = cells[column]
+                        if event.type == "done":
+                            failed = "fallback" in event.metadata
+                            show(
+                                column,
+                                Cell(
+                                    cell.text if failed else event.content,
+                                    "failed" if failed else "done",
+                                    event.metadata,
+                                    event.metadata.get("error", ""),
+                                ),
+                            )
+                        elif event.type == "delta" and "fallback" not in event.metadata:
+                            added = replace(cell, text=cell.text + event.content, state="streaming")
+                            show(column, added)
+            except asyncio.CancelledError:
+                show(column, replace(cells[column], state="stopped"))
+                raise
+            except Exception as error:  # noqa: BLE001 - one column's fault is not the others'
+                excuse = await self._service.error_handler.handle(
+                    error, text, contestant.agent, language=language
+                )
+                failed_cell = replace(
+                    cells[column],
+                    state="failed",
+                    metadata=excuse.metadata,
+                    error=excuse.metadata["error"],
+                )
+                show(column, failed_cell)
+
+        tasks = [asyncio.create_task(fill(*entry)) for entry in enumerate(contestants)]
+        try:
+            yield list(cells)
+            while True:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._heartbeat):
+                        await news.wait()
+                news.clear()
+                snapshot = list(cells)
+                yield snapshot
+                # What ends while the reader is busy belongs to the next snapshot.
+                if all(cell.state in ("done", "failed", "stopped") for cell in snapshot):
+                    return
+                await asyncio.wait(tasks, timeout=self._tick)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)

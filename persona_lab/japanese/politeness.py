@@ -1,0 +1,200 @@
+"""How polite a Japanese text is, on the four levels of the KeiCO corpus.
+
+A linear model over the words that carry politeness (auxiliaries, honorific verbs, prefixes,
+pronouns, closing particles and how the sentence ends); its weights stand in ``politeness.csv``
+and are fitted by ``python -m bench.politeness fit``. What no grammar leaves open is decided by
+grammar: です and ます are never plain, いらっしゃる is more than
+them, and a sentence without any polite word is never polite.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+from persona_lab.japanese.morphology import Word, words_of
+from persona_lab.japanese.plain import verb_of
+
+Level = Literal[1, 2, 3, 4]
+WEIGHTS = Path(__file__).with_name("politeness.csv")
+LEVELS: tuple[Level, ...] = (1, 2, 3, 4)
+
+_CARRIERS = (
+    "助動詞",
+    "接頭辞",
+    "代名詞",
+    "接尾辞",
+    "感動詞",
+    "動詞",
+    "形容詞",
+    "副詞",
+    "助詞-終助詞",
+)
+_POLITE_TYPES = ("助動詞-マス", "助動詞-デス")
+_HONORIFIC = frozenset(
+    [
+        "くださる",
+        "下さる",
+        "ござる",
+        "御座る",
+        "なさる",
+        "いらっしゃる",
+        "おっしゃる",
+        "仰る",
+        "いただく",
+        "頂く",
+        "いただける",
+        "頂ける",
+        "致す",
+        "いたす",
+        "おる",
+        "申す",
+        "申し上げる",
+        "参る",
+        "伺う",
+        "存じる",
+        "存ずる",
+        "召し上がる",
+        "召す",
+        "拝見",
+        "拝借",
+        "差し上げる",
+        "ご覧",
+        "いかが",
+        "よろしい",
+        "宜しい",
+        "ごめん",
+        "ありがとう",
+        "れる",
+        "られる",
+    ]
+)
+
+
+_RESPECTFUL = frozenset(["いらっしゃる", "おっしゃる", "仰る", "なさる", "召し上がる", "ござる"])
+"""Verbs that raise whoever acts: more than です and ます."""
+
+
+_HUMBLE = frozenset(["伺う", "拝見", "拝借", "参る", "申す", "申し上げる", "かしこまる", "存じる"])
+"""Words that lower whoever speaks: more than です and ます, too."""
+_EVERYDAY = frozenset(["ありがとう", "ごめん", "いかが", "れる", "られる"])
+"""Those of the honorific words that people of every rank are told."""
+
+
+def politeness_level(text: str) -> Level:
+    """1 for the most respectful, 2 for honorific, 3 for です and ます, 4 for plain.
+
+    Quotations, code and addresses don't count. A text without words is plain.
+    """
+    words = [word for word in words_of(text) if not word.kept and _counts(word)]
+    if not words:
+        return 4
+    marked = any(word.type in _POLITE_TYPES for word in words)
+    if _commands(words) or (not marked and not _may_be_polite(words)):
+        return 4
+    weights = _weights()
+    scores = [0.0] * len(LEVELS)
+    for feature in features(words, asks="？" in text or "?" in text):
+        for level, weight in enumerate(weights.get(feature, ())):
+            scores[level] += weight
+    if any(word.lemma in _RESPECTFUL for word in words) or _honoured(words):
+        scores[2:] = [float("-inf")] * 2
+    elif marked and not _raised(words):
+        return 3
+    elif marked and {word.lemma for word in words} & _HUMBLE:
+        scores[2:] = [float("-inf")] * 2
+    elif marked or _invites(words):
+        scores[3] = float("-inf")
+    return LEVELS[scores.index(max(scores))]
+
+
+def is_polite(text: str) -> bool:
+    """Whether the text is in polite speech: every level but the plain one."""
+    return politeness_level(text) < 4
+
+
+def features(words: Sequence[Word], *, asks: bool) -> set[str]:
+    """What the model looks at: words that carry politeness, honorific prefixes, and the end."""
+    found = {"bias", "asks"} if asks else {"bias"}
+    found |= {
+        f"word {word.lemma}"
+        for before, word in pairwise([words[0], *words])
+        if word.pos.startswith(_CARRIERS) and before.surface != "ば"  # 〜なければならない
+    }
+    found |= {
+        f"prefix {word.surface} {after.pos.split('-')[0]}"
+        for word, after in pairwise(words)
+        if word.pos.startswith("接頭辞")
+    }
+    found |= {f"end {' '.join(word.lemma for word in words[-n:])}" for n in (1, 2, 3)}
+    found.add(f"end form {words[-1].type} {words[-1].form}")
+    return found
+
+
+def _counts(word: Word) -> bool:
+    return not word.pos.startswith(("補助記号", "空白", "記号"))
+
+
+def _may_be_polite(words: Sequence[Word]) -> bool:
+    """Some honorific word, prefix or suffix is there, or the sentence stops before its verb."""
+    last = words[-1]
+    ends = last.form.startswith(("終止形", "連体形", "意志推量形")) or last.pos == "助詞-終助詞"
+    return not ends or any(
+        word.lemma in _HONORIFIC or word.pos.startswith(("接頭辞", "接尾辞")) for word in words
+    )
+
+
+def _commands(words: Sequence[Word]) -> bool:
+    """立ちなさい: a command to those below, though its word is an honorific one."""
+    before, last = words[-2:] if len(words) > 1 else (words[0], words[0])
+    honours = len(words) > 2 and words[-3].pos.startswith("接頭辞")
+    return last.surface == "なさい" and before.is_verb() and not honours
+
+
+def _raised(words: Sequence[Word]) -> bool:
+    """Something is there besides です and ます that raises or lowers somebody.
+
+    The お of お茶 is no such thing; that of お待ちする, お電話する and お客様 is.
+    """
+    if any(word.lemma in (_HONORIFIC | _HUMBLE) - _EVERYDAY for word in words):
+        return True
+    for before, after, third in zip(words, words[1:], [*words[2:], words[-1]], strict=False):
+        if after.lemma in ("様", "さま", "方"):
+            return True
+        if before.pos.startswith("接頭辞") and before.surface in ("お", "ご", "御"):
+            does = "サ変" in after.pos and third.lemma in ("する", "できる", "出来る", "願う")
+            if after.is_verb() or does or third.lemma in ("する", "です", "願う", "様", "さま"):
+                return True
+    return False
+
+
+def _honoured(words: Sequence[Word]) -> bool:
+    """お読みになる, ご覧になる: more than です and ます."""
+    for stem, ni, become in zip(words, words[1:], words[2:], strict=False):
+        if (ni.surface, become.lemma) == ("に", "なる") and stem.surface == "ご覧":
+            return True
+    for prefix, stem, ni, become in zip(words, words[1:], words[2:], words[3:], strict=False):
+        honorific = prefix.pos.startswith("接頭辞") and prefix.surface in ("お", "ご", "御")
+        if honorific and (ni.surface, become.lemma) == ("に", "なる"):
+            return stem.is_verb() or verb_of(stem) is not None
+    return False
+
+
+def _invites(words: Sequence[Word]) -> bool:
+    """こちらへどうぞ: polite without a verb."""
+    return words[-1].lemma == "どうぞ" and any(
+        word.lemma in ("こちら", "そちら", "あちら") or word.pos.startswith("接頭辞")
+        for word in words
+    )
+
+
+@lru_cache(maxsize=1)
+def _weights() -> dict[str, tuple[float, ...]]:
+    with WEIGHTS.open(encoding="utf-8", newline="") as file:
+        rows = csv.reader(file)
+        next(rows)
+        return {feature: tuple(map(float, weights)) for feature, *weights in rows}

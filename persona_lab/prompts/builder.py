@@ -1,0 +1,80 @@
+"""Build the exact prompt from persona, history and message."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from persona_lab.db.tables import Agent
+from persona_lab.types import Prompt, PromptMessage, Trace
+
+if TYPE_CHECKING:
+    from persona_lab.clients.catalog import ModelInfo
+from persona_lab.prompts.templates import Kind, PromptTemplateEngine
+from persona_lab.prompts.trace import _clean
+from persona_lab.prompts.variables import _examples, _traced_list, _variables
+
+
+class PromptBuilder:
+    """Makes the prompt for a persona, a conversation and a message."""
+
+    def __init__(self, engine: PromptTemplateEngine) -> None:
+        self.engine = engine
+
+    async def build(
+        self,
+        agent: Agent,
+        message: str,
+        context: Sequence[Mapping[str, Any]] = (),
+        *,
+        info: ModelInfo | None = None,
+    ) -> Prompt:
+        """What would be sent to the model of ``info`` (a chat model without one), to the byte.
+
+        ``context``: earlier messages, oldest first, ``{"sender": "user"|"ai", "content": …}``.
+        An empty ``message`` is a preview before anything is typed: the prompt has no turn for it.
+        Needs nothing from the store: the agent may be unsaved. Raises TemplateError.
+        """
+        kind: Kind = info.prompt if info is not None else "chat"
+        as_turns = kind == "chat" and info is not None and info.examples == "turns"
+        personalities = _traced_list((p.name for p in agent.personalities), "personalities")
+        roles = _traced_list((r.name for r in agent.roles), "roles")
+        tones = _traced_list((t.name for t in agent.tones), "tones")
+        choice = self.engine.get_template(
+            personalities, roles, tones=tones, language=agent.language, kind=kind
+        )
+        user, persona, stop = self.engine.labels(agent.language, agent.name or "")
+        history = [
+            {"sender": entry["sender"], "content": _clean(entry["content"])}
+            for entry in context
+            if _clean(entry["content"])
+        ]
+        variables = _variables(
+            agent,
+            personalities,
+            roles,
+            tones,
+            message=_clean(message),
+            history=history,
+            labels=(user, persona),
+            with_examples=not as_turns,
+        )
+        system, spans = self.engine.render(choice, variables)
+        trace = Trace(choice.file, choice.rule, choice.reason, spans, dict(choice.reasons))
+        if kind == "transcript":
+            return Prompt(system, (), kind, message, stop, trace)
+        turns: list[PromptMessage] = []
+        if as_turns:
+            for example in _examples(agent):
+                turns.append(PromptMessage("user", str.__str__(example["user"])))
+                turns.append(PromptMessage("assistant", str.__str__(example["ai"])))
+        turns += [
+            PromptMessage(
+                "user" if entry["sender"] == "user" else "assistant", str(entry["content"])
+            )
+            for entry in context
+            if str(entry["content"]).strip()
+        ]
+        if message:
+            turns.append(PromptMessage("user", message))
+        return Prompt(system, tuple(turns), kind, message, (), trace)

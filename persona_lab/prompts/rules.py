@@ -1,0 +1,135 @@
+"""The rules of ``rules.yaml``: which template, labels and wording fit which persona."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from persona_lab.errors import TemplateError
+from persona_lab.yaml_config import load_yaml
+
+if TYPE_CHECKING:
+    pass
+
+
+LANGUAGES = ("ja", "en")
+"""Every template that a rule names exists in these; others may be added beside them."""
+
+
+_Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+_Text = Annotated[str, Field(min_length=1)]
+_LISTS = ("personalities", "roles", "tones")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Localized(_Strict):
+    ja: _Text
+    en: _Text
+
+
+class _Condition(_Strict):
+    """Holds when one of its words stands in the persona's list of that name."""
+
+    personalities: tuple[_Text, ...] = ()
+    roles: tuple[_Text, ...] = ()
+    tones: tuple[_Text, ...] = ()
+
+    @model_validator(mode="after")
+    def _says_something(self) -> _Condition:
+        if not any(getattr(self, name) for name in _LISTS):
+            raise ValueError("names no personality, role or tone")
+        return self
+
+    def match(self, persona: Mapping[str, Sequence[str]]) -> tuple[str, str] | None:
+        """The list and the persona's own word that made it hold."""
+        for name in _LISTS:
+            words = {_fold(word) for word in getattr(self, name)}
+            for word in persona[name]:
+                if _fold(word) in words:
+                    return name, word
+        return None
+
+
+class _When(_Strict):
+    """Holds when each of its conditions does."""
+
+    when: Annotated[tuple[_Condition, ...], Field(min_length=1)]
+
+    def match(self, persona: Mapping[str, Sequence[str]]) -> list[tuple[str, str]] | None:
+        found = [condition.match(persona) for condition in self.when]
+        return None if None in found else [pair for pair in found if pair is not None]
+
+
+class _Rule(_When):
+    template: _Name
+
+
+class _Form(_When):
+    prefix: _Name
+
+
+class _Label(_Strict):
+    """Who speaks in a transcript, and where an answer ends. ``persona`` for one without a name."""
+
+    user: _Text
+    persona: _Text
+    stop: tuple[_Text, ...]
+
+
+class _Labels(_Strict):
+    ja: _Label
+    en: _Label
+
+
+class _Words(_Strict):
+    personalities: _Localized
+    roles: _Localized
+    tones: _Localized
+    matched: _Localized
+    between: _Localized
+    default: _Localized
+    form: _Localized
+    transcript: _Localized
+
+
+class _RuleFile(_Strict):
+    rules: tuple[_Rule, ...]
+    forms: tuple[_Form, ...] = ()
+    transcript: _Labels
+    words: _Words
+
+
+def _fold(word: str) -> str:
+    return unicodedata.normalize("NFKC", word).strip().casefold()
+
+
+def _read_rules(path: Path) -> _RuleFile:
+    content = load_yaml(path, error=TemplateError)
+    try:
+        return _RuleFile.model_validate(content)
+    except ValidationError as wrong:
+        where, reason = _first_fault(wrong)
+        raise TemplateError(
+            f"{path.name}: {where}: {reason}", file=path.name, where=where
+        ) from None
+
+
+def _first_fault(wrong: ValidationError) -> tuple[str, str]:
+    """Where the first fault is (``rule 2: when 1: role``, counted from 1) and what it is."""
+    fault = wrong.errors(include_url=False)[0]
+    singular = {"rules": "rule", "forms": "form"}
+    place = ""
+    for part in fault["loc"]:
+        if isinstance(part, int):
+            place = f"{place} {part + 1}"
+        else:
+            name = singular.get(part, part) if not place else part
+            place = f"{place}: {name}" if place else name
+    return place or "the file", fault["msg"].removeprefix("Value error, ")

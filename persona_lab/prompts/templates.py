@@ -1,0 +1,246 @@
+"""From a persona to the exact text that is sent: choose a template, render it, keep the trace.
+
+:class:`PromptTemplateEngine` knows the files: ``rules.yaml`` chooses, ``prompts/*.j2`` speak.
+:class:`PromptBuilder` knows personas and makes a :class:`~persona_lab.types.Prompt`. Neither
+knows a provider, the store, or how much of a conversation fits a model.
+
+Persona text is always a value in a template, never template source. On its way through the
+template a value carries marks that name its field (:class:`Traced`), and the marks become the
+prompt's trace; so the trace needs nothing from the templates and holds for any of them.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import jinja2
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from persona_lab.db.tables import Agent
+from persona_lab.errors import TemplateError
+from persona_lab.types import Span
+
+if TYPE_CHECKING:
+    pass
+from persona_lab.prompts.rules import LANGUAGES, _read_rules
+from persona_lab.prompts.trace import Traced, unmark
+from persona_lab.prompts.variables import _variables
+
+Kind = Literal["chat", "transcript"]
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A template and why it was chosen. ``rule`` counts from 1; 0 where no rule decided.
+
+    ``reasons`` has a reader's words for it in each language, ``file`` the template's name.
+    """
+
+    name: str
+    rule: int
+    reasons: Mapping[str, str]
+    template: jinja2.Template
+    language: str
+
+    @property
+    def file(self) -> str:
+        return f"{self.name}.{self.language}.j2"
+
+    @property
+    def reason(self) -> str:
+        """In the persona's language, or in English."""
+        return self.reasons.get(self.language, self.reasons["en"])
+
+
+class PromptTemplateEngine:
+    """Chooses a template by the rules and renders it.
+
+    Everything is read once, at the start: rules are checked, each template is compiled and
+    rendered for a full and for an empty persona, so that a fault is named here, by its file and
+    its number or line, and not found in a chat.
+    """
+
+    def __init__(self, templates_dir: Path) -> None:
+        """Raises TemplateError, one line that names the file and where in it the fault is."""
+        self._rules = _read_rules(templates_dir / "rules.yaml")
+        self._environment = ImmutableSandboxedEnvironment(
+            loader=jinja2.FileSystemLoader(templates_dir / "prompts"),
+            undefined=jinja2.StrictUndefined,
+            autoescape=False,  # prompts are text for a model, not HTML
+            trim_blocks=True,
+            lstrip_blocks=True,
+            keep_trailing_newline=True,
+            auto_reload=False,
+            cache_size=-1,
+        )
+        # A prompt is the same each time it is rendered.
+        del self._environment.filters["random"]
+        del self._environment.globals["lipsum"]
+        self._templates = {
+            name.removesuffix(".j2"): self._compile(name)
+            for name in self._environment.list_templates(extensions=["j2"])
+        }
+        self._require()
+        for key in self.names:
+            for sample in (_sample(full=True), _sample(full=False)):
+                self._render(key, sample)
+
+    @property
+    def names(self) -> list[str]:
+        """The templates that can be rendered, as ``name.language``; parts (``_base``) aren't."""
+        return [key for key in self._templates if not key.startswith("_")]
+
+    def get_template(
+        self,
+        personalities: Iterable[str],
+        roles: Iterable[str],
+        *,
+        tones: Iterable[str] = (),
+        language: str = "ja",
+        kind: Kind = "chat",
+    ) -> Choice:
+        """The template for a persona with these traits, the first rule that fits deciding.
+
+        A rule gives the name, then a form its prefix (``casual_``); where that form has no file,
+        its base is taken. Raises TemplateError when the language has no templates at all.
+        """
+        if kind == "transcript":
+            reasons = self._rules.words.transcript.model_dump()
+            return self._choice("transcript", 0, reasons, language)
+        persona = {
+            "personalities": [*personalities],
+            "roles": [*roles],
+            "tones": [*tones],
+        }
+        name, number, found, prefix = "default", 0, [], ""
+        for at, rule in enumerate(self._rules.rules, 1):
+            if (match := rule.match(persona)) is not None:
+                name, number, found = rule.template, at, match
+                break
+        for form in self._rules.forms:
+            if (match := form.match(persona)) is not None:
+                if f"{form.prefix}_{name}.{language}" in self._templates:
+                    prefix = form.prefix
+                    name, found = f"{prefix}_{name}", [*found, *match]
+                break
+        reasons = self._reasons(found, "" if number else prefix)
+        return self._choice(name, number, reasons, language)
+
+    def render(self, choice: Choice, variables: Mapping[str, Any]) -> tuple[str, tuple[Span, ...]]:
+        """The text and the spans of it that are traced values. Raises TemplateError."""
+        return unmark(self._render(f"{choice.name}.{choice.language}", variables).strip())
+
+    def labels(self, language: str, name: str) -> tuple[str, str, tuple[str, ...]]:
+        """For a transcript: the user's label, the persona's, and the stop strings."""
+        labels = self._rules.transcript
+        label = labels.ja if language == "ja" else labels.en
+        persona = " ".join(name.split()) or label.persona
+        stop = (s.replace("{user}", label.user).replace("{name}", persona) for s in label.stop)
+        return label.user, persona, tuple(dict.fromkeys(stop))
+
+    def _choice(self, name: str, rule: int, reasons: dict[str, str], language: str) -> Choice:
+        template = self._templates.get(f"{name}.{language}")
+        if template is None:
+            file = f"{name}.{language}.j2"
+            raise TemplateError(f"{file}: there is no such template", file=file)
+        return Choice(name, rule, MappingProxyType(reasons), template, language)
+
+    def _reasons(self, found: Sequence[tuple[str, str]], form: str) -> dict[str, str]:
+        """What was ``found`` in the persona; ``form``: of the default, that it chose alone."""
+        words = self._rules.words
+        if not found:
+            return words.default.model_dump()
+        reasons = {
+            language: getattr(words.between, language).join(
+                getattr(words.matched, language)
+                .replace("{list}", getattr(getattr(words, name), language))
+                .replace("{word}", word)
+                for name, word in found
+            )
+            for language in LANGUAGES
+        }
+        if form:
+            for language, matched in reasons.items():
+                text: str = getattr(words.form, language).replace("{form}", form)
+                reasons[language] = text.replace("{matched}", matched)
+        return reasons
+
+    def _compile(self, file: str) -> jinja2.Template:
+        return _naming(file, lambda: self._environment.get_template(file))
+
+    def _render(self, key: str, variables: Mapping[str, Any]) -> str:
+        return _naming(f"{key}.j2", lambda: self._templates[key].render(variables))
+
+    def _require(self) -> None:
+        needed = [("rules.yaml: default", "default"), ("rules.yaml: transcript", "transcript")]
+        needed += [
+            (f"rules.yaml: rule {number}", rule.template)
+            for number, rule in enumerate(self._rules.rules, 1)
+        ]
+        for where, name in needed:
+            for language in LANGUAGES:
+                if f"{name}.{language}" not in self._templates:
+                    file = f"{name}.{language}.j2"
+                    raise TemplateError(f"{where}: there is no prompts/{file}", file=file)
+        for at, form in enumerate(self._rules.forms, 1):
+            if not any(key.startswith(f"{form.prefix}_") for key in self._templates):
+                raise TemplateError(
+                    f"rules.yaml: form {at}: there is no prompts/{form.prefix}_….j2",
+                    file="rules.yaml",
+                )
+
+
+def _naming(file: str, work: Callable[[], _T]) -> _T:
+    """Do ``work``. A template can raise anything (1/0): all of it names its file and line."""
+    try:
+        return work()
+    except jinja2.TemplateSyntaxError as wrong:
+        raise _fault(wrong.name or file, wrong.lineno, wrong.message) from wrong
+    except jinja2.TemplateNotFound as wrong:
+        raise _fault(*_place(file, wrong), f"there is no prompts/{wrong.name}") from wrong
+    except Exception as wrong:
+        raise _fault(*_place(file, wrong), str(wrong) or type(wrong).__name__) from wrong
+
+
+def _place(file: str, wrong: Exception) -> tuple[str, int | None]:
+    """Jinja puts its files into the traceback: the innermost is where the fault is."""
+    for frame in reversed(traceback.extract_tb(wrong.__traceback__)):
+        if frame.filename.endswith(".j2"):
+            return Path(frame.filename).name, frame.lineno
+    return file, None
+
+
+def _fault(file: str, line: int | None, reason: str | None) -> TemplateError:
+    where = f"line {line}" if line else ""
+    parts = [part for part in (file, where, reason) if part]
+    return TemplateError(" ".join(": ".join(parts).split()), file=file, where=where)
+
+
+def _sample(*, full: bool) -> dict[str, Any]:
+    """Values of every variable, to try a template with: all there, or none."""
+    agent = Agent(name="x" if full else "")
+    if full:
+        for field in ("description", "gender", "background", "greeting"):
+            setattr(agent, field, "x")
+        agent.first_person = agent.second_person = "x"
+        agent.sentence_endings = agent.catchphrases = agent.forbidden_words = ["x", "y"]
+        agent.examples = [{"user": "x", "ai": "y"}, {"user": "x", "ai": "y"}]
+    traits = [Traced("x", "personalities"), Traced("y", "personalities")] if full else []
+    return _variables(
+        agent,
+        traits,
+        traits,
+        traits,
+        message="x" if full else "",
+        history=[{"sender": "user", "content": "x"}, {"sender": "ai", "content": "y"}]
+        if full
+        else [],
+        labels=("x", "y"),
+        with_examples=True,
+    )

@@ -1,0 +1,371 @@
+"""Finds personal data and keys in a text, in Japanese and foreign forms.
+
+It compares what NFKC makes of each character, so that full-width letters hide nothing, and gives
+places in the text as it stands. Check digits decide where there are any (cards: Luhn; My Number:
+the Ministry of Internal Affairs' ordinance no. 85 of 2014, article 5). A number that is called an
+order number, an ISBN and the like is none of these.
+
+Not found: names, dates of birth, addresses written in words only, street addresses in other forms
+than Japanese, English and French ones, numbers abroad without their area code. Three numbers in a
+row (555 123 4567) are a phone number unless they are round or the words before count with them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import unicodedata
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Literal, NamedTuple, get_args
+
+from persona_lab.redaction import secret_pattern
+from persona_lab.unicode_text import shows_nothing
+
+Kind = Literal["key", "email", "card", "my_number", "phone", "address"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+_DASH = "[-‐‑‒–—―−ーｰ]"
+_GAP = rf"(?:{_DASH}|[ .　・/])"
+_LABEL = re.compile(
+    r"(?:注文|受注|発注|受付|伝票|追跡|管理|会員|顧客|お?客様|商品|予約|請求書?|見積書?|整理"
+    r"|お?問い?合わ?せ|シリアル|送り状|製品|製造|部品|ロット|図面|案件|取引|承認|確認|特許|契約|口座"
+    r"|当選|社員|証券|登録|申込|申請|受験|学籍|識別)"
+    r"(?:番号|no\.?|ナンバー|id|コード)|品番|型番|棚番|バーコード|型式"
+    r"|(?<![a-z])(?:isbn|imei|jan\s?(?:code|コード)|orders?|invoices?|tracking|sku|serial|parts?\s*n"
+    r"|parts?(?=\s*(?:no|num))|models?|confirmation|ref|reference|tickets?)(?![a-z])"
+    r"(?:\s*(?:numbers?|nos?\b\.?|codes?|ids?|#))?(?:\s+(?:is|was))?",
+    re.IGNORECASE,
+)
+"""Stands before a number that is no personal one."""
+_LABEL_REACH = 12
+"""Characters between the two at most."""
+_OR_RATHER = re.compile(
+    r"(?<![\d -])\d[\d -]*(?:[でじ]ゃ?は?なく(?:て)?、?|または|もしくは|あるいは|,? (?:but|or) )"
+)
+"""After such a number the next one is called the same."""
+_CALL_REACH = 16
+_BEFORE = 200
+"""Characters before a number that may say what it is."""
+_COUNTED = re.compile(
+    r"(?:(?<![a-z])(?:chapters?|pages?|rooms?|rows?|columns?|ports?|years?|sizes?|values?|items?"
+    r"|numbers|versions?|sections?|verses?|points?|scores?|widths?|bytes?|between|from)"
+    r"|[章頁点巻号件年行列値幅]|ページ|サイズ|ポート|バージョン|得点)[:：はがの]? ?$"
+    r"|[$€£¥#]$|\d[ ,:/]$",
+    re.IGNORECASE,
+)
+"""Stands right before numbers that count something."""
+_ROUND = re.compile(r"\d*0|1|256|512|1024|2048|4096|8192")
+_CALLS = re.compile(r"電話|tel|phone|call|携帯|連絡先|fax|☎|℡", re.IGNORECASE)
+_NAMES = re.compile(
+    r"カード|(?<![a-z])(?:card|visa|mastercard|amex)(?![a-z])|マイナンバー|個人番号", re.IGNORECASE
+)
+"""What a card's or a person's number is called, where it is."""
+
+
+class Found(NamedTuple):
+    """``text[start:end]`` is ``kind``."""
+
+    start: int
+    end: int
+    kind: Kind
+
+
+def _luhn(digits: str) -> bool:
+    total = 0
+    for place, digit in enumerate(reversed(digits)):
+        value = int(digit) * (1 + place % 2)
+        total += value - 9 if value > 9 else value
+    return total % 10 == 0
+
+
+def _is_card(said: str, before: str) -> bool:
+    digits = _digits(said)
+    if not 13 <= len(digits) <= 19 or digits[0] not in "23456" or len(set(digits)) == 1:
+        return False
+    return (
+        _luhn(digits)
+        and not (len(digits) == 13 and _is_ean(digits))
+        and not _labelled(before, _NAMES)
+    )
+
+
+def _is_ean(digits: str) -> bool:
+    """Whether 13 digits end in a bar code's check digit."""
+    weighed = sum(int(digit) * (3 if at % 2 else 1) for at, digit in enumerate(digits[:12]))
+    return (10 - weighed % 10) % 10 == int(digits[12])
+
+
+def _is_my_number(said: str, before: str) -> bool:
+    digits = _digits(said)
+    if len(digits) != 12 or len(set(digits)) == 1 or _labelled(before, _NAMES):
+        return False
+    if re.fullmatch(r"(?:(?:19|20)\d\d\D){2}(?:19|20)\d\d", said):  # years
+        return False
+    total = sum(
+        int(digit) * (n + 1 if n <= 6 else n - 5)
+        for n, digit in enumerate(reversed(digits[:11]), 1)
+    )
+    rest = total % 11
+    return int(digits[11]) == (0 if rest <= 1 else 11 - rest)
+
+
+def _is_phone(said: str, before: str) -> bool:
+    digits = _digits(said)
+    if _labelled(before, _CALLS):
+        return False
+    if said.lstrip("(").startswith("+"):
+        # Without a gap it must be long enough to be no sum of money.
+        return 8 <= len(digits) <= 15 if re.search(r"\D", said[1:]) else len(digits) >= 11
+    if digits.startswith("00"):
+        return 11 <= len(digits) <= 17
+    if re.fullmatch(r"[\d .-]+", said) and not _CALLS.search(before[-_CALL_REACH:]):
+        parts = re.findall(r"\d+", said)  # numbers in a row, perhaps
+        counts = "-" not in said and "." not in said and _COUNTED.search(before)
+        rounded = len(parts) > 1 and all(map(_ROUND.fullmatch, parts))
+        if _in_steps(parts) or (digits[0] != "0" and (counts or rounded)):
+            return False
+    if digits[0] == "0":
+        if len(digits) not in (10, 11):
+            return False
+        bare = said.isdigit()
+        mobile = re.match(r"0(?:[5789]0\d{8}|120\d{6}$|800\d{7}|570\d{6}$)", digits)
+        return not bare or bool(mobile) or bool(_CALLS.search(before))
+    return len(digits) in (10, 11)
+
+
+def _in_steps(parts: list[str]) -> bool:
+    """01 02 03 04 05, 05 10 15 20 25."""
+    steps = {int(after) - int(one) for one, after in itertools.pairwise(parts)}
+    return len(parts) > 2 and len(steps) == 1 and abs(steps.pop()) <= 10
+
+
+def _is_key(said: str, before: str) -> bool:
+    return any(letter.isdigit() for letter in said) or said.startswith("-----")
+
+
+def _digits(said: str) -> str:
+    return re.sub(r"\D", "", said)
+
+
+def _labelled(before: str, names: re.Pattern[str]) -> bool:
+    """Whether a number is called something harmless, and no nearer word is one of ``names``.
+
+    A number in between is what was called so.
+    """
+    before = _OR_RATHER.sub("", before)
+    end = max((label.end() for label in _LABEL.finditer(before)), default=-1)
+    between = before[end:]
+    return (
+        end >= 0
+        and len(between) <= _LABEL_REACH
+        and not names.search(between)
+        and not any(map(str.isdigit, between))
+    )
+
+
+def _always(said: str, before: str) -> bool:
+    return True
+
+
+_KANJI = "\u4e00-\u9fff々〇"
+_PREFECTURE = rf"(?:北海道|東京都|(?:京都|大阪)府|(?:神奈川|和歌山|鹿児島|[{_KANJI}]{{2}})県)"
+_HIRAGANA_CITIES = (
+    "さいたま|いわき|つくば|つくばみらい|ひたちなか|かすみがうら|あきる野|いなべ|うきは|えびの|"
+    "さくら|さぬき|たつの|つがる|にかほ|ふじみ野|みどり|みやま|むつ|うるま|あわら|いすみ|かほく"
+)
+_CITY = rf"(?:{_HIRAGANA_CITIES}|[{_KANJI}ァ-ヶー]{{1,7}}?)[市区町村郡]"
+# Nothing may be read in two ways here: each such letter would double the work.
+_PLACE = rf"(?:[{_KANJI}ァ-ヶー]|[のがつ](?=[{_KANJI}ァ-ヶー])){{0,20}}"
+_FULL_PLACE = (
+    rf"(?:[{_KANJI}ァ-ヶー]|\d{{1,2}}条|[のがつるり](?=[{_KANJI}ァ-ヶー])|[ぁ-ん]{{3,8}}(?=\d))"
+    r"{0,30}"
+)
+"""After a prefecture and a city more is a name: みなとみらい, 北1条西."""
+_NUMERAL = r"(?:\d{1,5}|[一二三四五六七八九十]{1,4})"
+_COUNTER = (
+    "[日月年時分秒週個人円本冊枚回度点対歳件社店軒名箇つ泊組勝敗倍位割章話台%]|か[月所国年条]"
+)
+"""After a number: it counts something."""
+_LOT = (
+    rf"(?:(?:{_NUMERAL}(?:丁目|番地)|\d{{1,5}}番|[一二三四五六七八九十]{{1,4}}番(?=[\d一二三四五六七八九十]))(?:の?{_NUMERAL}(?:番地?|号|{_DASH}|の)?){{0,3}}"
+    rf"|\d{{1,5}}(?:(?:{_DASH}|の)\d{{1,5}}){{1,3}}号?)"
+    rf"(?!{_DASH}?\d|{_COUNTER})"
+)
+_ONE_LOT = (
+    rf"(?=[^\d\s]{{0,30}}[町字])(?:[{_KANJI}ァ-ヶー]|[のがつるり](?=[{_KANJI}ァ-ヶー])){{1,30}}"
+    rf"(?<![第数口約計全積抜業])\d{{1,5}}(?!{_DASH}?\d|[.,]\d|{_COUNTER}|[万億千百世戸票名棟席株通k㎡])"
+)
+"""A name with 町 or 字 in it and one number, after a prefecture and a city."""
+_BUILDING = rf"(?:[ 　]?[{_KANJI}ァ-ヶーA-Za-z0-9]{{1,16}}?(?:号室|\d{{1,2}}階|\d{{1,2}}F))?"
+_ENGLISH_NUMBER = r"(?<![\w.,])\d{1,6}[A-Za-z]?\s+(?:[NSEW]\.?\s+)?"
+_ENGLISH_NAME = r"(?:Mc|Mac|[DO]['’])?[A-Z][a-z]+(?:['’][A-Za-z]+)?"
+_ENGLISH_ROAD = (
+    r"(?:[A-Z]\s+(?=Street|St|Ave)"
+    rf"|(?:(?:{_ENGLISH_NAME}\.?|\d{{1,3}}(?:st|nd|rd|th))\s+){{1,4}})"
+    r"(?:Street|St|Avenue|Ave|Road|Rd|Boulevard|Blvd|Lane|Ln|Drive|Dr|Court|Ct|Place|Pl|Square|Sq"
+    r"|Way|Terrace|Parkway|Pkwy|Highway|Hwy|Crescent|Close)\b\.?"
+    r"(?:\s+(?:NW|NE|SW|SE|[NSEW]|North|South|East|West)\b\.?)?"
+)
+_PERHAPS = re.compile(
+    r"(?:(?:18|19|20)\d\d\s|\d+\s+(?:Wall\s+Street|Sesame\s+Street|Silk\s+Road|Abbey\s+Road)\b)[^,#\d]*"
+    r"|\d+\s+(?:\S+\s+){0,3}(?:(?:Google|Hard|Disk|Flash|State|Test|USB|Minutes?|Hours?|Days?|Miles?"
+    r"|Wheel|Food|Blood)\s+Drive|(?:Supreme|High|Federal|District|Circuit|Appeals?|Superior|Municipal"
+    r"|County|Crown|Family|Criminal|Food|Tennis|Basketball|Badminton|Squash|Volleyball)\s+Court"
+    r"|Milky\s+Way|(?:First|Second|Third)\s+Place|The\s+(?:Drive|Court|Way|Road|Street|Place)"
+    r"|(?:To|An?|And|Of|Your|My|Our|This|That|Very|Too|So|Best|Same|Right|Wrong|Only|One)\s+"
+    r"(?:Drive|Court|Way|Road|Street|Place|Close|Lane|Square))\b\D*"
+)
+"""A year and a street's name, what is known by such a name, and what only sounds like one: no
+address without a house's number, a city (but for the last), a code or a door."""
+_ENGLISH_DOOR = (
+    r"(?:,?\s+(?:(?:Apt|Suite|Ste|Unit|Floor|Flat|Room)\b\.?\s*#?|#\s*)\w{1,6}\b"
+    r"|,?\s+\d{1,3}(?:st|nd|rd|th)\s+Floor)?"
+)
+_ENGLISH_CODE = (
+    r"(?:,?\s+(?:(?:[A-Z]{2}|D\.C\.)\s+\d{5}(?:-\d{4})?\b|[A-Z]{1,2}\d[A-Z\d]?\s*\d[A-Z]{2}\b"
+    r"|[A-Z]{2}\s+[A-Z]\d[A-Z]\s?\d[A-Z]\d\b|(?:NSW|VIC|QLD|TAS|ACT|[SWN][AT])\s+\d{4}\b))"
+)
+"""Of the United States, the United Kingdom, Canada and Australia, with the state before it."""
+_ENGLISH_CITY = rf",\s*{_ENGLISH_NAME}\.?(?:\s{_ENGLISH_NAME}){{0,3}}"
+_ENGLISH_ADDRESS = (  # with a code anything is a road: Broadway, Infinite Loop
+    rf"{_ENGLISH_NUMBER}(?:{_ENGLISH_ROAD}|{_ENGLISH_NAME}(?:\s+(?:of\s+|the\s+){{0,2}}"
+    rf"{_ENGLISH_NAME}){{0,4}}){_ENGLISH_DOOR}(?:{_ENGLISH_CITY}){{1,2}}{_ENGLISH_CODE}"
+    rf"|{_ENGLISH_NUMBER}{_ENGLISH_ROAD}{_ENGLISH_DOOR}(?:{_ENGLISH_CITY}){{0,2}}{_ENGLISH_CODE}?"
+)
+
+
+def _is_address(said: str, before: str) -> bool:
+    return not _PERHAPS.fullmatch(said)
+
+
+# ASCII: a letter of Japanese beside it ends no word.
+_PATTERNS: tuple[tuple[Kind, re.Pattern[str], Callable[[str, str], bool]], ...] = (
+    (
+        "key",
+        secret_pattern(),
+        _is_key,
+    ),
+    (
+        "email",
+        re.compile(
+            r"(?<![A-Za-z0-9._%+-])[A-Za-z0-9._%+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.)+[A-Za-z]{2,24}",
+            re.ASCII,
+        ),
+        _always,
+    ),
+    (
+        "address",
+        re.compile(
+            rf"(?:〒\s*)?(?:\d{{3}}{_DASH}\d{{4}}[ 　]*)?{_PREFECTURE}[ 　]*(?:{_CITY}){{1,2}}"
+            rf"[ 　]*(?:{_FULL_PLACE}[ 　]*{_LOT}|{_ONE_LOT}){_BUILDING}"
+            rf"|(?:〒\s*\d{{3}}{_DASH}?\d{{4}}[ 　]*)(?:{_CITY}{_PLACE}[ 　]*{_LOT}{_BUILDING})?"
+            rf"|(?<![{_KANJI}]){_CITY}(?=[のがつ]?[{_KANJI}ァ-ヶー]){_FULL_PLACE}{_LOT}{_BUILDING}"
+            rf"|{_ENGLISH_ADDRESS}"
+            r"|(?<![\w.,])\d{1,4}(?:\s?bis)?,?\s+(?:rue|avenue|boulevard|place|chemin|quai)\s+"
+            r"(?:(?:de|du|des|la|le)\s+|l['’]|d['’]){0,3}[A-ZÀ-Ü][\wà-ÿ-]+(?:,?\s+\d{5}\s+[A-Z]\w+)?",
+            re.ASCII,
+        ),
+        _is_address,
+    ),
+    (
+        "card",  # of each length, wherever it begins: an expiry date may follow
+        re.compile(
+            rf"(?<!\d)(?<!\d\.)(?=(\d(?:{_GAP}?\d){{12,18}})(?!\d))"
+            rf"(?=(\d(?:{_GAP}?\d){{15}})(?!\d)|)(?=(\d(?:{_GAP}?\d){{14}})(?!\d)|)"
+            rf"(?=(\d(?:{_GAP}?\d){{13}})(?!\d)|)",
+            re.ASCII,
+        ),
+        _is_card,
+    ),
+    (
+        "my_number",
+        re.compile(
+            rf"(?<!\d)(?<!\d\.)\d{{4}}{_GAP}?\d{{4}}{_GAP}?\d{{4}}(?!{_GAP}?\d)", re.ASCII
+        ),
+        _is_my_number,
+    ),
+    (
+        "phone",
+        re.compile(
+            rf"(?<![\w+])\(?\+[1-9]\d{{0,2}}\)?(?:(?:{_GAP}|[()]){{0,2}}\d){{5,14}}(?!\d)"
+            r"|(?<![\w+.-])\(?00[2-9]\d{1,2}[ -][1-9]\d{0,4}(?:[ -]\d{1,5}){1,4}(?![\d-])"
+            rf"|(?<![\d+])(?<!\d\.)(?<!\d[-‐ー])\(?0\d{{1,4}}(?:\){_GAP}?|\(|{_GAP})\d{{1,4}}"
+            rf"(?:\)|{_GAP})\d{{3,4}}(?!{_DASH}?\d)"
+            r"|(?<![\d+-])(?<!\d\.)0\d(?:[ .-]\d\d){4}(?![\d-])"
+            r"|(?<![\d+-])(?<!\d\.)0\d{9,10}(?![\d-])|(?<![\d+-])(?<!\d\.)0\d{4} \d{6}(?![\d-])"
+            r"|(?<![\d.-])(?:1[-. ])?(?:\([2-9]\d\d\) ?|[2-9]\d\d[-. ])\d{3}[-. ]\d{4}"
+            rf"(?![\d-]| \d|\.\d|,\d| ?(?:{_COUNTER}))",
+            re.ASCII,
+        ),
+        _is_phone,
+    ),
+)  # fmt: skip
+
+
+def find_personal(text: str, start: int = 0) -> list[Found]:
+    """What stands in ``text`` from ``start`` on, in its order; nothing overlaps.
+
+    What comes before ``start`` says what a number is called.
+    """
+    normal, places = normalized(text)
+    begin = start if places is None else _first_at(places, start)
+    taken: list[Found] = []
+    for kind, pattern, accepts in _PATTERNS:
+        for match in pattern.finditer(normal, begin):
+            before = normal[max(0, match.start() - _BEFORE) : match.start()]
+            readings = [each.rstrip(" \t\n　") for each in (match[0], *match.groups()) if each]
+            first = match.start()
+            if match[0][:1] == "(" and match[0].count("(") > match[0].count(")"):
+                readings, first = [match[0][1:]], first + 1  # it belongs to the sentence
+            said = next((each for each in readings if accepts(each, before)), "")
+            if not said:
+                continue
+            last = first + len(said)
+            if places is not None:
+                first, last = places[first], places[last - 1] + 1
+            if any(first < other.end and other.start < last for other in taken):
+                continue
+            taken.append(Found(first, last, kind))
+    return sorted(taken)
+
+
+def canonical(text: str) -> str:
+    """Letters and digits alone, so that two ways of writing the same are equal."""
+    return "".join(filter(str.isalnum, unicodedata.normalize("NFKC", text).casefold()))
+
+
+def normalized(text: str) -> tuple[str, list[int] | None]:
+    """NFKC of each character that is seen, and for each of the result where in ``text`` it came
+    from: what has no width hides nothing, nor do accents put on a letter.
+
+    None for the places of text that it leaves as it is.
+    """
+    if text.isascii():
+        return text, None
+    out: list[str] = []
+    places: list[int] = []
+    for at, character in enumerate(text):
+        same = plain(character)
+        if same in _VOICED and not (at and _KANA.match(text[at - 1])):
+            same = ""
+        out.append(same)
+        places += [at] * len(same)
+    return "".join(out), places
+
+
+@lru_cache(maxsize=8192)
+def plain(character: str) -> str:
+    """NFKC of one character; "" for one that isn't seen, or only on the letter before it."""
+    if shows_nothing(character) and character not in _VOICED:
+        return ""
+    return unicodedata.normalize("NFKC", character)
+
+
+_VOICED = ("\u3099", "\u309a")
+"""With one of these on it, a kana is another one."""
+_KANA = re.compile("[ぁ-ヿｦ-ﾝ]")
+
+
+def _first_at(places: list[int], start: int) -> int:
+    return next((at for at, place in enumerate(places) if place >= start), len(places))

@@ -1,0 +1,72 @@
+"""Recognise labels such as ``ユーザー：`` or ``### Assistant`` at the start of a line."""
+
+from __future__ import annotations
+
+import itertools
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+
+from persona_lab.unicode_text import is_visible
+
+_MARKED = tuple("*_-+#【[「『")
+USER_LABELS = ("ユーザー", "ユーザ", "あなた", "User", "Human", "You")
+"""Names under which models write turns for the user."""
+
+_BEFORE_NAMES = ("", "-", "*", "+", *("#" * level for level in range(1, 7)))
+_AROUND_NAMES = (
+    ("", ""), ("*", "*"), ("**", "**"), ("_", "_"), ("__", "__"),
+    ("【", "】"), ("[", "]"), ("「", "」"), ("『", "』"),
+)  # fmt: skip
+_FRAMES: dict[str, tuple[str, ...]] = {}
+for _before, (_left, _right) in itertools.product(_BEFORE_NAMES, _AROUND_NAMES):
+    _head = _before + _left  # "*" begins an item and emphasis
+    _FRAMES[_head] = (*_FRAMES.get(_head, ()), f"{_right}:", f":{_right}")
+"""What stands before the name of who speaks → what may stand after it, as :func:`_key` has it:
+``名前：``, ``**Name**:``, ``### Name:`` …"""
+_LED = {"【": ("】", *_FRAMES["【"])}
+_HEADED = {"###": ("\n", *_FRAMES["###"]), "<|": ("|>",), "<|im_start|>": ("\n",)}
+"""Where no colon is needed: before the persona's own words, and for who speaks next."""
+
+
+@lru_cache(maxsize=4096)
+def _key(character: str) -> str:
+    """How it is compared in labels; "" for blanks and what shows nothing. A line end stays."""
+    if character == "\n" or is_visible(character):
+        return unicodedata.normalize("NFKC", character).casefold()
+    return ""
+
+
+class _Labels:
+    """Tells whether a text is one of ``names`` in a frame, or the beginning of that: both as
+    :func:`_key` has them. ``frames`` are those beside :data:`_FRAMES`."""
+
+    def __init__(self, names: Sequence[str], frames: Mapping[str, Sequence[str]]) -> None:
+        self._names = [key for name in names if (key := "".join(map(_key, name)))]
+        self._frames = {**_FRAMES, **frames} if self._names else {}
+        self._firsts = {text[0] for text in (*self._frames, *self._names) if text}
+
+    def is_one(self, text: str) -> bool:
+        return any(rest in tails for rest, tails in self._after_names(text))
+
+    def may_become_one(self, text: str) -> bool:
+        if not text or text[0] not in self._firsts:
+            return not text and bool(self._names)
+        return (
+            any(head.startswith(text) for head in self._frames)
+            or any(name.startswith(rest) for rest, _ in self._after_heads(text)
+                   for name in self._names)
+            or any(tail.startswith(rest) for rest, tails in self._after_names(text)
+                   for tail in tails)
+        )  # fmt: skip
+
+    def _after_heads(self, text: str) -> Iterator[tuple[str, Sequence[str]]]:
+        for head, tails in self._frames.items():
+            if text.startswith(head):
+                yield text[len(head) :], tails
+
+    def _after_names(self, text: str) -> Iterator[tuple[str, Sequence[str]]]:
+        for rest, tails in self._after_heads(text):
+            for name in self._names:
+                if rest.startswith(name):
+                    yield rest[len(name) :], tails

@@ -1,0 +1,241 @@
+"""Tones: the way of speaking that a persona was given, kept to in Japanese answers.
+
+``templates/tones.yaml`` says which words of a persona choose a tone, and the rules by which a
+sentence is said in it. It works by sentence: a stream holds back the unfinished sentence, never
+the reply. A sentence that is in the tone already stays byte for byte, and so do quotations,
+code, tables, headings, addresses, names and all that isn't Japanese.
+
+SudachiPy is imported at the first Japanese sentence of a persona with such a tone, not before.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from persona_lab.db.tables import Agent
+from persona_lab.errors import TemplateError
+from persona_lab.japanese.rewrite import Rule, Rules
+from persona_lab.responses.code_fences import CodeFenceTracker
+from persona_lab.responses.filters import Filter, Step
+from persona_lab.yaml_config import load_yaml
+
+_JAPANESE = re.compile("[\u3041-\u30ff\u3400-\u9fff]")
+_LONGEST = 1000
+"""Characters after which a sentence without an end is taken for one."""
+_ITEM = re.compile(r"\s*(?:[-*+・•]|\d+[.)．])\s")
+_MARKS = "。！？!?…"
+_BLANKS = ("ending",)
+
+_Text = Annotated[str, Field(min_length=1)]
+
+
+class Tone(BaseModel):
+    """A way to say sentences. ``base`` is applied first: what the rules are written for."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: _Text
+    words: Annotated[tuple[_Text, ...], Field(min_length=1)]
+    """A persona with one of these among its tones speaks so."""
+    base: Literal["polite", "plain", "casual", "as it is"] = "as it is"
+    enabled: bool = True
+    settled: tuple[_Text, ...] = ()
+    """A sentence that ends so is in the tone already."""
+    rules: tuple[Rule, ...] = ()
+    examples: dict[_Text, _Text] = Field(default_factory=dict)
+    """Sentences and what becomes of them; the tests hold the rules to them."""
+
+    @model_validator(mode="after")
+    def _does_something(self) -> Tone:
+        if self.base == "as it is" and not self.rules:
+            raise ValueError("has neither a base nor rules")
+        return self
+
+    @model_validator(mode="after")
+    def _fills(self) -> Tone:
+        for number, rule in enumerate(self.rules, 1):
+            for name in rule.blanks:
+                if not name.partition(".")[0].isdigit() and name not in _BLANKS:
+                    raise ValueError(f"rule {number}: becomes: there is no {{{name}}}")
+        return self
+
+    @cached_property
+    def takes_ending(self) -> bool:
+        return any("ending" in rule.blanks for rule in self.rules)
+
+    @cached_property
+    def _found(self) -> Rules:
+        return Rules(self.rules)
+
+    def apply(self, sentence: str, *, keep: Sequence[str] = (), endings: Sequence[str] = ()) -> str:
+        """``sentence`` in this tone. Said twice is said once.
+
+        A sentence whose new form would be said otherwise again is left as it came: the rules
+        didn't understand it.
+        """
+        if not _JAPANESE.search(sentence) or (self.takes_ending and not endings):
+            return sentence
+        said = self._once(sentence, keep, endings)
+        if said == sentence or self._once(said, keep, endings) == said:
+            return said
+        return sentence
+
+    def _once(self, sentence: str, keep: Sequence[str], endings: Sequence[str]) -> str:
+        from persona_lab.japanese import to_casual, to_plain, to_polite
+        from persona_lab.japanese.morphology import words_of
+        from persona_lab.japanese.rewrite import rewrite
+
+        settled = (*self.settled, *(endings if self.takes_ending else ()))
+        if sentence.rstrip(_MARKS + "」』）) 　\n♪～").endswith(settled):
+            return sentence
+        text = sentence
+        if self.base == "polite" and not _is_bare_item(sentence):
+            text = to_polite(sentence, keep=keep)
+        elif self.base == "plain":
+            text = to_plain(sentence, keep=keep)
+        elif self.base == "casual" and to_plain(sentence, keep=keep) != sentence:
+            text = to_casual(sentence, keep=keep)
+        if not self.rules:
+            return text
+        blanks = {"ending": endings[0] if endings else ""}
+        return rewrite(words_of(text, keep), self._found, blanks)
+
+
+def _is_bare_item(sentence: str) -> bool:
+    """An entry of a list without a full stop: plain or a noun also in polite prose."""
+    return bool(_ITEM.match(sentence)) and not sentence.rstrip().endswith(tuple(_MARKS))
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tones: tuple[Tone, ...]
+
+
+class Tones:
+    """The tones of ``tones.yaml``, and which of them a persona speaks in."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises TemplateError, one line that names the file, the tone and the rule."""
+        try:
+            self.tones = _File.model_validate(load_yaml(path, error=TemplateError)).tones
+        except ValidationError as wrong:
+            fault = wrong.errors(include_url=False)[0]
+            where = _place(fault["loc"])
+            reason = fault["msg"].removeprefix("Value error, ")
+            raise TemplateError(
+                f"{path.name}: {where}: {reason}", file=path.name, where=where
+            ) from None
+
+    def of(self, agent: Agent) -> Tone | None:
+        """The tone of the first of the persona's own tones that has one; None for no Japanese."""
+        if agent.language != "ja":
+            return None
+        for own in agent.tones:
+            for tone in self.tones:
+                if _fold(own.name) in map(_fold, tone.words):
+                    return tone if tone.enabled else None
+        return None
+
+    @property
+    def step(self) -> Step:
+        """The step of a :class:`~persona_lab.responses.processor.ResponseProcessor`."""
+
+        def opened(agent: Agent) -> Filter:
+            tone = self.of(agent)
+            return Filter() if tone is None else ToneFilter(tone, agent)
+
+        return Step("tone", opened)
+
+
+def _place(location: tuple[int | str, ...]) -> str:
+    """``tone 2: rule 3: becomes``, counted from 1."""
+    place = ""
+    for part in location:
+        if isinstance(part, int):
+            place = f"{place.removesuffix('s')} {part + 1}"
+        else:
+            place = f"{place}: {part}" if place else part
+    return place or "the file"
+
+
+def _fold(word: str) -> str:
+    return unicodedata.normalize("NFKC", word).strip().casefold()
+
+
+class ToneFilter(Filter):
+    """Says an answer in ``tone``, sentence by sentence."""
+
+    def __init__(self, tone: Tone, agent: Agent) -> None:
+        self._tone = tone
+        self._keep = [name for name in (agent.name, *agent.catchphrases) if name.strip()]
+        self._endings = [ending for ending in agent.sentence_endings if ending.strip()]
+        self._fences = CodeFenceTracker()
+        self._held = ""
+        self._ended = False
+        """The sentence has its mark; what follows may be another mark."""
+        self._quotes = ""
+        self._line_begins = True
+        self._raw_line = False
+
+    @property
+    def applied(self) -> tuple[str, ...]:
+        return (f"tone:{self._tone.name}",)
+
+    def feed(self, text: str) -> str:
+        return "".join(map(self._take, text))
+
+    def finish(self) -> str:
+        return self._release()
+
+    def _take(self, character: str) -> str:
+        if self._raw_line or self._fences.open:
+            self._fences.feed(character)
+            if character == "\n":
+                self._raw_line, self._line_begins = False, True
+            return character
+        out = ""
+        if self._ended and character not in _MARKS + "」』）)”\n":
+            out = self._release()
+        self._held += character
+        if self._line_begins and (begun := self._held.lstrip(" 　\t")):
+            if begun.startswith(("|", "#", ">", "```", "~~~")):
+                return out + self._release(raw=True)
+            self._line_begins = begun in ("`", "``", "~", "~~")
+        if character == "\n":
+            return out + self._release()
+        self._quote(character)
+        if not self._quotes:
+            self._ended = self._ended or character in _MARKS
+            latin = character == " " and self._held[-2:-1] in (".", ":")
+            if latin and not _JAPANESE.search(self._held):
+                return out + self._release()
+        return out + (self._release() if len(self._held) >= _LONGEST else "")
+
+    def _quote(self, character: str) -> None:
+        if character in _OPENING and "`" not in self._quotes:
+            self._quotes += _OPENING[character]
+        elif self._quotes.endswith(character):
+            self._quotes = self._quotes[:-1]
+        elif character in '`"' and "`" not in self._quotes:
+            self._quotes += character
+
+    def _release(self, *, raw: bool = False) -> str:
+        held, self._held = self._held, ""
+        self._ended, self._quotes = False, ""
+        self._raw_line = raw
+        self._line_begins = held.endswith("\n")
+        self._fences.feed(held)
+        if raw:
+            return held
+        return self._tone.apply(held, keep=self._keep, endings=self._endings)
+
+
+_OPENING = {"「": "」", "『": "』", "“": "”"}

@@ -1,0 +1,118 @@
+"""The words that people read, by key and language. They live in YAML, never in code.
+
+A file maps keys to ``{ja: …, en: …}``; groups nest, and a nested key is written with dots::
+
+    chat:
+      send: {ja: 送る, en: Send}
+      waiting: {ja: "{name}が考えています…", en: "{name} is thinking…"}
+
+    words("chat.waiting", "en", name="Sakura")
+
+It is strict when it is read, so that a missing translation stops the start and is not found by
+a reader of the page.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from persona_lab.errors import ConfigurationError
+from persona_lab.yaml_config import FAST, load_yaml, unfold
+
+LANGUAGES = ("ja", "en")
+
+
+class _Loader(FAST):  # type: ignore[misc]
+    """YAML lets the second of two equal keys win in silence; here it is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if not isinstance(key, str):
+                raise _Wrong(str(key), "a key must be a word (put quotes around it)")
+            if keys.count(key) > 1:
+                raise _Wrong(key, "stands here twice")
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep=deep)
+        return mapping
+
+
+class _Wrong(Exception):
+    def __init__(self, key: str, reason: str) -> None:
+        super().__init__(f"{key}: {reason}")
+
+
+class Translations:
+    """The words of one file. Call it with a key, a language and what fills the blanks."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises ConfigurationError naming the file and the key that is wrong."""
+        self._texts: dict[str, dict[str, str]] = {}
+        self._blanks: dict[str, frozenset[str]] = {}
+        try:
+            tree = load_yaml(path, loader=_Loader)
+            if not isinstance(tree, dict):
+                raise _Wrong("top level", "must be a mapping of keys to words")
+            for key, texts in _leaves(tree):
+                self._texts[key] = texts
+                self._blanks[key] = _blanks_of(key, texts)
+        except _Wrong as wrong:
+            raise ConfigurationError(f"{path.name}: {wrong}") from wrong
+
+    def __call__(self, key: str, language: str, /, **details: Any) -> str:
+        """The words for ``key``. Any language but English reads Japanese.
+
+        Raises KeyError for a key that doesn't exist or a blank that nothing fills.
+        """
+        text = self._texts[key]["en" if language == "en" else "ja"]
+        return text.format_map(details) if self._blanks[key] else text.format()
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._texts
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._texts)
+
+    def blanks(self, key: str) -> frozenset[str]:
+        """Names of the blanks in the words for ``key``."""
+        return self._blanks[key]
+
+
+def _leaves(tree: dict[str, Any], above: str = "") -> Iterator[tuple[str, dict[str, str]]]:
+    for name, value in tree.items():
+        key = f"{above}{name}"
+        if not isinstance(value, dict) or not value:
+            raise _Wrong(key, "must hold ja and en, or further keys")
+        if not set(value) & set(LANGUAGES):
+            yield from _leaves(value, f"{key}.")
+            continue
+        for language in LANGUAGES:
+            if language not in value:
+                raise _Wrong(key, f"{language} is missing")
+            if not isinstance(value[language], str) or not value[language].strip():
+                raise _Wrong(key, f"{language} must be text (put quotes around it)")
+        if extra := sorted(set(value) - set(LANGUAGES)):
+            raise _Wrong(key, f"{extra[0]} stands among the languages")
+        yield key, {"ja": unfold(value["ja"].strip()), "en": value["en"].strip("\n")}
+
+
+def _blanks_of(key: str, texts: dict[str, str]) -> frozenset[str]:
+    found: dict[str, frozenset[str]] = {}
+    for language, text in texts.items():
+        try:
+            parts = list(string.Formatter().parse(text))
+        except ValueError as wrong:
+            raise _Wrong(key, f"{language}: {wrong}") from wrong
+        names = [name for _, name, _, _ in parts if name is not None]
+        for name in names:
+            if not name.isidentifier():
+                raise _Wrong(key, f"{language}: {{{name}}} is not the name of a blank")
+        found[language] = frozenset(names)
+    if found["ja"] != found["en"]:
+        only = sorted(found["ja"] ^ found["en"])[0]
+        raise _Wrong(key, f"{{{only}}} stands in one language and not in the other")
+    return found["ja"]

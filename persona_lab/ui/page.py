@@ -1,0 +1,155 @@
+"""The page: the bar at the top, the tabs under it, and how they hang together."""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+
+import gradio as gr
+from starlette.middleware import Middleware
+
+from persona_lab.errors import ConfigurationError
+from persona_lab.lab import Lab
+from persona_lab.server import BlockGradioRoutes, FrontPage, RejectFileInputs, VisitorCookie
+from persona_lab.server.metrics_endpoint import is_local_only
+from persona_lab.server.routes import routes
+from persona_lab.translations import LANGUAGES, Translations
+from persona_lab.ui.gradio_api import name_endpoints
+from persona_lab.ui.session import Visitors
+from persona_lab.ui.tabs.chat import ChatActions, build_chat
+from persona_lab.ui.tabs.compare import CompareActions, build_compare
+from persona_lab.ui.tabs.connect import ConnectActions, build_connect
+from persona_lab.ui.tabs.insights import (
+    InsightsActions,
+    alerts_of,
+    build_insights,
+    build_watch,
+    no_alerts,
+)
+from persona_lab.ui.tabs.persona import EditorActions, build_editor, wire_try
+from persona_lab.ui.theme import head, theme
+from persona_lab.ui.workspace import Bar, Desk, model_choices
+
+STATIC = Path(__file__).parent / "static"
+
+
+def build(lab: Lab, *, shared: bool = False) -> tuple[gr.Blocks, gr.I18n]:
+    """The whole page over a lab, and its words. Nothing here loads a model or asks a provider.
+
+    Alerts are for whoever runs the house: they are shown where it serves its own machine only, not
+    where a link makes it ``shared``.
+    """
+    words = Translations(lab.settings.templates_dir / "ui.yaml")
+    i18n = gr.I18n(
+        **{
+            tongue: {key: words(key, tongue) for key in words if not words.blanks(key)}
+            for tongue in LANGUAGES
+        }
+    )
+    visitors = Visitors(lab, words)
+
+    def both(key: str) -> str:
+        """Words inside HTML, which Gradio doesn't translate: both are there, CSS shows one."""
+        return "".join(
+            f'<span class="both" lang="{t}">{escape(words(key, t))}</span>' for t in LANGUAGES
+        )
+
+    choices = model_choices(lab.clients, lambda key: words(key, "ja"))
+    default = lab.clients.info().spec
+    watched = is_local_only(lab, shared=shared)
+
+    with gr.Blocks(title="Persona Lab", fill_width=True, analytics_enabled=False) as page:
+        name_endpoints(page, lab, visitors)  # first, so that no event of the page takes a name
+        with gr.Row(elem_id="topbar", equal_height=False):
+            gr.HTML(f"<h1>Persona Lab</h1><p>{both('bar.line')}</p>", elem_id="brand")
+            who = gr.Dropdown([], label=i18n("bar.who"), elem_id="who")
+            model = gr.Dropdown(
+                choices, value=default, label=i18n("bar.model"), elem_id="model",
+                allow_custom_value=True,
+            )  # fmt: skip
+            ready = gr.HTML(elem_id="ready")
+            gr.HTML(
+                '<nav><button type="button" lang="ja" data-language="ja">日本語</button>'
+                '<button type="button" lang="en" data-language="en">EN</button>'
+                '<button type="button" data-light>'
+                f'<span class="unseen">{both("bar.light")}</span></button></nav>'
+                f'<dialog aria-labelledby="sure"><form method="dialog">'
+                f'<p id="sure">{both("bar.sure")}</p>'
+                f'<button value="">{both("bar.stay")}</button> '
+                f"<button data-go>{both('bar.go')}</button></form></dialog>",
+                elem_id="switches",
+                js_on_load=(STATIC / "switches.js").read_text("utf-8"),
+            )
+            gr.HTML(f'<p class="warning" role="alert">{both("bar.lost")}</p>', elem_id="lost")
+            if watched:
+                build_watch(lab, page, both)
+        with gr.Tabs(elem_id="tabs"):
+            with gr.Tab(i18n("tab.persona"), id="persona"):
+                editor = build_editor(i18n, both)
+            with gr.Tab(i18n("tab.compare"), id="compare"):
+                compare = build_compare(
+                    CompareActions(lab, visitors),
+                    i18n,
+                    editor.editing,
+                    choices,
+                    default,
+                    both,
+                )
+            with gr.Tab(i18n("tab.chat"), id="chat"):
+                chat = build_chat(ChatActions(lab, visitors), i18n, editor.editing, model, both)
+            with gr.Tab(i18n("tab.insights"), id="insights", elem_id="insights") as insights:
+                alerts = alerts_of(lab) if watched else no_alerts
+                actions = InsightsActions(lab, visitors, alerts)
+                build_insights(actions, insights, i18n, both)
+            with gr.Tab(i18n("tab.connect"), id="connect") as connect:
+                build_connect(
+                    ConnectActions(lab, visitors),
+                    connect,
+                    i18n,
+                    both,
+                    [model, *(column.model for column in compare.columns)],
+                    lambda who: model_choices(who.service.clients, who.translate, who.language),
+                )
+        editing = EditorActions(lab, visitors)
+        wire_try(editing, editor, model)
+        bar = Bar(who=who, model=model, ready=ready)
+        Desk(actions=editing, bar=bar, editor=editor, compare=compare, chat=chat).wire(page)
+    page.unload(visitors.leave)
+    page.queue(default_concurrency_limit=64, max_size=1000)
+    return page, i18n
+
+
+def launch(page: gr.Blocks, i18n: gr.I18n, lab: Lab, *, share: bool = False) -> None:
+    """Serves until interrupted, with the doors for programs beside the page.
+
+    Raises ConfigurationError when the port can't be had.
+    """
+    settings = lab.settings
+    try:
+        page.launch(
+            server_name=settings.gradio_server_name,
+            server_port=settings.gradio_server_port,
+            share=share,
+            theme=theme(),
+            i18n=i18n,
+            footer_links=["api"],
+            ssr_mode=False,
+            run_history=False,
+            enable_monitoring=False,
+            show_error=False,
+            mcp_server=False,
+            pwa=False,
+            max_threads=100,
+            app_kwargs={
+                "routes": routes(lab, shared=share),
+                "middleware": [
+                    Middleware(BlockGradioRoutes),
+                    Middleware(RejectFileInputs),
+                    Middleware(VisitorCookie),
+                    Middleware(FrontPage, head=head()),
+                ],
+            },
+        )
+    except OSError as wrong:
+        where = f"{settings.gradio_server_name}:{settings.gradio_server_port}"
+        raise ConfigurationError(f"{where} can't be served: {wrong}") from wrong

@@ -1,0 +1,161 @@
+"""Text for the page: model answers as safe Markdown, prompts as traced HTML, figures as words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import date
+from html import escape
+from typing import Any
+
+from persona_lab.types import Prompt
+from persona_lab.ui.session import Visitor
+
+_FENCE = re.compile(
+    r"^ {0,3}(`{3,}|~{3,})[^\n`]*\n(.*?)(?:^ {0,3}\1[`~]*[ \t]*$|\Z)", re.DOTALL | re.MULTILINE
+)
+_CODE = re.compile(r"(`+)(?!`)(.+?)(?<!`)\1(?!`)", re.DOTALL)
+_BOLD = re.compile(r"\*\*(?=\S)(.+?)(?<=\S)\*\*", re.DOTALL)
+
+
+def safe_markdown(answer: str) -> str:
+    """A model's answer as Markdown that shows what was said and loads nothing.
+
+    Code becomes HTML here, and everything else is escaped: what Markdown takes for code and what
+    this module does can then never differ, and no tag of a model's making reaches the page. An
+    image is a link, or a model could make the browser fetch what it likes. ``**…**`` is bold also
+    beside Japanese brackets, where CommonMark would show the asterisks.
+    """
+    parts: list[str] = []
+    position = 0
+    for block in _FENCE.finditer(answer):
+        parts.append(_inline(answer[position : block.start()]))
+        code = escape(block[2].rstrip("\n"), quote=False)
+        parts.append(f"\n\n<pre><code>{code}</code></pre>\n\n")
+        position = block.end()
+    return "".join([*parts, _inline(answer[position:])])
+
+
+def _inline(text: str) -> str:
+    parts: list[str] = []
+    position = 0
+    for code in _CODE.finditer(text):
+        parts.append(_plain(text[position : code.start()]))
+        # As entities, nothing in it is Markdown's any more.
+        said = "".join(f"&#{ord(c)};" if not c.isalnum() else c for c in code[2].strip())
+        parts.append(f"<code>{said}</code>")
+        position = code.end()
+    return "".join([*parts, _plain(text[position:])])
+
+
+def _plain(text: str) -> str:
+    text = escape(text, quote=False).replace("![", "&#33;[").replace("`", "&#96;")
+    return _BOLD.sub(r"<strong>\1</strong>", text)
+
+
+def _traced(prompt: Prompt) -> Iterator[str]:
+    position = 0
+    for span in prompt.trace.spans:
+        yield escape(prompt.system[position : span.start])
+        text = escape(prompt.system[span.start : span.end])
+        yield (
+            f'<span class="from from-{span.field}" data-field="{span.field}" role="link"'
+            f' tabindex="-1">{text}</span>'
+        )
+        position = span.end
+    yield escape(prompt.system[position:])
+
+
+def prompt_html(prompt: Prompt, visitor: Visitor, *, tokens: int, about: bool, price: str) -> str:
+    """The prompt panel: figures, the rule that chose the template, and the text itself.
+
+    ``tokens`` are estimated where ``about`` is true; ``price`` is ready words.
+    """
+    say = visitor.translate
+    count = say("preview.tokens_about" if about else "preview.tokens", count=f"{tokens:,}")
+    reason = prompt.trace.reasons.get(visitor.language, prompt.trace.reason)
+    if prompt.trace.rule:
+        rule = say("preview.rule", number=prompt.trace.rule, reason=reason)
+    else:
+        rule = reason
+    turns = "".join(
+        f'<div class="turn turn-{turn.role}"><b>{escape(say("preview.turn." + turn.role))}</b>'
+        f"<pre>{escape(turn.content)}</pre></div>"
+        for turn in prompt.turns
+    )
+    kind = say("preview.kind." + prompt.kind)
+    note = (
+        f'<p class="quiet">{escape(say("preview.transcript_note"))}</p>'
+        if prompt.kind == "transcript"
+        else ""
+    )
+    return (
+        f'<div class="figures"><span>{escape(count)}</span><span>{escape(price)}</span>'
+        f"<span>{escape(kind)}</span></div>"
+        f'<p class="rule"><code>{escape(prompt.trace.template)}</code> ← {escape(rule)}</p>{note}'
+        f'<div class="paper" tabindex="0"><pre class="prompt">{"".join(_traced(prompt))}</pre>'
+        f"{turns}</div>"
+    )
+
+
+def seconds(milliseconds: float | None) -> str:
+    return "–" if milliseconds is None else f"{milliseconds / 1000:.2f}"
+
+
+def money(cost: float | None, visitor: Visitor) -> str:
+    """US dollars in words: free for models on the machine, unknown where no price is known."""
+    if cost is None:
+        return visitor.translate("figures.cost_unknown")
+    if cost == 0:
+        return visitor.translate("figures.free")
+    return f"${cost:,.2f}" if cost >= 1 else f"${cost:.4f}" if cost >= 0.0001 else f"${cost:.6f}"
+
+
+def error_words(kind: str, visitor: Visitor) -> str:
+    """An ``ErrorType`` in a few words."""
+    key = f"insights.error_type.{kind}"
+    return visitor.translate(key if key in visitor.words else "insights.error_type.system_error")
+
+
+def dated(cost: float | None, day: date | None, visitor: Visitor) -> str:
+    """:func:`money`, and the ``day`` on which its prices were right."""
+    price = money(cost, visitor)
+    if not cost or day is None:
+        return price
+    return visitor.translate("figures.price_of", price=price, date=day.isoformat())
+
+
+def waiting_html(words: str, visitor: Visitor) -> str:
+    """Where an answer will stand. The page's script adds how long one has waited."""
+    unit = escape(visitor.translate("waiting.unit"))
+    return f'<p class="quiet waiting" data-unit="{unit}">{escape(words)}</p>'
+
+
+def figures(metadata: dict[str, Any], visitor: Visitor) -> str:
+    """What stands under an answer: that it was cut, and the thin line of who stood in, first words,
+    total, tokens, cost.
+
+    The first words are those that were shown: the sentence that a tone works on is held back."""
+    if metadata.get("total_ms") is None:
+        return ""
+    usage = metadata.get("usage") or {}
+    parts = [visitor.translate("figures.total", seconds=seconds(metadata["total_ms"]))]
+    first = metadata.get("first_shown_ms") or metadata.get("first_token_ms")
+    if first is not None or not metadata.get("fallback"):  # else no model has said anything
+        parts.insert(0, visitor.translate("figures.first", seconds=seconds(first)))
+        if metadata.get("cache_hit"):
+            parts.append(visitor.translate("figures.cache_hit"))
+        else:
+            told = {kind: usage.get(f"{kind}_tokens", 0) for kind in ("prompt", "completion")}
+            parts.append(visitor.translate("figures.tokens", **told))
+        if usage.get("cached_tokens"):
+            parts.append(visitor.translate("figures.cached", count=usage["cached_tokens"]))
+        parts.append(money(metadata.get("cost"), visitor))
+    absent = metadata.get("fallback_from")
+    if absent and not metadata.get("fallback"):
+        names = {"model": metadata["spec"], "absent": absent[0]["model"]}
+        parts.insert(0, visitor.translate("figures.stands_in", **names))
+    cut = metadata.get("finish_reason") == "length" and not metadata.get("fallback")
+    note = f'<p class="cut">{escape(visitor.translate("figures.cut"))}</p>' if cut else ""
+    spans = "".join(f"<span>{escape(part)}</span>" for part in parts)
+    return f'{note}<div class="figures">{spans}</div>'

@@ -1,0 +1,289 @@
+"""The connect tab: one's own provider keys, and tokens for one's own programs."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Sequence
+from datetime import UTC, tzinfo
+from html import escape
+from typing import Any
+from urllib.parse import urlsplit
+
+import gradio as gr
+from gradio.components import Component
+
+from persona_lab.db.tables import ApiToken
+from persona_lab.insights import zone_of
+from persona_lab.lab import Lab
+from persona_lab.settings import PROVIDERS
+from persona_lab.ui.session import QUIET, Visitor, Visitors
+from persona_lab.ui.tabs.insights import WITH_ZONE
+
+KEYED = tuple(name for name, provider in PROVIDERS.items() if provider.key)
+"""Providers that ask for a key."""
+_KEY = re.compile(r"[\w.:~+/=-]{20,400}", re.ASCII)
+"""What a key looks like. A word isn't one: it would be hidden from answers."""
+
+_EXAMPLE = """from openai import OpenAI
+
+client = OpenAI(
+    base_url="{origin}/v1",
+    api_key="{token}",
+)
+said = [{"role": "user", "content": "{said}"}]
+answer = client.chat.completions.create(model="{persona}", messages=said)
+print(answer.choices[0].message.content)"""
+"""``{origin}`` is the page's own address, which the browser knows."""
+_COPY = """const [pre, copy] = ["pre", ".copy"].map((at) => element.querySelector(at));
+copy.addEventListener("click", () => (copy.dataset.copy = pre.innerText));"""
+"""What is copied is the example as it is shown: in one language, with its address."""
+
+
+def key_state(provider: str, visitor: Visitor) -> str:
+    """Whose key is used for ``provider``, and where it is sent if that isn't the provider."""
+    clients = visitor.service.clients
+    state = "own" if provider in clients.user_key_providers else "house"
+    if getattr(clients.settings, PROVIDERS[provider].key) is None:
+        state = "none"
+    words = escape(visitor.translate(f"connect.key_state.{state}"))
+    server = getattr(clients.settings, PROVIDERS[provider].server)
+    if server:
+        where = urlsplit(server).netloc.rpartition("@")[2]
+        words += f" {escape(visitor.translate('connect.sent_to', server=where))}"
+    return f'<p class="quiet {state}" role="status">{words}</p>'
+
+
+def token_label(token: ApiToken, visitor: Visitor, zone: tzinfo = UTC) -> str:
+    """A token in a list: what it is called, since when it is there, when it was used last. Days
+    are those of ``zone``."""
+    name = token.name or visitor.translate("connect.nameless")
+    made = visitor.translate("connect.made_on", day=f"{token.created_at.astimezone(zone):%Y-%m-%d}")
+    used = (
+        visitor.translate("connect.used_on", day=f"{token.last_used_at.astimezone(zone):%Y-%m-%d}")
+        if token.last_used_at
+        else visitor.translate("connect.never_used")
+    )
+    return f"{name} · {made} · {used}"
+
+
+class ConnectActions:
+    """What the tab does."""
+
+    def __init__(self, lab: Lab, visitors: Visitors) -> None:
+        self.lab = lab
+        self.visitors = visitors
+
+    async def use_key(self, provider: str, key: str, visitor: Visitor) -> Visitor:
+        """The visitor, whose page asks with ``key`` from now on. Raises gr.Error."""
+        key = key.strip()
+        if not (_KEY.fullmatch(key) and visitor.session):
+            raise gr.Error(
+                visitor.translate("connect.no_key" if key else "connect.empty_key"),
+                title=visitor.translate("error.title"),
+                duration=6,
+                print_exception=False,
+            )
+        await self.visitors.keyring.put(visitor.page, provider, key)
+        return self.visitors.again(visitor)
+
+    async def forget_key(self, provider: str, visitor: Visitor) -> Visitor:
+        self.visitors.keyring.drop(visitor.page, provider)
+        return self.visitors.again(visitor)
+
+    async def tokens(self, visitor: Visitor, zone: str = "") -> list[tuple[str, str]]:
+        """The visitor's tokens as (label, id), the newest first."""
+        held = await asyncio.to_thread(self.lab.store.list_tokens, user_id=visitor.user_id)
+        return [(token_label(token, visitor, zone_of(zone)), token.id) for token in held]
+
+    async def make_token(self, name: str, visitor: Visitor) -> str:
+        """HTML with the new token, which is shown this once."""
+        _, secret = await asyncio.to_thread(
+            self.lab.store.create_token, user_id=visitor.user_id, name=name
+        )
+        say = visitor.translate
+        return (
+            f'<div class="secret" role="status"><p>{escape(say("connect.once"))}</p>'
+            f'<p><code>{secret}</code> <button type="button" class="copy" data-copy="{secret}">'
+            f"{escape(say('chat.copy'))}</button></p></div>"
+        )
+
+    async def revoke_token(self, token_id: str, visitor: Visitor) -> str:
+        """HTML that names the token, which leads to nobody from now on."""
+        store = self.lab.store
+        held = await asyncio.to_thread(store.list_tokens, user_id=visitor.user_id)
+        await asyncio.to_thread(store.revoke_token, token_id, user_id=visitor.user_id)
+        name = next((token.name for token in held if token.id == token_id), "")
+        words = visitor.translate(
+            "connect.revoked", name=name or visitor.translate("connect.nameless")
+        )
+        return f'<p class="quiet" role="status">{escape(words)}</p>'
+
+
+def build_connect(
+    actions: ConnectActions,
+    tab: gr.Tab,
+    i18n: gr.I18n,
+    both: Callable[[str], str],
+    choosers: Sequence[gr.Dropdown],
+    choices: Callable[[Visitor], list[tuple[str, str]]],
+) -> None:
+    """Lays ``tab`` out and wires it. ``choosers`` of models are given their ``choices`` anew when a
+    key comes or goes. ``both`` gives words inside HTML."""
+    boxes: dict[str, gr.Textbox] = {}
+    states: dict[str, gr.HTML] = {}
+    drops: dict[str, gr.Button] = {}
+    uses: dict[str, gr.Button] = {}
+    with gr.Row(equal_height=False):
+        with gr.Column(min_width=320, elem_classes="sheet", elem_id="connect-keys"):
+            gr.HTML(f"<h2>{both('connect.keys')}</h2><p>{both('connect.keys_line')}</p>")
+            for provider in KEYED:
+                with gr.Row(elem_classes="writing"):
+                    boxes[provider] = gr.Textbox(
+                        label=i18n(f"connect.key.{provider}"),
+                        type="password",
+                        elem_id=f"key-{provider}",
+                        html_attributes=gr.InputHTMLAttributes(
+                            autocomplete="one-time-code", spellcheck=False, autocorrect="off"
+                        ),
+                        scale=4,
+                    )
+                    uses[provider] = gr.Button(
+                        i18n("connect.use"), elem_id=f"key-{provider}-use", scale=0, min_width=90
+                    )
+                    drops[provider] = gr.Button(
+                        i18n("connect.forget"),
+                        elem_id=f"key-{provider}-forget",
+                        scale=0,
+                        min_width=90,
+                        visible=False,
+                    )
+                states[provider] = gr.HTML(elem_id=f"key-{provider}-state")
+        with gr.Column(min_width=320, elem_classes="sheet", elem_id="connect-tokens"):
+            gr.HTML(f"<h2>{both('connect.tokens')}</h2><p>{both('connect.tokens_line')}</p>")
+            with gr.Row(elem_classes="writing"):
+                name = gr.Textbox(
+                    label=i18n("connect.name"),
+                    placeholder=i18n("connect.name_hint"),
+                    elem_id="token-name",
+                    max_lines=1,
+                    scale=4,
+                )
+                make = gr.Button(i18n("connect.make"), elem_id="token-make", scale=0, min_width=90)
+            made = gr.HTML(elem_id="token-made")
+            listed = gr.Radio([], label=i18n("connect.held"), elem_id="token-list", visible=False)
+            with gr.Row(elem_classes="tools"):
+                revoke = gr.Button(
+                    i18n("connect.revoke"),
+                    elem_id="token-revoke",
+                    size="sm",
+                    elem_classes="tool",
+                    visible=False,
+                    interactive=False,
+                )
+            example = escape(_EXAMPLE)
+            for blank, shown in (
+                ("{origin}", "<span data-origin></span>"),
+                ("{token}", both("connect.token_here")),
+                ("{said}", both("connect.said")),
+                ("{persona}", both("connect.persona")),
+            ):
+                example = example.replace(blank, shown)
+            gr.HTML(
+                f"<details><summary>{both('connect.example')}</summary><pre>{example}</pre>"
+                f'<button type="button" class="copy">{both("chat.copy")}</button></details>'
+                f"<p>{both('connect.rest')} <code><span data-origin></span>/api/v1</code> "
+                f'<a href="api/v1/openapi.json" target="_blank">{both("connect.rest_form")}</a></p>'
+                f"<p>{both('connect.socket')} <code>/ws/{{chat_id}}</code></p>",
+                elem_id="connect-example",
+                js_on_load=_COPY,
+            )
+    zone = gr.Textbox(visible="hidden")
+    asked = gr.Textbox(visible="hidden")  # the token that goes at the next press
+
+    def keys_shown(visitor: Visitor) -> dict[Component, Any]:
+        """What stands about the keys, and what the choosers offer with them."""
+        own = visitor.service.clients.user_key_providers
+        update: dict[Component, Any] = {}
+        for provider in KEYED:
+            update[states[provider]] = key_state(provider, visitor)
+            update[drops[provider]] = gr.update(visible=provider in own)
+        return update | dict.fromkeys(choosers, gr.update(choices=choices(visitor)))
+
+    async def tokens_shown(visitor: Visitor, zone: str) -> dict[Component, Any]:
+        tokens = await actions.tokens(visitor, zone or "")
+        there = bool(tokens)
+        return {
+            listed: gr.update(choices=tokens, value=None, visible=there),
+            **revocable(visitor, visible=there, interactive=False),
+        }
+
+    def revocable(visitor: Visitor, **more: Any) -> dict[Component, Any]:
+        """The button before its first press."""
+        return {asked: "", revoke: gr.update(value=visitor.translate("connect.revoke"), **more)}
+
+    async def open_tab(zone: str, request: gr.Request) -> dict[Component, Any]:
+        visitor = await actions.visitors.of(request)
+        with visitor.error_toasts():
+            return keys_shown(visitor) | await tokens_shown(visitor, zone)
+
+    async def make_token(name_: str, zone: str, request: gr.Request) -> dict[Component, Any]:
+        visitor = await actions.visitors.of(request)
+        with visitor.error_toasts():
+            shown = await actions.make_token(name_ or "", visitor)
+            return {made: shown, name: ""} | await tokens_shown(visitor, zone)
+
+    async def choose_token(request: gr.Request) -> dict[Component, Any]:
+        return revocable(await actions.visitors.of(request), interactive=True)
+
+    async def revoke_token(
+        token: str | None, asked_: str, zone: str, request: gr.Request
+    ) -> dict[Component, Any]:
+        visitor = await actions.visitors.of(request)
+        with visitor.error_toasts():
+            if token and token != asked_:
+                sure = gr.update(value=visitor.translate("connect.revoke_sure"))
+                return {asked: token, revoke: sure}
+            gone = await actions.revoke_token(token or "", visitor)
+            return {made: gone} | await tokens_shown(visitor, zone)
+
+    keys: list[Component] = [*states.values(), *drops.values(), *choosers]
+    held: list[Component] = [listed, revoke, asked]
+    tab.select(open_tab, [zone], [*keys, *held], js=WITH_ZONE, **QUIET)
+    for provider in KEYED:
+
+        async def use_key(
+            key: str, request: gr.Request, provider: str = provider
+        ) -> dict[Component, Any]:
+            visitor = await actions.visitors.of(request)
+            with visitor.error_toasts():
+                try:
+                    visitor = await actions.use_key(provider, key or "", visitor)
+                except gr.Error as wrong:  # told beside the box, until a key is taken
+                    told = f'<p class="warning" role="alert">{escape(wrong.message)}</p>'
+                    return {states[provider]: key_state(provider, visitor) + told}
+                return {boxes[provider]: ""} | keys_shown(visitor)
+
+        async def forget_key(request: gr.Request, provider: str = provider) -> dict[Component, Any]:
+            visitor = await actions.visitors.of(request)
+            with visitor.error_toasts():
+                return keys_shown(await actions.forget_key(provider, visitor))
+
+        gr.on(
+            [boxes[provider].submit, uses[provider].click],
+            use_key,
+            [boxes[provider]],
+            [boxes[provider], *keys],
+            **QUIET,
+        )
+        drops[provider].click(forget_key, [], keys, **QUIET)
+    gr.on(
+        [name.submit, make.click],
+        make_token,
+        [name, zone],
+        [name, made, *held],
+        js=WITH_ZONE,
+        **QUIET,
+    )
+    listed.input(choose_token, [], [revoke, asked], queue=False, **QUIET)
+    revoke.click(revoke_token, [listed, asked, zone], [made, *held], js=WITH_ZONE, **QUIET)

@@ -1,0 +1,524 @@
+"""The insights tab: what one's personas did, how long that took and what it cost, as pictures.
+
+It shows what ``persona_lab/insights.py`` counts: four figures, four charts, and tables with the
+same figures to read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from persona_lab.errors import PersonaLabError
+from persona_lab.insights import SPAN, SPANS, Figures, Part, Summary, Waits, zone_of
+from persona_lab.lab import Lab
+from persona_lab.ui.csv_export import spreadsheet
+from persona_lab.ui.render import charts
+from persona_lab.ui.render.charts import Place, Row
+from persona_lab.ui.render.text import error_words, money, seconds
+from persona_lab.ui.session import QUIET, Visitor, Visitors
+
+SHOWN = 7
+"""Bars of a chart by model or persona; the table has them all."""
+
+KINDS = ("chat", "compare", "try", "api")
+
+LOOK = 15.0
+"""Seconds between two looks of an open page whether an alert stands."""
+
+WITH_ZONE = "(...values) => [...values.slice(0, -1), personaLab.zone()]"
+"""The last value becomes the browser's time zone."""
+SAVE = "(text) => personaLab.saveSheet(text)"
+"""A file of the text, made in the browser; the box that brought it is emptied."""
+
+
+Alerts = Callable[[Visitor, str], Sequence[str]]
+"""What a visitor in a time zone should hear of first, in their words."""
+
+
+def no_alerts(visitor: Visitor, zone: str) -> Sequence[str]:
+    return ()
+
+
+def alerts_of(lab: Lab) -> Alerts:
+    """Those of the lab that stand now."""
+
+    def told(visitor: Visitor, zone: str) -> Sequence[str]:
+        place = zone_of(zone)
+        return [
+            visitor.translate(
+                "insights.alert_since",
+                what=visitor.translate(alert.key, **alert.details),
+                since=f"{alert.since.astimezone(place):%Y-%m-%d %H:%M}",
+            )
+            for alert in lab.monitor.alerts.current
+        ]
+
+    return told
+
+
+class InsightsActions:
+    """What the tab does."""
+
+    def __init__(
+        self,
+        lab: Lab,
+        visitors: Visitors,
+        alerts: Alerts = no_alerts,
+    ) -> None:
+        self.lab = lab
+        self.visitors = visitors
+        self.alerts = alerts
+
+    async def board(self, span: str, zone: str, visitor: Visitor) -> str:
+        """The tab's contents for a span, days ending at midnight in ``zone``; or why there are
+        none."""
+        try:
+            summary = await asyncio.to_thread(
+                self.lab.insights.summary, user_id=visitor.user_id, span=span, zone=zone
+            )
+        except PersonaLabError as wrong:
+            return f'<p class="warning" role="alert">{escape(visitor.error_text(wrong))}</p>'
+        return board_html(summary, visitor)
+
+    async def sheet(self, span: str, zone: str, visitor: Visitor) -> str:
+        """The turns of a span as CSV, without what was said."""
+        turns = await asyncio.to_thread(
+            self.lab.insights.turns, user_id=visitor.user_id, span=span, zone=zone
+        )
+        return spreadsheet(turns, zone_of(zone), visitor)
+
+
+# ── the parts of the tab as HTML ──────────────────────────────────────────────────────────
+
+
+def alerts_html(alerts: Sequence[str], visitor: Visitor) -> str:
+    """What stands at the top of the tab, above everything: nothing without alerts. They are about
+    everyone, and the tab isn't: it says so."""
+    if not alerts:
+        return ""
+    told = "".join(f"<li>{escape(alert)}</li>" for alert in alerts)
+    name = escape(visitor.translate("insights.alerts"))
+    about = escape(visitor.translate("insights.alerts_about"))
+    return (
+        f'<div class="warning alerts" role="alert"><ul aria-label="{name}">{told}</ul>'
+        f"<p>{about}</p></div>"
+    )
+
+
+def board_html(summary: Summary, visitor: Visitor) -> str:
+    """Everything below the choosers."""
+    say = visitor.translate
+    moment = summary.until.astimezone(zone_of(summary.zone))
+    as_of = say("insights.as_of", time=f"{moment:%H:%M}", zone=summary.zone)
+    status = f'<p class="quiet as-of" role="status">{escape(as_of)}</p>'
+    if summary.empty:
+        words = say("insights.empty_span" if summary.ever else "insights.empty")
+        return f'{status}<p class="empty sheet">{escape(words)}</p>'
+    drawn = "".join(
+        draw(summary, visitor) for draw in (_answers, _waits, _tokens, _costs)
+    )  # in the order of the numbers above them
+    return (
+        f'<h2 class="unseen">{escape(say("tab.insights"))}</h2>{status}'
+        f'<div class="numbers">{_numbers(summary, visitor)}</div>'
+        f'{charts.PATTERNS}<div class="charts">{drawn}</div>'
+        f"{_tables(summary, visitor)}{_how(visitor)}"
+    )
+
+
+def _numbers(summary: Summary, visitor: Visitor) -> str:
+    say, total = visitor.translate, summary.total
+    kinds = {kind: f"{summary.kinds.get(kind, 0):,}" for kind in KINDS}
+    first = total.first
+    half, most = seconds(first.p50), seconds(first.p95)
+    wait = say("insights.wait_figure", p50=half, p95=most)
+    began = say("insights.wait_line", p50=half, p95=most)
+    if first.p50 is None:
+        wait, began = "–", say("insights.wait_none")
+    figures = (
+        ("answers", f"{total.answers:,}", say("insights.kinds", **kinds)),
+        ("wait", wait, began),
+        ("cost", _price(total, visitor, short=True), _cost_line(summary, visitor)),
+        ("errors", _percent(total.error_rate), _errors_line(summary, visitor)),
+    )
+    return "".join(
+        f'<section class="sheet number number-{name}"><h3>{escape(say(f"insights.{name}"))}</h3>'
+        f'<p class="figure">{escape(figure)}</p><p class="quiet">{escape(line)}</p></section>'
+        for name, figure, line in figures
+    )
+
+
+def _cost_line(summary: Summary, visitor: Visitor) -> str:
+    total = summary.total
+    if total.unpriced:
+        which = "cost_unknown" if total.cost is None else "cost_partly"
+        return visitor.translate(f"insights.{which}", count=f"{total.unpriced:,}")
+    if not total.cost:
+        # What a model costs that only failed, nobody knows.
+        known = all(part.figures.used for part in summary.models)
+        return visitor.translate("insights.cost_free" if known else "insights.cost_nothing")
+    each = money(total.cost / max(1, total.answers), visitor)
+    return visitor.translate("insights.cost_each", each=each)
+
+
+def _errors_line(summary: Summary, visitor: Visitor) -> str:
+    if not summary.total.errors:
+        return visitor.translate("insights.errors_none")
+    most_first = sorted(summary.error_types.items(), key=lambda item: -item[1])
+    kinds = [
+        visitor.translate(
+            "insights.errors_kind", kind=error_words(kind, visitor), count=f"{count:,}"
+        )
+        for kind, count in most_first
+    ]
+    return visitor.translate(
+        "insights.errors_line",
+        answers=f"{summary.total.answers:,}",
+        count=f"{summary.total.errors:,}",
+        kinds=visitor.translate("editor.between").join(kinds),
+    )
+
+
+def name_of(part: Part, visitor: Visitor) -> str:
+    """A persona's name; those that were tried and never kept share one."""
+    if part.name is None:
+        return visitor.translate("insights.never_kept")
+    return visitor.translate("persona.demo", name=part.name) if part.demo else part.name
+
+
+# ── charts ────────────────────────────────────────────────────────────────────────────────
+
+
+def _chart(
+    title: str, about: str, key: Sequence[tuple[charts.Look, str]], chart: str, visitor: Visitor
+) -> str:
+    """``chart`` is "" where there is nothing to draw."""
+    if not chart:
+        nothing = escape(visitor.translate("insights.nothing"))
+        return (
+            f'<figure class="sheet"><figcaption><h3>{escape(title)}</h3></figcaption>'
+            f'<p class="empty">{nothing}</p></figure>'
+        )
+    about = f"<span>{escape(about)}</span>" if about else ""
+    return (
+        f'<figure class="sheet"><figcaption><h3>{escape(title)}</h3>'
+        f'<p class="figures">{about}{charts.legend(key)}</p></figcaption>{chart}</figure>'
+    )
+
+
+def _answers(summary: Summary, visitor: Visitor) -> str:
+    say = visitor.translate
+    places = [
+        Place(
+            _axis(part, summary, visitor),
+            say(
+                "insights.answers_at",
+                at=_at(part, summary, visitor),
+                answers=f"{part.figures.answers:,}",
+                errors=f"{part.figures.errors:,}",
+            ),
+            (part.figures.answers - part.figures.errors, part.figures.errors),
+        )
+        for part in summary.course
+    ]
+    most = max(summary.course, key=lambda part: part.figures.answers)
+    said = say(
+        "insights.answers_said",
+        step=say(f"insights.step.{summary.step}"),
+        answers=f"{summary.total.answers:,}",
+        errors=f"{summary.total.errors:,}",
+        at=_at(most, summary, visitor),
+        most=f"{most.figures.answers:,}",
+    )
+    key: list[tuple[charts.Look, str]] = [
+        ("solid", say("insights.answered")),
+        ("error", say("insights.failed")),
+    ]
+    chart = charts.columns(places, [look for look, _ in key], said) if summary.total.answers else ""
+    step = say(f"insights.step.{summary.step}")
+    return _chart(say("insights.answers_chart"), step, key, chart, visitor)
+
+
+def _waits(summary: Summary, visitor: Visitor) -> str:
+    say = visitor.translate
+
+    def place(part: Part) -> Place:
+        first, at = part.figures.first, _at(part, summary, visitor)
+        if first.p50 is None or first.p95 is None:
+            return Place(
+                _axis(part, summary, visitor), say("insights.wait_nowhere", at=at), (None, None)
+            )
+        title = say("insights.wait_at", at=at, p50=seconds(first.p50), p95=seconds(first.p95))
+        return Place(_axis(part, summary, visitor), title, (first.p50 / 1000, first.p95 / 1000))
+
+    total = summary.total.first
+    said = say(
+        "insights.wait_said",
+        step=say(f"insights.step.{summary.step}"),
+        p50=seconds(total.p50),
+        p95=seconds(total.p95),
+    )
+    key: list[tuple[charts.Look, str]] = [
+        ("line", say("insights.p50")),
+        ("dashed", say("insights.p95")),
+    ]
+    places = [place(part) for part in summary.course]
+    chart = charts.lines(places, [look for look, _ in key], said) if total.p50 is not None else ""
+    step = say(f"insights.step.{summary.step}")
+    return _chart(say("insights.wait_chart"), step, key, chart, visitor)
+
+
+def _tokens(summary: Summary, visitor: Visitor) -> str:
+    say = visitor.translate
+    models = sorted(summary.models, key=lambda part: -_total_tokens(part.figures))
+    shown = [part for part in models if _total_tokens(part.figures)][:SHOWN]
+    rows = []
+    for part in shown:
+        figures = part.figures
+        title = say(
+            "insights.tokens_of",
+            name=part.key,
+            prompt=f"{figures.prompt_tokens:,}",
+            cached=f"{figures.cached_tokens:,}",
+            completion=f"{figures.completion_tokens:,}",
+        )
+        fresh = figures.prompt_tokens - figures.cached_tokens
+        pieces = (fresh, figures.cached_tokens, figures.completion_tokens)
+        rows.append(Row(part.key, f"{_total_tokens(figures):,}", title, pieces))
+    key: list[tuple[charts.Look, str]] = [
+        ("solid", say("insights.prompt")),
+        ("hatch", say("insights.cached")),
+        ("outline", say("insights.completion")),
+    ]
+    said = say("insights.tokens_said", rows=" / ".join(r.title for r in rows))
+    chart = charts.rows(rows, [look for look, _ in key], said) if rows else ""
+    return _chart(say("insights.tokens_chart"), _rest(models, rows, visitor), key, chart, visitor)
+
+
+def _costs(summary: Summary, visitor: Visitor) -> str:
+    say = visitor.translate
+    personas = sorted(summary.personas, key=lambda part: -(part.figures.cost or 0))
+    rows = [
+        Row(
+            name_of(part, visitor),
+            _price(part.figures, visitor),
+            say(
+                "insights.cost_of",
+                name=name_of(part, visitor),
+                cost=_price(part.figures, visitor),
+            ),
+            (part.figures.cost or 0.0,),
+        )
+        for part in personas[:SHOWN]
+    ]
+    said = say("insights.costs_said", rows=" / ".join(r.title for r in rows))
+    chart = charts.rows(rows, ["solid"], said)
+    return _chart(say("insights.costs_chart"), _rest(personas, rows, visitor), [], chart, visitor)
+
+
+def _rest(parts: Sequence[Part], rows: Sequence[Row], visitor: Visitor) -> str:
+    """How many of ``parts`` have no row."""
+    if len(parts) <= len(rows):
+        return ""
+    return visitor.translate("insights.rest", count=len(parts) - len(rows))
+
+
+def _total_tokens(figures: Figures) -> int:
+    return figures.prompt_tokens + figures.completion_tokens
+
+
+# ── tables ────────────────────────────────────────────────────────────────────────────────
+
+COLUMNS = ("answers", "errors", "first", "whole", "prompt", "completion", "cost", "cache")
+
+
+def _tables(summary: Summary, visitor: Visitor) -> str:
+    say = visitor.translate
+    groups = [
+        ("", [(say("insights.all"), summary.total)]),
+        (say("insights.by_persona"), [(name_of(p, visitor), p.figures) for p in summary.personas]),
+        (say("insights.by_model"), [(p.key, p.figures) for p in summary.models]),
+    ]
+    times = [
+        (_at(part, summary, visitor), part.figures)
+        for part in summary.course
+        if part.figures != Figures()
+    ]
+    return (
+        f'<div class="sheet">{_table(say("insights.table"), groups, visitor)}</div>'
+        f'<details class="sheet"><summary>{escape(say("insights.by_time"))}</summary>'
+        f"{_table(say('insights.by_time'), [('', times)], visitor)}</details>"
+    )
+
+
+def _table(
+    name: str, groups: Sequence[tuple[str, Sequence[tuple[str, Figures]]]], visitor: Visitor
+) -> str:
+    """``groups`` as (heading, rows); a row as (name, figures)."""
+    words = [visitor.translate(f"insights.column.{column}") for column in COLUMNS]
+    head = "".join(f'<th scope="col">{escape(word)}</th>' for word in words)
+    bodies = []
+    for heading, rows in groups:
+        title = (
+            f'<tr><th class="group" scope="rowgroup" colspan="{1 + len(words)}">'
+            f"{escape(heading)}</th></tr>"
+        )
+        lines = "".join(_line(name, figures, visitor) for name, figures in rows)
+        bodies.append(f"<tbody>{title if heading else ''}{lines}</tbody>")
+    return (
+        f'<div class="wide" tabindex="0" role="region" aria-label="{escape(name)}"><table><thead>'
+        f"<tr><td></td>{head}</tr></thead>{''.join(bodies)}</table></div>"
+    )
+
+
+def _line(name: str, figures: Figures, visitor: Visitor) -> str:
+    prompt = f"{figures.prompt_tokens:,}"
+    if figures.cached_tokens:
+        prompt = visitor.translate(
+            "insights.prompt_reused", count=prompt, cached=f"{figures.cached_tokens:,}"
+        )
+    values = (
+        f"{figures.answers:,}",
+        f"{figures.errors:,}",
+        _three(figures.first),
+        _three(figures.whole),
+        prompt,
+        f"{figures.completion_tokens:,}",
+        _price(figures, visitor),
+        _percent(figures.cache_hit_rate),
+    )
+    cells = "".join(f"<td>{escape(value)}</td>" for value in values)
+    return f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>'
+
+
+def _three(waits: Waits) -> str:
+    if waits.p50 is None:
+        return "–"
+    return " · ".join(seconds(value) for value in (waits.p50, waits.p95, waits.p99))
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.1%}"
+
+
+def _price(figures: Figures, visitor: Visitor, *, short: bool = False) -> str:
+    """The known cost, and how many turns it leaves out; ``short`` where a line below says so.
+    Nothing came, nothing is said."""
+    if not figures.used:
+        return "–"
+    unknown = figures.unpriced and not figures.cost  # nothing but free ones is known
+    known = money(None if unknown else figures.cost, visitor)
+    if unknown or short or figures.cost is None or not figures.unpriced:
+        return known
+    return visitor.translate("insights.price_partly", known=known, count=f"{figures.unpriced:,}")
+
+
+def _how(visitor: Visitor) -> str:
+    """How things are counted."""
+    topics = ("answers", "waits", "percentiles", "tokens", "cost", "cache", "days")
+    lines = "".join(
+        f"<dt>{escape(visitor.translate(f'insights.how.{topic}.name'))}</dt>"
+        f"<dd>{escape(visitor.translate(f'insights.how.{topic}.text'))}</dd>"
+        for topic in topics
+    )
+    return (
+        f'<details class="sheet how"><summary>{escape(visitor.translate("insights.how.title"))}</summary>'
+        f"<dl>{lines}</dl></details>"
+    )
+
+
+# ── time in words ─────────────────────────────────────────────────────────────────────────
+
+
+def _axis(part: Part, summary: Summary, visitor: Visitor) -> str:
+    """The word under a place of the axis; of hours, every sixth has one."""
+    moment = datetime.fromisoformat(part.key)
+    if summary.step == "hour" and moment.hour % 6:
+        return ""
+    step = "day" if summary.step == "week" else summary.step
+    return _moment(moment, step, visitor)
+
+
+def _at(part: Part, summary: Summary, visitor: Visitor) -> str:
+    return _moment(datetime.fromisoformat(part.key), summary.step, visitor)
+
+
+def _moment(moment: datetime, step: str, visitor: Visitor) -> str:
+    months = visitor.translate("insights.months").split()
+    return visitor.translate(
+        f"insights.at.{step}",
+        year=moment.year,
+        month=months[moment.month - 1],
+        day=moment.day,
+        hour=moment.hour,
+    )
+
+
+# ── the tab ───────────────────────────────────────────────────────────────────────────────
+
+
+def build_watch(lab: Lab, page: gr.Blocks, both: Callable[[str], str]) -> None:
+    """In the bar, and seen from every tab: whether an alert stands. The insights tab has a dot
+    then. It asks nobody who looks: a page that is only open keeps no keys."""
+    mark = f'<p class="unseen stands" role="status">{both("insights.alerts_stand")}</p>'
+
+    def look(shown: str | None) -> Any:
+        stands = mark if lab.monitor.alerts.current else ""
+        return gr.skip() if stands == (shown or "") else stands  # it is read aloud once
+
+    watch = gr.HTML(elem_id="watch")
+    gr.on([page.load, gr.Timer(LOOK).tick], look, [watch], [watch], queue=False, **QUIET)
+
+
+def build_insights(
+    actions: InsightsActions, tab: gr.Tab, i18n: gr.I18n, both: Callable[[str], str]
+) -> None:
+    """Lays ``tab`` out and wires it: it counts when it is opened, and again when it is asked to.
+    ``both`` gives words inside HTML."""
+    alerts = gr.HTML(elem_id="insights-alerts")
+    with gr.Row(elem_classes="tools", elem_id="insights-tools"):
+        span = gr.Radio(
+            [(i18n(f"insights.span.{name}"), name) for name in SPANS],
+            value=SPAN,
+            label=i18n("insights.span.label"),
+            elem_id="insights-span",
+            elem_classes="segments",
+        )
+        again = gr.Button(
+            i18n("insights.again"), size="sm", elem_id="insights-again", elem_classes="tool"
+        )
+        save = gr.Button(
+            i18n("insights.save"), size="sm", elem_id="insights-save", elem_classes="tool"
+        )
+    board = gr.HTML(f'<p class="quiet">{both("insights.counting")}</p>', elem_id="insights-board")
+    zone = gr.Textbox(visible="hidden")
+    sheet = gr.Textbox(visible="hidden", elem_id="insights-sheet")
+
+    async def count(chosen: str, zone: str, request: gr.Request) -> tuple[str, str]:
+        visitor = await actions.visitors.of(request)
+        with visitor.error_toasts():
+            shown = await actions.board(chosen, zone or "", visitor)
+            return alerts_html(actions.alerts(visitor, zone or ""), visitor), shown
+
+    async def write_out(chosen: str, zone: str, request: gr.Request) -> str:
+        visitor = await actions.visitors.of(request)
+        with visitor.error_toasts():
+            return await actions.sheet(chosen, zone or "", visitor)
+
+    gr.on(
+        [tab.select, span.input, again.click],
+        count,
+        [span, zone],
+        [alerts, board],
+        queue=False,
+        trigger_mode="always_last",
+        js=WITH_ZONE,
+        **QUIET,
+    )
+    written = save.click(write_out, [span, zone], [sheet], queue=False, js=WITH_ZONE, **QUIET)
+    written.success(None, [sheet], [sheet], js=SAVE)

@@ -1,0 +1,483 @@
+"""The persona tab: the editor, the prompt it makes beside it, and a place to try one message.
+
+Every change is saved as it is typed. A demo that is edited becomes the visitor's own copy at
+the first change; the demo stays as it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import gradio as gr
+from cachetools import LRUCache
+from gradio.components import Component
+
+from persona_lab.clients.base import estimate_tokens
+from persona_lab.clients.pricing import price_date, priced
+from persona_lab.db.tables import Agent, Personality, Role, Tone
+from persona_lab.errors import PersonaLabError
+from persona_lab.lab import Lab
+from persona_lab.personas.persona import clean_persona, persona_of
+from persona_lab.types import Usage
+from persona_lab.ui.render.text import dated, figures, prompt_html, waiting_html
+from persona_lab.ui.session import QUIET, Visitor, Visitors
+from persona_lab.ui.streaming import paced, waits_for
+from persona_lab.ui.visitor_keys import Page
+
+TRAITS = ("personalities", "roles", "tones")
+LISTS = ("sentence_endings", "catchphrases", "forbidden_words")
+
+
+@dataclass(frozen=True)
+class Form:
+    """The editor's fields by the names of :class:`Agent`'s. Data is what ``persona_of`` gives."""
+
+    fields: Mapping[str, Component]
+
+    def read(self, values: Mapping[Component, Any]) -> dict[str, Any]:
+        persona = {name: values[field] for name, field in self.fields.items()}
+        for name in (*TRAITS, *LISTS):
+            persona[name] = [str(item) for item in persona[name] or []]
+        for name, value in persona.items():
+            if value is None:
+                persona[name] = ""
+        persona["examples"] = parse_examples(persona["examples"])
+        return persona
+
+    def show(self, persona: Mapping[str, Any]) -> dict[Component, Any]:
+        shown = {self.fields[name]: persona[name] for name in self.fields}
+        shown[self.fields["examples"]] = format_examples(persona["examples"])
+        return shown
+
+
+def format_examples(examples: Sequence[Mapping[str, str]]) -> str:
+    """Example exchanges as text: ``> `` begins what the user says, the answer follows."""
+    blocks = []
+    for example in examples:
+        asked = "\n".join(f"> {line}" for line in example["user"].split("\n"))
+        answer = "\n".join(
+            f"\\{line}" if line.startswith((">", "＞", "\\")) else line
+            for line in example["ai"].split("\n")
+        )
+        blocks.append(f"{asked}\n{answer}")
+    return "\n\n".join(blocks)
+
+
+def parse_examples(text: str) -> list[dict[str, str]]:
+    """The inverse of :func:`format_examples`; an exchange that isn't whole yet is kept too."""
+    examples: list[dict[str, list[str]]] = []
+    for line in text.split("\n"):
+        asked = re.match(r"[>＞] ?(.*)", line)
+        if asked:
+            if not examples or examples[-1]["ai"]:
+                examples.append({"user": [], "ai": []})
+            examples[-1]["user"].append(asked[1])
+        elif examples:
+            examples[-1]["ai"].append(line[1:] if line.startswith("\\") else line)
+        elif line.strip():
+            examples.append({"user": [], "ai": [line]})
+    joined = [{k: "\n".join(v).strip() for k, v in example.items()} for example in examples]
+    return [example for example in joined if example["user"] or example["ai"]]
+
+
+@dataclass(frozen=True)
+class Editor:
+    """What other tabs and the header need of this one."""
+
+    form: Form
+    buttons: Mapping[str, gr.Button]
+    """new, duplicate, revert, redo, delete, restore, try and try_stop."""
+    editing: gr.Textbox
+    """The id of the persona in the form; set together with the fields, never by the chooser."""
+    touched: gr.Textbox
+    """Not empty once the visitor's own hand changed the form (boot.js says how it knows)."""
+    removed: gr.Textbox
+    """The id of the persona that was deleted last: what "Undo delete" brings back."""
+    head: gr.HTML
+    saved: gr.HTML
+    prompt: gr.HTML
+    hints: gr.HTML
+    tried: gr.HTML
+    try_message: gr.Textbox
+
+    @property
+    def own(self) -> list[Component]:
+        """Buttons that only one's own personas have."""
+        return [self.buttons["revert"], self.buttons["delete"]]
+
+    @property
+    def edited(self) -> list[Component]:
+        """What may change when the form does."""
+        return [
+            self.saved, self.head, self.prompt, self.hints, self.editing, self.removed,
+            self.buttons["restore"], self.buttons["redo"], *self.own,
+        ]  # fmt: skip
+
+    @property
+    def stepped(self) -> list[Component]:
+        """What changes when a step is undone or done again."""
+        return [*self.edited, *self.form.fields.values()]
+
+    @property
+    def opened(self) -> list[Component]:
+        """What changes when another persona is opened."""
+        return [*self.stepped, self.tried, self.try_message]
+
+    def watched(self, model: gr.Dropdown) -> set[Component]:
+        """What the prompt and the saving depend on."""
+        return {self.editing, self.touched, self.try_message, model, *self.form.fields.values()}
+
+    def watched_names(self, model: gr.Dropdown) -> list[str]:
+        """The fields' names in the order in which a script gets :meth:`watched`, "" for others."""
+        names = {field: name for name, field in self.form.fields.items()}
+        return [names.get(c, "") for c in sorted(self.watched(model), key=lambda c: c._id)]
+
+
+def unsaved(persona: Mapping[str, Any], known_as: str = "") -> Agent:
+    """The persona as the form has it, saved or not. ``known_as``: the id of the one that is open,
+    whose figures a trial counts among."""
+    traits = {
+        "personalities": [Personality(name=name) for name in persona["personalities"]],
+        "roles": [Role(name=name) for name in persona["roles"]],
+        "tones": [Tone(name=name) for name in persona["tones"]],
+    }
+    known = {"id": known_as} if known_as else {}
+    return Agent(**{**persona, **traits, **known})
+
+
+class EditorActions:
+    """What the tab does, as plain functions of what is in the fields."""
+
+    def __init__(self, lab: Lab, visitors: Visitors) -> None:
+        self.lab = lab
+        self.visitors = visitors
+        self._shown: LRUCache[tuple[Page, str], dict[str, Any]] = LRUCache(10_000)
+        self._open: LRUCache[Page, str] = LRUCache(10_000)
+        self._filled: LRUCache[Page, dict[str, Any]] = LRUCache(10_000)
+
+    async def prompt_panel(self, agent: Agent, model: str, message: str, visitor: Visitor) -> str:
+        clients = visitor.service.clients
+        try:
+            prompt = await visitor.service.preview(agent, message, model=model)
+            info = clients.info(model)
+            client = await clients.open(model) if clients.available(info) else None
+        except PersonaLabError as wrong:
+            return f'<p class="warning" role="alert">{escape(visitor.error_text(wrong))}</p>'
+        count = client.count_tokens if client else estimate_tokens
+        tokens = await asyncio.to_thread(count, str(prompt))
+        server = client.base_url if client else ""
+        cost = await priced(info, Usage(tokens), server=server)
+        return prompt_html(
+            prompt,
+            visitor,
+            tokens=tokens,
+            about=info.provider != "local" or not client or not client.is_loaded,
+            price=dated(cost, price_date(info), visitor),
+        )
+
+    async def copied(
+        self, demo: Agent, persona: Mapping[str, Any], visitor: Visitor
+    ) -> Agent | None:
+        """The visitor's copy of a demo that already is as ``persona`` says: the page was closed
+        before it heard of it."""
+        if demo.owner_id is not None:
+            return None
+        fields = clean_persona(dict(persona))
+        agents = await asyncio.to_thread(self.lab.store.list_agents, user_id=visitor.user_id)
+        return next((a for a in agents if a.owner_id and persona_of(a) == fields), None)
+
+    def shown(self, agent: Agent, visitor: Visitor) -> None:
+        """What the visitor's form holds from now on."""
+        self._open[visitor.page] = agent.id
+        self._shown[visitor.page, agent.id] = persona_of(agent)
+        self._filled[visitor.page] = persona_of(agent)
+
+    def fills(self, persona: Mapping[str, Any], visitor: Visitor) -> None:
+        """The form is filled with this, which isn't what the store has."""
+        self._filled[visitor.page] = dict(persona)
+
+    def filled(self, visitor: Visitor) -> dict[str, Any] | None:
+        """What the form is being filled with, or was when nobody has touched it since."""
+        return self._filled.get(visitor.page)
+
+    def holds(self, visitor: Visitor) -> str | None:
+        """The id of the persona in the visitor's form, where that is known."""
+        return self._open.get(visitor.page)
+
+    def is_open(self, editing: str, visitor: Visitor) -> bool:
+        """Whether the visitor's form shows that persona, as far as is known."""
+        return self._open.get(visitor.page, editing) == editing
+
+    async def save(
+        self, editing: str, persona: Mapping[str, Any], visitor: Visitor
+    ) -> tuple[Agent, bool]:
+        """Keeps what changed in the form; returns the row and whether anything did.
+
+        Only fields that differ from what the form held before are written: two tabs with one
+        persona don't undo each other's work. A changed demo becomes a copy of the visitor's: the
+        row has a new id.
+        """
+        store = self.lab.store
+        fields = clean_persona(dict(persona))
+        before = self._shown.get((visitor.page, editing), {})
+        changed = {name: v for name, v in fields.items() if name not in before or before[name] != v}
+        agent = await asyncio.to_thread(
+            store.get_agent, editing, user_id=visitor.user_id, deleted=True
+        )
+        if not changed:
+            return agent, False
+        agent = await asyncio.to_thread(
+            store.update_agent, editing, user_id=visitor.user_id, **changed
+        )
+        self._shown[visitor.page, agent.id] = fields
+        if self.is_open(editing, visitor):
+            self._open[visitor.page] = agent.id
+        return agent, True
+
+
+def head_html(agent: Agent, visitor: Visitor) -> str:
+    """Face, name and where the persona stands: a demo, one's own, or deleted elsewhere."""
+    hue = sum(map(ord, agent.name)) * 47 % 360
+    state = "demo" if agent.owner_id is None else "deleted" if agent.deleted_at else "own"
+    return (
+        f'<div class="face" style="--hue:{hue}" aria-hidden="true">{escape(agent.name[:1])}</div>'
+        f'<div><h2>{escape(agent.name)}</h2><p class="{state}">'
+        f"{escape(visitor.translate('editor.state.' + state))}</p></div>"
+    )
+
+
+def saved_html(agent: Agent, visitor: Visitor) -> str:
+    """How the persona of the form is kept: saved, a demo until it changes, or deleted elsewhere."""
+    deleted = agent.deleted_at is not None
+    state = "deleted_elsewhere" if deleted else "saved" if agent.owner_id else "demo"
+    return (
+        f'<p class="saved{" warning" * deleted}" role="status">'
+        f"{escape(visitor.translate('editor.' + state))}</p>"
+    )
+
+
+def hints_html(persona: Mapping[str, Any], visitor: Visitor) -> str:
+    """Contradictions that a designer would want to know of."""
+    tones = {str(t).casefold() for t in persona["tones"]}
+    traits = tones | {str(p).casefold() for p in persona["personalities"]}
+    hints = []
+    if tones & {"敬語", "polite", "formal"} and traits & {"カジュアル", "casual", "タメ口"}:
+        hints.append(visitor.translate("hint.polite_and_casual"))
+    clash = set(persona["forbidden_words"]) & set(
+        persona["catchphrases"] + persona["sentence_endings"]
+    )
+    if clash:
+        hints.append(visitor.translate("hint.forbidden_catchphrase", word="、".join(sorted(clash))))
+    said = "\n".join(example["ai"] for example in persona["examples"])
+    for word in persona["forbidden_words"]:
+        if word and word in said:
+            hints.append(visitor.translate("hint.forbidden_in_example", word=word))
+    halves = (e["user"] or e["ai"] for e in persona["examples"] if not (e["user"] and e["ai"]))
+    if (half := next(halves, "")) != "":
+        hints.append(visitor.translate("hint.half_example", text=half[:20]))
+    return "".join(f'<p class="warning">{escape(h)}</p>' for h in hints)
+
+
+async def try_message(
+    actions: EditorActions, persona: Mapping[str, Any], message: str, model: str, visitor: Visitor
+) -> AsyncGenerator[str, None]:
+    """The persona of the form answers one message, without a conversation."""
+    agent = unsaved(persona, actions.holds(visitor) or "")
+    name = escape(agent.name)
+    text = ""
+    stream = visitor.service.answer(
+        agent, message, model=model, user_id=visitor.user_id, language=visitor.language
+    )
+
+    async def waiting() -> str:
+        line = waiting_html(await waits_for(model, visitor), visitor)
+        return f'<div class="answer" aria-busy="true"><b>{name}</b>{line}</div>'
+
+    yield await waiting()
+    async with aclosing(paced(stream)) as batches:
+        async for batch in batches:
+            for event in batch:
+                text = event.content if event.type == "done" else text + event.content
+            if not text:
+                yield await waiting()
+                continue
+            told = batch[-1].metadata if batch else {}
+            failed = " failed" if told.get("fallback") else ""
+            yield (
+                f'<div class="answer{failed}" aria-live="polite"><b>{name}</b>'
+                f"<p>{escape(text)}</p>{figures(told, visitor)}</div>"
+            )
+
+
+def build_editor(i18n: gr.I18n, both: Callable[[str], str]) -> Editor:
+    """Lays the tab out. ``both`` gives words inside HTML."""
+    buttons: dict[str, gr.Button] = {}
+    fields: dict[str, Component] = {}
+
+    def text(name: str, **options: Any) -> None:
+        fields[name] = gr.Textbox(
+            label=i18n(f"field.{name}"),
+            placeholder=i18n(f"field_hint.{name}"),
+            elem_id=f"field-{name}",
+            **options,
+        )
+
+    def chips(name: str, choices: list[str]) -> None:
+        fields[name] = gr.Dropdown(
+            choices,
+            multiselect=True,
+            allow_custom_value=True,
+            label=i18n(f"field.{name}"),
+            info=i18n(f"field_hint.{name}"),
+            elem_id=f"field-{name}",
+        )
+
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=6, min_width=320, elem_classes="sheet", elem_id="editor-form"):
+            with gr.Row(elem_id="editor-head"):
+                head = gr.HTML(elem_id="persona-head")
+                saved = gr.HTML(elem_id="saved")
+                for state in ("saving", "opening"):
+                    words = f'<p class="saved" role="status">{both(f"editor.{state}")}</p>'
+                    gr.HTML(words, elem_id=state)
+            with gr.Row(elem_classes="tools"):
+                for name in ("new", "duplicate", "revert", "redo", "delete", "restore"):
+                    buttons[name] = gr.Button(
+                        i18n(f"editor.{name}"),
+                        elem_id=f"persona-{name}",
+                        size="sm",
+                        elem_classes="tool",
+                        variant="stop" if name == "delete" else "secondary",
+                        visible=name not in ("redo", "restore"),
+                    )
+            with gr.Row():
+                text("name", scale=3)
+                fields["language"] = gr.Radio(
+                    [(i18n("speaks.japanese"), "ja"), (i18n("speaks.english"), "en")],
+                    label=i18n("field.language"),
+                    elem_id="field-language",
+                    scale=2,
+                    min_width=180,
+                )
+            text("description")
+            text("background", lines=3, max_lines=12)
+            for name in TRAITS:
+                chips(name, [])
+            hints = gr.HTML(elem_id="hints")
+            with gr.Accordion(i18n("editor.voice"), open=False, elem_id="fold-voice"):
+                with gr.Row():
+                    text("first_person", min_width=120)
+                    text("second_person", min_width=120)
+                    text("gender", min_width=120)
+                for name in ("sentence_endings", "catchphrases", "forbidden_words"):
+                    chips(name, [])
+                text("greeting", lines=2, max_lines=6)
+            with gr.Accordion(i18n("editor.examples"), open=False, elem_id="fold-examples"):
+                fields["examples"] = gr.Textbox(
+                    label=i18n("field.examples"),
+                    info=i18n("field_hint.examples"),
+                    placeholder=i18n("editor.examples_form"),
+                    elem_id="field-examples",
+                    lines=8,
+                    max_lines=30,
+                )
+        with gr.Column(scale=5, min_width=320, elem_id="prompt-side"):
+            with (
+                gr.Column(elem_classes="sheet"),
+                gr.Accordion(i18n("preview.title"), elem_id="prompt-fold"),
+            ):
+                prompt = gr.HTML(elem_id="prompt-preview")
+            with gr.Column(elem_classes="sheet", elem_id="try"):
+                with gr.Row(elem_classes="writing"):
+                    tried_message = gr.Textbox(
+                        label=i18n("try.label"),
+                        placeholder=i18n("try.hint"),
+                        elem_id="try-message",
+                        lines=1,
+                        max_lines=6,
+                        scale=5,
+                    )
+                    buttons["try"] = gr.Button(
+                        i18n("try.run"), variant="primary", elem_id="try-run", scale=0, min_width=90
+                    )
+                    buttons["try_stop"] = gr.Button(
+                        i18n("chat.stop"), elem_id="try-stop", scale=0, min_width=90, visible=False
+                    )
+                tried = gr.HTML(elem_id="tried")
+    editing = gr.Textbox(visible="hidden", elem_id="editing")
+    touched = gr.Textbox(visible="hidden", elem_id="touched")
+    removed = gr.Textbox(visible="hidden", elem_id="removed")
+    return Editor(
+        Form(fields),
+        buttons,
+        editing,
+        touched,
+        removed,
+        head,
+        saved,
+        prompt,
+        hints,
+        tried,
+        tried_message,
+    )
+
+
+def wire_try(actions: EditorActions, editor: Editor, model: gr.Dropdown) -> None:
+    """The line under the prompt: one message, answered by the persona as the form has it."""
+    lab, buttons = actions.lab, [editor.buttons["try"], editor.buttons["try_stop"]]
+
+    async def try_once(
+        values: dict[Component, Any], request: gr.Request
+    ) -> AsyncGenerator[dict[Component, Any], None]:
+        visitor = await actions.visitors.of(request)
+        running = dict(zip(buttons, answering(True), strict=True))
+        with visitor.error_toasts():
+            try:
+                message = lab.input_validator.validate_message(values[editor.try_message] or "")
+                persona = editor.form.read(values)
+                stream = try_message(actions, persona, message, values[model] or "", visitor)
+                async with aclosing(stream) as answers:
+                    async for shown in answers:
+                        yield {editor.tried: shown, **running}
+                        running = {}
+            except PersonaLabError as wrong:
+                words = escape(visitor.error_text(wrong))
+                yield {editor.tried: f'<p class="warning" role="alert">{words}</p>'}
+
+    async def over(shown: str | None, request: gr.Request) -> list[Any]:
+        """What hadn't come to its end says that it was stopped."""
+        visitor = await actions.visitors.of(request)
+        return [stopped_html(shown or "", visitor), *answering(False)]
+
+    trying = gr.on(
+        [editor.try_message.submit, editor.buttons["try"].click],
+        try_once,
+        editor.watched(model),
+        [editor.tried, *buttons],
+        concurrency_limit=None,
+        **QUIET,
+    )
+    ended = [editor.tried, *buttons]
+    trying.then(over, [editor.tried], ended, queue=False, **QUIET)
+    editor.buttons["try_stop"].click(
+        over, [editor.tried], ended, cancels=[trying], queue=False, **QUIET
+    )
+
+
+def stopped_html(shown: str, visitor: Visitor) -> Any:
+    """``shown`` with a word that it was stopped there; as it is where it had come to its end."""
+    if not shown or any(end in shown for end in ("figures", "warning", "stopped")):
+        return gr.skip()
+    note = f'<p class="quiet stopped">{escape(visitor.translate("compare.stopped"))}</p>'
+    return note if "waiting" in shown else shown + note
+
+
+def answering(running: bool) -> tuple[Any, Any]:
+    """Which of a go and a stop button is to be seen."""
+    return gr.update(visible=not running), gr.update(visible=running)

@@ -1,0 +1,545 @@
+"""The persona on the desk: opening, keeping, making, deleting one, and all that changes with it.
+
+Opening a persona touches every tab: the form and its prompt, the chooser of the bar, the columns'
+choosers, the past conversations. That is why it stands here and in none of the tabs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from cachetools import LRUCache
+from gradio.components import Component
+
+from persona_lab.clients.catalog import ModelInfo
+from persona_lab.clients.error_mapping import map_error
+from persona_lab.clients.pool import ClientPool
+from persona_lab.db.tables import Agent
+from persona_lab.errors import MissingKey, NotFound, PersonaLabError
+from persona_lab.lab import Lab
+from persona_lab.personas.demos import load_choices, load_messages
+from persona_lab.personas.persona import persona_of
+from persona_lab.types import Language
+from persona_lab.ui.session import QUIET, Visitor, Visitors
+from persona_lab.ui.tabs.chat import ChatTab, halt
+from persona_lab.ui.tabs.compare import CURRENT, CompareTab, first_comparison, kept_layout, speaks
+from persona_lab.ui.tabs.persona import (
+    TRAITS,
+    Editor,
+    EditorActions,
+    head_html,
+    hints_html,
+    saved_html,
+    unsaved,
+)
+from persona_lab.ui.visitor_keys import Page
+
+Update = dict[Component, Any]
+
+LOOK = 0.5
+"""Seconds between two looks at how far a model is loaded."""
+
+OPENING: Mapping[str, Any] = {**QUIET, "js": "(...values) => personaLab.opening(values)"}
+"""Closes the form until :data:`OPENED` (boot.js says why)."""
+REOPENING: Mapping[str, Any] = {**QUIET, "js": "(...values) => personaLab.reopening(values)"}
+"""The same; the last value becomes what the browser kept of the persona that comes first."""
+OPENED = "() => personaLab.opened()"
+NAMED = "() => personaLab.opened('name')"
+"""The same, and the name waits to be written over."""
+CHOSEN = "(id) => personaLab.chosen(id)"
+"""What is open already is no choice."""
+KEPT = "(mark) => personaLab.kept(mark)"
+"""Tells the page that what it sent is answered for."""
+REGAINED = "(mark) => personaLab.regained(mark)"
+"""The same, of what the browser had kept."""
+
+
+def model_choices(
+    clients: ClientPool, say: Callable[[str], str], language: Language = "ja"
+) -> list[tuple[str, str]]:
+    """Models as (label, spec); those that still need a key say so."""
+
+    def label(info: ModelInfo) -> str:
+        name = info.label or Path(info.name).name
+        if info.provider == "mock":
+            return f"{name} · {say('model.practice')}"
+        if not clients.available(info):
+            return f"{name} · {say('model.needs_key')}"
+        return name if speaks(info, language) else f"{name} · {say('model.english')}"
+
+    return [(label(info), info.spec) for info in clients.listed()]
+
+
+def persona_label(agent: Agent, visitor: Visitor) -> str:
+    if agent.owner_id is None:
+        return visitor.translate("persona.demo", name=agent.name)
+    return agent.name
+
+
+def shortened(name: str, most: int = 20) -> str:
+    return name if len(name) <= most else name[: most - 1].rstrip() + "…"
+
+
+def ready_html(key: str, visitor: Visitor, detail: str = "", **blanks: object) -> str:
+    """Whether the chosen model can answer: "ready", "loading", "failed" or "needs_key"."""
+    words = escape(visitor.translate("model.state." + key, **blanks))
+    return (
+        f'<p class="{key}" role="status" title="{escape(detail)}">'
+        f'<span class="dot"></span>{words}</p>'
+    )
+
+
+def unsaved_html(wrong: PersonaLabError, visitor: Visitor) -> str:
+    """Why the form couldn't be saved, and which field is to blame."""
+    why = escape(visitor.error_text(wrong))
+    field = escape(str(wrong.details.get("field", "")))
+    return f'<p class="saved warning" role="alert" data-wrong="{field}">{why}</p>'
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bar:
+    """The choosers at the top: persona and model, and whether the model is ready."""
+
+    who: gr.Dropdown
+    model: gr.Dropdown
+    ready: gr.HTML
+
+
+@dataclass(frozen=True)
+class Undone:
+    """A step that was undone: the persona before and after. It can be done again from there."""
+
+    before: dict[str, Any]
+    after: dict[str, Any]
+
+
+class Desk:
+    """The components that show the open persona, and what can be done with it."""
+
+    def __init__(
+        self,
+        *,
+        actions: EditorActions,
+        bar: Bar,
+        editor: Editor,
+        compare: CompareTab,
+        chat: ChatTab,
+    ) -> None:
+        self.actions = actions
+        self.lab: Lab = actions.lab
+        self.visitors: Visitors = actions.visitors
+        self.bar = bar
+        self.editor = editor
+        self.compare = compare
+        self.columns = compare.columns
+        self.chat = chat
+        seeds = self.lab.settings.data_dir / "personas.yaml"
+        self.presets = load_choices(seeds)
+        self.ahead = chat.ahead
+        self.suggestions = load_messages(seeds)
+        self._undone: LRUCache[tuple[Page, str], list[Undone]] = LRUCache(1000)
+
+    @property
+    def lists(self) -> list[Component]:
+        """Every chooser of personas."""
+        return [self.bar.who, *[column.persona for column in self.columns]]
+
+    @property
+    def everything(self) -> list[Component]:
+        """What changes when a persona is opened."""
+        return [*self.lists, *self.editor.opened, *self.chat.shown]
+
+    # ── showing ───────────────────────────────────────────────────────────────────────────
+
+    async def listing(self, visitor: Visitor, chosen: str) -> Update:
+        """The choosers, with ``chosen`` open: one's own first, then demos in one's language."""
+        agents = await asyncio.to_thread(self.lab.store.list_agents, user_id=visitor.user_id)
+        agents.sort(key=lambda agent: (agent.owner_id is None, agent.language != visitor.language))
+        listed = [(persona_label(agent, visitor), agent.id) for agent in agents]
+        name = next((agent.name for agent in agents if agent.id == chosen), "…")
+        current = (visitor.translate("compare.current", name=name), CURRENT)
+        update: Update = {
+            column.persona: gr.update(choices=[current, *listed]) for column in self.columns
+        }
+        return update | {self.bar.who: gr.update(choices=listed, value=chosen)}
+
+    async def find(self, persona: str, visitor: Visitor) -> Agent:
+        """The visitor's persona or a demo; the first that speaks their language if it's gone, and a
+        new one where there is none."""
+        store = self.lab.store
+        try:
+            return await asyncio.to_thread(store.get_agent, persona, user_id=visitor.user_id)
+        except NotFound:
+            agents = await asyncio.to_thread(store.list_agents, user_id=visitor.user_id)
+        agents.sort(key=lambda agent: agent.language != visitor.language)
+        return agents[0] if agents else await self.blank(visitor)
+
+    async def blank(self, visitor: Visitor) -> Agent:
+        """A new persona of the visitor's that has a name only; one is enough until it is written
+        on."""
+        store = self.lab.store
+        name, language = visitor.translate("editor.new_name"), visitor.language
+        untouched = persona_of(Agent(name=name, language=language))
+        for agent in await asyncio.to_thread(store.list_agents, user_id=visitor.user_id):
+            if agent.owner_id is not None and persona_of(agent) == untouched:
+                return agent
+        return await asyncio.to_thread(
+            store.create_agent, user_id=visitor.user_id, name=name, language=language
+        )
+
+    async def open(self, persona: str, model: str, visitor: Visitor) -> Update:
+        """Everything on the page for ``persona``, with its newest conversation."""
+        editor = self.editor
+        agent = await self.find(persona, visitor)
+        return (
+            await self.shown(agent, model, visitor)
+            | {
+                editor.tried: "",
+                editor.try_message: next(
+                    iter(self.suggestions.get(agent.seed or "", [])),
+                    visitor.translate("compare.message_hint"),
+                ),
+            }
+            | await self.chat.newest(agent, model, visitor)
+        )
+
+    async def shown(self, agent: Agent, model: str, visitor: Visitor) -> Update:
+        """The editor and the choosers for ``agent``."""
+        editor, form, store = self.editor, self.editor.form, self.lab.store
+        own = agent.owner_id is not None
+        kept = persona_of(agent)
+        self.actions.shown(agent, visitor)
+        used = await asyncio.to_thread(store.choices, visitor.user_id, agent.language)
+        back = await asyncio.to_thread(store.can_undo, agent.id, user_id=visitor.user_id)
+        gone = await asyncio.to_thread(store.deleted_agent, user_id=visitor.user_id)
+        update = await self.listing(visitor, agent.id) | form.show(kept)
+        for name in TRAITS:
+            offered = [*self.presets[agent.language][name], *used[name], *kept[name]]
+            update[form.fields[name]] = gr.update(
+                choices=list(dict.fromkeys(offered)), value=kept[name]
+            )
+        return update | {
+            editor.editing: agent.id,
+            editor.head: head_html(agent, visitor),
+            editor.saved: saved_html(agent, visitor),
+            editor.prompt: await self.actions.prompt_panel(agent, model, "", visitor),
+            editor.hints: hints_html(kept, visitor),
+            **dict.fromkeys(editor.own, gr.update(visible=own)),
+            editor.buttons["revert"]: gr.update(visible=own, interactive=back),
+            editor.buttons["redo"]: gr.update(visible=bool(self.again(agent, visitor))),
+            **self.restorable(gone, visitor),
+        }
+
+    def restorable(self, gone: Agent | None, visitor: Visitor) -> Update:
+        """The button that brings back ``gone``, the persona that was deleted last."""
+        name = gone.name if gone else ""
+        words = visitor.translate("editor.restore_name", name=shortened(name))
+        return {
+            self.editor.removed: gone.id if gone else "",
+            self.editor.buttons["restore"]: gr.update(visible=gone is not None, value=words),
+        }
+
+    def again(self, agent: Agent, visitor: Visitor) -> list[Undone]:
+        """The steps that can be done again from where ``agent`` stands, the next one last."""
+        steps = self._undone.get((visitor.page, agent.id), [])
+        return steps if steps and steps[-1].after == persona_of(agent) else []
+
+    # ── what happens ──────────────────────────────────────────────────────────────────────
+
+    async def arrive(
+        self, persona: str, model: str, unsaved: str, layout: str, request: gr.Request
+    ) -> Update:
+        """A page was opened; ``persona`` and ``model`` are what this browser had last, ``unsaved``
+        what was typed there and no server took, ``layout`` the columns that this tab had."""
+        visitor = await self.visitors.of(request)
+        with visitor.error_toasts():
+            offered = model_choices(visitor.service.clients, visitor.translate, visitor.language)
+            try:
+                model = self.lab.clients.info(model or "").spec
+            except PersonaLabError:  # it was typed wrong, or this deployment has it no more
+                model = self.lab.clients.info().spec
+            update = await self.open(persona or "", model, visitor)
+            update |= await self.regain(unsaved, update, model, visitor)
+            models, personas = await first_comparison(
+                self.lab, update[self.editor.editing], visitor
+            )
+            if (kept := kept_layout(layout or "")) is not None:
+                shown, former, speakers = kept
+                listed = {id_ for _, id_ in update[self.columns[0].persona]["choices"]}
+                models = [had or new for had, new in zip(former, models, strict=True)]
+                personas = [
+                    had if had in listed else new
+                    for had, new in zip(speakers, personas, strict=True)
+                ]
+                update |= self.compare.sized(shown)
+            for column, spec, who in zip(self.columns, models, personas, strict=True):
+                update[column.model] = gr.update(choices=offered, value=spec)
+                update[column.persona] = {**update[column.persona], "value": who}
+            return update | {self.bar.model: gr.update(choices=offered, value=model)}
+
+    async def regain(self, unsaved: str, update: Update, model: str, visitor: Visitor) -> Update:
+        """Saves and shows what the browser kept of the persona that ``update`` opens.
+
+        ``unsaved`` is JSON: the persona's id, and fields by name as the form holds them.
+        """
+        form, opened = self.editor.form, update[self.editor.editing]
+        try:
+            kept = json.loads(unsaved)
+            written = {form.fields[name]: value for name, value in kept["fields"].items()}
+            known = await self.find(opened, visitor)
+            persona = form.read(form.show(persona_of(known)) | written)
+        except (ValueError, LookupError, TypeError, AttributeError):
+            return {}  # not of this page's making
+        if kept["persona"] != opened:
+            return {}
+        try:
+            agent = await self.actions.copied(known, persona, visitor)
+            if agent is None:
+                agent, _ = await self.actions.save(opened, persona, visitor)
+        except PersonaLabError as wrong:
+            shown = form.show(persona)
+            for name in TRAITS:  # with the words that they suggest
+                field = form.fields[name]
+                shown[field] = {**update[field], "value": persona[name]}
+            self.actions.fills(persona, visitor)
+            return shown | {self.editor.saved: unsaved_html(wrong, visitor)}
+        return await self.open(agent.id, model, visitor)
+
+    async def choose(self, persona: str, model: str, unsaved: str, request: gr.Request) -> Update:
+        """``unsaved`` as :meth:`arrive` takes it."""
+        visitor = await self.visitors.of(request)
+        with visitor.error_toasts():
+            if self.actions.holds(visitor) == persona:
+                return {self.bar.who: gr.skip()}  # the list was opened and left again
+            update = await self.open(persona or "", model, visitor)
+            return update | await self.regain(unsaved, update, model, visitor)
+
+    async def edited(self, values: dict[Component, Any], request: gr.Request) -> Update:
+        """At each keystroke: keep it, and show the prompt that it makes."""
+        editor = self.editor
+        visitor = await self.visitors.of(request)
+        persona = editor.form.read(values)
+        if not values[editor.touched]:  # fields are filled one by one: no mixture of two personas
+            persona = self.actions.filled(visitor) or persona
+        agent, update = unsaved(persona), {}
+        editing = values[editor.editing]
+        if values[editor.touched]:
+            try:
+                agent, changed = await self.actions.save(editing, persona, visitor)
+            except PersonaLabError as wrong:
+                update[editor.saved] = unsaved_html(wrong, visitor)
+            else:
+                update[editor.saved] = saved_html(agent, visitor)
+                if changed:
+                    update |= await self.kept(agent, persona, editing, visitor)
+        if not self.actions.is_open(agent.id if agent.owner_id else editing, visitor):
+            # Another persona was opened meanwhile: this answer comes too late.
+            return {editor.prompt: gr.skip()}
+        model = values[self.bar.model] or ""
+        update[editor.prompt] = await self.actions.prompt_panel(
+            agent, model, values[editor.try_message] or "", visitor
+        )
+        self.ahead.soon(agent, model, visitor)
+        return update
+
+    async def kept(
+        self, agent: Agent, persona: Mapping[str, Any], former: str, visitor: Visitor
+    ) -> Update:
+        """After a change was kept. ``former`` is the id that was edited: a demo's gave a copy."""
+        editor = self.editor
+        update: Update = {
+            editor.head: head_html(agent, visitor),
+            editor.hints: hints_html(persona, visitor),
+            editor.buttons["revert"]: gr.update(visible=True, interactive=True),
+            editor.buttons["redo"]: gr.update(visible=False),
+        }
+        if agent.deleted_at is not None:
+            update |= self.restorable(agent, visitor)
+            update[editor.buttons["delete"]] = gr.update(visible=False)
+        if agent.id != former:
+            update |= await self.listing(visitor, agent.id)
+            update |= {
+                editor.editing: agent.id,
+                editor.buttons["delete"]: gr.update(visible=True),
+            }
+        return update
+
+    async def renamed(self, persona: str, request: gr.Request) -> Update:
+        visitor = await self.visitors.of(request)
+        with visitor.error_toasts():
+            return await self.listing(visitor, persona)
+
+    async def create(self, model: str, request: gr.Request) -> Update:
+        visitor = await self.visitors.of(request)
+        with visitor.error_toasts():
+            agent = await self.blank(visitor)
+            return await self.open(agent.id, model, visitor)
+
+    async def duplicate(self, persona: str, model: str, request: gr.Request) -> Update:
+        store = self.lab.store
+        visitor = await self.visitors.of(request)
+        with visitor.error_toasts():
+            agent = await asyncio.to_thread(store.get_agent, persona, user_id=visitor.user_id)
+            name = visitor.translate("editor.copy_name", name=agent.name)
+            copy = await asyncio.to_thread(
+                store.duplicate_agent, persona, user_id=visitor.user_id, name=name
+            )
+            return await self.open(copy.id, model, visitor)
+
+    async def revert(self, persona: str, model: str, request: gr.Request) -> Update:
+        """One step back to what the persona was before."""
+        store = self.lab.store
+        visitor = await self.visitors.of(request)
+        with visitor.error_toasts():
+            agent = await asyncio.to_thread(
+                store.get_agent, persona, user_id=visitor.user_id, deleted=True
+            )
+            back = await asyncio.to_thread(store.undo_agent, persona, user_id=visitor.user_id)
+            if back is None:  # another tab has taken the last step back
+                return {self.editor.buttons["revert"]: gr.update(interactive=False)}
+            step = Undone(persona_of(agent), persona_of(back))
+            self._undone[visitor.page, persona] = [*self.again(agent, visitor), step]
+            return await self.stepped(back, "editor.undone", step, model, visitor)
+
+    async def redo(self, persona: str, model: str, request: gr.Request) -> Update:
+        """Does again what was undone last, unless something else was done since."""
+        store = self.lab.store
+        visitor = await self.visitors.of(request)
+        with visitor.error_toasts():
+            agent = await asyncio.to_thread(
+                store.get_agent, persona, user_id=visitor.user_id, deleted=True
+            )
+            steps = self.again(agent, visitor)
+            if not steps:
+                return {self.editor.buttons["redo"]: gr.update(visible=False)}
+            step = steps.pop()
+            agent = await asyncio.to_thread(
+                store.update_agent, persona, user_id=visitor.user_id, **step.before
+            )
+            return await self.stepped(agent, "editor.redone", step, model, visitor)
+
+    async def stepped(
+        self, agent: Agent, words: str, step: Undone, model: str, visitor: Visitor
+    ) -> Update:
+        """After a step of undo or redo. The conversation and the tried message stay."""
+        changed = [name for name, value in step.after.items() if step.before[name] != value]
+        fields = visitor.translate("editor.between").join(
+            visitor.translate(f"field.{n}") for n in changed
+        )
+        told = escape(visitor.translate(words, fields=fields))
+        update = await self.shown(agent, model, visitor)
+        return update | {self.editor.saved: f'<p class="saved" role="status">{told}</p>'}
+
+    async def delete(self, persona: str, model: str, request: gr.Request) -> Update:
+        store = self.lab.store
+        visitor = await self.visitors.of(request)
+        with visitor.error_toasts():
+            agent = await asyncio.to_thread(
+                store.get_agent, persona, user_id=visitor.user_id, deleted=True
+            )
+            await asyncio.to_thread(store.delete_agent, persona, user_id=visitor.user_id)
+            words = escape(visitor.translate("editor.deleted", name=agent.name))
+            return await self.open("", model, visitor) | {
+                self.editor.saved: f'<p class="saved" role="status">{words}</p>',
+            }
+
+    async def restore(self, persona: str, model: str, request: gr.Request) -> Update:
+        visitor = await self.visitors.of(request)
+        with visitor.error_toasts():
+            await asyncio.to_thread(self.lab.store.restore_agent, persona, user_id=visitor.user_id)
+            return await self.open(persona, model, visitor)
+
+    async def warm(self, model: str, request: gr.Request) -> AsyncGenerator[str, None]:
+        """Loads the chosen model ahead, and says how that goes."""
+        visitor = await self.visitors.of(request)
+        try:
+            client = await visitor.service.clients.open(model or "")
+            if not client.is_loaded:
+                loading = asyncio.create_task(client.load())
+                try:
+                    while not loading.done():
+                        yield ready_html(
+                            "loading", visitor, percent=round(100 * client.load_progress)
+                        )
+                        await asyncio.wait([loading], timeout=LOOK)
+                    await loading
+                finally:
+                    loading.cancel()  # whoever closed the page needn't hear of it
+        except Exception as wrong:  # noqa: BLE001 - whatever it is, the light turns red and says so
+            ours = map_error(wrong)
+            state = "needs_key" if isinstance(ours, MissingKey) else "failed"
+            yield ready_html(state, visitor, visitor.error_text(ours))
+            return
+        self.ahead.again(visitor)
+        yield ready_html("ready", visitor)
+
+    # ── wiring ────────────────────────────────────────────────────────────────────────────
+
+    def wire(self, page: gr.Blocks) -> None:
+        """Ties what happens to where it happens. Call it inside the Blocks."""
+        editor, model, ready = self.editor, self.bar.model, self.bar.ready
+        fields = editor.form.fields
+        last = [gr.Textbox(visible="hidden") for _ in ("persona", "model", "unsaved", "columns")]
+        kept = last[2]
+        arrival = page.load(
+            self.arrive,
+            last,
+            list(dict.fromkeys([*self.everything, model, *self.compare.arranged])),
+            **{**OPENING, "js": "() => personaLab.opening(personaLab.last())"},
+        )
+        arrival.then(None, js=OPENED)
+        arrival.success(None, [editor.saved], js=REGAINED)
+        arrival.then(self.warm, [model], [ready], concurrency_limit=None, **QUIET)
+        model.input(
+            self.warm, [model], [ready], concurrency_limit=None, trigger_mode="always_last", **QUIET
+        )
+        for name, component in (("persona", editor.editing), ("model", model)):
+            component.change(
+                None, [component], None, js=f"(id) => personaLab.remember('{name}', id)"
+            )
+        chosen = gr.Textbox(visible="hidden", elem_id="chosen")
+        self.bar.who.input(None, [self.bar.who], [chosen], js=CHOSEN)
+        for trigger, act, subject in (
+            (chosen.change, self.choose, [self.bar.who]),
+            (editor.buttons["new"].click, self.create, []),
+            (editor.buttons["duplicate"].click, self.duplicate, [editor.editing]),
+            (editor.buttons["delete"].click, self.delete, [editor.editing]),
+            (editor.buttons["restore"].click, self.restore, [editor.removed]),
+        ):
+            # Who chooses twice wants the last; who presses a button twice wants one.
+            mode = "always_last" if act == self.choose else "once"
+            # An answer that is under way stops first: it would go on under another's name.
+            halted = trigger(
+                halt, cancels=self.chat.streams, queue=False, trigger_mode=mode, **QUIET
+            )
+            if act == self.choose:
+                opened = halted.then(act, [*subject, model, kept], self.everything, **REOPENING)
+                opened.success(None, [editor.saved], js=REGAINED)
+            else:
+                opened = halted.then(act, [*subject, model], self.everything, **OPENING)
+            opened.then(None, js=NAMED if act == self.create else OPENED)
+        for name, step in (("revert", self.revert), ("redo", self.redo)):
+            stepped = editor.buttons[name].click(
+                step, [editor.editing, model], [*self.lists, *editor.stepped], **OPENING
+            )
+            stepped.then(None, js=OPENED)
+        names = json.dumps(editor.watched_names(model))
+        edit = gr.on(
+            [field.change for field in (*fields.values(), editor.try_message, model)],
+            self.edited,
+            editor.watched(model),
+            [*self.lists, *editor.edited],
+            queue=False,
+            trigger_mode="always_last",
+            js=f"(...values) => personaLab.byHand(values, {names})",
+            **QUIET,
+        )
+        edit.success(None, [editor.saved], js=KEPT)
+        fields["name"].blur(self.renamed, [editor.editing], self.lists, queue=False, **QUIET)

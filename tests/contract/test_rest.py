@@ -1,0 +1,697 @@
+"""``/api/v1``: what a program does by HTTP, whose it is, and what it is told when that can't be."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from prometheus_client.parser import text_string_to_metric_families
+from starlette.applications import Starlette
+from starlette.types import Message
+from support import tiny_gguf as tiny_gguf
+from support.app_process import until
+from support.fakes import says
+from support.http_server import Doors, Program, new_program, opened
+
+from persona_lab.db.tables import Agent
+from persona_lab.errors import DiskFull, RateLimited, StorageError
+from persona_lab.lab import Lab
+from persona_lab.personas.demos import load_demos
+from persona_lab.personas.persona import LISTS, TEXTS, TRAITS, persona_of
+from persona_lab.server import COOKIE
+from persona_lab.server.openai_api import completions_app
+from persona_lab.server.rest import AgentOut, PersonaFields, rest_app
+from persona_lab.server.routes import routes
+from persona_lab.server.sse import EventStreamResponse, as_json, sse
+from persona_lab.settings import ROOT
+
+SLOW = "mock:echo?rate=20&tokens=200"
+NOBODY = "f" * 32
+
+
+@pytest.fixture
+def home(database_url: str) -> dict[str, str]:
+    return {"database_url": database_url}
+
+
+@pytest.fixture
+def doors(lab: Lab) -> Iterator[Doors]:
+    with opened(lab) as served:
+        yield served
+
+
+@pytest.fixture
+def program(doors: Doors) -> Program:
+    return doors.program()
+
+
+@pytest.fixture
+async def http(doors: Doors, program: Program) -> AsyncIterator[httpx.AsyncClient]:
+    async with caller(doors, program.headers) as client:
+        yield client
+
+
+def caller(doors: Doors, headers: dict[str, str]) -> httpx.AsyncClient:
+    return httpx.AsyncClient(base_url=f"{doors.url}/api/v1", headers=headers, timeout=30)
+
+
+def refused(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    """What an error tells, which has the shape of all."""
+    assert response.status_code == status, response.text
+    body = response.json()
+    error = body["error"]
+    assert isinstance(error, dict)
+    assert error["code"] == code
+    assert error["type"]
+    assert error["message"]
+    return error
+
+
+# ── what can be done ──────────────────────────────────────────────────────────────────────
+
+WHOLE = {
+    "name": "タロウ", "description": "海の家の店長", "gender": "男性",
+    "background": "港町で育った。",
+    "first_person": "おいら", "second_person": "あんた", "greeting": "いらっしゃい！",
+    "personalities": ["豪快"], "roles": ["店長"], "tones": ["カジュアル"],
+    "sentence_endings": ["だぜ"], "catchphrases": ["潮の香りがするな"], "forbidden_words": ["無理"],
+    "examples": [{"user": "暑いね", "ai": "かき氷、食ってくか？"}], "language": "ja",
+}  # fmt: skip
+
+
+def test_a_field_of_personas_has_its_place_wherever_they_are_listed() -> None:
+    """A new one would be dropped in silence where it is forgotten."""
+    fields = set(persona_of(Agent(name="あ")))
+    form = {"name", *TEXTS, *TRAITS, *LISTS, "examples", "language"}
+    beside = {"id", "demo", "created_at", "updated_at"}
+    assert set(PersonaFields.model_fields) == set(AgentOut.model_fields) - beside == fields
+    assert set(load_demos(ROOT / "data" / "personas.yaml")[0]) - {"id"} == form == fields
+
+
+async def test_a_persona_is_made_read_changed_listed_and_deleted(http: httpx.AsyncClient) -> None:
+    made = await http.post("/agents", json=WHOLE)
+    assert made.status_code == 201
+    persona = made.json()
+    assert WHOLE.items() <= persona.items()
+    assert persona["demo"] is False
+    where = f"/agents/{persona['id']}"
+    assert (await http.get(where)).json() == persona
+    changed = (await http.patch(where, json={"name": "ジロウ"})).json()
+    assert (changed["name"], changed["id"]) == ("ジロウ", persona["id"])
+    listed = (await http.get("/agents")).json()
+    assert listed[0] == changed
+    assert listed[-1]["demo"] is True
+    gone = await http.delete(where)
+    assert (gone.status_code, gone.text) == (204, "")
+    refused(await http.get(where), 404, "not_found")
+
+
+async def test_a_changed_demo_becomes_a_copy_and_cannot_be_deleted(http: httpx.AsyncClient) -> None:
+    demo = (await http.get("/agents")).json()[-1]
+    copy = (await http.patch(f"/agents/{demo['id']}", json={"name": "わたしの"})).json()
+    assert (copy["demo"], copy["name"]) == (False, "わたしの")
+    assert copy["id"] != demo["id"]
+    refused(await http.delete(f"/agents/{demo['id']}"), 404, "not_found")
+
+
+async def test_a_conversation_is_begun_spoken_in_listed_and_deleted(
+    http: httpx.AsyncClient, program: Program
+) -> None:
+    begun = await http.post("/chats", json={"agent_id": program.agent.id})
+    assert begun.status_code == 201
+    where = f"/chats/{begun.json()['id']}"
+    spoken = (await http.post(f"{where}/messages", json={"content": " やあ "})).json()
+    assert (spoken["user"]["content"], spoken["user"]["sender"]) == ("やあ", "user")
+    assert (spoken["answer"]["sender"], spoken["answer"]["status"]) == ("ai", "ok")
+    messages = (await http.get(f"{where}/messages")).json()
+    assert [m["id"] for m in messages] == [spoken["user"]["id"], spoken["answer"]["id"]]
+    assert messages[1] == spoken["answer"]
+    chats = (await http.get("/chats", params={"agent_id": program.agent.id, "limit": 1})).json()
+    assert [(chat["id"], chat["title"]) for chat in chats] == [(begun.json()["id"], "やあ")]
+    assert (await http.get(where)).json() == chats[0]
+    assert (await http.delete(where)).status_code == 204
+    refused(await http.get(f"{where}/messages"), 404, "not_found")
+    assert (await http.get("/chats", params={"agent_id": NOBODY})).json() == []
+
+
+async def test_an_answer_streams_as_the_websocket_tells_it(
+    http: httpx.AsyncClient, program: Program
+) -> None:
+    body = {"content": "やあ", "stream": True}
+    async with http.stream("POST", f"/chats/{program.chat.id}/messages", json=body) as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        assert "no-transform" in response.headers["cache-control"]
+        lines = [line async for line in response.aiter_lines() if line]
+    user, *chunks, end = [json.loads(line.removeprefix("data: ")) for line in lines]
+    assert user["sender"] == "user"
+    assert {chunk["type"] for chunk in chunks} == {"stream_chunk"}
+    assert end["content"] == "".join(chunk["content"] for chunk in chunks)
+    messages = (await http.get(f"/chats/{program.chat.id}/messages")).json()
+    assert [m["id"] for m in messages] == [user["id"], end["id"]]
+
+
+async def test_a_model_and_its_sampling_may_be_chosen_for_a_message(
+    http: httpx.AsyncClient, program: Program
+) -> None:
+    models = (await http.get("/models")).json()
+    assert (models[0]["model"], models[0]["available"]) == ("mock:echo", True)
+    said = {"content": "やあ", "model": "mock:echo?tokens=50", "max_tokens": 3}
+    spoken = (await http.post(f"/chats/{program.chat.id}/messages", json=said)).json()
+    assert spoken["answer"]["metadata"]["finish_reason"] == "length"
+    assert spoken["answer"]["metadata"]["spec"] == "mock:echo?tokens=50"
+
+
+async def test_a_token_is_shown_once_used_and_revoked(doors: Doors) -> None:
+    cookie = {"cookie": f"{COOKIE}={'s' * 43}"}
+    async with caller(doors, cookie) as page:
+        made = (await page.post("/tokens", json={"name": "仕事"})).json()
+        assert made["token"].startswith("pl_")
+        async with caller(doors, {"authorization": f"bearer {made['token']}"}) as http:
+            [listed] = (await http.get("/tokens")).json()
+            assert listed["last_used_at"]
+            assert {**listed, "last_used_at": None, "token": made["token"]} == made
+            assert (await page.get("/chats")).json() == (await http.get("/chats")).json() == []
+            assert (await page.delete(f"/tokens/{made['id']}")).status_code == 204
+            refused(await http.get("/tokens"), 401, "unauthorized")
+        assert (await page.get("/tokens")).json() == []
+
+
+async def test_who_found_a_token_cannot_make_another_with_it(
+    doors: Doors, http: httpx.AsyncClient, program: Program
+) -> None:
+    refused(await http.post("/tokens", json={"name": "mine now"}), 403, "page_only")
+    assert len(doors.lab.store.list_tokens(user_id=program.user_id)) == 1
+
+
+async def test_a_long_conversation_is_read_page_by_page(
+    doors: Doors, http: httpx.AsyncClient, program: Program
+) -> None:
+    for number in range(7):
+        doors.lab.store.add_message(
+            program.chat.id, user_id=program.user_id, sender="user", content=str(number)
+        )
+    where, seen, before = f"/chats/{program.chat.id}/messages", "", ""
+    while page := (await http.get(where, params={"limit": 3, "before": before})).json():
+        seen = "".join(message["content"] for message in page) + " " + seen
+        before = page[0]["id"]
+    assert seen == "0 123 456 "
+    assert len((await http.get(where)).json()) == 7
+    theirs = doors.program()
+    foreign_message = doors.lab.store.add_message(
+        theirs.chat.id, user_id=theirs.user_id, sender="user", content="x"
+    )
+    for odd in (NOBODY, foreign_message.id, "\x00"):
+        refused(await http.get(where, params={"before": odd}), 404, "not_found")
+
+
+# ── who calls ─────────────────────────────────────────────────────────────────────────────
+
+
+def operations(app: FastAPI) -> set[tuple[str, str]]:
+    """Method and path of all that ``app`` describes."""
+    return {
+        (method.upper(), path)
+        for path, methods in app.openapi()["paths"].items()
+        for method in methods
+    }
+
+
+async def test_every_operation_asks_who_calls_before_all_else(doors: Doors) -> None:
+    apps = {"/api/v1": rest_app(doors.lab), "/v1": completions_app(doors.lab)}
+    async with httpx.AsyncClient(base_url=doors.url) as nobody:
+        for where, app in apps.items():
+            assert operations(app)
+            for method, path in operations(app):
+                sent = await nobody.request(method, where + path, json={})
+                assert sent.status_code == 401, (method, path)
+
+
+def test_every_door_is_known(lab: Lab) -> None:
+    """A new one needs its place in the tests of whom it lets in."""
+    assert [getattr(route, "path", "") for route in routes(lab)] == [
+        "/healthz", "/readyz", "/metrics", "/ws/{chat_id}", "/api/v1", "/v1",
+    ]  # fmt: skip
+
+
+async def test_who_shows_no_token_is_nobody(doors: Doors, program: Program) -> None:
+    shown: list[dict[str, str]] = [
+        {},
+        {"authorization": "Bearer pl_wrong"},
+        {"authorization": f"Basic {program.token}"},
+        {"authorization": "Bearer"},
+        {"authorization": "Bearer pl_wrong", "cookie": f"{COOKIE}={'s' * 43}"},
+        {"cookie": f"{COOKIE}=short"},
+        {"cookie": f"{COOKIE}={'s' * 43}", "origin": "http://evil.example"},
+        {"cookie": f"{COOKIE}={'s' * 43}", "sec-fetch-site": "cross-site"},
+    ]
+    for headers in shown:
+        async with caller(doors, headers) as http:
+            response = await http.get("/agents", params={"token": program.token})
+            refused(response, 401, "unauthorized")
+            assert response.headers["www-authenticate"] == "Bearer"
+
+
+Call = tuple[str, str, dict[str, Any] | None]
+
+
+def foreign(agent: str, chat: str, token: str) -> dict[tuple[str, str], Call]:
+    """A call of every operation that takes an id, with ids of another's."""
+    said = {"content": "やあ"}
+    return {
+        ("GET", "/agents/{agent_id}"): ("GET", f"/agents/{agent}", None),
+        ("PATCH", "/agents/{agent_id}"): ("PATCH", f"/agents/{agent}", {"name": "乗っ取り"}),
+        ("DELETE", "/agents/{agent_id}"): ("DELETE", f"/agents/{agent}", None),
+        ("GET", "/chats"): ("GET", f"/chats?agent_id={agent}", None),
+        ("POST", "/chats"): ("POST", "/chats", {"agent_id": agent}),
+        ("GET", "/chats/{chat_id}"): ("GET", f"/chats/{chat}", None),
+        ("DELETE", "/chats/{chat_id}"): ("DELETE", f"/chats/{chat}", None),
+        ("GET", "/chats/{chat_id}/messages"): ("GET", f"/chats/{chat}/messages", None),
+        ("POST", "/chats/{chat_id}/messages"): ("POST", f"/chats/{chat}/messages", said),
+        ("DELETE", "/tokens/{token_id}"): ("DELETE", f"/tokens/{token}", None),
+    }
+
+
+WITHOUT_IDS = {("GET", "/agents"), ("POST", "/agents"), ("GET", "/tokens"), ("POST", "/tokens"),
+               ("GET", "/models")}  # fmt: skip
+
+
+def test_every_operation_is_tried_with_anothers_ids(lab: Lab) -> None:
+    assert operations(rest_app(lab)) == set(foreign("", "", "")) | WITHOUT_IDS
+
+
+async def test_anothers_ids_are_refused_like_missing_ones(
+    doors: Doors, http: httpx.AsyncClient
+) -> None:
+    theirs = doors.program("ひみつの人")
+    store = doors.lab.store
+    store.add_message(theirs.chat.id, user_id=theirs.user_id, sender="user", content="ひみつ")
+    [token] = store.list_tokens(user_id=theirs.user_id)
+
+    def state() -> list[Any]:
+        return [
+            store.list_agents(user_id=theirs.user_id)[0],
+            store.list_chats(user_id=theirs.user_id),
+            doors.thread(theirs),
+            store.list_tokens(user_id=theirs.user_id),
+        ]
+
+    before = state()
+    calls = foreign(theirs.agent.id, theirs.chat.id, token.id)
+    for operation, (method, path, body) in calls.items():
+        for how in (body, body and body | {"stream": True}) if "messages" in path else (body,):
+            got = await http.request(method, path, json=how)
+            _, missing, _ = foreign(NOBODY, NOBODY, NOBODY)[operation]
+            nothing = body and {key: NOBODY if key == "agent_id" else value for key, value in
+                                (how or {}).items()}  # fmt: skip
+            assert got.text == (await http.request(method, missing, json=nothing)).text
+            if operation == ("GET", "/chats"):
+                assert got.json() == []
+            else:
+                refused(got, 404, "not_found")
+    assert state() == before
+    for path in ("/agents", "/chats", "/tokens"):
+        assert theirs.user_id not in (listed := (await http.get(path)).text)
+        assert "ひみつ" not in listed
+
+
+# ── what it is told when that can't be ────────────────────────────────────────────────────
+
+
+REFUSED: list[tuple[str, str, Any, int, str]] = [
+    ("POST", "/agents", {}, 422, "invalid_request"),
+    ("POST", "/agents", {"name": " "}, 422, "invalid_persona"),
+    ("POST", "/agents", {"name": "x" * 101}, 422, "invalid_persona"),
+    ("POST", "/agents", {"name": "x", "id": "y"}, 422, "invalid_request"),
+    ("POST", "/agents", {"name": "x", "\ud800": "y"}, 422, "invalid_request"),
+    ("POST", "/agents", {"name": "x", "language": "fr"}, 422, "invalid_request"),
+    ("POST", "/agents", [1], 422, "invalid_request"),
+    ("POST", "/agents", "[", 422, "invalid_request"),
+    ("POST", "/agents", "[" * 100_000, 422, "invalid_request"),
+    ("POST", "/agents", "1" * 5000, 422, "invalid_request"),
+    ("POST", "/agents", " " * (8 * 1024 * 1024 + 1), 413, "invalid_request"),
+    ("POST", "/tokens", {"name": "x"}, 403, "page_only"),
+    ("GET", "/chats?limit=0", None, 422, "invalid_request"),
+    ("GET", "/chats?limit=" + "9" * 30, None, 422, "invalid_request"),
+    ("GET", "/agents/%00", None, 404, "not_found"),
+    ("GET", "/agents/%ff", None, 404, "not_found"),
+    ("GET", "/nothing", None, 404, "invalid_request"),
+    ("PUT", "/agents", {}, 405, "invalid_request"),
+    ("POST", "/chats/CHAT/messages", {"content": ""}, 422, "empty_message"),
+    ("POST", "/chats/CHAT/messages", {"content": "長" * 2001}, 413, "message_too_long"),
+    ("POST", "/chats/CHAT/messages", {"content": "x", "model": "nobody:x"}, 422,
+     "unknown_model"),
+    ("POST", "/chats/CHAT/messages", {"content": "x", "model": "\ud800"}, 422, "unknown_model"),
+    ("POST", "/chats/CHAT/messages", {"content": "x", "temperature": 9}, 422,
+     "invalid_request"),
+    ("POST", "/chats/CHAT/messages", {"content": "x", "max_token": 9}, 422, "invalid_request"),
+    ("POST", "/chats/CHAT/messages", {"content": "x", "model": "mock:echo?fail=timeout"}, 504,
+     "timeout"),
+    ("POST", "/chats/CHAT/messages", {"content": "x", "model": "mock:echo?fail=overloaded"},
+     503, "overloaded"),
+    ("POST", "/chats/CHAT/messages", {"content": "x", "model": "openai:x"}, 503, "missing_key"),
+]  # fmt: skip
+
+
+async def test_every_refusal_has_one_shape_and_a_fitting_status(
+    doors: Doors, program: Program
+) -> None:
+    for language in ("ja", "en"):
+        headers = {"content-type": "application/json", "accept-language": language}
+        async with caller(doors, program.headers | headers) as http:
+            for method, path, body, status, code in REFUSED:
+                text = body if isinstance(body, str) else json.dumps(body)
+                content = None if body is None else text.encode()
+                where = path.replace("CHAT", program.chat.id)
+                sent = await http.request(method, where, content=content)
+                words = refused(sent, status, code)["message"]
+                assert any(letter > "\u3040" for letter in words) == (language == "ja"), where
+
+
+async def test_a_body_without_an_end_is_cut_short(http: httpx.AsyncClient) -> None:
+    async def endless() -> AsyncGenerator[bytes, None]:
+        for _ in range(20):
+            yield b" " * 1024 * 1024
+
+    with_type = {"content-type": "application/json"}
+    try:
+        sent = await http.post("/agents", content=endless(), headers=with_type)
+    except httpx.TransportError:
+        return  # the door was shut while it still talked
+    refused(sent, 413, "invalid_request")
+
+
+async def test_who_asks_too_much_is_told_for_how_long(make_lab: Callable[..., Lab]) -> None:
+    with opened(make_lab(requests_per_minute=1)) as doors:
+        program = doors.program()
+        async with caller(doors, program.headers) as http:
+            where = f"/chats/{program.chat.id}/messages"
+            assert (await http.post(where, json={"content": "1"})).status_code == 200
+            sent = await http.post(where, json={"content": "2"})
+            error = refused(sent, 429, "too_many_requests")
+            assert sent.headers["retry-after"] == str(error["retry_after"])
+            assert (await http.get("/agents")).status_code == 200
+    body = sent.json()
+    assert (body["fallback"], body["user"]["content"]) == (True, "2")
+    assert body["answer"]["status"] == "failed"
+
+
+async def test_what_a_provider_says_about_waiting_is_passed_on(
+    make_lab: Callable[..., Lab],
+) -> None:
+    busy = says(error=RateLimited(retry_after=30))
+    with opened(make_lab(busy, llm_retries=0)) as doors:
+        program = doors.program()
+        async with caller(doors, program.headers) as http:
+            where = f"/chats/{program.chat.id}/messages"
+            sent = await http.post(where, json={"content": "1"})
+            refused(sent, 503, "rate_limit")
+            assert sent.headers["retry-after"] == "30"
+
+
+async def test_a_models_name_is_no_place_for_a_novel(
+    http: httpx.AsyncClient, program: Program
+) -> None:
+    long = {"content": "やあ", "model": "mock:" + "x" * 1000}
+    sent = await http.post(f"/chats/{program.chat.id}/messages", json=long)
+    assert len(refused(sent, 422, "unknown_model")["model"]) == 300
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "code"),
+    [(DiskFull(), 503, "disk_full"), (StorageError(), 503, "storage"),
+     (KeyError("ひみつ"), 500, "system_error")],
+)  # fmt: skip
+async def test_a_database_that_fails_is_told_and_nobodys_words_get_out(
+    doors: Doors, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture, raised: Exception, status: int, code: str,
+) -> None:  # fmt: skip
+    def broken(*_: Any, **__: Any) -> None:
+        raise raised
+
+    monkeypatch.setattr(doors.lab.store, "list_agents", broken)
+    sent = await http.get("/agents")
+    refused(sent, status, code)
+    assert "ひみつ" not in sent.text + caplog.text
+    assert ("KeyError" in caplog.text) == (status == 500)
+
+
+# ── who reads slowly, and who goes away ───────────────────────────────────────────────────
+
+
+async def test_a_client_that_goes_away_stops_the_answer_and_its_half_is_kept(
+    doors: Doors, http: httpx.AsyncClient, program: Program
+) -> None:
+    body = {"content": "やあ", "model": SLOW, "stream": True}
+    async with http.stream("POST", f"/chats/{program.chat.id}/messages", json=body) as response:
+        lines = response.aiter_lines()
+        for _ in range(8):
+            await anext(lines)
+        del lines  # what it left half read is closed now, and not when the test is over
+    await asyncio.to_thread(until, lambda: [row[2] for row in doors.thread(program)][1:] == [
+        "stopped"
+    ])  # fmt: skip
+    assert 0 < len(doors.thread(program)[1][1]) < 200
+
+
+@pytest.mark.parametrize("path", ["/api/v1", "/v1"])
+async def test_who_goes_away_stops_an_answer_that_was_to_come_whole(
+    doors: Doors, program: Program, path: str
+) -> None:
+    if path == "/v1":
+        doors.lab.clients._injected = doors.lab.clients.get(SLOW)
+        where = "/v1/chat/completions"
+        said = {"model": program.agent.id, "messages": [{"role": "user", "content": "やあ"}]}
+    else:
+        where = f"/api/v1/chats/{program.chat.id}/messages"
+        said = {"content": "やあ", "model": SLOW}
+    with pytest.raises(httpx.ReadTimeout):
+        async with httpx.AsyncClient(base_url=doors.url, headers=program.headers) as http:
+            await http.post(where, json=said, timeout=0.5)
+
+    def ended() -> list[str]:
+        return [turn.status for turn in doors.lab.store.records(user_id=program.user_id)]
+
+    await asyncio.to_thread(until, lambda: ended() == ["stopped"])
+
+
+async def test_a_request_is_known_by_its_callers_id_or_by_one_of_ours(
+    doors: Doors, http: httpx.AsyncClient, program: Program
+) -> None:
+    mine = {"x-request-id": "from-my-program.7"}
+    sent = await http.post(
+        f"/chats/{program.chat.id}/messages", json={"content": "やあ"}, headers=mine
+    )
+    assert sent.headers["x-request-id"] == mine["x-request-id"]
+    assert sent.json()["answer"]["metadata"]["request_id"] == mine["x-request-id"]
+    refusals = [await http.get(f"/agents/{NOBODY}") for _ in range(2)]
+    ids = {answer.headers["x-request-id"] for answer in refusals}
+    assert len(ids) == 2
+    odd = await http.get("/agents", headers={"x-request-id": "a b\tc" * 40})
+    assert odd.headers["x-request-id"] not in {"a b\tc" * 40, ""}
+
+
+def excused(error: Exception) -> bytes:
+    return sse(type(error).__name__)
+
+
+async def test_a_slow_reader_slows_the_answer_down_and_nothing_piles_up() -> None:
+    made = closed = 0
+    reading = asyncio.Event()
+    sent: list[Message] = []
+
+    async def events() -> AsyncGenerator[bytes, None]:
+        nonlocal made, closed
+        try:
+            for _ in range(500):
+                made += 1
+                yield sse("長い話")
+        finally:
+            closed += 1
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+        if len(sent) > 20:
+            await reading.wait()
+
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    sending = asyncio.create_task(
+        EventStreamResponse(events(), excused)({"type": "http"}, receive, send)
+    )
+    for _ in range(5):
+        await asyncio.sleep(0.05)
+    assert (made, closed) == (20, 0)
+    reading.set()
+    await sending
+    assert (made, closed) == (500, 1)
+    assert sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
+
+
+async def test_a_reader_that_takes_nothing_for_long_counts_as_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("persona_lab.server.sse.PATIENCE", 0.05)
+    closed = False
+
+    async def events() -> AsyncGenerator[bytes, None]:
+        nonlocal closed
+        try:
+            while True:
+                yield sse("長い話")
+        finally:
+            closed = True
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            await asyncio.Event().wait()
+
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    with pytest.raises(TimeoutError):
+        await EventStreamResponse(events(), excused)({"type": "http"}, receive, send)
+    assert closed
+
+
+async def test_a_long_wait_has_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("persona_lab.server.sse.BEAT", 0.02)
+    sent: list[Message] = []
+
+    async def events() -> AsyncGenerator[bytes, None]:
+        yield sse("はじめ")
+        await asyncio.sleep(0.2)
+        yield sse("おわり")
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    await EventStreamResponse(events(), excused)({"type": "http"}, receive, send)
+    bodies = [message.get("body") for message in sent]
+    assert bodies.count(b": \n\n") > 2
+    assert [body for body in bodies if body != b": \n\n"] == [
+        None, sse("はじめ"), sse("おわり"), b"",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("wait", [0, 0.1])
+async def test_before_the_first_word_an_error_has_a_status_unless_it_took_long(
+    monkeypatch: pytest.MonkeyPatch, wait: float
+) -> None:
+    monkeypatch.setattr("persona_lab.server.sse.BEAT", 0.02)
+    sent: list[Message] = []
+
+    async def events() -> AsyncGenerator[bytes, None]:
+        await asyncio.sleep(wait)
+        raise RateLimited
+        yield b""
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    with nullcontext() if wait else pytest.raises(RateLimited):
+        await EventStreamResponse(events(), excused)({"type": "http"}, receive, send)
+    said = [message.get("body") for message in sent if message.get("body") != b": \n\n"]
+    assert said == ([None, sse("RateLimited"), b""] if wait else [])
+
+
+def test_an_event_is_one_line_for_every_reader_and_valid_on_every_wire() -> None:
+    text = "一\n二\r三\x85四\u2028五\u2029六\ud800"
+    event = sse(as_json({"content": text})).decode()
+    assert event.count("\n") == 2
+    assert len(event.splitlines()) == 2
+    assert json.loads(event.removeprefix("data: "))["content"] == text.replace("\ud800", "?")
+
+
+# ── probes ────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_the_probes_answer_whether_all_is_well(
+    doors: Doors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with httpx.AsyncClient(base_url=doors.url) as anybody:
+        assert (await anybody.get("/healthz")).json() == {"status": "alive"}
+        ready = await anybody.get("/readyz")
+        assert (ready.status_code, ready.json()) == (
+            200, {"ready": True, "database": True, "model": True},
+        )  # fmt: skip
+
+        def broken() -> None:
+            raise StorageError
+
+        monkeypatch.setattr(doors.lab.store, "check", broken)
+        ready = await anybody.get("/readyz")
+        assert (ready.status_code, ready.json()["database"]) == (503, False)
+        assert (await anybody.get("/healthz")).status_code == 200
+
+
+async def test_a_default_model_that_has_no_key_is_not_ready(make_lab: Callable[..., Lab]) -> None:
+    with opened(make_lab(llm_provider="openai", llm_model="gpt-x")) as doors:
+        async with httpx.AsyncClient(base_url=doors.url) as anybody:
+            ready = await anybody.get("/readyz")
+    assert (ready.status_code, ready.json()["model"]) == (503, False)
+
+
+async def test_a_default_model_whose_file_went_away_is_not_ready(
+    make_lab: Callable[..., Lab], tmp_path: Path
+) -> None:
+    file = tiny_gguf.write(tmp_path / "tiny.gguf")
+    with opened(make_lab(llm_provider="local", local_model=str(file))) as doors:
+        async with httpx.AsyncClient(base_url=doors.url) as anybody:
+            assert (await anybody.get("/readyz")).json()["model"] is True
+            file.unlink()
+            ready = await anybody.get("/readyz")
+    assert (ready.status_code, ready.json()["model"]) == (503, False)
+
+
+async def test_a_key_in_a_providers_words_reaches_no_program(make_lab: Callable[..., Lab]) -> None:
+    with opened(make_lab(says("鍵は sk-secret-123 です"), openai_api_key="sk-secret-123")) as doors:
+        program = new_program(doors.lab)
+        async with caller(doors, program.headers) as http:
+            sent = await http.post(f"/chats/{program.chat.id}/messages", json={"content": "x"})
+    assert sent.status_code == 200
+    assert "sk-secret" not in sent.text
+
+
+async def test_figures_open_to_this_machine_or_to_who_shows_their_token(
+    make_lab: Callable[..., Lab],
+) -> None:
+    async def asked(
+        lab: Lab, *, shared: bool = False, at: str = "http://127.0.0.1:7860", **headers: str
+    ) -> int:
+        app = Starlette(routes=routes(lab, shared=shared))
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(transport=transport, base_url=at) as http:
+            answer = await http.get("/metrics", headers=headers)
+        if answer.status_code == 200:
+            assert list(text_string_to_metric_families(answer.text))
+        return answer.status_code
+
+    own = make_lab()
+    assert await asked(own) == 200
+    assert await asked(own, at="http://[::1]:7860") == 200
+    assert await asked(own, at="http://lab.example") == 404  # a name that was bound to this address
+    assert await asked(own, shared=True) == 404
+    assert await asked(own, **{"x-forwarded-for": "10.0.0.1"}) == 404
+    assert await asked(make_lab(gradio_server_name="lab.example")) == 404
+    guarded = make_lab(metrics_token="canary-token", gradio_server_name="lab.example")
+    assert await asked(guarded) == 404
+    assert await asked(guarded, authorization="Bearer wrong") == 404
+    assert await asked(guarded, shared=True, authorization="Bearer canary-token") == 200

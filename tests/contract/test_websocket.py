@@ -1,0 +1,470 @@
+"""The WebSocket: what it says, whom it lets in, and that nothing it is sent can hurt it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket as sockets
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+from starlette.types import Message
+from starlette.websockets import WebSocket
+from support.app_process import until
+from support.fakes import says
+from support.http_server import Doors, Program, new_program, opened
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+from persona_lab.errors import DiskFull
+from persona_lab.lab import Lab
+from persona_lab.server import COOKIE
+from persona_lab.server.websocket import WAITING, ChatSocket
+from persona_lab.types import Chunk, Options, Prompt
+
+SLOW = "mock:echo?rate=20&tokens=200"
+
+
+@pytest.fixture
+def home(database_url: str) -> dict[str, str]:
+    return {"database_url": database_url}
+
+
+@pytest.fixture
+def doors(lab: Lab) -> Iterator[Doors]:
+    with opened(lab) as served:
+        yield served
+
+
+async def told(socket: ClientConnection) -> dict[str, Any]:
+    """The next thing that the socket says."""
+    async with asyncio.timeout(20):
+        said = json.loads(await socket.recv())
+    assert isinstance(said, dict)
+    return said
+
+
+async def answer(socket: ClientConnection) -> list[dict[str, Any]]:
+    """All that it says up to the end of an answer."""
+    said = [await told(socket)]
+    while not said[-1].get("complete"):
+        said.append(await told(socket))
+    return said
+
+
+async def say(socket: ClientConnection, content: str, **how: Any) -> None:
+    await socket.send(json.dumps({"content": content, **how}))
+
+
+async def stopped(doors: Doors, program: Program) -> None:
+    """Until half an answer is all that was kept."""
+
+    def so() -> bool:
+        return [status for _, _, status in doors.thread(program)] == ["ok", "stopped"]
+
+    await asyncio.to_thread(until, so)
+
+
+async def closed(socket: ClientConnection) -> int:
+    """The code with which it is closed, before it says anything."""
+    async with asyncio.timeout(20):
+        with pytest.raises(ConnectionClosed) as end:
+            await socket.recv()
+    assert end.value.rcvd is not None
+    return end.value.rcvd.code
+
+
+async def test_a_user_has_so_many_sockets_at_a_time_and_no_more(
+    doors: Doors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("persona_lab.server.websocket.SOCKETS", 2)
+    program, other = doors.program(), doors.program()
+
+    def opening(who: Program) -> connect:
+        return connect(doors.socket(who.chat.id), additional_headers=who.headers)
+
+    async def talks(socket: ClientConnection) -> None:
+        await say(socket, "やあ")
+        assert (await answer(socket))[-1]["complete"]
+
+    async with opening(program) as one:
+        await talks(one)
+        async with opening(program) as two, opening(other) as theirs:
+            await talks(two)
+            await talks(theirs)
+            async with opening(program) as third:
+                assert await closed(third) == 4429
+    async with opening(program) as again:
+        await talks(again)
+
+
+# ── what it says ──────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_message_is_echoed_as_it_is_kept_and_answered_piece_by_piece(doors: Doors) -> None:
+    program = doors.program()
+    async with connect(doors.socket(program.chat.id), additional_headers=program.headers) as socket:
+        await say(socket, " やあ\r\n\x00")
+        said = await answer(socket)
+    asked, *chunks, end = said
+    rows = doors.lab.store.messages(program.chat.id, user_id=program.user_id)
+    assert asked == {
+        "id": rows[0].id,
+        "content": "やあ",
+        "sender": "user",
+        "timestamp": rows[0].created_at.isoformat(),
+    }
+    assert len(chunks) > 3
+    assert {(chunk["type"], chunk["complete"]) for chunk in chunks} == {("stream_chunk", False)}
+    assert end == {
+        "type": "stream_complete",
+        "complete": True,
+        "id": rows[1].id,
+        "content": "".join(chunk["content"] for chunk in chunks),
+        "sender": "ai",
+        "timestamp": rows[1].created_at.isoformat(),
+        "metadata": rows[1].details,
+    }
+    assert doors.thread(program) == [("user", "やあ", "ok"), ("ai", end["content"], "ok")]
+
+
+async def test_a_failed_answer_has_an_error_beside_the_fallback(doors: Doors) -> None:
+    program = doors.program()
+    headers = program.headers | {"accept-language": "en"}
+    async with connect(doors.socket(program.chat.id), additional_headers=headers) as socket:
+        await say(socket, "やあ", model="mock:echo?fail=timeout&after=2")
+        *_, error, end = await answer(socket)
+        assert error["fallback"] is True
+        assert error["error"]["code"] == error["error"]["type"] == "timeout"
+        assert error["error"]["message"].startswith("The model didn't answer in time.")
+        assert end["metadata"]["fallback"] is True
+        assert error["error"]["message"] in end["content"]
+        await say(socket, "まだいる？")
+        assert (await answer(socket))[-1]["metadata"]["status"] == "ok"
+
+
+async def test_who_asks_too_much_is_told_when_it_goes_on(make_lab: Callable[..., Lab]) -> None:
+    with opened(make_lab(requests_per_minute=1)) as doors:
+        program = doors.program()
+        where = doors.socket(program.chat.id)
+        async with connect(where, additional_headers=program.headers) as socket:
+            for number in range(2):
+                await say(socket, f"{number}つめ")
+            await answer(socket)
+            *_, error, _ = await answer(socket)
+    assert error["error"]["code"] == "too_many_requests"
+    assert 0 < error["error"]["retry_after"] <= 120
+
+
+# ── whom it lets in ───────────────────────────────────────────────────────────────────────
+
+
+async def test_a_token_may_stand_in_a_header_in_the_address_or_among_the_subprotocols(
+    doors: Doors,
+) -> None:
+    program = doors.program()
+    where = doors.socket(program.chat.id)
+    ways: list[tuple[str, dict[str, Any], str | None]] = [
+        (where, {"additional_headers": program.headers}, None),
+        (f"{where}?token={program.token}", {}, None),
+        (where, {"subprotocols": ["persona-lab", program.token]}, "persona-lab"),
+        (where, {"subprotocols": [program.token]}, program.token),
+    ]
+    for address, how, agreed in ways:
+        async with connect(address, **how) as socket:
+            assert socket.subprotocol == agreed
+            await say(socket, "やあ")
+            assert (await answer(socket))[-1]["metadata"]["status"] == "ok"
+
+
+async def test_a_visitors_cookie_opens_their_own_chats_but_from_no_other_site(doors: Doors) -> None:
+    secret = "s" * 43
+    store = doors.lab.store
+    owner = store.user_for_secret(secret).id
+    agent = store.create_agent(user_id=owner, name="わたしの")
+    chat = store.create_chat(user_id=owner, agent_id=agent.id)
+    cookie = {"cookie": f"{COOKIE}={secret}"}
+    origins = [(None, True), (doors.url, True), ("http://evil.example", False), ("null", False)]
+    for origin, welcome in origins:
+        headers = cookie | ({"origin": origin} if origin else {})
+        async with connect(doors.socket(chat.id), additional_headers=headers) as socket:
+            if welcome:
+                await say(socket, "やあ")
+                assert (await answer(socket))[-1]["complete"]
+            else:
+                assert await closed(socket) == 4401
+
+
+async def test_who_is_not_let_in_is_told_by_the_code_of_the_close(doors: Doors) -> None:
+    program, stranger = doors.program(), doors.program()
+    theirs, missing = doors.socket(program.chat.id), doors.socket("f" * 32)
+    wrong = {"authorization": "Bearer pl_wrong"}
+    basic = {"authorization": "Basic cGxfd3Jvbmc6"}
+    refused: list[tuple[str, dict[str, str], int]] = [
+        (theirs, {}, 4401),
+        (missing, {}, 4401),
+        (theirs, wrong, 4401),
+        (theirs, basic, 4401),
+        (f"{theirs}?token=", {}, 4401),
+        (f"{theirs}?token=%ff%00", {}, 4401),
+        (theirs, wrong | {"cookie": f"{COOKIE}={'s' * 43}"}, 4401),
+        (theirs, stranger.headers, 4403),
+        (missing, stranger.headers, 4404),
+        (doors.socket("%00"), stranger.headers, 4404),
+    ]
+    for address, headers, code in refused:
+        async with connect(address, additional_headers=headers) as socket:
+            assert await closed(socket) == code, (address, headers)
+    assert doors.thread(program) == []
+
+
+async def test_a_token_that_is_revoked_and_a_chat_that_is_deleted_end_the_socket(
+    doors: Doors,
+) -> None:
+    program, other = doors.program(), doors.program()
+    for who, code in ((program, 4401), (other, 4404)):
+        async with connect(doors.socket(who.chat.id), additional_headers=who.headers) as socket:
+            await say(socket, "やあ")
+            await answer(socket)
+            store = doors.lab.store
+            if code == 4401:
+                [token] = store.list_tokens(user_id=who.user_id)
+                store.revoke_token(token.id, user_id=who.user_id)
+            else:
+                store.delete_chat(who.chat.id, user_id=who.user_id)
+            await say(socket, "まだいる？")
+            assert await closed(socket) == code
+
+
+async def test_a_token_that_is_revoked_ends_the_socket_in_the_middle_of_an_answer(
+    doors: Doors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("persona_lab.server.websocket.AGAIN", 0.05)
+    who = doors.program()
+    async with connect(doors.socket(who.chat.id), additional_headers=who.headers) as socket:
+        await socket.send(json.dumps({"content": "やあ", "model": "mock:echo?rate=5&tokens=500"}))
+        for _ in range(3):
+            await socket.recv()
+        [token] = doors.lab.store.list_tokens(user_id=who.user_id)
+        doors.lab.store.revoke_token(token.id, user_id=who.user_id)
+        assert await closed(socket) == 4401
+    assert doors.thread(who)[-1][2] == "stopped"
+
+
+# ── what it is sent ───────────────────────────────────────────────────────────────────────
+
+UNUSABLE: list[tuple[str | bytes, str]] = [
+    ("", "invalid_request"),
+    ("{", "invalid_request"),
+    ("[" * 20_000, "invalid_request"),
+    ("[]", "invalid_request"),
+    ("null", "invalid_request"),
+    ('"やあ"', "invalid_request"),
+    ("1" * 5000, "invalid_request"),
+    ("[" * 100_000, "message_too_long"),
+    ("{}", "invalid_request"),
+    ('{"content": null}', "invalid_request"),
+    ('{"content": ["やあ"]}', "invalid_request"),
+    ('{"content": 5}', "invalid_request"),
+    ('{"content": "x", "temperature": "hot"}', "invalid_request"),
+    ('{"content": "x", "temperature": NaN}', "invalid_request"),
+    ('{"content": "x", "stop": "x"}', "invalid_request"),
+    ('{"content": ""}', "empty_message"),
+    ('{"content": "\\u200b\\ud800"}', "empty_message"),
+    ('{"content": "\\u200b\\u202e"}', "empty_message"),
+    ('{"content": "x", "model": "nobody:x"}', "unknown_model"),
+    (json.dumps({"content": "長" * 2001}), "message_too_long"),
+    ('{"content": "' + "x" * 1_000_000 + '"}', "message_too_long"),
+    (b'{"content": "x"}', "invalid_request"),
+    (b"\xff\x00", "invalid_request"),
+]
+
+
+async def test_what_cannot_be_used_gets_an_error_in_the_shape_of_all_doors_and_the_socket_stays(
+    doors: Doors,
+) -> None:
+    program = doors.program()
+    headers = program.headers | {"accept-language": "en"}
+    async with connect(doors.socket(program.chat.id), additional_headers=headers) as socket:
+        for frame, code in UNUSABLE:
+            await socket.send(frame)
+            said = await told(socket)
+            assert set(said) == {"error", "fallback"}, frame[:40]
+            assert said["fallback"] is False
+            assert (said["error"]["code"], said["error"]["type"]) == (code, "invalid_input"), frame
+            assert said["error"]["message"].isascii() or "“" in said["error"]["message"]
+        assert doors.thread(program) == []
+        await say(socket, "やあ", extra="passed over")
+        assert (await answer(socket))[-1]["metadata"]["status"] == "ok"
+
+
+async def test_a_few_messages_wait_in_line_and_more_are_refused(doors: Doors) -> None:
+    program = doors.program()
+    async with connect(doors.socket(program.chat.id), additional_headers=program.headers) as socket:
+        await say(socket, "はじめ", model="mock:echo?first=1")
+        assert (await told(socket))["content"] == "はじめ"
+        for number in range(WAITING + 3):
+            await say(socket, f"{number}つめ")
+        refused = [await told(socket) for _ in range(3)]
+        assert {said["error"]["code"] for said in refused} == {"busy"}
+        for _ in range(1 + WAITING):
+            await answer(socket)
+    asked = [content for sender, content, _ in doors.thread(program) if sender == "user"]
+    assert asked == ["はじめ", *(f"{number}つめ" for number in range(WAITING))]
+
+
+async def test_a_flood_is_refused_word_by_word_and_stops_nobody(doors: Doors) -> None:
+    flooding, other = doors.program(), doors.program()
+    where = doors.socket(flooding.chat.id)
+    async with connect(where, additional_headers=flooding.headers, max_queue=None) as socket:
+        await say(socket, "はじめ", model="mock:echo?first=1")
+        await told(socket)
+        for number in range(2000):
+            await socket.send("{" if number % 2 else '{"content": "あふれる"}')
+        async with connect(doors.socket(other.chat.id), additional_headers=other.headers) as calm:
+            await say(calm, "やあ")
+            assert (await answer(calm))[-1]["metadata"]["status"] == "ok"
+        errors = 0
+        while errors < 2000 - WAITING:
+            errors += "error" in await told(socket)
+
+
+# ── who reads slowly, and who goes away ───────────────────────────────────────────────────
+
+
+async def test_a_slow_reader_slows_the_answer_down_and_nothing_piles_up(
+    make_lab: Callable[..., Lab],
+) -> None:
+    made = 0
+
+    async def play(prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
+        nonlocal made
+        for _ in range(500):
+            made += 1
+            yield Chunk("長い話")
+        yield Chunk(finish_reason="stop")
+
+    lab = make_lab(play)
+    program = new_program(lab)
+    inbox: asyncio.Queue[Message] = asyncio.Queue()
+    reading, ended = asyncio.Event(), asyncio.Event()
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+        if "stream_complete" in message.get("text", ""):
+            ended.set()
+        if len(sent) > 20:
+            await reading.wait()  # as the server does while its buffer is full
+
+    scope = {
+        "type": "websocket",
+        "path": "/",
+        "headers": [(b"authorization", f"Bearer {program.token}".encode())],
+        "path_params": {"chat_id": program.chat.id},
+        "subprotocols": [],
+    }
+    inbox.put_nowait({"type": "websocket.connect"})
+    inbox.put_nowait({"type": "websocket.receive", "text": '{"content": "やあ"}'})
+    held = asyncio.create_task(ChatSocket(lab).handle(WebSocket(scope, inbox.get, send)))
+    for _ in range(5):
+        await asyncio.sleep(0.1)
+    assert len(sent) == 21
+    assert 0 < made < 30
+    reading.set()
+    async with asyncio.timeout(20):
+        await ended.wait()
+    assert made == 500
+    inbox.put_nowait({"type": "websocket.disconnect", "code": 1000})
+    await held
+
+
+async def test_a_client_that_goes_away_stops_the_answer_and_its_half_is_kept(doors: Doors) -> None:
+    program = doors.program()
+    async with connect(doors.socket(program.chat.id), additional_headers=program.headers) as socket:
+        await say(socket, "やあ", model=SLOW)
+        for _ in range(5):
+            await told(socket)
+        await say(socket, "これは始まらない")
+    await stopped(doors, program)
+    [asked, (_, kept, _)] = doors.thread(program)
+    assert asked == ("user", "やあ", "ok")
+    assert 0 < len(kept) < 200
+    store = doors.lab.store
+    await asyncio.to_thread(until, lambda: bool(store.records(user_id=program.user_id)))
+    [record] = store.records(user_id=program.user_id)
+    assert record.status == "stopped"
+
+
+async def test_a_client_that_fell_silent_without_a_word_is_noticed(lab: Lab) -> None:
+    with opened(lab, ws_ping_interval=0.2, ws_ping_timeout=0.2) as doors:
+        program = doors.program()
+        host, _, port = doors.address.partition(":")
+        with closing(sockets.create_connection((host, int(port)))) as raw:
+            raw.sendall(
+                f"GET /ws/{program.chat.id}?token={program.token} HTTP/1.1\r\n"
+                f"Host: {doors.address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+                "Sec-WebSocket-Version: 13\r\n\r\n".encode()
+            )
+            assert b"101 Switching" in await asyncio.to_thread(raw.recv, 4096)
+            message = json.dumps({"content": "a", "model": SLOW}).encode()
+            raw.sendall(bytes([0x81, 0x80 | len(message), 0, 0, 0, 0]) + message)
+            await stopped(doors, program)
+
+
+async def test_half_a_handshake_holds_nobody_up(doors: Doors) -> None:
+    program = doors.program()
+    host, _, port = doors.address.partition(":")
+    halves = [sockets.create_connection((host, int(port))) for _ in range(20)]
+    for half in halves:
+        half.sendall(b"GET /ws/x HTTP/1.1\r\nUpgrade: websocket\r\n")
+    async with connect(doors.socket(program.chat.id), additional_headers=program.headers) as socket:
+        await say(socket, "やあ")
+        assert (await answer(socket))[-1]["complete"]
+    for half in halves:
+        half.close()
+
+
+# ── when the house itself fails ───────────────────────────────────────────────────────────
+
+
+async def test_a_full_disk_is_told_and_the_socket_stays(
+    doors: Doors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = doors.program()
+
+    def full(*_: Any, **__: Any) -> None:
+        raise DiskFull
+
+    async with connect(doors.socket(program.chat.id), additional_headers=program.headers) as socket:
+        with monkeypatch.context() as broken:
+            broken.setattr(doors.lab.store, "add_message", full)
+            await say(socket, "やあ")
+            assert (await told(socket))["error"]["code"] == "disk_full"
+        await say(socket, "やあ")
+        assert (await answer(socket))[-1]["metadata"]["status"] == "ok"
+
+
+async def test_what_nobody_foresaw_is_told_without_its_words(
+    make_lab: Callable[..., Lab], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(make_lab(says("はい"))) as doors:
+        program = doors.program()
+        secret = "ひみつ"
+
+        def broken(*_: Any, **__: Any) -> None:
+            raise KeyError(secret)
+
+        where = doors.socket(program.chat.id)
+        async with connect(where, additional_headers=program.headers) as socket:
+            monkeypatch.setattr(doors.lab.store, "add_message", broken)
+            await say(socket, "やあ")
+            assert (await told(socket))["error"]["code"] == "system_error"
+        monkeypatch.setattr(doors.lab.store, "open_chat", broken)
+        async with connect(where, additional_headers=program.headers) as socket:
+            assert await closed(socket) == 1011
+    assert "KeyError" in caplog.text
+    assert secret not in caplog.text

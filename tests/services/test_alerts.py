@@ -1,0 +1,472 @@
+"""Alerts with a moved clock: raised once, ended once; and the webhook that tells of them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from pytest_httpserver import HTTPServer
+from support.app_process import until
+from support.fakes import Visitor, says
+from werkzeug import Request, Response
+
+from persona_lab.db.generations import FailedAttempt, GenerationResult
+from persona_lab.db.tables import Generation
+from persona_lab.errors import ConfigurationError, Overloaded
+from persona_lab.lab import Lab
+from persona_lab.monitor.alerts import Alert, Alerts, Change
+from persona_lab.monitor.webhook import TRIES, WAITING, Webhook
+from persona_lab.settings import ROOT, Settings, load_settings
+from persona_lab.translations import LANGUAGES, Translations
+
+MakeLab = Callable[..., Lab]
+
+NOON = datetime(2026, 11, 25, 12, tzinfo=UTC).timestamp()
+OFF: dict[str, Any] = {
+    "alert_error_rate": 0,
+    "alert_delay": 0,
+    "alert_limits": 0,
+    "alert_cost": 0,
+    "alert_window": 60,
+    "alert_min_turns": 5,
+}
+ASKED = "誰にも見せない言葉"
+
+
+class Clock:
+    def __init__(self, now: float = NOON) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Watched:
+    """Alerts, their clock, and what they told."""
+
+    def __init__(self, *, spent: float = 0, now: float = NOON, tick: float = 0, **fields: Any):
+        self.clock = Clock(now)
+        self.told: list[Change] = []
+        self.alerts = Alerts(
+            Settings(**(OFF | fields)),
+            clock=self.clock,
+            spent=spent,
+            tell=[self.told.append],
+            tick=tick,
+        )
+
+    def turns(
+        self, number: int = 1, *, every: float = 1, code: str | None = None, **fields: Any
+    ) -> None:
+        passed = fields.pop("passed_over", ())
+        about = {"user_id": "u", "agent_id": "a", "provider": "openai", "model": "m"}
+        for _ in range(number):
+            self.clock.now += every
+            record = Generation(**(about | {"status": "ok"} | fields))
+            self.alerts.observe(
+                GenerationResult(record, "openai:m", code=code, failed_attempts=passed)
+            )
+
+    def fails(self, number: int = 1, code: str = "offline", **fields: Any) -> None:
+        self.turns(number, code=code, status="failed", **({"error_type": code} | fields))
+
+    @property
+    def events(self) -> list[tuple[str, str]]:
+        return [(change.event, change.alert.kind) for change in self.told]
+
+    @property
+    def current(self) -> list[str]:
+        return [alert.kind for alert in self.alerts.current]
+
+
+# ── errors ────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_high_rate_of_errors_is_raised_once_and_ended_once() -> None:
+    watched = Watched(alert_error_rate=0.5)
+    watched.turns(5)
+    assert watched.current == []
+    watched.fails(20)
+    assert watched.events == [("alert_raised", "errors")]
+    assert watched.current == ["errors"]
+    watched.turns(40)
+    assert watched.current == []
+    assert watched.events == [("alert_raised", "errors"), ("alert_ended", "errors")]
+
+
+def test_what_stands_when_the_house_closes_is_ended() -> None:
+    watched = Watched(alert_error_rate=0.5)
+    watched.fails(20)
+    for _ in range(2):
+        watched.alerts.close()
+    assert watched.events == [("alert_raised", "errors"), ("alert_ended", "errors")]
+
+
+def test_a_rate_that_sways_around_the_threshold_rings_once() -> None:
+    watched = Watched(alert_error_rate=0.5, alert_window=20)
+    for _ in range(30):
+        watched.fails()
+        watched.turns()
+    assert watched.events == [("alert_raised", "errors")]
+
+
+def test_few_turns_tell_nothing_of_a_rate() -> None:
+    watched = Watched(alert_error_rate=0.5, alert_min_turns=5)
+    watched.fails(4)
+    assert watched.events == []
+    watched.fails(1)
+    assert watched.events == [("alert_raised", "errors")]
+
+
+def test_fewer_turns_than_the_minimum_do_not_end_what_still_fails() -> None:
+    watched = Watched(alert_error_rate=0.5, alert_window=60, alert_min_turns=5)
+    watched.fails(5)
+    watched.clock.now += 57
+    assert watched.current == ["errors"]  # two are left, and both failed
+    watched.clock.now += 10
+    assert watched.current == []
+
+
+def test_silence_ends_an_alert_without_another_turn() -> None:
+    watched = Watched(alert_error_rate=0.5)
+    watched.fails(9)
+    watched.clock.now += 61
+    watched.alerts.check()
+    watched.alerts.check()
+    assert watched.events == [("alert_raised", "errors"), ("alert_ended", "errors")]
+
+
+@pytest.mark.parametrize(
+    ("code", "error_type"),
+    [
+        ("too_many_requests", "rate_limit"),
+        ("tokens_spent", "rate_limit"),
+        ("not_found", "invalid_input"),
+        ("refused", "refused"),
+    ],
+)
+def test_whom_the_house_turned_away_is_no_error(code: str, error_type: str) -> None:
+    watched = Watched(alert_error_rate=0.1, alert_limits=1)
+    watched.fails(20, code, error_type=error_type)
+    assert watched.events == []
+
+
+def test_a_threshold_of_zero_switches_an_alert_off() -> None:
+    watched = Watched()
+    watched.fails(50, "rate_limit", total_ms=1e6, cost=1e6)
+    assert watched.events == []
+
+
+# ── limits, delay, cost ───────────────────────────────────────────────────────────────────
+
+
+def test_a_providers_limit_is_told_also_where_another_model_stood_in() -> None:
+    watched = Watched(alert_limits=2)
+    passed = (FailedAttempt("openai:m", "quota"), FailedAttempt("anthropic:n", "offline"))
+    watched.turns(1, passed_over=passed)
+    assert watched.events == []
+    watched.fails(1, "rate_limit")
+    watched.turns(20)
+    assert watched.events == [("alert_raised", "limits")]
+    assert watched.alerts.current[0].value == 2
+    watched.turns(41)
+    assert watched.events == [("alert_raised", "limits"), ("alert_ended", "limits")]
+
+
+def test_a_delay_is_that_of_95_answers_of_100() -> None:
+    watched = Watched(alert_delay=10, alert_window=1000)
+    watched.turns(95, total_ms=100)
+    watched.turns(5, total_ms=10_000)
+    assert watched.events == []  # the 95th of 100 was quick
+    watched.turns(1, total_ms=10_000)
+    assert watched.events == [("alert_raised", "delay")]
+    assert watched.alerts.current[0].value == 10
+    watched.turns(15, total_ms=9000)  # better, and not well
+    assert watched.current == ["delay"]
+    watched.turns(400, total_ms=100)
+    assert watched.events[1:] == [("alert_ended", "delay")]
+
+
+def test_the_delay_is_found_without_sorting_and_is_the_sorted_one() -> None:
+    import random
+
+    dice = random.Random(3)
+    watched = Watched(alert_delay=5, alert_window=50, alert_min_turns=1)
+    for _ in range(500):
+        watched.turns(total_ms=dice.choice([100, 4000, 5000, 9000]))
+        due = watched.alerts._is_due("delay")
+        assert due == (watched.alerts._value("delay") >= 5)
+
+
+def test_a_day_that_costs_too_much_ends_at_midnight() -> None:
+    watched = Watched(alert_cost=10, spent=9)
+    watched.turns(1, cost=None)
+    watched.turns(1, cost=0.5)
+    assert watched.events == []
+    watched.turns(3, cost=0.5)
+    assert watched.events == [("alert_raised", "cost")]
+    watched.clock.now += timedelta(hours=11).total_seconds()
+    assert watched.current == ["cost"]
+    watched.clock.now += timedelta(hours=1).total_seconds()
+    assert watched.current == []
+    watched.turns(1, cost=9.5)
+    assert watched.events == [("alert_raised", "cost"), ("alert_ended", "cost")]
+
+
+async def test_what_today_has_cost_survives_a_restart(make_lab: MakeLab) -> None:
+    lab = make_lab()
+    now = datetime.now(UTC)
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    about = {"agent_id": "a", "provider": "openai", "model": "m", "status": "ok"}
+    for user in (lab.store.create_user().id, lab.store.create_user().id):
+        for cost, when in ((0.5, now), (None, now), (2.0, midnight - timedelta(seconds=1))):
+            lab.store.record(Generation(user_id=user, cost=cost, created_at=when, **about))
+        lab.store.record(Generation(user_id=user, cost=8.0, created_at=now, user_key=True, **about))
+    assert lab.store.total_cost(midnight) == 1.0
+    assert lab.store.total_cost(now + timedelta(days=1)) == 0.0
+
+
+def test_a_model_that_only_a_visitor_named_rings_nothing_but_for_what_it_costs() -> None:
+    watched = Watched(alert_error_rate=0.5, alert_limits=1, alert_delay=1, alert_cost=5)
+    watched.alerts._watches = {"anthropic:n"}.__contains__
+    watched.fails(20, "rate_limit", total_ms=9000.0)
+    assert watched.events == []
+    watched.turns(1, passed_over=(FailedAttempt("anthropic:n", "quota"),))
+    watched.turns(1, cost=5.0)
+    assert watched.events == [("alert_raised", "limits"), ("alert_raised", "cost")]
+
+
+async def test_the_labs_alerts_watch_the_models_that_the_house_names(make_lab: MakeLab) -> None:
+    lab = make_lab(alert_limits=1, llm_retries=0)
+    visitor = Visitor(lab)
+    ask = lab.service.generate_response
+    await ask("やあ", **visitor.where, model="mock:echo?fail=rate_limit")
+    assert lab.monitor.alerts.current == ()
+
+
+def test_what_a_model_refused_says_nothing_of_the_rate() -> None:
+    watched = Watched(alert_error_rate=0.5, alert_min_turns=4)
+    watched.fails(20, "refused", error_type="refused")
+    watched.fails(4)
+    assert watched.events == [("alert_raised", "errors")]
+
+
+# ── what is told ──────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("kind", ["errors", "limits", "delay", "cost"])
+def test_every_alert_has_words_in_both_languages(kind: Any) -> None:
+    words = Translations(ROOT / "templates" / "ui.yaml")
+    alert = Alert(kind, 0.5, 0.25, 300, datetime.now(UTC))
+    for language in LANGUAGES:
+        said = words(alert.key, language, **alert.details)
+        assert words.blanks(alert.key) <= alert.details.keys()
+        assert "{" not in said
+    message = Change("alert_raised", alert).as_message(words)
+    assert (message["alert"], message["value"], message["threshold"]) == (kind, 0.5, 0.25)
+    assert message["text"].count("\n") == 1
+    json.dumps(message)
+
+
+def test_changes_stand_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="persona_lab")
+    watched = Watched(alert_error_rate=0.5)
+    watched.fails(5)
+    watched.clock.now += 100
+    watched.alerts.check()
+    raised, ended = caplog.records
+    assert (raised.__dict__["event"], raised.levelname) == ("alert_raised", "WARNING")
+    assert (ended.__dict__["event"], ended.levelname) == ("alert_ended", "INFO")
+    assert raised.__dict__["alert"] == "errors"
+
+
+def test_who_cannot_hear_of_an_alert_keeps_no_one_else_from_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def broken(change: Change) -> None:
+        raise RuntimeError("sk-canary")
+
+    told: list[Change] = []
+    settings = Settings(**(OFF | {"alert_limits": 1}))
+    alerts = Alerts(settings, clock=Clock(), tell=[broken, told.append], tick=0)
+    record = Generation(user_id="u", agent_id="a", provider="p", model="m", status="failed")
+    alerts.observe(GenerationResult(record, "p:m", code="quota"))
+    assert len(told) == 1
+    assert [r.__dict__["event"] for r in caplog.records] == ["alert_raised", "alert_untold"]
+    assert "sk-canary" not in caplog.text
+
+
+def test_while_an_alert_stands_somebody_looks_and_then_no_more() -> None:
+    watched = Watched(alert_limits=1, tick=0.01)
+    watched.fails(1, "quota")
+    looking = watched.alerts._looking
+    assert looking is not None
+    assert looking.is_alive()
+    watched.clock.now += 61
+    until(lambda: watched.events == [("alert_raised", "limits"), ("alert_ended", "limits")])
+    looking.join(10)
+    assert not looking.is_alive()
+    watched.fails(1, "quota")
+    watched.alerts.close()
+    assert watched.current == ["limits"]
+
+
+def test_turns_on_many_threads_raise_one_alert() -> None:
+    watched = Watched(alert_limits=1, alert_error_rate=0.1)
+    threads = [threading.Thread(target=watched.fails, args=(50, "quota")) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(kind for _, kind in watched.events) == ["errors", "limits"]
+
+
+# ── the webhook ───────────────────────────────────────────────────────────────────────────
+
+
+class Receiver:
+    """Answers with ``statuses`` in turn, and with 200 after them."""
+
+    def __init__(self, server: HTTPServer, *statuses: int) -> None:
+        self.statuses = list(statuses)
+        self.got: list[dict[str, Any]] = []
+        self.tries = 0
+        server.expect_request("/hook/secret-in-the-path").respond_with_handler(self._answer)
+        self.url = server.url_for("/hook/secret-in-the-path")
+
+    def _answer(self, request: Request) -> Response:
+        self.tries += 1
+        status = self.statuses.pop(0) if self.statuses else 200
+        if status == 200:
+            self.got.append(request.get_json())
+        return Response(status=status)
+
+
+@pytest.fixture
+def pauses() -> list[float]:
+    return []
+
+
+@pytest.fixture
+def hook(pauses: list[float]) -> Iterator[Callable[[str], Webhook]]:
+    made: list[Webhook] = []
+
+    def make(url: str) -> Webhook:
+        made.append(Webhook(url, sleep=pauses.append))
+        return made[-1]
+
+    yield make
+    for webhook in made:
+        webhook.close()
+
+
+def test_a_webhook_that_fails_at_first_gets_its_alert_once(
+    httpserver: HTTPServer, hook: Callable[[str], Webhook], pauses: list[float]
+) -> None:
+    receiver = Receiver(httpserver, 500, 429, 503)
+    webhook = hook(receiver.url)
+    webhook.send(lambda: {"number": 1})
+    webhook.send(lambda: {"number": 2})
+    until(lambda: len(receiver.got) == 2)
+    assert [message["number"] for message in receiver.got] == [1, 2]
+    assert (receiver.tries, len(pauses)) == (5, 3)
+
+
+def test_a_webhook_that_says_no_is_not_asked_again(
+    httpserver: HTTPServer,
+    hook: Callable[[str], Webhook],
+    pauses: list[float],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    receiver = Receiver(httpserver, 404, 302)
+    webhook = hook(receiver.url)
+    for number in range(3):
+        webhook.send(lambda number=number: {"number": number})  # type: ignore[misc]
+    until(lambda: receiver.got == [{"number": 2}])
+    assert pauses == []
+    ours = [record for record in caplog.records if record.name == "persona_lab.monitor"]
+    assert [record.__dict__["status"] for record in ours] == [404, 302]
+
+
+def test_a_webhook_that_is_away_is_given_up_and_its_address_told_nobody(
+    hook: Callable[[str], Webhook], pauses: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    webhook = hook("http://127.0.0.1:9/hook/secret-in-the-path")
+    webhook.send(lambda: {"number": 1})
+    until(lambda: any(r.__dict__.get("event") == "webhook_failed" for r in caplog.records))
+    assert len(pauses) == TRIES - 1
+    assert all(1 <= seconds <= 61 for seconds in pauses)
+    assert sum(pauses) > 600
+    [failed] = [r for r in caplog.records if r.__dict__.get("event") == "webhook_failed"]
+    assert failed.__dict__["error_class"] == "ConnectError"
+    assert "secret-in-the-path" not in "".join(str(vars(r)) for r in caplog.records)
+
+
+def test_nobody_waits_for_a_webhook_and_its_queue_is_bounded(
+    hook: Callable[[str], Webhook], caplog: pytest.LogCaptureFixture
+) -> None:
+    webhook = hook("http://127.0.0.1:9/")
+    there, go = threading.Event(), threading.Event()
+
+    def held() -> dict[str, Any]:
+        there.set()
+        assert go.wait(60)
+        raise RuntimeError
+
+    webhook.send(held)
+    assert there.wait(60)
+    for _ in range(WAITING + 2):
+        webhook.send(held)
+    events = [record.__dict__["event"] for record in caplog.records]
+    assert events == ["webhook_dropped"] * 2
+    while not webhook._waiting.empty():
+        webhook._waiting.get_nowait()
+    go.set()
+
+
+def test_closing_sends_what_waits_without_pauses(httpserver: HTTPServer) -> None:
+    receiver = Receiver(httpserver, 503)
+    webhook = Webhook(receiver.url)
+    webhook.send(lambda: {"number": 1})
+    until(lambda: receiver.tries == 1)
+    webhook.close(patience=30)
+    assert receiver.got == [{"number": 1}]
+
+
+async def test_an_alert_of_a_lab_reaches_the_webhook_without_anybodys_words_or_keys(
+    make_lab: MakeLab, httpserver: HTTPServer
+) -> None:
+    receiver = Receiver(httpserver, 500)
+    error = Overloaded("sk-canary-0123456789", provider="mock", model="scripted")
+    lab = make_lab(
+        says("は", error=error),
+        alert_webhook=receiver.url,
+        alert_min_turns=2,
+        openai_api_key="sk-canary-0123456789",
+    )
+    lab.monitor.webhook._sleep = lambda seconds: None  # type: ignore[union-attr]
+    visitor = Visitor(lab)
+    for _ in range(4):
+        await lab.service.generate_response(message=ASKED, **visitor.where)
+    until(lambda: len(receiver.got) == 1)
+    [alert] = lab.monitor.alerts.current
+    assert (alert.kind, alert.value) == ("errors", 1.0)
+    told = json.dumps(receiver.got, ensure_ascii=False)
+    assert receiver.got[0]["event"] == "alert_raised"
+    for private in (ASKED, "canary", visitor.user_id, visitor.chat.id, "secret-in-the-path"):
+        assert private not in told
+
+
+@pytest.mark.parametrize("wrong", ["ftp://x/secret", "secret", "http://", "//x/secret"])
+def test_a_webhook_that_is_no_address_stops_the_start_and_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    monkeypatch.setenv("ALERT_WEBHOOK", wrong)
+    with pytest.raises(ConfigurationError, match=r"ALERT_WEBHOOK: .*must be") as stopped:
+        load_settings()
+    assert "secret" not in str(stopped.value)

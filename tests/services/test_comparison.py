@@ -1,0 +1,216 @@
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable
+
+import pytest
+from support.fakes import Visitor, says
+
+from persona_lab.comparison.runner import MOST, Cell, Comparison, Contestant
+from persona_lab.db.tables import Agent
+from persona_lab.errors import EmptyMessage, InputError, Offline
+from persona_lab.lab import Lab
+from persona_lab.types import Chunk, Options, Prompt
+
+MakeLab = Callable[..., Lab]
+
+
+class Stage:
+    """Contestants that speak when they are told to: ``say(name, piece)``, None to end."""
+
+    def __init__(self, *names: str) -> None:
+        self.lines: dict[str, asyncio.Queue[str | Exception | None]] = {
+            name: asyncio.Queue() for name in names
+        }
+        self.left: list[str] = []
+        self.tasks: dict[str, asyncio.Task[object] | None] = {}
+        self.someone_left = asyncio.Event()
+
+    def say(self, name: str, *pieces: str | Exception | None) -> None:
+        for piece in pieces:
+            self.lines[name].put_nowait(piece)
+
+    async def play(self, prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
+        name = next(name for name in self.lines if name in prompt)
+        self.tasks[name] = asyncio.current_task()
+        try:
+            while (piece := await self.lines[name].get()) is not None:
+                if isinstance(piece, Exception):
+                    raise piece
+                yield Chunk(piece)
+            yield Chunk(finish_reason="stop")
+        finally:
+            self.left.append(name)
+            self.someone_left.set()
+
+    def contestants(self) -> list[Contestant]:
+        return [Contestant("", Agent(name=name)) for name in self.lines]
+
+
+async def until(
+    snapshots: AsyncGenerator[list[Cell], None], wanted: Callable[[list[Cell]], bool]
+) -> list[Cell]:
+    async with asyncio.timeout(10):
+        async for cells in snapshots:
+            if wanted(cells):
+                return cells
+    raise AssertionError("the run ended before that")
+
+
+def run(lab: Lab, stage: Stage, visitor: Visitor) -> AsyncGenerator[list[Cell], None]:
+    comparison = Comparison(lab.service, tick=0)
+    return comparison.run("やあ", stage.contestants(), visitor.user_id)
+
+
+async def test_a_column_that_is_silent_does_not_hold_up_another(make_lab: MakeLab) -> None:
+    stage = Stage("かめ", "うさぎ")
+    lab = make_lab(stage.play)
+    async with contextlib.aclosing(run(lab, stage, Visitor(lab))) as snapshots:
+        stage.say("うさぎ", "はやい", "よ", None)
+        cells = await until(snapshots, lambda cells: cells[1].state == "done")
+        assert (cells[1].text, cells[0].state, cells[0].text) == ("はやいよ", "waiting", "")
+        stage.say("かめ", "おそい", None)
+        cells = await until(snapshots, lambda cells: cells[0].state == "done")
+        assert [cell.text for cell in cells] == ["おそい", "はやいよ"]
+
+
+async def test_a_column_shows_what_it_has_while_it_streams(make_lab: MakeLab) -> None:
+    stage = Stage("はな")
+    lab = make_lab(stage.play)
+    async with contextlib.aclosing(run(lab, stage, Visitor(lab))) as snapshots:
+        assert await anext(snapshots) == [Cell()]
+        stage.say("はな", "はい")
+        cells = await until(snapshots, lambda cells: cells[0].text == "はい")
+        assert cells[0].state == "streaming"
+
+
+async def test_the_last_snapshot_has_every_cell_ended_with_its_numbers(make_lab: MakeLab) -> None:
+    visitor = Visitor(make_lab(says("はい")))
+    contestants = [Contestant("", Agent(name=name)) for name in ("はな", "たろう")]
+    comparison = Comparison(visitor.lab.service, tick=0)
+    snapshots = [cells async for cells in comparison.run("やあ", contestants, visitor.user_id)]
+    for cell in snapshots[-1]:
+        assert (cell.text, cell.state, cell.error) == ("はい", "done", "")
+        assert cell.metadata["usage"]["total_tokens"] == 13
+    kinds = [record.kind for record in visitor.lab.store.records(user_id=visitor.user_id)]
+    assert kinds == ["compare", "compare"]
+
+
+async def test_what_ends_while_the_reader_is_busy_still_reaches_it(make_lab: MakeLab) -> None:
+    stage = Stage("はな")
+    lab = make_lab(stage.play)
+    async with contextlib.aclosing(run(lab, stage, Visitor(lab))) as snapshots:
+        stage.say("はな", "はい")
+        await until(snapshots, lambda cells: cells[0].state == "streaming")
+        stage.say("はな", "、どうぞ", None)
+        async with asyncio.timeout(10):
+            await stage.someone_left.wait()
+        [cell] = [cells async for cells in snapshots][-1]
+    assert (cell.text, cell.state) == ("はい、どうぞ", "done")
+
+
+async def test_a_column_that_fails_says_why_and_leaves_the_others_alone(
+    make_lab: MakeLab,
+) -> None:
+    stage = Stage("かめ", "うさぎ")
+    lab = make_lab(stage.play)
+    async with contextlib.aclosing(run(lab, stage, Visitor(lab))) as snapshots:
+        stage.say("かめ", "半分", Offline())
+        stage.say("うさぎ", "はい", None)
+        ended = {"done", "failed"}
+        cells = await until(snapshots, lambda cells: {c.state for c in cells} <= ended)
+    failed, done = cells
+    assert (failed.state, failed.text, failed.metadata["error_type"]) == (
+        "failed",
+        "半分",
+        "offline",
+    )
+    assert "つながりませんでした" in failed.error
+    assert (done.state, done.text) == ("done", "はい")
+
+
+async def test_an_unknown_model_fails_its_own_column_only(lab: Lab) -> None:
+    visitor = Visitor(lab)
+    contestants = [Contestant("nobody:x", visitor.agent), Contestant("mock:echo", visitor.agent)]
+    run = Comparison(lab.service, tick=0).run("やあ", contestants, visitor.user_id, language="en")
+    *_, last = [cells async for cells in run]
+    assert [cell.state for cell in last] == ["failed", "done"]
+    assert "nobody:x" in last[0].error
+
+
+async def test_closing_the_run_stops_every_contestant_and_records_it(make_lab: MakeLab) -> None:
+    stage = Stage("かめ", "うさぎ", "とり")
+    lab = make_lab(stage.play)
+    visitor = Visitor(lab)
+    snapshots = run(lab, stage, visitor)
+    for name in stage.lines:
+        stage.say(name, "はい")
+    await until(snapshots, lambda cells: all(cell.text for cell in cells))
+    await snapshots.aclose()
+    assert sorted(stage.left) == sorted(stage.lines)
+    statuses = [record.status for record in lab.store.records(user_id=visitor.user_id)]
+    assert statuses == ["stopped"] * 3
+
+
+async def test_cancelling_the_watcher_stops_every_contestant(make_lab: MakeLab) -> None:
+    stage = Stage("かめ", "うさぎ")
+    lab = make_lab(stage.play)
+    snapshots = run(lab, stage, Visitor(lab))
+    for name in stage.lines:
+        stage.say(name, "はい")
+    await until(snapshots, lambda cells: all(cell.text for cell in cells))
+
+    async def watch() -> None:
+        async with contextlib.aclosing(snapshots):
+            async for _ in snapshots:
+                pass
+
+    watcher = asyncio.create_task(watch())
+    await asyncio.sleep(0)
+    watcher.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await watcher
+    assert sorted(stage.left) == sorted(stage.lines)
+
+
+async def test_a_column_whose_task_is_cancelled_alone_is_stopped_with_what_it_had(
+    make_lab: MakeLab,
+) -> None:
+    stage = Stage("かめ", "うさぎ")
+    lab = make_lab(stage.play)
+    async with contextlib.aclosing(run(lab, stage, Visitor(lab))) as snapshots:
+        stage.say("かめ", "半分")
+        await until(snapshots, lambda cells: cells[0].text == "半分" and len(stage.tasks) == 2)
+        task = stage.tasks["かめ"]
+        assert task is not None
+        task.cancel()
+        cells = await until(snapshots, lambda cells: cells[0].state != "streaming")
+        assert (cells[0].state, cells[0].text, cells[1].state) == ("stopped", "半分", "waiting")
+        stage.say("うさぎ", "はい", None)
+        async with asyncio.timeout(10):
+            *_, last = [cells async for cells in snapshots]
+    assert [cell.state for cell in last] == ["stopped", "done"]
+
+
+async def test_a_heartbeat_comes_while_nobody_speaks(make_lab: MakeLab) -> None:
+    stage = Stage("かめ")
+    lab = make_lab(stage.play)
+    comparison = Comparison(lab.service, tick=0, heartbeat=0)
+    snapshots = comparison.run("やあ", stage.contestants(), Visitor(lab).user_id)
+    async with contextlib.aclosing(snapshots), asyncio.timeout(10):
+        for _ in range(5):
+            assert await anext(snapshots) == [Cell()]
+
+
+@pytest.mark.parametrize("count", [0, MOST + 1])
+async def test_between_one_and_eight_contestants_can_run(lab: Lab, count: int) -> None:
+    visitor = Visitor(lab)
+    with pytest.raises(InputError):
+        await anext(
+            lab.comparison.run("やあ", [Contestant("", visitor.agent)] * count, visitor.user_id)
+        )
+
+
+async def test_a_message_that_cannot_be_sent_is_refused_before_anyone_is_asked(lab: Lab) -> None:
+    visitor = Visitor(lab)
+    with pytest.raises(EmptyMessage):
+        await anext(lab.comparison.run(" ", [Contestant("", visitor.agent)], visitor.user_id))

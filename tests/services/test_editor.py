@@ -1,0 +1,618 @@
+"""What stands behind the page as plain functions: forms, words as HTML, paces, and visitors."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from datetime import date
+from html.parser import HTMLParser
+from typing import Any
+
+import gradio as gr
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.app_process import GEMMA, SMOLLM
+from support.fakes import says
+
+from persona_lab.db.tables import Agent, Message
+from persona_lab.errors import EmptyMessage, NotFound, RateLimited
+from persona_lab.lab import Lab
+from persona_lab.personas.persona import persona_of
+from persona_lab.server import COOKIE, LANGUAGE_COOKIE, language_of
+from persona_lab.settings import ROOT
+from persona_lab.translations import Translations
+from persona_lab.types import Event, Prompt, PromptMessage, Span, Trace
+from persona_lab.ui import streaming as stream
+from persona_lab.ui.render.text import dated, figures, money, prompt_html, safe_markdown
+from persona_lab.ui.session import Visitor, Visitors
+from persona_lab.ui.streaming import paced, waits_for
+from persona_lab.ui.tabs.chat import thread_of
+from persona_lab.ui.tabs.compare import CURRENT, first_comparison
+from persona_lab.ui.tabs.persona import (
+    EditorActions,
+    Form,
+    format_examples,
+    head_html,
+    hints_html,
+    parse_examples,
+    try_message,
+    unsaved,
+)
+
+WORDS = Translations(ROOT / "templates" / "ui.yaml")
+EMPTY: dict[str, Any] = persona_of(Agent(name="ミナ"))
+TRICK = "<img src=x onerror=alert(1)>\"'&"
+
+
+def request(session: str = "one", language: str = "ja", **cookies: str) -> gr.Request:
+    """What Gradio hands to a handler."""
+    return gr.Request(session_hash=session, cookies=cookies, headers={"accept-language": language})
+
+
+@pytest.fixture
+def visitors(lab: Lab) -> Visitors:
+    return Visitors(lab, WORDS)
+
+
+@pytest.fixture
+async def visitor(visitors: Visitors) -> Visitor:
+    return await visitors.of(request())
+
+
+@pytest.fixture
+def actions(lab: Lab, visitors: Visitors) -> EditorActions:
+    return EditorActions(lab, visitors)
+
+
+class Reader(HTMLParser):
+    """The text of HTML, and which tags stand in it."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.text = ""
+        self.tags: set[str] = set()
+        self.feed(html)
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+
+
+# ── example exchanges as text ─────────────────────────────────────────────────────────────
+
+lines = st.text(alphabet=">＞\\ \n　aあ", max_size=12).map(str.strip)
+exchanges = st.lists(
+    st.fixed_dictionaries({"user": lines, "ai": lines}).filter(lambda e: e["user"] or e["ai"]),
+    max_size=4,
+)
+
+
+@given(exchanges)
+def test_example_exchanges_survive_being_written_as_text(examples: list[dict[str, str]]) -> None:
+    assert parse_examples(format_examples(examples)) == examples
+
+
+@pytest.mark.parametrize(
+    ("text", "examples"),
+    [
+        ("", []),
+        ("\n \n", []),
+        ("> やあ\nおう", [{"user": "やあ", "ai": "おう"}]),
+        ("＞やあ\nおう", [{"user": "やあ", "ai": "おう"}]),
+        ("> 一\n> 二\n三\n\n四", [{"user": "一\n二", "ai": "三\n\n四"}]),
+        ("> やあ\nおう\n> またね\nまた", [{"user": "やあ", "ai": "おう"},
+                                          {"user": "またね", "ai": "また"}]),
+        ("> まだ途中", [{"user": "まだ途中", "ai": ""}]),
+        ("返事だけ", [{"user": "", "ai": "返事だけ"}]),
+    ],
+)  # fmt: skip
+def test_exchanges_are_read_as_a_person_writes_them(
+    text: str, examples: list[dict[str, str]]
+) -> None:
+    assert parse_examples(text) == examples
+
+
+# ── the form ──────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="module")
+def form() -> Form:
+    return Form({name: gr.Textbox() for name in EMPTY})
+
+
+def test_a_form_gives_back_the_persona_that_it_shows(form: Form) -> None:
+    persona = {
+        **EMPTY, "background": "港町で\n育った。", "roles": ["教師"], "catchphrases": ["なるほど"],
+        "examples": [{"user": "やあ", "ai": "> おう\nどうした"}],
+    }  # fmt: skip
+    assert form.read(form.show(persona)) == persona
+
+
+def test_a_form_whose_fields_are_empty_gives_an_empty_persona(form: Form) -> None:
+    nothing = dict.fromkeys(form.fields.values())
+    read = form.read({**nothing, form.fields["examples"]: ""})
+    assert read["roles"] == []
+    assert read["background"] == ""
+    assert read["examples"] == []
+
+
+def test_an_unsaved_persona_reads_like_the_saved_one(lab: Lab) -> None:
+    persona = {**EMPTY, "roles": ["教師", "相談役"], "tones": ["敬語"], "greeting": "やあ"}
+    kept = lab.store.create_agent(user_id=lab.store.create_user().id, **persona)
+    assert persona_of(unsaved(persona)) == persona_of(kept)
+
+
+# ── saving ────────────────────────────────────────────────────────────────────────────────
+
+
+def own(lab: Lab, visitor: Visitor, **fields: Any) -> Agent:
+    persona = {**EMPTY, **fields}
+    return lab.store.create_agent(user_id=visitor.user_id, **persona)
+
+
+async def test_a_form_that_was_opened_and_not_changed_saves_nothing(
+    lab: Lab, actions: EditorActions, visitor: Visitor
+) -> None:
+    before = {a.id: a for a in lab.store.list_agents(user_id=visitor.user_id)}
+    for agent in before.values():
+        actions.shown(agent, visitor)
+        kept, changed = await actions.save(agent.id, persona_of(agent), visitor)
+        assert (kept.id, changed) == (agent.id, False)
+    after = lab.store.list_agents(user_id=visitor.user_id)
+    assert {a.id: (persona_of(a), a.updated_at) for a in after} == {
+        a.id: (persona_of(a), a.updated_at) for a in before.values()
+    }
+
+
+async def test_only_what_changed_in_the_form_is_written(
+    lab: Lab, actions: EditorActions, visitors: Visitors
+) -> None:
+    one, other = await visitors.of(request("tab1")), await visitors.of(request("tab2"))
+    assert one.user_id != other.user_id
+    cookie = {COOKIE: "s" * 43}
+    one, other = [await visitors.of(request(tab, **cookie)) for tab in ("tab1", "tab2")]
+    assert one.user_id == other.user_id
+    agent = own(lab, one)
+    for tab in (one, other):
+        actions.shown(agent, tab)
+    await actions.save(agent.id, {**EMPTY, "greeting": "やあ"}, one)
+    kept, changed = await actions.save(agent.id, {**EMPTY, "gender": "女性"}, other)
+    assert changed
+    assert persona_of(kept) == {**EMPTY, "greeting": "やあ", "gender": "女性"}
+
+
+async def test_another_visitor_who_names_ones_session_gets_nothing_of_its_page(
+    lab: Lab, actions: EditorActions, visitors: Visitors
+) -> None:
+    mine = await visitors.of(request("tab", **{COOKIE: "s" * 43}))
+    other = await visitors.of(request("tab", **{COOKIE: "t" * 43}))
+    agent = own(lab, mine)
+    actions.shown(agent, mine)
+    assert (actions.holds(mine), actions.holds(other)) == (agent.id, None)
+    assert actions.filled(other) is None
+
+
+async def test_the_first_change_of_a_demo_makes_a_copy_and_the_next_changes_it(
+    lab: Lab, actions: EditorActions, visitor: Visitor
+) -> None:
+    demo = lab.store.list_agents(user_id=visitor.user_id)[0]
+    actions.shown(demo, visitor)
+    first, _ = await actions.save(demo.id, {**persona_of(demo), "name": "あ"}, visitor)
+    second, _ = await actions.save(first.id, {**persona_of(demo), "name": "あい"}, visitor)
+    assert first.id == second.id != demo.id
+    agents = lab.store.list_agents(user_id=visitor.user_id)
+    assert [a.name for a in agents if a.owner_id] == ["あい"]
+    assert persona_of(lab.store.get_agent(demo.id, user_id=visitor.user_id)) == persona_of(demo)
+
+
+async def test_anothers_persona_cannot_be_saved_into(
+    lab: Lab, actions: EditorActions, visitors: Visitors
+) -> None:
+    mine, theirs = await visitors.of(request("one")), await visitors.of(request("two"))
+    agent = own(lab, theirs)
+    with pytest.raises(NotFound):
+        await actions.save(agent.id, {**EMPTY, "name": "乗っ取り"}, mine)
+    assert lab.store.get_agent(agent.id, user_id=theirs.user_id).name == EMPTY["name"]
+
+
+# ── words of the editor ───────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("fields", "hint"),
+    [
+        ({"tones": ["敬語", "カジュアル"]}, "hint.polite_and_casual"),
+        ({"tones": ["polite"], "personalities": ["Casual"]}, "hint.polite_and_casual"),
+        ({"forbidden_words": ["だめ"], "catchphrases": ["だめ"]}, "hint.forbidden_catchphrase"),
+        (
+            {"forbidden_words": ["だめ"], "examples": [{"user": "?", "ai": "だめだよ"}]},
+            "hint.forbidden_in_example",
+        ),
+        ({"examples": [{"user": "?", "ai": ""}]}, "hint.half_example"),
+    ],
+)
+async def test_a_contradiction_in_a_persona_is_hinted_at(
+    visitor: Visitor, fields: dict[str, Any], hint: str
+) -> None:
+    details = dict.fromkeys(WORDS.blanks(hint), "?" if hint == "hint.half_example" else "だめ")
+    assert visitor.translate(hint, **details) in hints_html({**EMPTY, **fields}, visitor)
+    assert hints_html(EMPTY, visitor) == ""
+
+
+async def test_what_a_persona_holds_never_becomes_html(
+    actions: EditorActions, visitor: Visitor, lab: Lab
+) -> None:
+    persona = {
+        **EMPTY, "name": TRICK, "background": TRICK, "roles": [TRICK], "forbidden_words": [TRICK],
+        "catchphrases": [TRICK], "examples": [{"user": TRICK, "ai": TRICK}],
+    }  # fmt: skip
+    agent = unsaved(persona)
+    panel = await actions.prompt_panel(agent, "", TRICK, visitor)
+    for html in (head_html(agent, visitor), hints_html(persona, visitor), panel):
+        assert "img" not in Reader(html).tags
+        assert TRICK in Reader(html).text
+
+
+async def test_the_panel_shows_the_prompt_to_the_letter_and_where_it_comes_from(
+    actions: EditorActions, visitor: Visitor, lab: Lab
+) -> None:
+    agent = unsaved({**EMPTY, "background": "<港町>で\n育った。", "roles": ["教師"]})
+    panel = await actions.prompt_panel(agent, "", "やあ", visitor)
+    prompt = await lab.service.preview(agent, "やあ")
+    pre = re.search(r'<pre class="prompt">(.*?)</pre>', panel, re.DOTALL)
+    assert pre is not None
+    assert Reader(pre[1]).text == prompt.system
+    assert 'data-field="background"' in panel
+    assert f"<code>{prompt.trace.template}</code>" in panel
+    assert visitor.translate("figures.free") in panel
+
+
+async def test_the_panel_says_why_there_is_no_prompt(
+    actions: EditorActions, visitor: Visitor
+) -> None:
+    panel = await actions.prompt_panel(unsaved(EMPTY), "nobody:x", "", visitor)
+    assert Reader(panel).text == visitor.error_handler._words(
+        "unknown_model", "ja", model="nobody:x"
+    )
+
+
+async def test_a_tried_message_grows_and_ends_with_its_figures(
+    make_lab: Callable[..., Lab],
+) -> None:
+    lab = make_lab(says("こん", "にちは", "。"))
+    visitors = Visitors(lab, WORDS)
+    visitor = await visitors.of(request())
+    steps = try_message(EditorActions(lab, visitors), EMPTY, "やあ", "", visitor)
+    shown = [step async for step in steps]
+    assert "waiting" in shown[0]
+    assert "<p>こんにちは。</p>" in shown[-1]
+    assert "figures" in shown[-1]
+
+
+async def test_a_trial_counts_among_the_figures_of_the_persona_that_is_open(
+    lab: Lab, actions: EditorActions, visitor: Visitor
+) -> None:
+    agent = lab.store.create_agent(user_id=visitor.user_id, name="ミナ")
+    actions.shown(agent, visitor)
+    changed = {**persona_of(agent), "background": "まだ保存していない"}
+    async for _ in try_message(actions, changed, "やあ", "", visitor):
+        pass
+    assert [
+        turn.agent_name for turn in lab.store.list_generation_rows(user_id=visitor.user_id)
+    ] == ["ミナ"]
+
+
+async def test_a_tried_message_that_fails_is_excused_and_marked(
+    make_lab: Callable[..., Lab],
+) -> None:
+    lab = make_lab(says("こん", error=RateLimited()))
+    visitors = Visitors(lab, WORDS)
+    visitor = await visitors.of(request(language="en"))
+    steps = try_message(EditorActions(lab, visitors), EMPTY, "やあ", "", visitor)
+    shown = [step async for step in steps][-1]
+    assert 'class="answer failed"' in shown
+    assert "Too many requests" in shown
+
+
+# ── text for the page ─────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("answer", "shown"),
+    [
+        ("やあ", "やあ"),
+        ("これは**「重要」**です", "これは<strong>「重要」</strong>です"),
+        ("**二\n行**", "<strong>二\n行</strong>"),
+        ("2 ** 3 ** 4", "2 ** 3 ** 4"),
+        ("a < b & c > d", "a &lt; b &amp; c &gt; d"),
+        ("<script>x</script>", "&lt;script&gt;x&lt;/script&gt;"),
+    ],
+)
+def test_an_answer_is_shown_as_it_was_said(answer: str, shown: str) -> None:
+    assert safe_markdown(answer) == shown
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "tags"),
+    [
+        ("`a < **b**`です", "a < **b**", {"code"}),
+        ("```\n<b>**x**\n```\n**y**", "<b>**x**", {"pre", "code", "strong"}),
+        ("```html\nまだ途中 **x** <b>", "まだ途中 **x** <b>", {"pre", "code"}),
+    ],
+)
+def test_code_in_an_answer_is_shown_as_it_was_said(answer: str, code: str, tags: set[str]) -> None:
+    read = Reader(safe_markdown(answer))
+    assert code in read.text
+    assert read.tags == tags
+
+
+pieces_of_traps = st.sampled_from(
+    ["<img src=http://other/x>", "<script>", "`", "``", "```", "\n", "**", " ", "あ", "&lt;", "\\"]
+)
+
+
+@given(st.lists(pieces_of_traps, max_size=12).map("".join))
+def test_no_tag_of_an_answers_making_reaches_the_page(answer: str) -> None:
+    assert Reader(safe_markdown(answer)).tags <= {"strong", "code", "pre"}
+
+
+async def test_spans_of_a_prompt_become_links_to_their_fields(visitor: Visitor) -> None:
+    prompt = Prompt(
+        "名は<ミナ>。明るい。",
+        turns=(PromptMessage("user", "<やあ>"), PromptMessage("assistant", "はい")),
+        trace=Trace("default", 2, "理由<b>", (Span(2, 6, "name"), Span(7, 10, "personalities"))),
+    )
+    html = prompt_html(prompt, visitor, tokens=1234, about=True, price="無料")
+    assert 'data-field="name" role="link" tabindex="-1">&lt;ミナ&gt;</span>。<span' in html
+    assert visitor.translate("preview.tokens_about", count="1,234") in html
+    assert {"b"} == Reader(html).tags & {"b", "ミナ", "やあ"}, "only the turns' heads are bold"
+    read = Reader(html).text
+    assert "名は<ミナ>。明るい。" in read
+    assert "<やあ>" in read
+    assert visitor.translate("preview.rule", number=2, reason="理由<b>") in read
+
+
+@pytest.mark.parametrize(
+    ("cost", "words"),
+    [(0.0, "無料"), (None, "料金不明"), (0.0123, "$0.0123"), (0.00001234, "$0.000012")],
+)
+async def test_a_price_is_said_in_dollars_or_in_words(
+    visitor: Visitor, cost: float | None, words: str
+) -> None:
+    assert money(cost, visitor) == words
+
+
+async def test_figures_stand_only_under_an_answer_that_was_measured(visitor: Visitor) -> None:
+    assert figures({}, visitor) == ""
+    line = figures({"total_ms": 1234.0, "first_token_ms": None, "cost": 0.0}, visitor)
+    assert "1.23" in line
+    assert "–" in line
+
+
+async def test_an_answer_from_the_cache_says_so_and_counts_no_tokens(visitor: Visitor) -> None:
+    told = {"total_ms": 5.0, "first_token_ms": 1.0, "cost": 0.0}
+    line = figures({**told, "cache_hit": True}, visitor)
+    assert visitor.translate("figures.cache_hit") in line
+    none = visitor.translate("figures.tokens", prompt=0, completion=0)
+    assert none in figures(told, visitor)
+    assert none not in line
+
+
+async def test_an_answer_that_the_limit_cut_off_says_so(visitor: Visitor) -> None:
+    cut, whole = (
+        figures({"total_ms": 5.0, "first_token_ms": 1.0, "finish_reason": reason}, visitor)
+        for reason in ("length", "stop")
+    )
+    assert visitor.translate("figures.cut") in cut
+    assert visitor.translate("figures.cut") not in whole
+
+
+async def test_a_message_without_an_answer_says_that_it_has_none(visitor: Visitor) -> None:
+    said = [("user", "一"), ("user", "二"), ("ai", "はい"), ("user", "三")]
+    rows = [
+        Message(chat_id="c", position=n, sender=who, content=text)
+        for n, (who, text) in enumerate(said)
+    ]
+    none = f"<em>{visitor.translate('chat.status.unanswered')}</em>"
+    thread = [turn["content"] for turn in thread_of(rows, Agent(name="ミナ"), visitor)]
+    assert [text if isinstance(text, str) else text[0] for text in thread] == [
+        "一", none, "二", "はい", "三", none,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [("mock:echo", "answer"), (GEMMA, "loading"), ("nobody:x", "answer"), ("local:x", "answer")],
+)
+async def test_what_an_answer_waits_for_is_said_as_far_as_it_is_known(
+    lab: Lab, visitor: Visitor, model: str, words: str
+) -> None:
+    how_far = {"percent": 0} if words == "loading" else {}
+    assert await waits_for(model, visitor) == visitor.translate(f"waiting.{words}", **how_far)
+
+
+@pytest.mark.parametrize(
+    ("cost", "day", "words"),
+    [
+        (0.0012, date(2026, 11, 23), "$0.0012（2026-11-23の料金）"),
+        (0.0012, None, "$0.0012"),
+        (0.0, date(2026, 11, 23), "無料"),
+        (None, date(2026, 11, 23), "料金不明"),
+    ],
+)
+async def test_a_price_comes_with_the_day_on_which_it_was_right(
+    visitor: Visitor, cost: float | None, day: date | None, words: str
+) -> None:
+    assert dated(cost, day, visitor) == words
+
+
+async def test_an_answer_that_never_began_has_neither_tokens_nor_price(visitor: Visitor) -> None:
+    failed = {"total_ms": 20.0, "first_token_ms": None, "fallback": True, "cost": 0.0}
+    line = figures(failed, visitor)
+    assert visitor.translate("figures.total", seconds="0.02") in line
+    assert visitor.translate("figures.free") not in line
+    half = figures({**failed, "first_token_ms": 9.0}, visitor)
+    assert visitor.translate("figures.free") in half
+
+
+async def test_a_transcript_says_what_comes_with_it_and_what_is_left_out(visitor: Visitor) -> None:
+    for kind, told in (("transcript", True), ("chat", False)):
+        prompt = Prompt("ミナ：", kind=kind, trace=Trace("transcript", 0, "台本", ()))  # type: ignore[arg-type]
+        html = prompt_html(prompt, visitor, tokens=1, about=False, price="無料")
+        assert (visitor.translate("preview.transcript_note") in html) == told
+
+
+# ── the first comparison ──────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("default", "language", "models"),
+    [
+        ("local", "ja", [GEMMA, GEMMA]),
+        ("local", "en", [GEMMA, SMOLLM]),
+        ("mock", "ja", ["mock:echo", GEMMA]),
+    ],
+)
+async def test_the_first_comparison_is_between_models_that_speak_the_language(
+    make_lab: Callable[..., Lab], default: str, language: str, models: list[str]
+) -> None:
+    lab = make_lab(llm_provider=default)
+    visitor = await Visitors(lab, WORDS).of(request(language=language))
+    personas = {a.id: a for a in lab.store.list_agents(user_id=visitor.user_id)}
+    opened = next(a.id for a in personas.values() if a.language == language)
+    specs, who = await first_comparison(lab, opened, visitor)
+    assert specs[:2] == models
+    assert who[0] == CURRENT
+    if models[0] == models[1]:
+        assert who[1] != opened
+        assert personas[who[1]].language == language
+    else:
+        assert who[1] == CURRENT
+
+
+# ── the pace of a page ────────────────────────────────────────────────────────────────────
+
+
+async def pieces(*texts: str, closed: list[bool] | None = None) -> AsyncGenerator[Event, None]:
+    try:
+        yield Event("start")
+        for text in texts:
+            yield Event("delta", text)
+        yield Event("done", "".join(texts))
+    finally:
+        if closed is not None:
+            closed.append(True)
+
+
+async def test_quick_pieces_come_together_in_order_and_whole() -> None:
+    batches = [batch async for batch in paced(pieces(*"あいうえお"))]
+    events = [event for batch in batches for event in batch]
+    assert "".join(e.content for e in events if e.type == "delta") == "あいうえお"
+    assert (events[0].type, events[-1].type) == ("start", "done")
+    assert len(batches) < len(events)
+
+
+async def test_silence_is_passed_on_as_a_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "HEARTBEAT", 0.01)
+    speak = asyncio.Event()
+
+    async def silent() -> AsyncGenerator[Event, None]:
+        await speak.wait()
+        yield Event("done", "やあ")
+
+    batches = paced(silent())
+    assert await anext(batches) == []
+    speak.set()
+    rest = [event async for batch in batches for event in batch]
+    assert [event.content for event in rest] == ["やあ"]
+
+
+async def test_leaving_a_paced_stream_closes_what_is_behind_it() -> None:
+    closed: list[bool] = []
+    batches = paced(pieces(*"あ" * 100, closed=closed))
+    assert await anext(batches)
+    await batches.aclose()
+    assert closed == [True]
+
+
+async def test_an_error_comes_out_after_what_came_before_it() -> None:
+    async def broken() -> AsyncIterator[Event]:
+        yield Event("delta", "ここまで")
+        raise RateLimited
+
+    got: list[Event] = []
+    with pytest.raises(RateLimited):
+        async for batch in paced(broken()):  # type: ignore[arg-type]
+            got += batch
+    assert [event.content for event in got] == ["ここまで"]
+
+
+# ── who is looking ────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("accepted", "cookie", "language"),
+    [
+        ("ja", "", "ja"),
+        ("ja-JP,ja;q=0.9,en;q=0.8", "", "ja"),
+        ("en-US,en;q=0.9,ja;q=0.8", "", "en"),
+        ("fr", "", "en"),
+        ("", "", "en"),
+        ("en", "ja", "ja"),
+        ("ja", "en", "en"),
+        ("ja", "fr", "ja"),
+        ("JA", "", "ja"),
+        ("ja; q=0.9, en; q=0.5", "", "ja"),
+        ("fr;q=0.9, ja;q=0.8, en;q=0.1", "", "ja"),
+        ("en;q=0.1, ja", "", "ja"),
+        ("ja;q=0, en;q=0.1", "", "en"),
+        ("ja;q=x, en", "", "en"),
+    ],
+)
+def test_the_switch_comes_before_the_browsers_language(
+    accepted: str, cookie: str, language: str
+) -> None:
+    cookies = {LANGUAGE_COOKIE: cookie} if cookie else {}
+    assert language_of(cookies, {"accept-language": accepted}) == language
+
+
+async def test_a_visitor_is_known_by_the_cookie_and_else_by_the_session(
+    visitors: Visitors,
+) -> None:
+    cookie = {COOKIE: "s" * 43}
+    one, again = [await visitors.of(request(s, **cookie)) for s in ("a", "b")]
+    assert one.user_id == again.user_id
+    bare, other = [await visitors.of(request(s)) for s in ("a", "b")]
+    assert len({one.user_id, bare.user_id, other.user_id}) == 3
+    assert (await visitors.of(request("a"))).user_id == bare.user_id
+
+
+async def test_a_forged_cookie_is_nobodys(visitors: Visitors) -> None:
+    bare = await visitors.of(request("a"))
+    forged = await visitors.of(request("a", **{COOKIE: f"session:{'a' * 35}"}))
+    assert forged.user_id == bare.user_id
+    cannot_be_another = await visitors.of(request("b", **{COOKIE: "session:a"}))
+    assert cannot_be_another.user_id != bare.user_id
+
+
+async def test_an_error_is_told_in_the_visitors_language_and_without_its_insides(
+    visitors: Visitors, caplog: pytest.LogCaptureFixture
+) -> None:
+    japanese, english = [await visitors.of(request("a", tongue)) for tongue in ("ja", "en")]
+    for visitor, words in ((japanese, "メッセージが空です"), (english, "The message is empty")):
+        with pytest.raises(gr.Error, match=words), visitor.error_toasts():
+            raise EmptyMessage
+    assert not caplog.records
+    with pytest.raises(gr.Error) as told, japanese.error_toasts():
+        raise ValueError("sk-secret")
+    assert "sk-secret" not in str(told.value)
+    assert caplog.records
+
+
+async def test_a_cancelled_handler_is_not_told_as_an_error(visitor: Visitor) -> None:
+    with pytest.raises(asyncio.CancelledError), visitor.error_toasts():
+        raise asyncio.CancelledError

@@ -1,0 +1,396 @@
+"""Insights: figures beside a count in plain Python, whose turns they are, where days end."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from persona_lab.db.store import Store
+from persona_lab.db.tables import Agent, Generation
+from persona_lab.errors import InputError, NotFound
+from persona_lab.insights import SPANS, Figures, Insights, Summary, Waits, zone_of
+
+NOW = datetime(2026, 11, 23, 3, 30, tzinfo=UTC)
+"""Noon and a half in Tokyo; in New York still the evening before."""
+ZONES = ["UTC", "Asia/Tokyo", "America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu"]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterable[Store]:
+    opened = Store(f"sqlite:///{tmp_path / 'lab.db'}")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def user(store: Store) -> str:
+    return store.create_user().id
+
+
+def turn(user: str, **fields: Any) -> Generation:
+    told = {"agent_id": "a", "provider": "mock", "model": "echo", "status": "ok", "total_ms": 9.0}
+    return Generation(**{"user_id": user, "created_at": NOW, **told, **fields})
+
+
+def keep(store: Store, turns: Sequence[Generation]) -> None:
+    """All of them in one transaction."""
+    with store._write() as session:
+        session.add_all([Generation(**t.model_dump()) for t in turns])
+
+
+def seen(
+    store: Store, user: str, span: str = "all", zone: str = "UTC", *, at: datetime = NOW
+) -> Summary:
+    return Insights(store, clock=lambda: at).summary(user_id=user, span=span, zone=zone)
+
+
+# ── beside another count ──────────────────────────────────────────────────────────────────
+
+
+def any_turn(chance: random.Random, user: str, agents: Sequence[str]) -> Generation:
+    kind = chance.choices(["chat", "compare", "try", "summary"], [5, 3, 1, 1])[0]
+    status = chance.choices(["ok", "stopped", "failed"], [8, 1, 1])[0]
+    hit = kind == "chat" and status == "ok" and chance.random() < 0.2
+    silent = (status == "failed" and chance.random() < 0.7) or kind == "summary"
+    asked, said = (0, 0) if hit or status == "failed" else chance.choices(range(900), k=2)
+    free, unknown = chance.random() < 0.2, chance.random() < 0.2
+    return turn(
+        user,
+        agent_id=chance.choice(agents),
+        kind=kind,
+        provider=chance.choice(["local", "openai", "anthropic"]),
+        model=chance.choice(["small", "large"]),
+        status=status,
+        error_type=chance.choice(["timeout", "rate_limit"]) if status == "failed" else None,
+        prompt_tokens=asked,
+        cached_tokens=chance.randint(0, asked),
+        completion_tokens=said,
+        first_token_ms=None if silent else chance.lognormvariate(6, 1),
+        total_ms=chance.lognormvariate(8, 1),
+        cost=0.0 if free else None if unknown else (asked + 5 * said) / 1e6,
+        cache_hit=hit,
+        created_at=NOW - timedelta(seconds=chance.uniform(0, 45 * 86_400)),
+    )
+
+
+def percentile(values: Sequence[float], share: float) -> float | None:
+    """As a spreadsheet has it: a straight line between the two values that it falls between."""
+    if not values:
+        return None
+    ordered, place = sorted(values), share * (len(values) - 1)
+    low = int(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+
+
+def counted(turns: Sequence[Generation]) -> Figures:
+    """What :class:`Figures` should be, turn by turn."""
+    answers = [t for t in turns if t.kind != "summary"]
+    models_own = [t for t in answers if not t.cache_hit]
+    first = [t.first_token_ms for t in models_own if t.first_token_ms is not None]
+    whole = [t.total_ms for t in models_own if t.status == "ok"]
+    used = [t for t in turns if t.prompt_tokens + t.completion_tokens > 0]
+    known = [t.cost for t in used if t.cost is not None]
+    return Figures(
+        answers=len(answers),
+        stopped=sum(t.status == "stopped" for t in answers),
+        errors=sum(t.status == "failed" for t in answers),
+        chats=sum(t.kind == "chat" for t in turns),
+        cache_hits=sum(t.kind == "chat" and t.cache_hit for t in turns),
+        prompt_tokens=sum(t.prompt_tokens for t in turns),
+        cached_tokens=sum(t.cached_tokens for t in turns),
+        completion_tokens=sum(t.completion_tokens for t in turns),
+        cost=None if used and not known else sum(known),
+        unpriced=len(used) - len(known),
+        first=Waits(*(percentile(first, p) for p in (0.5, 0.95, 0.99))),
+        whole=Waits(*(percentile(whole, p) for p in (0.5, 0.95, 0.99))),
+    )
+
+
+def by(turns: Iterable[Generation], key: Callable[[Generation], str]) -> dict[str, Figures]:
+    groups: dict[str, list[Generation]] = defaultdict(list)
+    for one in turns:
+        groups[key(one)].append(one)
+    return {key: counted(group) for key, group in groups.items()}
+
+
+def flat(figures: Figures) -> dict[str, Any]:
+    told = asdict(figures)
+    return told | {
+        f"{name}_{p}": v for name in ("first", "whole") for p, v in told.pop(name).items()
+    }
+
+
+def alike(figures: Figures) -> dict[str, Any]:
+    """Sums of floats may differ in their last digits."""
+    return {
+        name: pytest.approx(value, rel=1e-9) if isinstance(value, float) else value
+        for name, value in flat(figures).items()
+    }
+
+
+@pytest.fixture(scope="module")
+def crowd(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterable[tuple[Store, str, list[Generation]]]:
+    """A store with 10,000 turns of three users, one of them, and that one's turns."""
+    store = Store(f"sqlite:///{tmp_path_factory.mktemp('crowd') / 'lab.db'}")
+    chance = random.Random(6)
+    users = [store.create_user().id for _ in range(3)]
+    demo = store.create_agent(user_id=None, name="案内人").id
+    own = [store.create_agent(user_id=users[0], name=name).id for name in ("さくら", "さくら")]
+    store.delete_agent(own[1], user_id=users[0])
+    theirs = store.create_agent(user_id=users[1], name="他人の人").id
+    agents = [demo, *own, theirs, "never-kept"]
+    turns = [any_turn(chance, chance.choice(users), agents) for _ in range(10_000)]
+    keep(store, turns)
+    yield store, users[0], [t for t in turns if t.user_id == users[0]]
+    store.close()
+
+
+@pytest.mark.parametrize("zone", ZONES)
+@pytest.mark.parametrize("span", SPANS)
+def test_every_figure_is_what_a_count_turn_by_turn_gives(
+    crowd: tuple[Store, str, list[Generation]], span: str, zone: str
+) -> None:
+    store, user, everything = crowd
+    place = ZoneInfo(zone)
+
+    def day(one: Generation) -> str:
+        return one.created_at.astimezone(place).date().isoformat()
+
+    days = SPANS[span]
+    last = NOW.astimezone(place).date()
+    first = "" if days is None else (last - timedelta(days=days - 1)).isoformat()
+    turns = [one for one in everything if day(one) >= first]
+    agents = {one.agent_id for one in turns}
+    names = {id_: agent.name for id_ in agents if (agent := readable(store, id_, user))}
+
+    found = seen(store, user, span, zone)
+    assert flat(found.total) == alike(counted(turns))
+    for got, want in (
+        (found.personas, by(turns, lambda t: t.agent_id if t.agent_id in names else "")),
+        (found.models, by(turns, lambda t: f"{t.provider}:{t.model}")),
+        (found.days, by(turns, day)),
+    ):
+        assert {part.key: flat(part.figures) for part in got} == {
+            key: alike(figures) for key, figures in want.items()
+        }
+    assert {part.key: part.name for part in found.personas if part.key} == names
+    answers = [t for t in turns if t.kind != "summary"]
+    assert found.kinds == Counter(t.kind for t in answers)
+    assert found.error_types == Counter(t.error_type for t in answers if t.status == "failed")
+    for counts in (
+        [part.figures.answers for part in found.personas],
+        [part.figures.answers for part in found.models],
+    ):
+        assert counts == sorted(counts, reverse=True)
+    for ordered in (found.days, found.course):
+        assert [part.key for part in ordered] == sorted(part.key for part in ordered)
+    assert sum(part.figures.answers for part in found.course) == len(answers)
+
+
+def readable(store: Store, agent_id: str, user: str) -> Agent | None:
+    try:
+        return store.get_agent(agent_id, user_id=user, deleted=True)
+    except NotFound:
+        return None
+
+
+def test_ten_thousand_turns_are_counted_while_one_waits(store: Store, user: str) -> None:
+    chance = random.Random(1)
+    keep(store, [any_turn(chance, user, ["a", "b"]) for _ in range(10_000)])
+    seen(store, user)  # imports pandas
+    began = time.process_time()
+    assert seen(store, user).total.answers > 8_000
+    assert time.process_time() - began < 2
+
+
+# ── what counts as what ───────────────────────────────────────────────────────────────────
+
+
+def test_of_nobodys_turns_there_is_nothing_and_nothing_is_made_up(store: Store, user: str) -> None:
+    store.record(turn(store.create_user().id))
+    for span in SPANS:
+        found = seen(store, user, span)
+        assert found.empty
+        assert found.total == Figures()
+        assert (found.total.error_rate, found.total.cache_hit_rate) == (None, None)
+        assert (found.personas, found.models, found.days, found.course) == ((), (), (), ())
+
+
+def test_a_price_that_nobody_knows_is_counted_and_never_nothing(store: Store, user: str) -> None:
+    used = {"prompt_tokens": 10, "completion_tokens": 5}
+    keep(
+        store,
+        [
+            turn(user, model="new", cost=None, **used),
+            turn(user, model="new", cost=None, **used),
+            turn(user, model="new", cost=None, status="failed", error_type="timeout"),
+            turn(user, model="old", cost=0.25, **used),
+            turn(user, model="home", cost=0.0, **used),
+            turn(user, model="gone", cost=None, status="failed", error_type="timeout"),
+        ],
+    )
+    found = seen(store, user)
+    costs = {part.key: (part.figures.cost, part.figures.unpriced) for part in found.models}
+    assert costs == {
+        "mock:new": (None, 2),
+        "mock:old": (0.25, 0),
+        "mock:home": (0.0, 0),
+        "mock:gone": (0.0, 0),
+    }
+    assert (found.total.cost, found.total.unpriced) == (0.25, 2)
+
+
+def test_a_stopped_answer_is_no_error_and_its_length_is_no_wait(store: Store, user: str) -> None:
+    keep(
+        store,
+        [
+            turn(user, first_token_ms=100, total_ms=1000),
+            turn(user, first_token_ms=300, total_ms=9000, status="stopped"),
+            turn(user, first_token_ms=None, total_ms=30_000, status="failed", error_type="timeout"),
+        ],
+    )
+    total = seen(store, user).total
+    assert (total.answers, total.stopped, total.errors) == (3, 1, 1)
+    assert total.error_rate == pytest.approx(1 / 3)
+    assert total.first == Waits(200, 290, 298)
+    assert total.whole == Waits(1000, 1000, 1000)
+
+
+def test_answers_from_the_cache_are_a_share_of_the_chats_and_no_waits(
+    store: Store, user: str
+) -> None:
+    keep(
+        store,
+        [
+            turn(user, first_token_ms=400, total_ms=800),
+            turn(user, first_token_ms=1, total_ms=2, cache_hit=True, cost=None),
+            turn(user, first_token_ms=400, total_ms=800, kind="compare"),
+        ],
+    )
+    total = seen(store, user).total
+    assert (total.answers, total.cache_hits, total.cache_hit_rate) == (3, 1, 0.5)
+    assert total.first == Waits(400, 400, 400)
+    assert total.whole == Waits(800, 800, 800)
+    assert (total.cost, total.unpriced) == (0.0, 0)
+
+
+def test_summing_up_a_conversation_costs_and_is_no_answer(store: Store, user: str) -> None:
+    store.record(turn(user, kind="summary", prompt_tokens=90, completion_tokens=9, cost=0.5))
+    found = seen(store, user)
+    assert not found.empty
+    assert (found.total.answers, found.total.error_rate) == (0, None)
+    assert (found.total.prompt_tokens, found.total.cost) == (90, 0.5)
+    assert found.kinds == {}
+
+
+def test_a_span_that_does_not_exist_is_refused(store: Store, user: str) -> None:
+    with pytest.raises(InputError):
+        seen(store, user, "yesterday")
+
+
+# ── where days end ────────────────────────────────────────────────────────────────────────
+
+
+def test_a_day_ends_at_midnight_where_the_visitor_is(store: Store, user: str) -> None:
+    for hour in (14, 15):  # 23:00 and 00:00 in Tokyo
+        store.record(turn(user, created_at=datetime(2026, 11, 22, hour, tzinfo=UTC)))
+    assert [p.key for p in seen(store, user).days] == ["2026-11-22"]
+    tokyo = seen(store, user, zone="Asia/Tokyo")
+    assert [(p.key, p.figures.answers) for p in tokyo.days] == [
+        ("2026-11-22", 1),
+        ("2026-11-23", 1),
+    ]
+    assert tokyo.zone == "Asia/Tokyo"
+    assert seen(store, user, "today", "Asia/Tokyo").total.answers == 1
+    assert seen(store, user, "today", "UTC").total.answers == 0
+
+
+@pytest.mark.parametrize(
+    ("zone", "day", "hours"),
+    [
+        ("America/New_York", (2026, 3, 8), 23),
+        ("America/New_York", (2026, 11, 1), 25),
+        ("Australia/Lord_Howe", (2026, 4, 5), 24.5),
+        ("America/Santiago", (2026, 9, 6), 23),  # its midnight doesn't exist
+    ],
+)
+def test_a_day_on_which_clocks_change_has_all_its_hours_and_no_more(
+    store: Store, user: str, zone: str, day: tuple[int, int, int], hours: float
+) -> None:
+    place = ZoneInfo(zone)
+    begin = datetime(*day, tzinfo=place).astimezone(UTC)
+    end = begin + timedelta(hours=hours)
+    second = timedelta(seconds=1)
+    moments = [begin - second, begin, begin + (end - begin) / 2, end - second, end]
+    keep(store, [turn(user, created_at=moment) for moment in moments])
+    for at in (begin, end - second):
+        today = seen(store, user, "today", zone, at=at)
+        assert today.since == begin
+        assert (today.days[0].key, today.days[0].figures.answers) == (
+            f"{day[0]}-{day[1]:02}-{day[2]:02}", 3,
+        )  # fmt: skip
+    found = seen(store, user, "7days", zone, at=end + timedelta(days=2))
+    assert [part.figures.answers for part in found.days] == [1, 3, 1]
+    assert len(found.course) == 7
+    assert sum(part.figures.answers for part in found.course) == 5
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "Mars/Olympus",
+        "America",
+        "../../etc/passwd",
+        "/etc/passwd",
+        "\x00",
+        "\ud800",
+        "あ" * 999,
+    ],
+)
+def test_a_time_zone_that_does_not_exist_is_utc(name: str) -> None:
+    assert str(zone_of(name)) == "UTC"
+
+
+def test_the_course_has_every_hour_of_today_and_every_day_of_a_week(
+    store: Store, user: str
+) -> None:
+    store.record(turn(user))
+    today = seen(store, user, "today", "Asia/Tokyo")
+    assert today.step == "hour"
+    assert [part.key for part in today.course] == [f"2026-11-23T{hour:02}:00" for hour in range(24)]
+    assert today.course[12].figures.answers == 1
+    week = seen(store, user, "7days", "Asia/Tokyo")
+    assert [part.key[:10] for part in week.course] == [f"2026-11-{day}" for day in range(17, 24)]
+    assert [part.figures.answers for part in week.course] == [0] * 6 + [1]
+
+
+@pytest.mark.parametrize(
+    ("ago", "step", "count", "first"),
+    [
+        (0, "day", 1, "2026-11-23"),
+        (61, "day", 62, "2026-09-23"),
+        (62, "week", 10, "2026-09-21"),
+        (430, "week", 63, "2025-09-15"),
+        (1000, "month", 34, "2024-02-01"),
+    ],
+)
+def test_a_long_time_goes_by_weeks_or_months(
+    store: Store, user: str, ago: int, step: str, count: int, first: str
+) -> None:
+    keep(store, [turn(user, created_at=NOW - timedelta(days=days)) for days in {0, ago}])
+    found = seen(store, user)
+    assert (found.step, len(found.course), found.course[0].key[:10]) == (step, count, first)
+    assert found.course[0].figures.answers == found.course[-1].figures.answers == 1

@@ -1,0 +1,195 @@
+"""The schema's steps: each leads on from every earlier one with its rows, on both databases."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, MetaData, create_engine, select, text
+from sqlalchemy import inspect as look_at
+from sqlalchemy.pool import NullPool
+from sqlmodel import SQLModel
+from support.backends import Service
+
+from persona_lab.db import migrations
+from persona_lab.db.store import Store
+
+STEPS = [
+    step.revision for step in ScriptDirectory.from_config(migrations.config()).walk_revisions()
+]
+"""The newest first."""
+MOMENT = datetime(2026, 4, 1, 12, 30, tzinfo=UTC)
+
+
+class Base:
+    """A database of one kind, with nothing in it."""
+
+    def __init__(self, url: str, empty: Callable[[], None]) -> None:
+        self.url = url
+        self.empty = empty
+        driver = url.replace("postgresql:", "postgresql+psycopg:")
+        self.engine: Engine = create_engine(driver, poolclass=NullPool)
+
+    def step_to(self, revision: str) -> None:
+        settings = migrations.config()
+        with self.engine.begin() as connection:
+            settings.attributes["connection"] = connection
+            command.upgrade(settings, revision)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def base(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Base]:
+    if request.param == "sqlite":
+        path = tmp_path / "lab.db"
+        made = Base(f"sqlite:///{path}", path.unlink)
+    else:
+        server: Service = request.getfixturevalue("postgres_server")
+        made = Base(server.url, server.empty)
+    yield made
+    made.engine.dispose()
+
+
+def _said(index: Any) -> str:
+    options = {name: str(value) for name, value in index.get("dialect_options", {}).items()}
+    return str({**index, "dialect_options": options})
+
+
+def tables(connection: Connection) -> dict[str, Any]:
+    inspector = look_at(connection)
+    return {
+        table: (
+            sorted(str(sorted(c.items(), key=str)) for c in inspector.get_columns(table)),
+            sorted(map(_said, inspector.get_indexes(table))),
+            sorted(map(str, inspector.get_foreign_keys(table))),
+            sorted(map(str, inspector.get_unique_constraints(table))),
+            inspector.get_pk_constraint(table)["constrained_columns"],
+        )
+        for table in inspector.get_table_names()
+    }
+
+
+def test_the_steps_lead_to_the_tables_of_a_new_database_and_those_of_the_models(
+    base: Base,
+) -> None:
+    base.step_to("head")
+    with base.engine.connect() as connection:
+        options = {"compare_type": True, "compare_server_default": True}
+        context = MigrationContext.configure(connection, opts=options)
+        assert compare_metadata(context, SQLModel.metadata) == []
+        assert migrations.current(connection) == migrations.HEAD
+        by_steps = tables(connection)
+    base.empty()
+    Store(base.url).close()
+    with base.engine.connect() as connection:
+        assert tables(connection) == by_steps
+        assert migrations.current(connection) == migrations.HEAD
+
+
+def test_the_head_that_is_looked_for_is_the_newest_step() -> None:
+    assert ScriptDirectory.from_config(migrations.config()).get_heads() == [migrations.HEAD]
+
+
+ROWS: dict[str, list[dict[str, Any]]] = {
+    "user": [{"id": "u", "secret_hash": "x" * 64}, {"id": "v"}],
+    "agent": [
+        {"id": "a", "owner_id": "u", "name": "さくら", "examples": [{"user": "空", "ai": "青"}]},
+        {"id": "d", "seed": "demo", "name": "デモ", "deleted_at": MOMENT},
+    ],
+    "personality": [{"id": "p", "name": "明るい"}],
+    "role": [{"id": "r", "name": "教師"}],
+    "tone": [{"id": "t", "name": "敬語"}],
+    "agentpersonality": [{"agent_id": "a", "personality_id": "p"}],
+    "agentrole": [{"agent_id": "a", "role_id": "r"}],
+    "agenttone": [{"agent_id": "a", "tone_id": "t", "position": 3}],
+    "agentrevision": [{"id": 7, "agent_id": "a", "owner_id": "u", "persona": {"name": "前"}}],
+    "chat": [{"id": "c", "user_id": "u", "agent_id": "a", "title": "題"}],
+    "message": [
+        {"id": "m", "chat_id": "c", "position": 0, "sender": "user", "content": "やあ👩‍👩‍👧"},
+        {"id": "n", "chat_id": "c", "position": 1, "sender": "ai", "content": "はい",
+         "status": "ok", "details": {"prompt": "あ"}},
+    ],
+    "turnrecord": [
+        {"id": "x", "user_id": "u", "agent_id": "a", "chat_id": "c", "provider": "mock",
+         "model": "echo", "status": "ok", "cost": 0.5},
+    ],
+    "apitoken": [{"id": "k", "user_id": "u", "name": "program", "token_hash": "y" * 64}],
+}  # fmt: skip
+"""Of every table there ever was. What is left out and must be there is filled in by type."""
+
+
+def fill(connection: Connection) -> None:
+    known = MetaData()
+    known.reflect(connection)
+    for table in known.sorted_tables:
+        for given in ROWS.get(table.name, []):
+            row = dict(given)
+            for column in table.columns:
+                if column.name not in row and not column.nullable and column.server_default is None:
+                    row[column.name] = _any(column.type.python_type)
+            connection.execute(table.insert().values(**row))
+
+
+def _any(kind: type) -> Any:
+    return {int: 0, float: 0.0, str: "", bool: False, datetime: MOMENT, object: []}[kind]
+
+
+def everything(connection: Connection) -> dict[str, list[dict[str, Any]]]:
+    known = MetaData()
+    known.reflect(connection)
+    return {
+        table.name: sorted(
+            (dict(row._mapping) for row in connection.execute(select(table))),
+            key=lambda row: json.dumps(row, default=str),
+        )
+        for table in known.sorted_tables
+        if table.name != "alembic_version"
+    }
+
+
+@pytest.mark.parametrize("since", STEPS[1:])
+def test_a_database_of_every_earlier_step_is_brought_up_to_date_with_all_its_rows(
+    base: Base, since: str
+) -> None:
+    base.step_to(since)
+    with base.engine.begin() as connection:
+        fill(connection)
+        before = everything(connection)
+    assert all(before.values())
+    assert set(before) <= set(ROWS)
+    store = Store(base.url)
+    with base.engine.connect() as connection:
+        after = everything(connection)
+        assert migrations.current(connection) == migrations.HEAD
+    for table, rows in before.items():
+        kept = [{name: row[name] for name in rows[0]} for row in after[table]]
+        assert sorted(kept, key=str) == sorted(rows, key=str), table
+    [chat] = store.list_chats(user_id="u")
+    assert (chat.title, chat.revision, chat.summary, chat.summary_through) == ("題", 0, "", -1)
+    [record] = store.records(user_id="u")
+    assert (record.cache_hit, record.user_key) == (False, False)
+    asked, answered = store.messages("c", user_id="u")
+    assert (asked.content, answered.details) == ("やあ👩‍👩‍👧", {"prompt": "あ"})
+    store.add_message("c", user_id="u", sender="user", content="また")
+    _, secret = store.create_token(user_id="u")
+    assert store.user_for_token(secret).id == "u"
+    store.close()
+
+
+def test_a_replica_of_the_version_before_goes_on_writing_after_the_step(base: Base) -> None:
+    Store(base.url).close()
+    new = {"revision", "summary", "summary_through", "cache_hit", "own"}
+    with base.engine.begin() as connection:
+        known = MetaData()
+        known.reflect(connection)
+        assert new <= {c.name for table in known.sorted_tables for c in table.columns}
+        fill(connection)  # it leaves out what has a default, and knows nothing of it
+        row = connection.execute(text("SELECT revision, summary, summary_through FROM chat")).one()
+        assert tuple(row) == (0, "", -1)

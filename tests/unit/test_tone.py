@@ -1,0 +1,206 @@
+"""Tones: the rules of ``templates/tones.yaml``, and what a stream of sentences becomes."""
+
+import csv
+import itertools
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from support.fakes import Visitor, says
+
+from persona_lab.db.tables import Agent
+from persona_lab.db.tables import Tone as ToneRow
+from persona_lab.errors import TemplateError
+from persona_lab.japanese.morphology import sentences
+from persona_lab.responses.cleanup import LAST_STEPS, STEPS
+from persona_lab.responses.processor import ResponseProcessor
+from persona_lab.responses.tone import Tones
+from persona_lab.settings import ROOT
+
+TONES = Tones(ROOT / "templates" / "tones.yaml")
+EXAMPLES = [(tone, said, wanted) for tone in TONES.tones for said, wanted in tone.examples.items()]
+processor = ResponseProcessor([*STEPS, TONES.step, *LAST_STEPS])
+
+
+def speaking(*tones: str, language: str = "ja", **fields: object) -> Agent:
+    agent = Agent(name="さくら", language=language, **fields)
+    agent.tones = [ToneRow(name=tone) for tone in tones]
+    return agent
+
+
+def final(text: str, *tones: str, **fields: object) -> str:
+    return processor.process(text, speaking(*tones, **fields)).content
+
+
+@pytest.mark.parametrize(("tone", "said", "wanted"), EXAMPLES, ids=lambda x: getattr(x, "name", x))
+def test_each_tone_does_what_its_examples_say(tone: object, said: str, wanted: str) -> None:
+    assert tone.apply(said) == wanted  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("tone", TONES.tones, ids=lambda tone: tone.name)
+def test_a_tone_applied_twice_is_applied_once(tone: object) -> None:
+    with (ROOT / "tests" / "data" / "conversions.csv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            for sentence in sentences(row["from"]):
+                once = tone.apply(sentence, endings=["にゃ"])  # type: ignore[attr-defined]
+                assert tone.apply(once, endings=["にゃ"]) == once  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("tone", "text"),
+    [
+        ("敬語", "はい、明日も開いております。お待ちしております！"),
+        ("カジュアル", "うわ、それはへこむよね。何があったの？"),
+        ("関西弁", "そら、うちのたこ焼きやろ。外はかりっと、中はとろっとやで。"),
+        ("お嬢様言葉", "十円であの素朴な甘さ、たまりませんわ！"),
+        ("武士言葉", "拙者は三毛之介。断じて飼い猫ではござらぬ。"),
+        ("博士", "その通りじゃよ。"),
+    ],
+)
+def test_what_is_in_the_tone_already_stays_byte_for_byte(tone: str, text: str) -> None:
+    done = processor.process(text, speaking(tone))
+    assert (done.content, done.applied) == (text, ())
+
+
+def test_a_changed_answer_names_the_tone() -> None:
+    done = processor.process("明日は雨だ。", speaking("Formal"))
+    assert (done.content, done.applied) == ("明日は雨です。", ("tone:敬語",))
+
+
+def test_the_first_of_the_personas_tones_that_is_known_counts() -> None:
+    assert final("明日は雨だよ。", "簡潔", "敬語", "関西弁") == "明日は雨ですよ。"
+    assert final("明日は雨です。", "関西弁", "敬語") == "明日は雨やで。"
+    assert final("明日は雨だ。", "簡潔") == "明日は雨だ。"
+
+
+def test_the_personas_own_endings_stand_at_its_sentences() -> None:
+    said = final("魚です。食べたいよ！どこ？", "語尾", sentence_endings=["にゃ", "にゃん"])
+    assert said == "魚ですにゃ。食べたいにゃ！どこ？"
+    assert final("魚だにゃん。", "語尾", sentence_endings=["にゃ", "にゃん"]) == "魚だにゃん。"
+    assert final("魚です。", "語尾") == "魚です。"
+
+
+KEPT = """「行く。」と『待て。来い。』
+`だ。` と https://example.com/だ を見る
+| 列だ。 | 値だ。 |
+# 見出しだ。
+> 引用だ。
+- 材料を切る
+```py
+x = "だ。"
+```
+"""
+
+
+def test_quotes_code_tables_headings_and_list_items_stay() -> None:
+    assert final(KEPT + "終わりだ。", "敬語") == KEPT.replace("見る", "見ます") + "終わりです。"
+
+
+def test_the_personas_name_and_catchphrases_stay() -> None:
+    agent = speaking("敬語", catchphrases=["まあ、なんとかなる"])
+    agent.name = "行くぞう"
+    said = processor.process("行くぞうだ。まあ、なんとかなる。", agent).content
+    assert said == "行くぞうです。まあ、なんとかなる。"
+
+
+@pytest.mark.parametrize("language", ["ja", "en"])
+@pytest.mark.parametrize("tone", ["Polite", "Casual", "Samurai", "関西弁"])
+def test_an_english_answer_stays(language: str, tone: str) -> None:
+    text = "I'll go. You do that, e.g. now! It's `だ` 3.14…"
+    assert final(text, tone, language=language) == text
+
+
+def test_japanese_of_an_english_persona_stays() -> None:
+    assert final("It says: 明日は雨だ。", "Polite", language="en") == "It says: 明日は雨だ。"
+
+
+PIECES = [
+    "明日は雨だ。", "行くよ", "？", "！", "…", "\n", "\n\n", "「行く。", "」", "『", "』", "`",
+    "（笑）", "```", "~~~", "| a だ。|", "# だ", "> だ。", "- 切る", "です。", "Hello. ", '"', "😊",
+    "さくら", "：", "ユーザー：", " ", "。", "待って", "“", "”",
+]  # fmt: skip
+texts = st.lists(st.sampled_from(PIECES), max_size=25).map("".join)
+
+
+@settings(deadline=None)  # the first text opens SudachiPy's dictionary
+@given(texts, st.lists(st.integers(0, 120), max_size=12), st.sampled_from(TONES.tones))
+@example("「行く。来る。」と言う。（笑）", [1, 4, 8], TONES.tones[0])
+def test_a_tones_final_text_does_not_depend_on_the_cuts(
+    text: str, cuts: list[int], tone: object
+) -> None:
+    agent = speaking(tone.name, sentence_endings=["にゃ"])  # type: ignore[attr-defined]
+    edges = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
+    stream = processor.open_stream(agent)
+    streamed = "".join(stream.feed(text[a:b]) for a, b in itertools.pairwise(edges))
+    rest, applied = stream.finish()
+    whole = processor.process(text, agent)
+    assert (streamed + rest, applied) == (whole.content, whole.applied)
+
+
+def test_a_stream_holds_back_the_unfinished_sentence_and_no_more() -> None:
+    stream = processor.open_stream(speaking("敬語"))
+    given_out = [stream.feed(piece) for piece in ("雨だ", "。傘", "を買う", "よ。\n", "`x` だ")]
+    assert given_out == ["", "雨です。", "", "", "傘を買いますよ。\n"]
+    assert stream.finish()[0] == "`x` です"
+
+
+def test_english_needs_no_sudachipy() -> None:
+    code = (
+        "import sys; from persona_lab.settings import ROOT; from persona_lab.models import *\n"
+        "from persona_lab.responses.tone import Tones; from persona_lab.responses.cleanup import STEPS; from persona_lab.responses.processor import ResponseProcessor\n"
+        "agent = Agent(name='A', language='ja'); agent.tones = [Tone(name='Polite')]\n"
+        "tones = Tones(ROOT / 'templates' / 'tones.yaml')\n"
+        "ResponseProcessor([*STEPS, tones.step]).process('Hello. Is it fine?', agent)\n"
+        "sys.exit('sudachipy' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("tones: [{name: a, words: [a]}]", "tone 1: has neither"),
+        ("tones: [{name: a, words: [a], base: x}]", "tone 1: base"),
+        ("tones: [{name: a, words: [a], base: plain, colour: x}]", "tone 1: colour"),
+        ("tones: [{name: a, words: [a], rules: [{words: [だ]}]}]", "tone 1: rule 1: becomes"),
+        (
+            "tones: [{name: a, words: [a], rules: [{words: [だ], becomes: '{2}'}]}]",
+            "tone 1: rule 1: becomes: {2}",
+        ),
+        (
+            "tones: [{name: a, words: [a], rules: [{words: [だ], becomes: '{1.x}'}]}]",
+            "tone 1: rule 1: becomes: {1.x}",
+        ),
+        (
+            "tones: [{name: a, words: [a], rules: [{words: [だ], becomes: '{x}'}]}]",
+            "tone 1: rule 1: becomes: there is no {x}",
+        ),
+        (
+            "tones: [{name: a, words: [a], rules: [{words: [{kin: 動詞}], becomes: x}]}]",
+            "tone 1: rule 1: word 1: kin",
+        ),
+        ("tones: [", "line 2"),
+    ],
+)
+def test_a_wrong_rule_is_named(
+    broken_copy: Callable[[str, str], Path], text: str, named: str
+) -> None:
+    folder = broken_copy("templates/tones.yaml", text)
+    with pytest.raises(TemplateError) as refused:
+        Tones(folder / "tones.yaml")
+    assert str(refused.value).startswith(f"tones.yaml: {named}")
+
+
+@pytest.mark.parametrize(("on", "kept"), [(True, "明日は雨です。"), (False, "明日は雨だ。")])
+async def test_a_deployment_can_switch_tones_off(
+    make_lab: Callable[..., object], on: bool, kept: str
+) -> None:
+    visitor = Visitor(make_lab(says("明日は", "雨だ。"), tone_adjustment=on))  # type: ignore[arg-type]
+    reply = await visitor.lab.service.generate_response("天気は？", **visitor.where)
+    assert reply.content == kept
+    assert reply.metadata["processing_applied"] == (["tone:敬語"] if on else [])
+    assert visitor.thread()[-1][1] == kept
