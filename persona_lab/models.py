@@ -1,7 +1,7 @@
-"""Deprecated import path: use :mod:`persona_lab.types` and :mod:`persona_lab.db.tables`.
+"""The specification's nouns under the import path that programs use.
 
-Every name that stood here until 0.1.0 can still be imported, with a DeprecationWarning. The module
-goes away with 0.2.
+The definitions live in :mod:`persona_lab.types` and :mod:`persona_lab.db.tables`. A name that
+changed in 0.1.0 is still found here under its old name, with a DeprecationWarning, until 0.2.
 """
 
 from __future__ import annotations
@@ -10,24 +10,79 @@ import warnings
 
 from persona_lab import types
 from persona_lab.db import generations, tables
+from persona_lab.db.tables import (
+    Agent,
+    AgentPersonality,
+    AgentRevision,
+    AgentRole,
+    AgentTone,
+    ApiToken,
+    Chat,
+    Message,
+    Personality,
+    Role,
+    Tone,
+    User,
+)
+from persona_lab.types import (
+    Chunk,
+    Completion,
+    Event,
+    Image,
+    Options,
+    Prompt,
+    Reply,
+    Span,
+    Trace,
+    Usage,
+    new_id,
+    now,
+)
+
+__all__ = [
+    "Agent",
+    "AgentPersonality",
+    "AgentRevision",
+    "AgentRole",
+    "AgentTone",
+    "ApiToken",
+    "Chat",
+    "Chunk",
+    "Completion",
+    "Event",
+    "Image",
+    "Message",
+    "Options",
+    "Personality",
+    "Prompt",
+    "Reply",
+    "Role",
+    "Span",
+    "Tone",
+    "Trace",
+    "Usage",
+    "User",
+    "new_id",
+    "now",
+]
 
 _RENAMED = {
-    "Turn": "PromptMessage",
-    "TurnRecord": "Generation",
-    "PastTurn": "GenerationRow",
-    "PassedOver": "FailedAttempt",
-    "Outcome": "GenerationResult",
+    "Turn": ("types", "PromptMessage"),
+    "TurnRecord": ("tables", "Generation"),
+    "PastTurn": ("generations", "GenerationRow"),
+    "PassedOver": ("generations", "FailedAttempt"),
+    "Outcome": ("generations", "GenerationResult"),
 }
 
 
 def __getattr__(name: str) -> object:
-    for module in (types, tables, generations):
-        new_name = _RENAMED.get(name, name)
-        if not name.startswith("_") and hasattr(module, new_name):
-            warnings.warn(
-                f"persona_lab.models.{name} is now {module.__name__}.{new_name}",
-                DeprecationWarning,
-                stacklevel=2,
-            )
-            return getattr(module, new_name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _RENAMED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home, new_name = _RENAMED[name]
+    module = {"types": types, "tables": tables, "generations": generations}[home]
+    warnings.warn(
+        f"persona_lab.models.{name} is now {module.__name__}.{new_name}",
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    return getattr(module, new_name)

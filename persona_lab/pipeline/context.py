@@ -4,11 +4,10 @@ Only whole exchanges count, a question with its answer: a model never sees two q
 nor half of one. For sending they are trimmed in steps, so that the beginning stays the same for
 several turns and its computation can be reused by whoever keeps it.
 
-Cache first, the store behind it. What is cached is used only as long as the store's
-:class:`~persona_lab.db.store.Mark` says that nothing else has happened since, here, in another tab or
-in another replica: a regeneration, an edit, a crash or a Redis that was away can't bring back an
-old context. What that costs is one small query, in the place of one that reads the prompts of ten
-messages.
+The cache is read first, then the store. A cached context is used only while the store's
+:class:`~persona_lab.db.store.ChatState` is unchanged. A regeneration, an edit, a crash, another
+tab, another replica or an unreachable Redis can't bring back an old context. The check costs one
+small query instead of one that reads the prompts of ten messages.
 
 What falls out at the beginning can live on in a summary that a model makes (``CONTEXT_SUMMARY``).
 It goes ahead of the conversation as an exchange of its own, and stands with it in the database.

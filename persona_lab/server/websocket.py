@@ -1,8 +1,8 @@
 """``/ws/{chat_id}``: a conversation over a WebSocket.
 
-In comes ``{"content": …}``, and with it, for who wants it, ``model`` and sampling; out go the
-steps of :mod:`~persona_lab.server.answer_events`. What can't be used gets an error in the shape of all
-doors, and the socket stays open.
+The client sends ``{"content": …}``, optionally with ``model`` and sampling options. The server
+sends the events of :mod:`~persona_lab.server.answer_events`. An invalid message gets an error in
+the shape that all interfaces share, and the socket stays open.
 
 It closes with 4401 when nobody knows who calls (also soon after a token was revoked), with 4403 for
 a conversation of another's, with 4404 for one that isn't there, with 4429 where a user has too many

@@ -63,7 +63,7 @@ class Watched:
     def turns(
         self, number: int = 1, *, every: float = 1, code: str | None = None, **fields: Any
     ) -> None:
-        passed = fields.pop("passed_over", ())
+        passed = fields.pop("failed_attempts", ())
         about = {"user_id": "u", "agent_id": "a", "provider": "openai", "model": "m"}
         for _ in range(number):
             self.clock.now += every
@@ -168,7 +168,7 @@ def test_a_threshold_of_zero_switches_an_alert_off() -> None:
 def test_a_providers_limit_is_told_also_where_another_model_stood_in() -> None:
     watched = Watched(alert_limits=2)
     passed = (FailedAttempt("openai:m", "quota"), FailedAttempt("anthropic:n", "offline"))
-    watched.turns(1, passed_over=passed)
+    watched.turns(1, failed_attempts=passed)
     assert watched.events == []
     watched.fails(1, "rate_limit")
     watched.turns(20)
@@ -236,7 +236,7 @@ def test_a_model_that_only_a_visitor_named_rings_nothing_but_for_what_it_costs()
     watched.alerts._watches = {"anthropic:n"}.__contains__
     watched.fails(20, "rate_limit", total_ms=9000.0)
     assert watched.events == []
-    watched.turns(1, passed_over=(FailedAttempt("anthropic:n", "quota"),))
+    watched.turns(1, failed_attempts=(FailedAttempt("anthropic:n", "quota"),))
     watched.turns(1, cost=5.0)
     assert watched.events == [("alert_raised", "limits"), ("alert_raised", "cost")]
 

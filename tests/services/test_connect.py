@@ -195,7 +195,9 @@ async def test_answers_paid_for_by_a_visitor_are_neither_cached_nor_counted(
     make_lab: MakeLab, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The wire stands in for the provider's own server."""
-    monkeypatch.setattr(ClientPool, "at_own_cost", lambda self, info: info.provider in self.own)
+    monkeypatch.setattr(
+        ClientPool, "user_pays", lambda self, info: info.provider in self.user_key_providers
+    )
     lab = make_lab(openai_api_key=HOUSE, openai_base_url=wire.url, tokens_per_day=4000)
     pages = visitors_of(lab)
     visitor = await ConnectActions(lab, pages).use_key("openai", OWN, await at(pages, "one"))

@@ -77,7 +77,7 @@ class CountingStore(Store):
 
     reads = 0
 
-    def exchanges(self, *args: object, **options: object) -> list[tuple[Message, Message]]:
+    def list_exchanges(self, *args: object, **options: object) -> list[tuple[Message, Message]]:
         self.reads += 1
         return super().list_exchanges(*args, **options)  # type: ignore[arg-type]
 
@@ -558,7 +558,7 @@ async def test_a_read_that_was_overtaken_by_an_answer_is_not_kept(
         return found
 
     with monkeypatch.context() as patched:
-        patched.setattr(talk.store, "exchanges", exchanges)
+        patched.setattr(talk.store, "list_exchanges", exchanges)
         overtaken = asyncio.create_task(context.get_context(talk.chat))
         await asyncio.sleep(0)
     await context.update_context(talk.chat, "u0", "a0")

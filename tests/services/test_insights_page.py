@@ -322,7 +322,7 @@ async def test_a_database_that_fails_is_told_of_in_words(
     def refuse(self: Store, **_: Any) -> None:
         raise StorageError
 
-    monkeypatch.setattr(Store, "past_turns", refuse)
+    monkeypatch.setattr(Store, "list_generation_rows", refuse)
     found = tree(await InsightsActions(lab, visitors).board("7days", "", visitor))
     assert [(p.get("role"), p.text) for p in found] == [
         ("alert", visitor.error_text(StorageError()))

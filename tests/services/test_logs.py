@@ -485,7 +485,7 @@ def test_the_servers_own_lines_and_a_threads_last_come_in_our_form() -> None:
     script = (
         "import logging, uvicorn; from persona_lab.monitor import logs; "
         "from persona_lab.settings import Settings; "
-        "logs.configure(Settings()); logs.through_us(); "
+        "logs.configure(Settings()); logs.capture_uvicorn_logs(); "
         "uvicorn.Config(app=None, log_level='warning'); "
         "logging.getLogger('uvicorn.error').error('Exception in ASGI application'); "
         "logging.getLogger('uvicorn.access').info('GET /?token=x'); "

@@ -44,7 +44,7 @@ class Read:
 
 def outcome(spec: str = "openai:gpt-5-mini", **fields: Any) -> GenerationResult:
     about = {
-        name: fields.pop(name) for name in ("code", "attempts", "passed_over") if name in fields
+        name: fields.pop(name) for name in ("code", "attempts", "failed_attempts") if name in fields
     }
     provider, _, model = spec.partition(":")
     turn = {"user_id": "u", "agent_id": "a", "provider": provider, "model": model, "status": "ok"}
@@ -165,7 +165,7 @@ async def test_odd_names_of_models_add_no_series(make_lab: MakeLab) -> None:
                 outcome(
                     spec,
                     code="quota",
-                    passed_over=(FailedAttempt(f"anthropic:{name}", "rate_limit"),),
+                    failed_attempts=(FailedAttempt(f"anthropic:{name}", "rate_limit"),),
                 )
             )
         lab.layers.circuits.of(_client(name))

@@ -502,7 +502,7 @@ async def test_a_layer_has_the_face_of_what_it_stands_around() -> None:
 
 async def test_a_layer_tells_of_loading_and_waiting_what_its_client_does(clock: Clock) -> None:
     class Busy(ScriptedClient):
-        ready, loaded, waiting = False, 0.4, 3
+        is_loaded, load_progress, waiting = False, 0.4, 3
 
     inner = RetryingClient(Busy(says()), clock=clock, sleep=clock.sleep)
     outer = CircuitBreakerClient(inner, Circuits(1, 30, clock))
@@ -752,7 +752,7 @@ async def test_the_layers_of_a_call_know_whose_it_is_and_stand_in_order(
     visitor = Visitor(lab)
     reply = await lab.service.generate_response("やあ", **visitor.where)
     assert reply.metadata["cache_hit"] is True
-    names = ["Limited around Breaker", "Cached around Layered"]
+    names = ["Limited around CircuitBreakerClient", "Cached around Layered"]
     asking = CallContext(visitor.user_id)
     assert calls == [(name, asking) for name in names]
     async for _ in lab.service.regenerate_streaming(visitor.chat.id, visitor.user_id):
@@ -875,7 +875,7 @@ def test_what_is_free_is_said_once() -> None:
 @pytest.mark.parametrize("language", ["ja", "en"])
 async def test_the_page_says_who_answered_in_whose_place(make_lab: MakeLab, language: str) -> None:
     words = Translations(ROOT / "templates" / "ui.yaml")
-    visitor: Any = SimpleNamespace(say=lambda key, **blanks: words(key, language, **blanks))
+    visitor: Any = SimpleNamespace(translate=lambda key, **blanks: words(key, language, **blanks))
     lab = make_lab(llm_retries=0, llm_fallback="mock:echo")
     stood_in, own = await reply_of(lab, model="mock:echo?fail=offline"), await reply_of(lab)
     shown = figures(stood_in.metadata, visitor)

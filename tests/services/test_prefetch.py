@@ -28,7 +28,7 @@ class Reader(ScriptedClient):
         super().__init__(says("はい。"))
         self.read: list[Sequence[Prompt]] = []
 
-    async def read_ahead(self, prompts: Sequence[Prompt]) -> None:
+    async def prefill(self, prompts: Sequence[Prompt]) -> None:
         self.read.append(prompts)
 
 
@@ -72,7 +72,7 @@ class Service:
         self.wrong = wrong
         self.done = asyncio.Event()
 
-    async def read_ahead(self, agent: Agent, *, chat_id: str | None, **_: Any) -> None:
+    async def prefill(self, agent: Agent, *, chat_id: str | None, **_: Any) -> None:
         self.read.append((agent.name, _["model"], chat_id))
         self.done.set()
         if self.wrong:

@@ -113,7 +113,7 @@ async def test_one_look_at_a_time_sees_whether_it_is_back(monkeypatch: pytest.Mo
         looks += 1
         await see()
 
-    monkeypatch.setattr(link, "_see", counted)
+    monkeypatch.setattr(link, "_probe", counted)
     keep = SharedCache("x", 60, shared=link)
     await asyncio.gather(*(keep.get("k") for _ in range(50)))
     assert looks == 0
@@ -142,9 +142,9 @@ async def test_without_an_address_nothing_is_loaded_for_redis() -> None:
 
     code = (
         "import asyncio, sys\n"
-        "from persona_lab.shared import Keep\n"
+        "from persona_lab.db.redis import SharedCache\n"
         "from persona_lab.clients.middleware.rate_limit import RateLimiter\n"
-        "keep = Keep('x', 60)\n"
+        "keep = SharedCache('x', 60)\n"
         "asyncio.run(keep.put('k', 1))\n"
         "assert asyncio.run(keep.get('k')) == 1\n"
         "sys.exit('redis' in sys.modules or 'limits' in sys.modules)\n"

@@ -211,9 +211,9 @@ async def test_times_are_counted_from_the_start_without_the_loading_of_a_model(
         yield Chunk(finish_reason="stop", usage=Usage(1, 1))
 
     class Cold(ScriptedClient):
-        ready = False
+        is_loaded = False
 
-        async def warm(self) -> None:
+        async def load(self) -> None:
             clock.now += 4
 
     lab = make_lab(play, clock=clock)

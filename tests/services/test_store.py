@@ -132,7 +132,7 @@ BY_ID: dict[str, tuple[str, Callable[[Store, World, str], object]]] = {
     "get_agent": ("agent", lambda s, w, u: s.get_agent(w.agent, user_id=u, deleted=True)),
     "update_agent": ("agent", lambda s, w, u: s.update_agent(w.agent, user_id=u, name="x")),
     "restore_answer": ("message", lambda s, w, u: s.restore_answer(w.asked, user_id=u)),
-    "mark": ("chat", lambda s, w, u: s.chat_state(w.chat, user_id=u)),
+    "chat_state": ("chat", lambda s, w, u: s.chat_state(w.chat, user_id=u)),
     "summarize": (
         "chat",
         lambda s, w, u: s.summarize(w.chat, user_id=u, summary="x", since=ChatState()),
@@ -150,7 +150,7 @@ BY_ID: dict[str, tuple[str, Callable[[Store, World, str], object]]] = {
     "delete_chat": ("chat", lambda s, w, u: s.delete_chat(w.chat, user_id=u)),
     "restore_chat": ("chat", lambda s, w, u: s.restore_chat(w.chat, user_id=u)),
     "messages": ("chat", lambda s, w, u: s.messages(w.chat, user_id=u)),
-    "exchanges": ("chat", lambda s, w, u: s.list_exchanges(w.chat, user_id=u, limit=5)),
+    "list_exchanges": ("chat", lambda s, w, u: s.list_exchanges(w.chat, user_id=u, limit=5)),
     "supersede_answer": ("chat", lambda s, w, u: s.supersede_answer(w.chat, user_id=u)),
     "add_message": (
         "chat",
@@ -178,7 +178,7 @@ the user's own."""
 
 FOR_NOBODY = {
     "check": "no rows",
-    "spent": "a sum over all, for who runs the house",
+    "total_cost": "a sum over all, for who runs the house",
     "user_for_token": "the token says who",
     "create_user": "makes one",
     "user_for_secret": "the secret says who",

@@ -1,8 +1,8 @@
 """The schema's history, and bringing a database up to it.
 
 A changed table needs a new step: ``python -m persona_lab.db.migrations "why"`` writes one from the
-difference between the tables in ``db/tables.py`` and the last step; then set :data:`HEAD` to its id.
-Steps only go forward.
+difference between the tables in ``db/tables.py`` and the last step; then set :data:`HEAD` to its
+id. Steps only go forward.
 """
 
 from __future__ import annotations

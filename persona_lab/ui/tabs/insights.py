@@ -426,10 +426,8 @@ def _how(visitor: Visitor) -> str:
         f"<dd>{escape(visitor.translate(f'insights.how.{topic}.text'))}</dd>"
         for topic in topics
     )
-    return (
-        f'<details class="sheet how"><summary>{escape(visitor.translate("insights.how.title"))}</summary>'
-        f"<dl>{lines}</dl></details>"
-    )
+    title = escape(visitor.translate("insights.how.title"))
+    return f'<details class="sheet how"><summary>{title}</summary><dl>{lines}</dl></details>'
 
 
 # ── time in words ─────────────────────────────────────────────────────────────────────────
