@@ -31,7 +31,8 @@ class ModelInfo(BaseModel):
     ``context`` in tokens; ``input_price``, ``output_price`` and ``cached_price`` (of input that the
     provider had read before) in US dollars a million tokens, as of ``price_date``, each ahead of
     what :mod:`persona_lab.clients.pricing` knows; ``accepts``: sampling options that the provider
-    takes for this model; ``prompt``: "chat" or "transcript" (a base model); ``examples``: whether example
+    takes for this model; ``prompt``: "chat" or "transcript" (a base model); ``examples``: whether
+    example
     exchanges stand in the system text or go ahead of the conversation as turns.
     """
 

@@ -596,7 +596,7 @@ async def test_an_unexpected_error_is_logged_by_its_place_and_not_by_its_text(
         raise RuntimeError(key)
     assert told.value.message == said("system_error", "ja")
     assert key not in caplog.text
-    assert "test_api.py" in caplog.text
+    assert "test_gradio_api.py" in caplog.text
 
 
 def test_an_id_that_is_no_text_is_refused_as_such(client: Client) -> None:

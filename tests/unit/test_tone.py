@@ -151,7 +151,8 @@ def test_a_stream_holds_back_the_unfinished_sentence_and_no_more() -> None:
 def test_english_needs_no_sudachipy() -> None:
     code = (
         "import sys; from persona_lab.settings import ROOT; from persona_lab.models import *\n"
-        "from persona_lab.responses.tone import Tones; from persona_lab.responses.cleanup import STEPS\n"
+        "from persona_lab.responses.tone import Tones\n"
+        "from persona_lab.responses.cleanup import STEPS\n"
         "from persona_lab.responses.processor import ResponseProcessor\n"
         "agent = Agent(name='A', language='ja'); agent.tones = [Tone(name='Polite')]\n"
         "tones = Tones(ROOT / 'templates' / 'tones.yaml')\n"
