@@ -48,9 +48,10 @@ run: $(VENV)/.installed ## set up what is missing and serve on 127.0.0.1:7860 (A
 test: $(VENV)/.installed-dev ## set up what is missing and run the tests (ARGS="-k preview" …)
 	@$(BIN)/python -m pytest $(ARGS)
 
-lint: $(VENV)/.installed-dev ## ruff and mypy
+lint: $(VENV)/.installed-dev ## ruff, the layers of imports, and mypy
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/mypy
 
 bench: $(VENV)/.installed-dev ## start, preview, streaming and memory, as tables (ARGS="start memory" …)
