@@ -25,15 +25,29 @@ NAME_LENGTH = 300
 
 
 class ModelInfo(BaseModel):
-    """What is known of a model: one entry of ``data/models.yaml``. A name that ends in ``*``
-    stands for all that begin so and aren't listed; of several, the longest.
+    """Facts of one model: one entry of ``data/models.yaml``.
 
-    ``context`` in tokens; ``input_price``, ``output_price`` and ``cached_price`` (of input that the
-    provider had read before) in US dollars a million tokens, as of ``price_date``, each ahead of
-    what :mod:`persona_lab.clients.pricing` knows; ``accepts``: sampling options that the provider
-    takes for this model; ``prompt``: "chat" or "transcript" (a base model); ``examples``: whether
-    example
-    exchanges stand in the system text or go ahead of the conversation as turns.
+    A name that ends in ``*`` stands for every unlisted model whose name begins so. If several
+    match, the longest is taken.
+
+    Attributes:
+        provider: Name of its provider.
+        name: Its name at the provider.
+        label: Its name on the page.
+        prompt: "chat", or "transcript" for a base model.
+        examples: Whether example exchanges are part of the system text or turns before the chat.
+        context: Length of the context window, in tokens.
+        languages: Languages that it answers in.
+        vision: Whether it reads images.
+        accepts: Sampling options that the provider takes for this model.
+        sampling: Values of sampling options to use by default.
+        input_price: US dollars per million tokens of input. Overrides
+            :mod:`persona_lab.clients.pricing`, as the next two do.
+        output_price: US dollars per million tokens of output.
+        cached_price: US dollars per million tokens of input that the provider had cached.
+        price_date: The date of these prices.
+        source: For local models: ``package:NAME``, a path, or ``repo:file``.
+        licence: Its licence.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -53,7 +67,6 @@ class ModelInfo(BaseModel):
     cached_price: float | None = None
     price_date: date | None = None
     source: str = ""
-    """Local models: ``package:NAME``, a path, or ``repo:file``."""
     licence: str = ""
 
     @property

@@ -29,6 +29,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from persona_lab.clients.base import LLMClientInterface
 from persona_lab.clients.catalog import ModelInfo
+from persona_lab.clients.error_mapping import map_error
 from persona_lab.errors import BadRequest, ModelTimeout, ModelUnavailable, Offline, ProviderError
 from persona_lab.llama import (
     Engine,
@@ -126,9 +127,9 @@ class LocalClient(LLMClientInterface):
     async def stream(self, prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
         self.check_images(prompt)
         loop = asyncio.get_running_loop()
-        news: asyncio.Queue[Step | ProviderError] = asyncio.Queue()
+        news: asyncio.Queue[Step | Exception] = asyncio.Queue()
 
-        def hand_over(step: Step | ProviderError) -> None:
+        def hand_over(step: Step | Exception) -> None:
             loop.call_soon_threadsafe(news.put_nowait, step)
 
         generation = await self._submit(prompt, options, hand_over)
@@ -141,8 +142,8 @@ class LocalClient(LLMClientInterface):
                         step = await news.get()
                 except TimeoutError:
                     raise ModelTimeout(provider="local", model=self.info.name) from None
-                if isinstance(step, ProviderError):
-                    raise step
+                if isinstance(step, Exception):
+                    raise self._mapped(step)
                 if step.ahead is not None:  # it waits for its turn, which isn't silence
                     deadline = min(loop.time() + options.timeout, end)
                     continue
@@ -161,6 +162,13 @@ class LocalClient(LLMClientInterface):
                 return
         finally:
             generation.cancel()
+
+    def _mapped(self, error: Exception) -> ProviderError:
+        """Map an exception of the engine to an error of a provider."""
+        mapped = map_error(error, provider="local", model=self.info.name)
+        if isinstance(mapped, ProviderError):
+            return mapped
+        return ProviderError(str(mapped), provider="local", model=self.info.name)
 
     async def _submit(self, prompt: Prompt, options: Options, listener: Listener) -> Generation:
         while True:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
-from persona_lab.clients.error_mapping import map_error
 from persona_lab.errors import BadRequest, ContextTooLong, Overloaded, ProviderError
 from persona_lab.llama import kv_cache as memory
 from persona_lab.llama.bindings import (
@@ -60,9 +59,11 @@ class Step:
     completion_tokens: int = 0
 
 
-Listener = Callable[[Step | ProviderError], None]
-"""Called on the worker's thread: hand over and return. One that raises, as a closed event loop
-does, cancels its answer."""
+Listener = Callable[[Step | Exception], None]
+"""Receives the steps of one answer, or the exception that ended it, which may be anybody's.
+
+Called on the worker's thread: hand the value over and return. A listener that raises, as one with
+a closed event loop does, cancels its answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -514,14 +515,11 @@ class Engine:
         generation.sampler.close()
 
     def _fail(self, generations: list[Generation], wrong: Exception) -> None:
-        ours = map_error(wrong, provider="local", model=self.name)
-        if not isinstance(ours, ProviderError):
-            ours = ProviderError(str(ours), provider="local", model=self.name)
         for generation in generations:
             self._retire(generation)
-            self._tell(generation, ours)
+            self._tell(generation, wrong)
 
-    def _tell(self, generation: Generation, news: Step | ProviderError) -> None:
+    def _tell(self, generation: Generation, news: Step | Exception) -> None:
         if generation.cancelled:
             return
         try:

@@ -36,7 +36,15 @@ from persona_lab.clients.local import (
     weights_at_hand,
 )
 from persona_lab.clients.middleware.wrapper import ClientWrapper
-from persona_lab.errors import BadRequest, ContextTooLong, ModelTimeout, ModelUnavailable, Offline
+from persona_lab.errors import (
+    BadRequest,
+    ContextTooLong,
+    ModelTimeout,
+    ModelUnavailable,
+    Offline,
+    ProviderError,
+    Refused,
+)
 from persona_lab.lab import Lab, open_lab
 from persona_lab.llama import Engine, Model, Step, close_engines, open_engine
 from persona_lab.llama.engine import LIVE
@@ -190,6 +198,29 @@ async def test_to_wait_for_ones_turn_is_no_silence(
     monkeypatch.setattr(engine, "submit", later)
     hurried = replace(GREEDY, timeout=20, idle_timeout=0.1)
     assert (await said(one, TRANSCRIPT, hurried))[-1].finish_reason
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected"),
+    [(TimeoutError(), ModelTimeout), (MemoryError(), ProviderError), (Refused(), Refused)],
+)
+async def test_local_client_maps_error_when_engine_step_fails(
+    base: Path, monkeypatch: pytest.MonkeyPatch, raised: Exception, expected: type[ProviderError]
+) -> None:
+    one = client(base)
+    await said(one, TRANSCRIPT)
+    engine = one._at_hand
+    assert engine is not None
+
+    def fail(*_: object) -> None:
+        raise raised
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._context, "decode", fail)
+        with pytest.raises(ProviderError) as caught:
+            await said(one, TRANSCRIPT)
+    assert type(caught.value) is expected
+    assert (await said(one, TRANSCRIPT))[-1].finish_reason
 
 
 async def test_a_client_whose_memory_went_to_another_loads_its_model_again(

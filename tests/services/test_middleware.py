@@ -14,8 +14,7 @@ from support.fakes import ScriptedClient, Visitor, says
 
 from persona_lab.clients.base import LLMClientInterface
 from persona_lab.clients.catalog import Catalog, ModelInfo
-from persona_lab.clients.middleware.circuit_breaker import CircuitBreakerClient
-from persona_lab.clients.middleware.circuits import Circuit, Circuits
+from persona_lab.clients.middleware.circuit_breaker import Circuit, CircuitBreakerClient, Circuits
 from persona_lab.clients.middleware.retry import RetryingClient
 from persona_lab.clients.middleware.stack import ClientStack
 from persona_lab.clients.middleware.wrapper import CallContext, ClientWrapper, Wrap

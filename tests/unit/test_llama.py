@@ -24,7 +24,6 @@ from persona_lab.errors import (
     ContextTooLong,
     ModelUnavailable,
     Overloaded,
-    ProviderError,
 )
 from persona_lab.llama import (
     Engine,
@@ -53,7 +52,7 @@ class Answer:
     """Listens to a generation until it is over."""
 
     def __init__(self) -> None:
-        self.news: queue.SimpleQueue[Step | ProviderError] = queue.SimpleQueue()
+        self.news: queue.SimpleQueue[Step | Exception] = queue.SimpleQueue()
         self.pieces: list[str] = []
         self.ahead: list[int] = []
         self.generation: Generation | None = None
@@ -61,7 +60,7 @@ class Answer:
     def wait(self) -> Step:
         while True:
             news = self.news.get(timeout=60)
-            if isinstance(news, ProviderError):
+            if isinstance(news, Exception):
                 raise news
             self.pieces.append(news.text)
             if news.ahead is not None:
@@ -820,7 +819,7 @@ def test_a_request_that_breaks_the_books_is_told_and_not_tried_for_ever(
 
     with monkeypatch.context() as patch:
         patch.setattr(engine.memory, "take", broken)
-        with pytest.raises(ProviderError):
+        with pytest.raises(IndexError):
             ask(engine, prompt(engine, "Hello")).wait()
     assert ask(engine, prompt(engine, "Hello")).wait().finish
     assert tries == 1
@@ -980,7 +979,7 @@ def test_worker_survives_a_failed_step(engine: Engine, monkeypatch: pytest.Monke
         raise MemoryError
 
     monkeypatch.setattr(engine._context, "decode", fail_once)
-    with pytest.raises(ProviderError):
+    with pytest.raises(MemoryError):
         ask(engine, prompt(engine, "First")).wait()
     assert ask(engine, prompt(engine, "Second")).wait().finish == "length"
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from persona_lab.clients.base import LLMClientInterface
-from persona_lab.clients.middleware.circuits import Clock
+from persona_lab.clients.middleware.circuit_breaker import Clock
 from persona_lab.errors import (
     ModelTimeout,
     Offline,

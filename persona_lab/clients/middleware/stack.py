@@ -19,13 +19,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from persona_lab.clients.base import LLMClientInterface
-from persona_lab.clients.middleware.circuits import Circuits, Clock
+from persona_lab.clients.middleware.circuit_breaker import (
+    CircuitBreakerClient,
+    Circuits,
+    Clock,
+)
+from persona_lab.clients.middleware.retry import RetryingClient
+from persona_lab.clients.middleware.wrapper import CallContext, Sleep, Wrap
 
 if TYPE_CHECKING:
     from persona_lab.settings import Settings
-from persona_lab.clients.middleware.circuit_breaker import CircuitBreakerClient
-from persona_lab.clients.middleware.retry import RetryingClient
-from persona_lab.clients.middleware.wrapper import CallContext, Sleep, Wrap
 
 log = logging.getLogger("persona_lab.layers")
 
