@@ -8,8 +8,7 @@ tell an answer, send it, and say no. ``routes.py`` lists them.
 """
 
 from persona_lab.server.gradio_middleware import (
-    BLOCKED_PATHS,
-    BlockGradioRoutes,
+    AllowGradioRoutes,
     FrontPage,
     RejectFileInputs,
 )
@@ -23,10 +22,9 @@ from persona_lab.server.session_cookie import (
 from persona_lab.server.single_instance import check_port, only_instance
 
 __all__ = [
-    "BLOCKED_PATHS",
     "COOKIE",
     "LANGUAGE_COOKIE",
-    "BlockGradioRoutes",
+    "AllowGradioRoutes",
     "FrontPage",
     "RejectFileInputs",
     "VisitorCookie",

@@ -1,42 +1,55 @@
-"""The page's own head, and which of Gradio's doors stay shut."""
+"""Middleware around Gradio's app: the page's head, the allowed routes, and the size of inputs."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import PlainTextResponse
+from starlette.requests import HTTPConnection
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import BaseRoute, Match, compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-BLOCKED_PATHS = (
-    "/gradio_api/deep_link",
-    "/gradio_api/file",
-    "/file=",
-    "/gradio_api/upload",
-    "/gradio_api/upload_progress",
-    "/gradio_api/run-history",
-    "/gradio_api/profiling",
-    "/gradio_api/vibe",
-    "/gradio_api/undo-vibe",
-    "/gradio_api/process_recording",
-    "/gradio_api/custom_component",
-    "/gradio_api/dev",
-    "/gradio_api/runs",
-    "/gradio_api/stream",
-    "/gradio_api/component_server",
-    "/gradio_api/proxy=",
-    "/monitoring",
-    "/runs",
-    "/openapi.json",
-    "/gradio_api/openapi.json",
-)
-"""Gradio's doors that nothing here uses: some write a visitor's inputs to the disk."""
+from persona_lab.errors import InvalidRequest
+from persona_lab.lab import Lab
+from persona_lab.server.auth import spoken
+from persona_lab.server.error_responses import error_response
+
+GRADIO_ROUTES = {
+    ("GET HEAD", "/"): "the page; Gradio's own start asks with HEAD whether it is served",
+    ("GET", "/assets/{file:path}"): "the page's scripts and styles",
+    ("GET", "/static/js/{file:path}"): "the script by which a Space sizes the page's frame",
+    ("GET", "/theme.css"): "the page's colours",
+    ("GET", "/favicon.ico"): "browsers ask for it",
+    ("GET", "/robots.txt"): "a share link tells crawlers to stay away",
+    ("GET", "/config"): "gradio_client reads the components and the version here",
+    ("GET", "/gradio_api/info"): "gradio_client and the API page read the endpoints here",
+    ("GET", "/gradio_api/startup-events"): "launch() starts the queue with it",
+    ("GET", "/gradio_api/heartbeat/{session}"): "tells the server that a page was closed",
+    ("GET", "/gradio_api/app_id"): "a page asks after a lost connection whether the app restarted",
+    ("POST", "/gradio_api/queue/join"): "calls of the page and of gradio_client",
+    ("GET", "/gradio_api/queue/data"): "answers to the page and to gradio_client",
+    ("POST", "/gradio_api/run/{endpoint}"): "events of the page that skip the queue",
+    ("POST", "/gradio_api/call/{endpoint}"): "calls of programs without a client, such as curl",
+    ("POST", "/gradio_api/call/v2/{endpoint}"): "the same with named parameters",
+    ("GET", "/gradio_api/call/{endpoint}/{event}"): "answers to those calls",
+    ("POST", "/gradio_api/cancel"): "stops a running call",
+    ("POST", "/gradio_api/reset"): "gradio_client ends an iteration with it",
+}
+"""Gradio's routes that are served, and who needs each: methods and path as Starlette writes it.
+
+A trailing slash makes no difference. The other routes of Gradio serve files, write inputs to the
+disk, or belong to features that are switched off.
+"""
+
+_PATTERNS = [(frozenset(methods.split()), compile_path(path)[0]) for methods, path in GRADIO_ROUTES]
 
 
 class FrontPage:
-    """Puts ``head`` at the very beginning of the page's own head.
+    """Inserts ``head`` at the start of the page's ``<head>`` element.
 
-    Gradio's ``head=`` joins the page only after it has settled on a language and drawn once.
+    Gradio's own ``head=`` is added only after the page has chosen a language and rendered once.
     """
 
     def __init__(self, app: ASGIApp, head: str) -> None:
@@ -44,7 +57,7 @@ class FrontPage:
         self._mark, self._head = b"<head>", b"<head>" + head.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] != "/" or scope["method"] != "GET":
+        if scope["type"] != "http" or _path(scope) != "/" or scope["method"] != "GET":
             await self.app(scope, receive, send)
             return
         start: Message = {}
@@ -66,80 +79,128 @@ class FrontPage:
         await self.app(scope, receive, send_with_head)
 
 
-class BlockGradioRoutes:
-    """Answers 404 for :data:`CLOSED`, and 403 where another site's page asks whether it may say
-    that it was forwarded: that is a proxy's to say."""
+class AllowGradioRoutes:
+    """Passes on requests to the app's own routes and to :data:`GRADIO_ROUTES`.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Every other request gets 404 in the shape of :mod:`persona_lab.server.error_responses`. A
+    preflight of another site's page that wants to send ``X-Forwarded-*`` gets 403: those headers
+    are for proxies only.
+
+    Args:
+        app: The app behind this middleware.
+        lab: Its error handler knows the message of the 404.
+        own: The routes that this project adds to Gradio's app.
+    """
+
+    def __init__(self, app: ASGIApp, lab: Lab, own: Sequence[BaseRoute]) -> None:
         self.app = app
+        self._lab = lab
+        self._own = own
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].startswith(BLOCKED_PATHS):
-            await PlainTextResponse("Not found", 404)(scope, receive, send)
-            return
-        if scope["type"] == "http" and scope["method"] == "OPTIONS":
-            wanted = Headers(scope=scope).get("access-control-request-headers", "").lower()
-            if "forwarded" in wanted:
-                await PlainTextResponse("Forbidden", 403)(scope, receive, send)
+        if scope["type"] == "http":
+            refusal = self._refusal(scope)
+            if refusal is not None:
+                await refusal(scope, receive, send)
                 return
         await self.app(scope, receive, send)
 
+    def _refusal(self, scope: Scope) -> Response | None:
+        if not (is_allowed(scope["method"], _path(scope)) or self._is_own(scope)):
+            error = InvalidRequest(why="no_route", status=404)
+            language = spoken(HTTPConnection(scope))
+            return JSONResponse(error_response(error, self._lab.error_handler, language), 404)
+        if scope["method"] == "OPTIONS":
+            wanted = Headers(scope=scope).get("access-control-request-headers", "").lower()
+            if "forwarded" in wanted:
+                return PlainTextResponse("Forbidden", 403)
+        return None
+
+    def _is_own(self, scope: Scope) -> bool:
+        path = scope["path"]
+        # Starlette redirects where only the trailing slash differs.
+        variants = [{**scope, "path": p} for p in (path, path.rstrip("/"), f"{path}/")]
+        return any(
+            route.matches(variant)[0] != Match.NONE for route in self._own for variant in variants
+        )
+
+
+def is_allowed(method: str, path: str) -> bool:
+    """Whether Gradio may answer ``method`` on ``path``, a path without the app's root path.
+
+    A preflight is allowed wherever any method is.
+    """
+    path = path.rstrip("/") or "/"
+    return any(
+        pattern.match(path) and (method == "OPTIONS" or method in methods)
+        for methods, pattern in _PATTERNS
+    )
+
+
+def _path(scope: Scope) -> str:
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "").rstrip("/")
+    return path.removeprefix(root) if path.startswith(f"{root}/") else path
+
 
 class RejectFileInputs:
-    """Lets pass to Gradio what the page's own fields send, and nothing larger or cleverer.
+    """Refuses calls of Gradio's API that are too large or that contain a file.
 
-    Gradio fetches the address of a file that an input describes before any handler sees it, and
-    keeps it on the disk. No field here takes a file.
+    Gradio downloads every file that an input names before a handler runs, and keeps it on the
+    disk. No field of this page takes a file.
     """
 
-    MOST = 4_000_000
-    """Bytes of one call: a persona with every field full has a fifth of them."""
-    DOORS = ("/gradio_api/", "/login", "/logout")
+    MAX_BYTES = 4_000_000
+    """Size of one call. A persona with every field full takes a fifth of it."""
+    PREFIX = "/gradio_api/"
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        calls = scope["type"] == "http" and scope["method"] in ("POST", "PUT", "PATCH")
-        if not calls or not scope["path"].startswith(self.DOORS):
+        if (
+            scope["type"] != "http"
+            or scope["method"] != "POST"
+            or not _path(scope).startswith(self.PREFIX)
+        ):
             await self.app(scope, receive, send)
             return
         body = bytearray()
-        more = True
-        while more:
+        more_body = True
+        while more_body:
             part = await receive()
             if part["type"] != "http.request":
-                return  # gone before it had said all
+                return  # the client disconnected
             body.extend(part.get("body", b""))
-            more = part.get("more_body", False)
-            if len(body) > self.MOST:
+            more_body = part.get("more_body", False)
+            if len(body) > self.MAX_BYTES:
                 await PlainTextResponse("Too large", 413)(scope, receive, send)
                 return
-        if _describes_a_file(bytes(body)):
+        if _contains_file(bytes(body)):
             await PlainTextResponse("No files here", 400)(scope, receive, send)
             return
-        whole: Message | None = {"type": "http.request", "body": bytes(body), "more_body": False}
+        buffered: Message | None = {"type": "http.request", "body": bytes(body)}
 
-        async def again() -> Message:
-            nonlocal whole
-            given, whole = whole, None
-            return given if given is not None else await receive()
+        async def replay() -> Message:
+            nonlocal buffered
+            message, buffered = buffered, None
+            return message if message is not None else await receive()
 
-        await self.app(scope, again, send)
+        await self.app(scope, replay, send)
 
 
-def _describes_a_file(body: bytes) -> bool:
+def _contains_file(body: bytes) -> bool:
     try:
-        waiting = [json.loads(body)]
+        pending = [json.loads(body)]
     except (ValueError, RecursionError):
-        return False  # Gradio says so itself
-    while waiting:
-        value = waiting.pop()
+        return False  # Gradio reports it
+    while pending:
+        value = pending.pop()
         if isinstance(value, dict):
             meta = value.get("meta")
             if isinstance(meta, dict) and "_type" in meta:
                 return True
-            waiting += value.values()
+            pending += value.values()
         elif isinstance(value, list):
-            waiting += value
+            pending += value
     return False

@@ -1,15 +1,17 @@
-"""``/ws/{chat_id}``: a conversation over a WebSocket.
+"""The WebSocket ``/ws/{chat_id}``: one conversation over one socket.
 
-The client sends ``{"content": …}``, optionally with ``model`` and sampling options. The server
-sends the events of :mod:`~persona_lab.server.answer_events`. An invalid message gets an error in
-the shape that all interfaces share, and the socket stays open.
+The client sends ``{"content": …}``, with ``model`` and sampling options if it wants them. The
+server sends the steps of :mod:`persona_lab.server.answer_events`. A message that can't be used
+gets an error in the shape of :mod:`persona_lab.server.error_responses`; the socket stays open.
 
-It closes with 4401 when nobody knows who calls (also soon after a token was revoked), with 4403 for
-a conversation of another's, with 4404 for one that isn't there, with 4429 where a user has too many
-open.
+Close codes:
+    4401: the caller is unknown, or the token was revoked since.
+    4403: the conversation belongs to another user.
+    4404: the conversation doesn't exist.
+    4429: the user has too many open sockets.
 
-One message is answered at a time; :data:`WAITING` more may wait. Nothing else is held: the
-answer goes on at the pace of who reads it, and who goes away stops it.
+One message is answered at a time; at most :data:`WAITING` more wait. The answer is sent at the
+reader's pace. A client that disconnects stops it.
 """
 
 from __future__ import annotations

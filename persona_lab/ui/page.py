@@ -10,7 +10,7 @@ from starlette.middleware import Middleware
 
 from persona_lab.errors import ConfigurationError
 from persona_lab.lab import Lab
-from persona_lab.server import BlockGradioRoutes, FrontPage, RejectFileInputs, VisitorCookie
+from persona_lab.server import AllowGradioRoutes, FrontPage, RejectFileInputs, VisitorCookie
 from persona_lab.server.metrics_endpoint import is_local_only
 from persona_lab.server.routes import routes
 from persona_lab.translations import LANGUAGES, Translations
@@ -125,6 +125,7 @@ def launch(page: gr.Blocks, i18n: gr.I18n, lab: Lab, *, share: bool = False) -> 
     Raises ConfigurationError when the port can't be had.
     """
     settings = lab.settings
+    own = routes(lab, shared=share)
     try:
         page.launch(
             server_name=settings.gradio_server_name,
@@ -141,9 +142,9 @@ def launch(page: gr.Blocks, i18n: gr.I18n, lab: Lab, *, share: bool = False) -> 
             pwa=False,
             max_threads=100,
             app_kwargs={
-                "routes": routes(lab, shared=share),
+                "routes": own,
                 "middleware": [
-                    Middleware(BlockGradioRoutes),
+                    Middleware(AllowGradioRoutes, lab=lab, own=own),
                     Middleware(RejectFileInputs),
                     Middleware(VisitorCookie),
                     Middleware(FrontPage, head=head()),

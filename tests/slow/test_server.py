@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import json
 import os
 import re
 import shutil
@@ -12,19 +14,22 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
 from starlette.datastructures import Headers
+from starlette.routing import Mount, Route
 from starlette.types import Message, Receive, Scope, Send
 from support.app_process import APP, Served, ended, environment, serving
 
 import app
 from persona_lab.errors import ConfigurationError
+from persona_lab.pipeline.fallback import ErrorHandler
 from persona_lab.server import (
-    BLOCKED_PATHS,
     COOKIE,
-    BlockGradioRoutes,
+    AllowGradioRoutes,
     FrontPage,
     RejectFileInputs,
     VisitorCookie,
@@ -32,6 +37,9 @@ from persona_lab.server import (
     only_instance,
     visitor_secret,
 )
+from persona_lab.server.gradio_middleware import GRADIO_ROUTES, is_allowed
+from persona_lab.settings import ROOT
+from persona_lab.translations import Translations
 from persona_lab.ui import page as frame
 
 SECRET = "s" * 43
@@ -164,7 +172,7 @@ async def test_a_link_or_a_frame_on_another_site_opens_the_visitors_own_page() -
     assert secret_of(given(response)) == SECRET
 
 
-# ── the front page and the closed doors ───────────────────────────────────────────────────
+# ── the front page and the allowed routes ───────────────────────────────────────────────────
 
 
 async def test_the_heads_own_lines_stand_before_everything_else_in_it() -> None:
@@ -179,24 +187,86 @@ async def test_other_paths_and_methods_are_left_as_they_are() -> None:
         assert response.text == "<html><head></head><p>A<p></p>"
 
 
-@pytest.mark.parametrize("path", BLOCKED_PATHS)
-async def test_a_closed_door_answers_404(path: str) -> None:
-    for method in ("GET", "POST"):
-        assert (await get(BlockGradioRoutes(page), path, method)).status_code == 404
-        assert (await get(BlockGradioRoutes(page), f"{path}/more", method)).status_code == 404
-    assert (await get(BlockGradioRoutes(page), "/config")).status_code == 200
+OWN = [Route("/healthz", page), Mount("/api/v1", page)]
+
+
+@pytest.fixture(scope="module")
+def allow_list() -> AllowGradioRoutes:
+    lab = SimpleNamespace(
+        error_handler=ErrorHandler(Translations(ROOT / "templates/fallbacks.yaml"))
+    )
+    return AllowGradioRoutes(page, lab, OWN)  # type: ignore[arg-type]
+
+
+@functools.cache
+def gradio_routes() -> list[tuple[str, str]]:
+    """Method and path template of every route that Gradio registers."""
+    code = "import gradio, json; app = gradio.routes.App.create_app(gradio.Blocks())"
+    code += "; print(json.dumps(app.openapi()['paths']))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    paths: dict[str, dict[str, Any]] = json.loads(run.stdout) | {"/openapi.json": {"get": {}}}
+    assert len(paths) > 60  # else the walk looks at nothing
+    return [(method.upper(), path) for path, methods in paths.items() for method in methods]
+
+
+def filled(template: str) -> str:
+    """A path of the template."""
+    return re.sub(r"{[^}]*}", "1", template)
+
+
+async def test_gradios_routes_are_on_the_list_or_answer_404(allow_list: AllowGradioRoutes) -> None:
+    for method, path in ((method, filled(path)) for method, path in gradio_routes()):
+        response = await get(allow_list, path, method)
+        if is_allowed(method, path):
+            assert response.status_code == 200, (method, path)
+        else:
+            assert response.status_code == 404, (method, path)
+            assert method == "HEAD" or response.json()["error"]["code"] == "invalid_request"
+
+
+def test_every_entry_of_the_list_is_a_route_of_gradio() -> None:
+    registered = [(method, re.sub(r"{[^}]*}", ".+", path)) for method, path in gradio_routes()]
+    for (methods, path), reason in GRADIO_ROUTES.items():
+        for method in methods.split():
+            assert any(
+                method == known and re.fullmatch(pattern, filled(path))
+                for known, pattern in registered
+            ), (method, path)
+        assert reason
+
+
+async def test_own_routes_pass_whatever_the_method(allow_list: AllowGradioRoutes) -> None:
+    for path in ("/healthz", "/healthz/", "/api/v1/agents", "/api/v1/x/y"):
+        for method in ("GET", "POST", "DELETE", "OPTIONS"):
+            assert (await get(allow_list, path, method)).status_code == 200, (method, path)
+    assert (await get(allow_list, "/api/v2/agents")).status_code == 404
+
+
+async def test_the_404_is_in_the_callers_language(allow_list: AllowGradioRoutes) -> None:
+    texts = {
+        language: (await get(allow_list, "/monitoring", accept_language=language)).json()["error"]
+        for language in ("ja", "en")
+    }
+    assert texts["en"]["message"].isascii()
+    assert not texts["ja"]["message"].isascii()
+
+
+async def test_the_list_holds_under_a_root_path(allow_list: AllowGradioRoutes) -> None:
+    transport = httpx.ASGITransport(app=allow_list, root_path="/lab")  # type: ignore[arg-type]
+    async with httpx.AsyncClient(transport=transport, base_url="http://lab") as client:
+        for path, status in (("/lab/config", 200), ("/lab/", 200), ("/lab/monitoring", 404)):
+            assert (await client.get(path)).status_code == status, path
 
 
 @pytest.mark.parametrize(
     ("wanted", "status"), [("content-type, X-Forwarded-Host", 403), ("content-type", 200)]
 )
 async def test_another_sites_page_may_not_say_that_it_was_forwarded(
-    wanted: str, status: int
+    allow_list: AllowGradioRoutes, wanted: str, status: int
 ) -> None:
     asked = {"access_control_request_headers": wanted, "origin": "http://lab:8000"}
-    assert (
-        await get(BlockGradioRoutes(page), "/api/v1/tokens", "OPTIONS", **asked)
-    ).status_code == status
+    response = await get(allow_list, "/api/v1/tokens", "OPTIONS", **asked)
+    assert response.status_code == status
 
 
 @pytest.mark.parametrize(
@@ -208,7 +278,7 @@ async def test_another_sites_page_may_not_say_that_it_was_forwarded(
         (b'{"data": [{"meta": "a word"}]}', 200),
         (b"not JSON", 200),
         (b"[" * 100_000, 200),
-        (b'"' + b"x" * RejectFileInputs.MOST + b'"', 413),
+        (b'"' + b"x" * RejectFileInputs.MAX_BYTES + b'"', 413),
     ],
     ids=["text", "file", "escaped", "meta", "no JSON", "deep", "large"],
 )
@@ -228,7 +298,7 @@ async def test_no_input_is_a_file_or_too_large(sent: bytes, status: int) -> None
     assert heard == ([sent] * 3 if status == 200 else [])
 
 
-async def test_a_websocket_passes_the_doors() -> None:
+async def test_a_websocket_passes_every_middleware() -> None:
     passed: list[Scope] = []
 
     async def socket_app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -240,7 +310,7 @@ async def test_a_websocket_passes_the_doors() -> None:
     async def nowhere(message: Message) -> None: ...
 
     for layer in (
-        BlockGradioRoutes(socket_app),
+        AllowGradioRoutes(socket_app, None, OWN),  # type: ignore[arg-type]
         VisitorCookie(socket_app),
         FrontPage(socket_app, ""),
     ):
@@ -336,31 +406,26 @@ def test_the_served_page_names_no_other_host_to_fetch_from(served: Served) -> No
     assert fetched == []
 
 
-OPEN = re.compile(
-    "/"
-    "|/(assets|static|svelte)/.*"
-    "|/(config|favicon.ico|manifest.json|robots.txt|theme.css|pwa_icon|login|logout)(/.*)?"
-    "|/gradio_api/(api|run|call|queue|heartbeat)(/.*)?"
-    "|/gradio_api/(app_id|cancel|info|reset|startup-events|theme.css)/?"
-    "|/gradio_api/(login_check|token|user)/?"
-)
-"""What the page and programs need of Gradio, and what answers nothing where nobody signs in."""
+def test_the_served_app_answers_404_to_what_is_not_listed(served: Served) -> None:
+    with httpx.Client(base_url=served.url, timeout=30) as client:
+        for method, path in ((method, filled(path)) for method, path in gradio_routes()):
+            if not is_allowed(method, path):
+                response = client.request(method, path)
+                assert response.status_code == 404, (method, path)
+                assert method == "HEAD" or response.json()["error"]["code"] == "invalid_request"
 
 
-def test_every_door_of_gradio_is_known_to_be_needed_or_shut() -> None:
-    asked = "import gradio as g; print(*g.routes.App.create_app(g.Blocks()).openapi()['paths'])"
-    said = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
-    doors = said.stdout.split()
-    assert [door for door in doors if OPEN.fullmatch(door) and door.startswith(BLOCKED_PATHS)] == []
-    known = [door for door in doors if OPEN.fullmatch(door) or door.startswith(BLOCKED_PATHS)]
-    assert sorted(set(doors) - set(known)) == []
-    assert len(doors) > 60  # else this looks at nothing
-
-
-@pytest.mark.parametrize("path", BLOCKED_PATHS)
-def test_what_gradio_opens_and_nobody_uses_is_shut(served: Served, path: str) -> None:
-    for method in ("GET", "POST"):
-        assert httpx.request(method, served.url + path, timeout=30).status_code == 404
+def test_the_served_app_keeps_what_a_share_link_and_a_space_ask(served: Served) -> None:
+    with httpx.Client(base_url=served.url, timeout=30) as client:
+        assert client.head("/").status_code == 200
+        for path in (
+            "/config", "/theme.css", "/robots.txt", "/gradio_api/startup-events",
+            "/gradio_api/info", "/gradio_api/app_id",
+            "/static/js/iframeResizer.contentWindow.min.js",
+        ):  # fmt: skip
+            assert client.get(path).status_code == 200, path
+        with client.stream("GET", "/gradio_api/heartbeat/anybody") as heartbeat:
+            assert heartbeat.status_code == 200
 
 
 @pytest.mark.parametrize(

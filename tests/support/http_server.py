@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from persona_lab.db.tables import Agent, Chat
 from persona_lab.lab import Lab
-from persona_lab.server import BlockGradioRoutes, VisitorCookie
+from persona_lab.server import AllowGradioRoutes, VisitorCookie
 from persona_lab.server.routes import routes
 from support.app_process import free_port, until
 
@@ -73,9 +73,13 @@ async def _page(request: Request) -> PlainTextResponse:
 @contextmanager
 def opened(lab: Lab, **config: object) -> Iterator[Doors]:
     """``config`` is uvicorn's."""
+    own = routes(lab)
     app = Starlette(
-        routes=[*routes(lab), Route("/", _page)],
-        middleware=[Middleware(BlockGradioRoutes), Middleware(VisitorCookie)],
+        routes=[*own, Route("/", _page)],
+        middleware=[
+            Middleware(AllowGradioRoutes, lab=lab, own=own),
+            Middleware(VisitorCookie),
+        ],
     )
     port = free_port()
     server = uvicorn.Server(
