@@ -10,6 +10,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	"$$p" -c 'import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
 	2>/dev/null && { echo "$$p"; break; }; done)
 ARGS ?=
+WORKERS ?= 2
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
@@ -37,7 +38,7 @@ set -o pipefail; $(2) 2>&1 | tee "$(VENV)/$(1).log" | while IFS= read -r line; d
 	echo "All of it is in $(VENV)/$(1).log"; exit 1; }
 endef
 
-.PHONY: help run test lint bench bench-local bench-load setup clean
+.PHONY: help run test test-all lint bench bench-local bench-load setup clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -45,8 +46,14 @@ help: ## this list
 run: $(VENV)/.installed ## set up what is missing and serve on 127.0.0.1:7860 (ARGS=--share …)
 	@exec $(BIN)/python app.py $(ARGS)
 
-test: $(VENV)/.installed-dev ## set up what is missing and run the tests (ARGS="-k preview" …)
-	@$(BIN)/python -m pytest $(ARGS)
+# A file's tests stay on one worker: they share its server and its browser.
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=10
+
+test: $(VENV)/.installed-dev ## the fast tests of every layer, in minutes (ARGS="-k preview" …)
+	@$(PYTEST) -m "not slow" $(ARGS)
+
+test-all: $(VENV)/.installed-dev ## every test
+	@$(PYTEST) $(ARGS)
 
 lint: $(VENV)/.installed-dev ## ruff, the layers of imports, and mypy
 	@$(BIN)/ruff check .

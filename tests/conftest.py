@@ -1,8 +1,12 @@
-"""Fixtures of the whole suite: a lab in memory and a scripted model."""
+"""Fixtures and markers of the whole suite.
+
+Each test carries the marker of its folder. ``slow`` tests are left out by ``make test``.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -13,6 +17,52 @@ from persona_lab.lab import Lab, open_lab
 from persona_lab.settings import ROOT, Settings
 
 pytest_plugins = ["support.backends"]
+
+TESTS = Path(__file__).parent
+FOLDERS = {"unit", "contract", "services", "browser", "slow"}
+SERVERS = {"postgres_server", "redis_server"}
+"""Fixtures of real servers."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test by its folder, and as slow what the fast selection leaves out.
+
+    The fast selection has the browser tests that are marked ``core``. Of the tests that run on
+    SQLite and again on PostgreSQL and Redis it has the second run only where they are ``core``.
+    """
+    for item in items:
+        folder = _folder(item.path)
+        if folder in FOLDERS:
+            item.add_marker(folder)
+        repeated = item.get_closest_marker("external") is not None
+        if (folder == "browser" or repeated) and not item.get_closest_marker("core"):
+            item.add_marker("slow")
+        if SERVERS & set(getattr(item, "fixturenames", ())):
+            item.add_marker("external")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print how many tests each folder has and how long they took, set-up included."""
+    seconds: Counter[str] = Counter()
+    tests: Counter[str] = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                folder = _folder(terminalreporter.config.rootpath / report.nodeid.split("::")[0])
+                seconds[folder] += report.duration
+                tests[folder] += report.when == "call"
+    if not tests:
+        return
+    terminalreporter.section("durations by folder")
+    for folder, spent in seconds.most_common():
+        terminalreporter.write_line(f"{folder:<10}{tests[folder]:>6} tests{spent:>9.1f} s")
+    terminalreporter.write_line(f"{'total':<10}{tests.total():>6} tests{seconds.total():>9.1f} s")
+
+
+def _folder(path: Path) -> str:
+    """The folder under ``tests`` that ``path`` is in."""
+    return path.relative_to(TESTS).parts[0] if path.is_relative_to(TESTS) else "elsewhere"
 
 
 @pytest.fixture(autouse=True)

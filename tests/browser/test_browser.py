@@ -58,6 +58,9 @@ nobody sees: several times as fast on two cores."""
 MUTE = "mock:echo?first=60"
 """Says nothing for as long."""
 
+CORE_IN_JAPANESE = [pytest.param("ja", marks=pytest.mark.core), "en"]
+"""Both languages; the fast selection has one of them."""
+
 TABS = ("persona", "compare", "chat", "insights", "connect")
 
 expect.set_options(timeout=20_000)
@@ -298,6 +301,7 @@ class Ime:
 # ── the editor and its preview ────────────────────────────────────────────────────────────
 
 
+@pytest.mark.core
 def test_the_preview_follows_every_keystroke(desk: Desk) -> None:
     name = desk.box("field-name")
     name.fill("")
@@ -312,6 +316,7 @@ def test_the_preview_follows_every_keystroke(desk: Desk) -> None:
     expect(desk.preview).to_contain_text("灯台で育った。")
 
 
+@pytest.mark.core
 def test_the_preview_follows_what_an_input_method_writes(desk: Desk) -> None:
     desk.box("field-description").fill("")
     desk.box("field-description").focus()
@@ -335,6 +340,7 @@ def test_the_preview_names_the_template_and_the_rule_that_a_role_chooses(desk: D
     expect(desk.chips("roles")).to_have_text(["教師"])
 
 
+@pytest.mark.core
 def test_an_own_word_becomes_a_chip_and_is_kept(desk: Desk) -> None:
     desk.write("#field-personalities", "星を数える")
     expect(desk.preview).to_contain_text("星を数える")
@@ -348,6 +354,7 @@ def test_a_touch_on_a_traced_span_leads_to_its_field(desk: Desk) -> None:
     expect(desk.box("field-greeting")).to_be_focused()
 
 
+@pytest.mark.core
 def test_an_edited_demo_becomes_exactly_one_copy_and_the_demo_stays(desk: Desk) -> None:
     before = desk.personas()
     opened = desk.at("#editing textarea, #editing input").input_value()
@@ -360,6 +367,7 @@ def test_an_edited_demo_becomes_exactly_one_copy_and_the_demo_stays(desk: Desk) 
     expect(desk.at("#persona-head")).to_contain_text(desk.say("editor.state.own"))
 
 
+@pytest.mark.core
 def test_a_talk_with_a_demo_goes_on_when_the_demo_is_edited(desk: Desk) -> None:
     desk.tab("chat")
     desk.send("ひとつめ")
@@ -454,6 +462,7 @@ def quiet(page: Page) -> None:
     )
 
 
+@pytest.mark.core
 def test_undo_steps_back_and_duplicate_copies(desk: Desk) -> None:
     agent = desk.make("もとの名前")
     desk.reload()
@@ -546,6 +555,7 @@ def test_a_list_closes_behind_the_focus_and_is_no_stop_on_the_way(desk: Desk) ->
     expect(desk.box("field-tones")).to_be_focused()
 
 
+@pytest.mark.core
 def test_a_new_persona_is_named_at_once_and_there_is_one_at_a_time(desk: Desk) -> None:
     for _ in range(2):
         desk.button("new").click()
@@ -556,6 +566,7 @@ def test_a_new_persona_is_named_at_once_and_there_is_one_at_a_time(desk: Desk) -
     until(lambda: [a.name for a in desk.own()] == ["あたらしい人"])
 
 
+@pytest.mark.core
 def test_a_deleted_persona_comes_back_with_undo(desk: Desk) -> None:
     agent = desk.make("消える人", description="さっきまでいた")
     desk.reload()
@@ -572,6 +583,7 @@ def test_a_deleted_persona_comes_back_with_undo(desk: Desk) -> None:
     expect(desk.at("#persona-restore")).to_be_hidden()
 
 
+@pytest.mark.core
 def test_a_persona_that_cannot_be_kept_says_so_and_loses_nothing(desk: Desk) -> None:
     agent = desk.make("名のある人")
     desk.reload()
@@ -614,6 +626,7 @@ def test_editing_a_persona_that_was_deleted_in_another_tab_says_so_and_keeps_wha
     assert [(a.id, a.description) for a in desk.own()] == [(agent.id, "消されたあとに書いた")]
 
 
+@pytest.mark.core
 def test_two_tabs_with_one_persona_keep_each_others_work(desk: Desk) -> None:
     agent = desk.make("ふたつの窓")
     desk.reload()
@@ -632,6 +645,7 @@ def test_two_tabs_with_one_persona_keep_each_others_work(desk: Desk) -> None:
     assert [(a.id, a.description) for a in desk.own()] == [(agent.id, "右の窓で書いた")]
 
 
+@pytest.mark.core
 def test_one_message_can_be_tried_without_a_conversation(desk: Desk) -> None:
     expect(desk.box("try-message")).not_to_have_value("")
     desk.at("#try-run").click()
@@ -825,6 +839,7 @@ def test_a_list_of_chips_opens_downwards_where_there_is_room(desk: Desk) -> None
 # ── talking ───────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.core
 def test_two_turns_an_unsent_text_and_the_persona_are_there_again_after_a_reload(
     desk: Desk,
 ) -> None:
@@ -858,6 +873,7 @@ def test_what_was_sent_is_shown_to_the_letter(desk: Desk) -> None:
     assert shown == [desk.messages()[-1].details["prompt"], "やあ"]
 
 
+@pytest.mark.core
 def test_stopping_in_mid_answer_keeps_the_half_marked(desk: Desk) -> None:
     desk.use(SLOW)
     desk.tab("chat")
@@ -894,6 +910,7 @@ def test_a_long_wait_says_what_for_and_how_long_and_a_stop_leaves_a_word(desk: D
     expect(desk.at("#thread")).not_to_contain_text(desk.say("chat.status.unanswered"))
 
 
+@pytest.mark.core
 def test_another_answer_takes_the_place_of_the_last(desk: Desk) -> None:
     desk.tab("chat")
     desk.send("やあ")
@@ -991,6 +1008,7 @@ def test_after_a_persona_was_deleted_the_focus_stands_on_undo(desk: Desk) -> Non
     expect(desk.box("field-name")).to_be_focused()
 
 
+@pytest.mark.core
 def test_a_deleted_conversation_comes_back_with_undo(desk: Desk) -> None:
     desk.tab("chat")
     desk.send("消える話")
@@ -1003,6 +1021,7 @@ def test_a_deleted_conversation_comes_back_with_undo(desk: Desk) -> None:
     assert [m.content for m in desk.messages()][:1] == ["消える話"]
 
 
+@pytest.mark.core
 def test_a_conversation_begins_with_the_greeting_and_it_stays(desk: Desk) -> None:
     greeting = desk.demos()[0].greeting
     desk.tab("chat")
@@ -1036,6 +1055,7 @@ def test_what_is_typed_right_after_sending_stays_in_the_box(desk: Desk) -> None:
     expect(message).to_have_value(left)
 
 
+@pytest.mark.core
 def test_past_conversations_can_be_opened_again(desk: Desk) -> None:
     desk.tab("chat")
     for text in ("春の話", "秋の話"):
@@ -1068,6 +1088,7 @@ def test_talking_to_a_persona_that_was_deleted_in_another_tab_says_so_and_keeps_
 # ── Enter while composing ─────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.core
 def test_enter_while_composing_sends_nothing_and_the_enter_after_it_does(desk: Desk) -> None:
     ime = Ime(desk.page)
     boxes = (("persona", "try"), ("compare", "compare"), ("chat", "chat"))
@@ -1165,6 +1186,7 @@ def test_a_slow_browser_gets_the_last_words_and_figures_too(desk: Desk) -> None:
             expect(desk.column(column)).to_contain_text(f"「{number}回目」")
 
 
+@pytest.mark.core
 def test_columns_can_be_added_asked_again_and_taken_away(desk: Desk) -> None:
     desk.tab("compare")
     desk.at("#compare-add").click()
@@ -1194,7 +1216,7 @@ def test_columns_can_be_added_asked_again_and_taken_away(desk: Desk) -> None:
     expect(desk.at("#column-0-remove")).to_be_hidden()
 
 
-@pytest.mark.parametrize("language", ["ja", "en"])
+@pytest.mark.parametrize("language", CORE_IN_JAPANESE)
 def test_a_column_that_fails_says_why_and_the_other_answers(sit: Sit, language: str) -> None:
     desk = sit(language)
     desk.tab("compare")
@@ -1268,6 +1290,7 @@ def test_four_columns_lie_in_one_row_or_two_by_two(sit: Sit, width: int) -> None
     assert list(rows.values()) in ([4], [2, 2])
 
 
+@pytest.mark.core
 def test_stopping_a_comparison_keeps_what_had_come(desk: Desk) -> None:
     desk.tab("compare")
     desk.write("#column-0", SLOW)
@@ -1289,7 +1312,7 @@ def number(desk: Desk, name: str) -> Locator:
     return desk.at(f"#insights-board .number-{name} .figure")
 
 
-@pytest.mark.parametrize("language", ["ja", "en"])
+@pytest.mark.parametrize("language", CORE_IN_JAPANESE)
 def test_a_new_visitor_is_told_what_to_do_and_sees_their_first_answer_on_reopening(
     sit: Sit, language: str
 ) -> None:
@@ -1340,7 +1363,7 @@ def test_points_of_a_chart_tell_their_figures_and_a_name_is_no_html(desk: Desk) 
     assert desk.page.title() == "Persona Lab"
 
 
-@pytest.mark.parametrize("language", ["ja", "en"])
+@pytest.mark.parametrize("language", CORE_IN_JAPANESE)
 def test_ones_own_turns_are_saved_as_a_file_that_excel_reads(sit: Sit, language: str) -> None:
     desk, other = sit(language, zone="Asia/Tokyo"), sit(language)
     other.record(5, name="よその人")
@@ -1393,7 +1416,7 @@ def test_a_long_name_in_a_chart_ends_where_its_figure_begins(sit: Sit) -> None:
 # ── bad input ─────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("language", ["ja", "en"])
+@pytest.mark.parametrize("language", CORE_IN_JAPANESE)
 def test_a_message_that_cannot_be_sent_is_refused_and_stays_in_its_box(
     sit: Sit, language: str
 ) -> None:
@@ -1440,6 +1463,7 @@ def test_a_model_without_its_key_answers_with_an_excuse_and_the_message_is_kept(
     assert next(m.content for m in desk.messages()) == "大切な話"
 
 
+@pytest.mark.core
 def test_what_a_persona_or_a_model_says_is_never_run_as_html(desk: Desk) -> None:
     trick = "<img src=x onerror=\"document.title='got'\"><script>document.title='got'</script>"
     desk.box("field-name").fill(trick[:90])
@@ -1485,6 +1509,7 @@ def test_an_answer_cannot_make_the_browser_fetch_anything(desk: Desk) -> None:
 # ── connecting ────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.core
 def test_an_own_key_is_used_on_its_page_alone_and_gone_after_a_reload(
     sit: Sit, tmp_path: Path, httpserver: HTTPServer
 ) -> None:
@@ -1534,6 +1559,7 @@ def test_an_own_key_is_used_on_its_page_alone_and_gone_after_a_reload(
     assert all(key.encode() not in file.read_bytes() for file in tmp_path.iterdir())
 
 
+@pytest.mark.core
 def test_a_token_is_made_shown_once_used_by_a_program_and_revoked(desk: Desk) -> None:
     desk.tab("connect")
     desk.box("token-name").fill("案内ボット")
@@ -1574,6 +1600,7 @@ def test_a_token_is_made_shown_once_used_by_a_program_and_revoked(desk: Desk) ->
 # ── language, width, light, and who may look ──────────────────────────────────────────────
 
 
+@pytest.mark.core
 def test_the_page_speaks_the_browsers_language_first_and_can_be_switched(sit: Sit) -> None:
     for language, other in (("ja", "en"), ("en", "ja")):
         desk = sit(language)
@@ -1628,7 +1655,7 @@ def test_the_language_is_switched_over_a_key_or_answers_only_when_asked_and_agre
     expect(switch("en")).to_be_visible()
 
 
-@pytest.mark.parametrize("language", ["ja", "en"])
+@pytest.mark.parametrize("language", CORE_IN_JAPANESE)
 def test_nothing_scrolls_sideways_on_a_phone(sit: Sit, language: str) -> None:
     desk = sit(language, width=390)
     for name in TABS:
@@ -1688,7 +1715,9 @@ def test_the_open_tab_is_open_again_after_a_reload(desk: Desk) -> None:
     expect(desk.box("field-name")).to_be_visible()
 
 
-@pytest.mark.parametrize(("language", "dark"), [("ja", False), ("en", True)])
+@pytest.mark.parametrize(
+    ("language", "dark"), [pytest.param("ja", False, marks=pytest.mark.core), ("en", True)]
+)
 def test_no_serious_fault_of_accessibility_on_any_tab(sit: Sit, language: str, dark: bool) -> None:
     desk = sit(language, dark=dark)
     faults = {}
@@ -1804,6 +1833,7 @@ def test_nothing_secret_stays_in_the_browsers_own_storage(desk: Desk) -> None:
     assert databases == 0
 
 
+@pytest.mark.core
 def test_two_visitors_do_not_see_each_others_personas(sit: Sit) -> None:
     one, other = sit(), sit()
     one.box("field-name").fill("わたしだけの人")

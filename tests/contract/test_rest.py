@@ -95,6 +95,7 @@ def test_a_field_of_personas_has_its_place_wherever_they_are_listed() -> None:
     assert set(load_demos(ROOT / "data" / "personas.yaml")[0]) - {"id"} == form == fields
 
 
+@pytest.mark.core
 async def test_a_persona_is_made_read_changed_listed_and_deleted(http: httpx.AsyncClient) -> None:
     made = await http.post("/agents", json=WHOLE)
     assert made.status_code == 201
@@ -121,6 +122,7 @@ async def test_a_changed_demo_becomes_a_copy_and_cannot_be_deleted(http: httpx.A
     refused(await http.delete(f"/agents/{demo['id']}"), 404, "not_found")
 
 
+@pytest.mark.core
 async def test_a_conversation_is_begun_spoken_in_listed_and_deleted(
     http: httpx.AsyncClient, program: Program
 ) -> None:

@@ -103,6 +103,7 @@ async def test_a_user_has_so_many_sockets_at_a_time_and_no_more(
 # ── what it says ──────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.core
 async def test_a_message_is_echoed_as_it_is_kept_and_answered_piece_by_piece(doors: Doors) -> None:
     program = doors.program()
     async with connect(doors.socket(program.chat.id), additional_headers=program.headers) as socket:

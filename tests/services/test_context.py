@@ -463,6 +463,7 @@ async def test_a_summary_of_what_was_changed_meanwhile_is_not_kept(
     assert words(await summarizing.get_context(talk.chat, language="en"))[0] == "u2"
 
 
+@pytest.mark.core
 async def test_a_long_talk_is_summed_up_by_its_model_and_the_summary_is_sent_and_shown(
     make_lab: Callable[..., Lab], places: dict[str, str]
 ) -> None:

@@ -45,7 +45,7 @@ class Base:
             command.upgrade(settings, revision)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.external)])
 def base(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Base]:
     if request.param == "sqlite":
         path = tmp_path / "lab.db"
@@ -76,6 +76,7 @@ def tables(connection: Connection) -> dict[str, Any]:
     }
 
 
+@pytest.mark.core
 def test_the_steps_lead_to_the_tables_of_a_new_database_and_those_of_the_models(
     base: Base,
 ) -> None:

@@ -64,6 +64,7 @@ def test_the_defaults_are_those_of_the_specification() -> None:
     assert (Settings().requests_per_minute, Settings().tokens_per_day) == (60, 100_000)
 
 
+@pytest.mark.core
 async def test_callers_at_once_cannot_pass_the_limit_together(shared: RedisLink) -> None:
     limiter = RateLimiter(60, 0, shared=shared, minute=600)
     assert await allowed(limiter, 200) == 60
@@ -187,6 +188,7 @@ async def test_new_users_at_once_cannot_spend_more_than_the_house_has(shared: Re
     assert sum(through) == 14
 
 
+@pytest.mark.core
 async def test_callers_at_once_cannot_spend_more_than_there_is(shared: RedisLink) -> None:
     assert await allowed(RateLimiter(0, 100, shared=shared), 50, 7) == 14
 

@@ -35,6 +35,7 @@ def text(chunks: list[Chunk]) -> str:
 # ── the key ───────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.core
 async def test_the_same_question_gets_the_same_answer(shared: RedisLink) -> None:
     cache = CacheManager(shared=shared)
     assert await cache.get_cached_response(INFO, PROMPT, Options()) is None

@@ -129,6 +129,7 @@ def test_the_methods_take_what_the_specification_says(method: str) -> None:
     assert list(parameters)[1:5] == ["message", "agent_id", "chat_id", "user_id"]
 
 
+@pytest.mark.core
 async def test_a_response_has_the_answer_and_the_metadata_of_the_specification(
     make_lab: MakeLab,
 ) -> None:
@@ -250,6 +251,7 @@ async def test_cost_is_known_or_none(
 # ── context ───────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.core
 async def test_the_conversation_so_far_is_sent_along_and_the_message_once(
     make_lab: MakeLab,
 ) -> None:
@@ -690,6 +692,7 @@ async def test_a_database_that_is_really_full_says_disk_full(make_lab: MakeLab) 
 # ── stop ──────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.core
 async def test_closing_the_stream_keeps_the_half_answer_and_closes_the_model(
     make_lab: MakeLab,
 ) -> None:
@@ -796,6 +799,7 @@ async def test_a_growing_answer_is_written_at_once_and_then_twice_a_second(
     assert store.writes.count("answer") == 3
 
 
+@pytest.mark.core
 async def test_a_crash_keeps_the_half_answer_and_marks_it(
     make_lab: MakeLab, tmp_path: Path
 ) -> None:
@@ -864,6 +868,7 @@ async def echo(prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
     yield Chunk(finish_reason="stop", usage=Usage(1, 1))
 
 
+@pytest.mark.core
 async def test_messages_sent_at_once_are_answered_one_after_another(make_lab: MakeLab) -> None:
     visitor = Visitor(make_lab(echo))
     sent = [f"質問{number}" for number in range(5)]
@@ -1055,6 +1060,7 @@ async def test_a_key_in_an_error_is_hidden_in_what_is_said_kept_and_logged(
 # ── regenerate ────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.core
 async def test_regenerating_replaces_the_answer_and_asks_the_same(make_lab: MakeLab) -> None:
     answers = iter([says("一。"), says("二。"), says("三。")])
 
@@ -1164,6 +1170,7 @@ async def test_a_try_with_an_unsaved_persona_keeps_no_message_and_one_record(
     assert [turn.content for turn in client_of(visitor.lab).prompts[0].turns] == ["前", "の", ASKED]
 
 
+@pytest.mark.core
 async def test_two_users_at_once_see_nothing_of_each_other(make_lab: MakeLab) -> None:
     turnstile = asyncio.Barrier(2)
 

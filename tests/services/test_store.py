@@ -259,6 +259,7 @@ def test_an_empty_secret_is_refused_since_many_would_share_it(store: Store) -> N
         store.user_for_secret("")
 
 
+@pytest.mark.core
 def test_tabs_that_open_together_become_one_user(store: Store) -> None:
     start = threading.Barrier(8)
 
@@ -368,6 +369,7 @@ def test_of_personas_with_one_name_the_users_own_and_newest_is_meant(
 # ── personas ──────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.core
 def test_a_persona_comes_back_as_it_was_given_and_readable_without_a_session(
     store: Store, user: str
 ) -> None:
@@ -435,6 +437,7 @@ def test_the_longest_of_everything_is_taken(store: Store, user: str) -> None:
     assert len(store.get_agent(agent.id, user_id=user).roles) == 50
 
 
+@pytest.mark.core
 def test_text_is_composed_and_rid_of_what_no_database_takes(store: Store, user: str) -> None:
     agent = store.create_agent(
         user_id=user,
@@ -705,6 +708,7 @@ def test_conversations_are_listed_by_last_use(store: Store, user: str, clock: Cl
     assert [chat.id for chat in store.list_chats(user_id=user, agent_id=two.id)] == [new.id]
 
 
+@pytest.mark.core
 def test_a_deleted_conversation_is_hidden_keeps_a_late_answer_and_comes_back(
     store: Store, world: World
 ) -> None:
@@ -836,6 +840,7 @@ def test_an_answer_set_aside_comes_back_at_a_start_only_where_nothing_else_stand
         assert [m.content for m in store.messages(chat.id, user_id=user)] == stands
 
 
+@pytest.mark.core
 def test_sixteen_writers_lose_nothing(store: Store) -> None:
     _write_together(store, 16, 8)
 
@@ -899,6 +904,7 @@ def test_a_full_disk_is_said_and_leaves_the_database_sound(file: str) -> None:
     store.close()
 
 
+@pytest.mark.core
 def test_an_error_of_the_database_leaves_as_ours(store: Store) -> None:
     with pytest.raises(StorageError) as wrong:
         store.create_agent(user_id="nobody", name="x")

@@ -234,7 +234,7 @@ def postgres_server(_postgres: PostgresServer) -> Iterator[PostgresServer]:
     _postgres.start()
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.external)])
 def database_url(request: pytest.FixtureRequest) -> str:
     """A new database of each kind."""
     if request.param == "sqlite":
@@ -243,7 +243,7 @@ def database_url(request: pytest.FixtureRequest) -> str:
     return url
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.external)])
 async def shared(request: pytest.FixtureRequest) -> AsyncIterator[RedisLink]:
     """Where cached answers, quotas and contexts are kept: in this process, or in Redis."""
     url = None if request.param == "memory" else request.getfixturevalue("redis_server").url
@@ -253,7 +253,7 @@ async def shared(request: pytest.FixtureRequest) -> AsyncIterator[RedisLink]:
     assert not opened.is_down
 
 
-@pytest.fixture(params=["embedded", "services"])
+@pytest.fixture(params=["embedded", pytest.param("services", marks=pytest.mark.external)])
 def places(request: pytest.FixtureRequest) -> dict[str, str]:
     """Settings of a lab that keeps all in its process, and of one of several replicas."""
     if request.param == "embedded":

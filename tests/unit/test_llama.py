@@ -203,6 +203,7 @@ def test_reuse_of_a_beginning_never_changes_the_answer(engine: Engine, tiny: Pat
 
 
 @pytest.mark.parametrize("name", PACKAGED)
+@pytest.mark.slow
 def test_reuse_never_changes_an_answer_of_a_quantized_model(name: str) -> None:
     """Personas in turn, their chats, and what was read ahead, whole or broken off."""
     dice = random.Random(name)

@@ -83,7 +83,7 @@ def _imported(*places: str) -> set[str]:
                 elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                     found.add(node.module.partition(".")[0])
     own = {"persona_lab", "bench", "tests", "app"} | {
-        file.stem for file in (ROOT / "tests").glob("*.py")
+        path.stem for path in (ROOT / "tests").iterdir()
     }
     return found - own - set(sys.stdlib_module_names)
 

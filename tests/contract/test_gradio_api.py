@@ -1,4 +1,4 @@
-"""What a program sees: the named endpoints over HTTP, through gradio_client."""
+"""The named endpoints over HTTP, called through gradio_client."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from html import escape
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from support.app_process import GEMMA, SMOLLM, Served, data_with, headers, serving
+from support.selection import slow_after
 
 from persona_lab.db.store import Store
 from persona_lab.errors import DiskFull, StorageError
@@ -204,7 +206,7 @@ def pieces(persona: dict[str, Any]) -> dict[str, set[str]]:
     return found
 
 
-@pytest.mark.parametrize("persona_is_kept", [True, False])
+@pytest.mark.parametrize("persona_is_kept", slow_after(1, [True, False]))
 def test_each_span_of_the_preview_holds_its_fields_own_text(
     client: Client, persona_is_kept: bool
 ) -> None:
@@ -221,7 +223,7 @@ def test_each_span_of_the_preview_holds_its_fields_own_text(
         assert {field for *_, field in preview["spans"]} >= {"name", "description", "background"}
 
 
-@pytest.mark.parametrize("language", ["ja", "en"])
+@pytest.mark.parametrize("language", slow_after(1, ["ja", "en"]))
 def test_the_preview_is_what_is_sent(client: Client, language: str) -> None:
     persona = demo(client, language)
     preview = client.predict(persona["id"], "元気？", api_name="/preview_prompt")
@@ -257,10 +259,10 @@ def test_the_preview_refuses_what_saving_refuses(client: Client, wrong: dict[str
 # ── answers ───────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("model", [GEMMA, SMOLLM])
+@pytest.mark.parametrize("model", slow_after(1, [GEMMA, SMOLLM]))
 @pytest.mark.parametrize(
     ("language", "message"),
-    [("ja", "こんにちは。自己紹介をしてください。"), ("en", "Who are you?")],
+    slow_after(1, [("ja", "こんにちは。自己紹介をしてください。"), ("en", "Who are you?")]),
 )
 def test_a_persona_answers_from_each_packaged_model(
     connect_real: Connect, model: str, language: str, message: str
@@ -279,7 +281,7 @@ def test_a_persona_answers_from_each_packaged_model(
         assert bool(JAPANESE.search(answer)) is (language == "ja")
 
 
-@pytest.mark.parametrize("model", [GEMMA, SMOLLM])
+@pytest.mark.parametrize("model", slow_after(1, [GEMMA, SMOLLM]))
 def test_the_preview_is_what_a_packaged_model_is_sent(connect_real: Connect, model: str) -> None:
     client = connect_real()
     persona = demo(client)["id"]
@@ -423,7 +425,7 @@ def test_a_visitor_without_answers_has_none_and_never_sees_anothers(connect: Con
 # ── bad input ─────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("language", ["ja", "en"])
+@pytest.mark.parametrize("language", slow_after(1, ["ja", "en"]))
 def test_a_message_that_cannot_be_sent_is_refused_and_nothing_is_kept(
     connect: Connect, language: str
 ) -> None:
@@ -439,8 +441,8 @@ def test_a_message_that_cannot_be_sent_is_refused_and_nothing_is_kept(
     assert client.predict(api_name="/list_chats") == []
 
 
-@pytest.mark.parametrize("language", ["ja", "en"])
-@pytest.mark.parametrize("model", ["nobody:x", "x", ":"])
+@pytest.mark.parametrize("language", slow_after(1, ["ja", "en"]))
+@pytest.mark.parametrize("model", slow_after(1, ["nobody:x", "x", ":"]))
 def test_an_unknown_provider_is_refused_and_nothing_is_kept(
     connect: Connect, language: str, model: str
 ) -> None:
@@ -450,7 +452,7 @@ def test_an_unknown_provider_is_refused_and_nothing_is_kept(
     assert client.predict(api_name="/list_chats") == []
 
 
-@pytest.mark.parametrize("language", ["ja", "en"])
+@pytest.mark.parametrize("language", slow_after(1, ["ja", "en"]))
 def test_a_failing_model_is_excused_in_the_clients_language_and_the_message_is_kept(
     connect: Connect, language: str
 ) -> None:
@@ -479,16 +481,19 @@ def test_only_model_files_that_the_deployment_names_are_opened(client: Client) -
 
 @pytest.mark.parametrize(
     ("persona", "field"),
-    [
-        ({}, "name"),
-        ({"name": "  "}, "name"),
-        ({"name": "長" * 101}, "name"),
-        ({"name": "x", "background": "長" * 10_001}, "background"),
-        ({"name": "x", "roles": "教師"}, "roles"),
-        ({"name": "x", "examples": ["?"]}, "examples"),
-        ({"name": "x", "language": "fr"}, "language"),
-        ({"name": "x", "owner_id": "me"}, "owner_id"),
-    ],
+    slow_after(
+        2,
+        [
+            ({}, "name"),
+            ({"name": "  "}, "name"),
+            ({"name": "長" * 101}, "name"),
+            ({"name": "x", "background": "長" * 10_001}, "background"),
+            ({"name": "x", "roles": "教師"}, "roles"),
+            ({"name": "x", "examples": ["?"]}, "examples"),
+            ({"name": "x", "language": "fr"}, "language"),
+            ({"name": "x", "owner_id": "me"}, "owner_id"),
+        ],
+    ),
 )
 def test_a_persona_that_cannot_be_kept_is_refused_by_its_field(
     client: Client, persona: dict[str, Any], field: str
@@ -501,19 +506,22 @@ def test_a_persona_that_cannot_be_kept_is_refused_by_its_field(
 
 @pytest.mark.parametrize(
     ("api_name", "arguments"),
-    [
-        ("/save_persona", ([1],)),
-        ("/save_persona", ("name",)),
-        ("/chat", (None, NOBODY)),
-        ("/chat", (5, NOBODY)),
-        ("/compare", ("やあ", None, [NOBODY])),
-        ("/compare", ("やあ", [], [NOBODY])),
-        ("/compare", ("やあ", [ECHO] * 9, [NOBODY])),
-        ("/compare", ("やあ", [ECHO] * 2, [NOBODY] * 3)),
-        ("/insights", ("yesterday",)),
-        ("/insights", (7, "Asia/Tokyo")),
-        ("/export_turns", ("7days", None)),
-    ],
+    slow_after(
+        3,
+        [
+            ("/save_persona", ([1],)),
+            ("/save_persona", ("name",)),
+            ("/chat", (None, NOBODY)),
+            ("/chat", (5, NOBODY)),
+            ("/compare", ("やあ", None, [NOBODY])),
+            ("/compare", ("やあ", [], [NOBODY])),
+            ("/compare", ("やあ", [ECHO] * 9, [NOBODY])),
+            ("/compare", ("やあ", [ECHO] * 2, [NOBODY] * 3)),
+            ("/insights", ("yesterday",)),
+            ("/insights", (7, "Asia/Tokyo")),
+            ("/export_turns", ("7days", None)),
+        ],
+    ),
 )
 def test_values_of_the_wrong_kind_are_refused_as_such(
     client: Client, api_name: str, arguments: tuple[Any, ...]
@@ -522,7 +530,9 @@ def test_values_of_the_wrong_kind_are_refused_as_such(
     assert words in (said("invalid_input", "ja"), said("not_found", "ja"))
 
 
-@pytest.mark.parametrize("name", ["\u200b\u200d", "\ufeff\u3164", "\x00\x1b", "\u202e", "　"])
+@pytest.mark.parametrize(
+    "name", slow_after(1, ["\u200b\u200d", "\ufeff\u3164", "\x00\x1b", "\u202e", "　"])
+)
 def test_a_name_that_shows_nothing_is_refused_in_words(client: Client, name: str) -> None:
     words = said("invalid_persona", "ja", field=PAGE("field.name", "ja"), reason="空です")
     assert refusal(client, {"name": name}, api_name="/save_persona") == words
@@ -596,7 +606,7 @@ async def test_an_unexpected_error_is_logged_by_its_place_and_not_by_its_text(
         raise RuntimeError(key)
     assert told.value.message == said("system_error", "ja")
     assert key not in caplog.text
-    assert "test_gradio_api.py" in caplog.text
+    assert Path(__file__).name in caplog.text
 
 
 def test_an_id_that_is_no_text_is_refused_as_such(client: Client) -> None:
@@ -671,7 +681,7 @@ def test_every_endpoint_is_tried_with_anothers_ids() -> None:
     assert not set(foreign("", "", "")) & WITHOUT_IDS
 
 
-@pytest.mark.parametrize("api_name", sorted(PUBLIC - WITHOUT_IDS))
+@pytest.mark.parametrize("api_name", slow_after(3, sorted(PUBLIC - WITHOUT_IDS)))
 def test_anothers_ids_are_refused_like_missing_ones(connect: Connect, api_name: str) -> None:
     theirs, stranger = Mine(connect()), connect()
     own = demo(stranger)["id"]
