@@ -20,8 +20,8 @@ pytest_plugins = ["support.backends"]
 
 TESTS = Path(__file__).parent
 FOLDERS = {"unit", "contract", "services", "browser", "slow"}
-SERVERS = {"postgres_server", "redis_server"}
-"""Fixtures of real servers."""
+SERVERS = {"postgres_server", "redis_server", "served", "real"}
+"""Fixtures that start PostgreSQL, Redis or the app as a process."""
 
 
 @pytest.hookimpl(tryfirst=True)
