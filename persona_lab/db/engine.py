@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -86,12 +87,24 @@ def translate_open_errors(url: str) -> Iterator[URL]:
         raise ConfigurationError(f"DATABASE_URL needs a driver: pip install '{wanted}'") from error
 
 
+def _to_json(value: Any) -> str:
+    """Compact JSON; halves of surrogate pairs, which UTF-8 can't hold, stay escaped."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(value, separators=(",", ":"))
+    return text
+
+
 def create_db_engine(url: URL) -> Engine:
     if url.get_backend_name() != "sqlite":
         if url.drivername == "postgresql":
             url = url.set(drivername="postgresql+psycopg")
         url = url.set(query={**POSTGRES, **url.query})
-        return create_engine(url, pool_pre_ping=True, hide_parameters=True)
+        return create_engine(
+            url, pool_pre_ping=True, hide_parameters=True, json_serializer=_to_json
+        )
     options: dict[str, Any] = {"pool_size": 8, "max_overflow": -1}
     if url.database in (None, "", ":memory:"):
         options = {"poolclass": StaticPool}
@@ -101,6 +114,7 @@ def create_db_engine(url: URL) -> Engine:
         url,
         connect_args={"timeout": BUSY_TIMEOUT, "check_same_thread": False},
         hide_parameters=True,
+        json_serializer=_to_json,
         **options,
     )
     event.listen(engine, "connect", _set_up_sqlite)

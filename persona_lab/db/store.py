@@ -26,8 +26,8 @@ from sqlalchemy import (
     or_,
 )
 from sqlalchemy import select as columns
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import lazyload
+from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.pool import StaticPool
 from sqlmodel import Session, SQLModel, col, delete, func, select, update
 
@@ -39,7 +39,18 @@ from persona_lab.db.engine import (
     translate_open_errors,
 )
 from persona_lab.db.generations import GenerationRow
-from persona_lab.db.tables import Agent, AgentRevision, ApiToken, Chat, Generation, Message, User
+from persona_lab.db.prompt_parts import attach, convert, detach, detach_from, orphans
+from persona_lab.db.rows import insert_new
+from persona_lab.db.tables import (
+    Agent,
+    AgentRevision,
+    ApiToken,
+    Chat,
+    Generation,
+    Message,
+    StoredPrompt,
+    User,
+)
 from persona_lab.errors import (
     ConfigurationError,
     Forbidden,
@@ -74,6 +85,9 @@ TOKENS = 50
 """Tokens that a user may have at a time."""
 USED_EVERY = timedelta(minutes=1)
 """How exactly a token's last use is written down: not every call is a write."""
+
+CHATS_AT_ONCE = 100
+"""Chats that are converted in one transaction after an update."""
 
 _ANSWERS_SENT: tuple[Status, ...] = ("ok", "stopped", "interrupted")
 
@@ -122,6 +136,7 @@ class Store:
             self._reading: AbstractContextManager[Any] = lock if in_memory else nullcontext()
             try:
                 migrations.upgrade(self._writer)
+                self._tidy_prompts()
             except BaseException:
                 self.engine.dispose()
                 raise
@@ -131,6 +146,21 @@ class Store:
     def close(self) -> None:
         """Let go of all connections. What was in memory is gone."""
         self.engine.dispose()
+
+    def _tidy_prompts(self) -> None:
+        """Convert rows of the version before, a few chats at a time, and delete unused prompts.
+
+        A chat that is deleted by hand leaves its prompts; those that other chats need stay.
+        """
+        converted = CHATS_AT_ONCE
+        while converted == CHATS_AT_ONCE:
+            with self._write() as session:
+                converted = convert(session, CHATS_AT_ONCE)
+        with self._read() as session:
+            if session.exec(select(StoredPrompt.hash).where(orphans()).limit(1)).first() is None:
+                return
+        with suppress(StorageError), self._write() as session:  # another replica may need one now
+            session.exec(delete(StoredPrompt).where(orphans()))
 
     @contextmanager
     def _read(self) -> Iterator[Session]:
@@ -174,7 +204,7 @@ class Store:
             return found
         with self._write() as session:
             user = User(secret_hash=digest, created_at=self._clock())
-            _insert_new(session, "user", [user.model_dump()])
+            insert_new(session, "user", [user.model_dump()])
             return session.exec(known).one()
 
     # ── tokens of programs ──
@@ -534,11 +564,14 @@ class Store:
                     raise NotFound(kind="message")
                 turns = turns.where(Message.position < end.position)
             newest = turns.order_by(col(Message.position).desc()).limit(limit)
-            return list(session.exec(newest))[::-1]
+            found = list(session.exec(newest))[::-1]
+            attach(session, chat_id, found)
+            return found
 
     def get_message(self, message_id: str, *, user_id: str) -> Message:
         with self._read() as session:
             message, _ = _own_message(session, message_id, user_id)
+            attach(session, message.chat_id, [message])
             return message
 
     def add_message(
@@ -571,9 +604,11 @@ class Store:
                 content=content,
                 status=status,
                 image_url=clean_text(image_url) if image_url else None,
-                details=details or {},
                 created_at=moment,
             )
+            whole = dict(details or {})
+            if sender == "ai":
+                detach(session, message, whole, user_id)
             if instead:
                 asked = (
                     select(func.max(Message.position))
@@ -589,6 +624,7 @@ class Store:
             chat.updated_at = moment
             if sender == "user" and not chat.title:
                 chat.title = " ".join(content.split())[:TITLE_LENGTH]
+        set_committed_value(message, "details", whole)
         return message
 
     def update_message(
@@ -606,11 +642,20 @@ class Store:
             if message.status != "streaming":
                 chat.revision = _next_revision()
             if content is not None:
-                message.content = clean_text(content)
+                content = clean_text(content)
+                if message.status != "streaming" and message.content != content:
+                    session.get(Chat, chat.id, with_for_update=True)  # no new answer refers to it
+                    detach_from(session, message, user_id)
+                message.content = content
             if status is not None:
                 message.status = status
             if details is not None:
-                message.details = details
+                whole = detach(session, message, details, user_id)
+            session.flush()
+            if details is not None:
+                set_committed_value(message, "details", whole)
+            else:
+                attach(session, message.chat_id, [message])
             return message
 
     def supersede_answer(self, chat_id: str, *, user_id: str) -> Message:
@@ -695,6 +740,7 @@ class Store:
             with closing(session.exec(turns)) as rows:  # it stays open where it is left early
                 pairs = _oldest_first(rows) if first else _newest_first(rows)
                 found = list(islice(pairs, max(0, limit)))
+            attach(session, chat_id, [message for pair in found for message in pair])
         return found if first else found[::-1]
 
     def chat_state(self, chat_id: str, *, user_id: str | None) -> ChatState:
@@ -933,7 +979,7 @@ def _link(session: Session, agent_id: str, kind: str, names: list[str]) -> None:
     connection.execute(links.delete().where(links.c.agent_id == agent_id))
     if not names:
         return
-    _insert_new(session, kind, [{"name": name} for name in sorted(names)])
+    insert_new(session, kind, [{"name": name} for name in sorted(names)])
     known = connection.execute(traits.select().where(traits.c.name.in_(names)))
     ids = {trait.name: trait.id for trait in known}
     rows = [
@@ -941,10 +987,3 @@ def _link(session: Session, agent_id: str, kind: str, names: list[str]) -> None:
         for position, name in enumerate(names)
     ]
     connection.execute(links.insert(), rows)
-
-
-def _insert_new(session: Session, table: str, rows: list[dict[str, Any]]) -> None:
-    """Insert those of ``rows`` that aren't there yet, also while others insert the same."""
-    dialect = {"sqlite": sqlite, "postgresql": postgresql}[session.get_bind().dialect.name]
-    insert = dialect.insert(SQLModel.metadata.tables[table]).on_conflict_do_nothing()
-    session.connection().execute(insert, rows)

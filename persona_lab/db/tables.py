@@ -161,8 +161,11 @@ class Chat(SQLModel, table=True):
 
 
 class Message(SQLModel, table=True):
-    """One turn. ``position`` orders a chat; ``details`` holds an answer's metadata and its prompt.
+    """One turn. ``position`` orders a chat; ``details`` holds an answer's metadata.
 
+    ``prompt_parts`` says where to find what was sent (:mod:`persona_lab.db.prompt_parts`); the
+    store puts it back into ``details`` on reading. None on an answer: the row is older than the
+    column, or a replica of that version wrote it; ``details`` holds everything.
     ``superseded``: a regenerated answer that a newer one replaced; kept, no longer sent.
     """
 
@@ -173,6 +176,12 @@ class Message(SQLModel, table=True):
             "chat_id",
             sqlite_where=text("status = 'streaming'"),
             postgresql_where=text("status = 'streaming'"),
+        ),
+        Index(
+            "ix_message_unconverted",
+            "chat_id",
+            sqlite_where=text("prompt_parts IS NULL AND sender = 'ai'"),
+            postgresql_where=text("prompt_parts IS NULL AND sender = 'ai'"),
         ),
     )
 
@@ -186,6 +195,29 @@ class Message(SQLModel, table=True):
     superseded: bool = False
     details: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
     created_at: datetime = Field(default_factory=now)
+    prompt_parts: dict[str, Any] | None = Field(
+        default=None, sa_column=Column(JSON(none_as_null=True), nullable=True), exclude=True
+    )
+
+
+class StoredPrompt(SQLModel, table=True):
+    """A text that was sent to a model, once for each user. ``hash`` covers the user's id too."""
+
+    __tablename__ = "prompt"
+
+    hash: str = Field(primary_key=True)
+    user_id: str = Field(foreign_key="user.id", ondelete="CASCADE")
+    content: str
+
+
+class ChatPrompt(SQLModel, table=True):
+    """That a chat refers to a prompt: nobody reads a prompt but through a chat of theirs.
+
+    A deleted chat takes these rows along; a prompt without any is deleted at the next start.
+    """
+
+    chat_id: str = Field(foreign_key="chat.id", primary_key=True, ondelete="CASCADE")
+    hash: str = Field(foreign_key="prompt.hash", primary_key=True, index=True)
 
 
 class Generation(SQLModel, table=True):

@@ -1,0 +1,373 @@
+"""Store what was sent to a model once, and refer to it.
+
+The metadata of an answer holds the whole prompt: the system text, the turns and the summary of
+older turns. Most of that is stored already: the turns are messages of the same chat, and the
+system text is the same for each answer of a persona. So a stored answer keeps *parts* instead:
+
+- a message of the chat is named by its position,
+- any other long text by its hash, and stands once in the table ``prompt``,
+- a short text stands in the parts themselves.
+
+A reference reads back as the same text, to the character. ``strip`` and ``restore`` are pure;
+``Parts`` is what the column ``message.prompt_parts`` holds, as JSON:
+
+``{"prompt": [segment, …], "sent": [turn, …], "summary": [segment, …]}``, where a segment is a
+position, ``[position]`` (that message on one line, as a transcript has it), ``"=text"`` or
+``"#hash"``; and a turn is a position, ``[first, last]`` (all positions from first to last) or
+``["user" or "assistant", segment]``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import exists, literal_column
+from sqlalchemy import select as columns
+from sqlalchemy.orm.attributes import set_committed_value
+from sqlmodel import Session, col, select
+
+from persona_lab.db.rows import insert_new
+from persona_lab.db.tables import Chat, ChatPrompt, Message, StoredPrompt
+
+MAX_INLINE = 48
+"""Characters of a text that is not worth a row of its own."""
+MAX_LABEL = 160
+"""Characters between two messages of a transcript: a line's end and a speaker's label."""
+MAX_HASHES = 500
+"""Hashes to name in one query; more are all that the chat has."""
+LOOK_BACK = 4
+"""Messages to look at for each turn that was sent: some failed or were superseded."""
+
+Parts = dict[str, list[Any]]
+StoredMessage = tuple[str, str]
+"""Sender and content of a message."""
+
+_ROLES = {"user": "user", "ai": "assistant"}
+_KEYS: dict[str, Any] = {"prompt": "", "sent": [], "summary": ""}
+"""Keys of the metadata that are stripped, and what stands there instead."""
+
+
+@dataclass(slots=True)
+class Stripped:
+    """Metadata without what was sent; ``texts`` are the texts that ``parts`` names by hash."""
+
+    details: dict[str, Any]
+    parts: Parts = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
+
+
+def text_hash(text: str, user_id: str) -> str:
+    """Return the key of a user's text: 128 bits of SHA-256 over the user's id and the text.
+
+    The id is part of it, so that nobody learns from a key whether another user has the text.
+    """
+    return hashlib.sha256(f"{user_id}\0{text}".encode()).hexdigest()[:32]
+
+
+def strip(
+    details: Mapping[str, Any], user_id: str, messages: Mapping[int, StoredMessage]
+) -> Stripped:
+    """Replace what was sent in ``details`` by references to ``messages`` and to texts.
+
+    Args:
+        details: The metadata of an answer, as the pipeline writes it.
+        user_id: Whose answer it is.
+        messages: Earlier messages of the chat by position.
+    """
+    found = Stripped(dict(details))
+    system, sent, summary = (details.get(key) for key in _KEYS)
+    if isinstance(sent, list) and sent and all(map(_is_turn, sent)):
+        found.details["sent"] = []
+        found.parts["sent"] = _turn_parts(sent, messages, found, user_id)
+    if isinstance(system, str) and len(system) > MAX_INLINE and _is_storable(system):
+        found.details["prompt"] = ""
+        found.parts["prompt"] = (
+            [_segment(system, found, user_id)]
+            if sent
+            else _transcript_parts(system, messages, found, user_id)
+        )
+    if isinstance(summary, str) and len(summary) > MAX_INLINE and _is_storable(summary):
+        found.details["summary"] = ""
+        found.parts["summary"] = [_segment(summary, found, user_id)]
+    return found
+
+
+def restore(
+    details: Mapping[str, Any],
+    parts: Parts,
+    texts: Mapping[str, str],
+    messages: Mapping[int, StoredMessage],
+) -> dict[str, Any]:
+    """Return the metadata as it was before :func:`strip`.
+
+    A key that holds something is left alone: a replica of the version before wrote it.
+    """
+    whole = dict(details)
+    for key in parts:
+        if not whole.get(key):
+            read = _turns if key == "sent" else _text
+            whole[key] = read(parts[key], texts, messages)
+    return whole
+
+
+def attach(session: Session, chat_id: str, messages: Iterable[Message]) -> None:
+    """Give ``messages`` of one chat their whole metadata, which is not written back."""
+    messages = list(messages)
+    stripped = [message for message in messages if message.prompt_parts]
+    if not stripped:
+        return
+    hashes, positions = _references(message.prompt_parts for message in stripped)
+    texts: dict[str, str] = {}
+    if hashes:
+        wanted = (
+            columns(col(StoredPrompt.hash), col(StoredPrompt.content))
+            .join(ChatPrompt, col(ChatPrompt.hash) == col(StoredPrompt.hash))
+            .where(col(ChatPrompt.chat_id) == chat_id)
+        )
+        if len(hashes) <= MAX_HASHES:
+            wanted = wanted.where(col(ChatPrompt.hash).in_(hashes))
+        texts = {row.hash: row.content for row in session.connection().execute(wanted)}
+    known = {message.position: (message.sender, message.content) for message in messages}
+    missing = positions - known.keys()
+    if missing:
+        known |= read_messages(session, chat_id, min(missing), max(missing) + 1)
+    for message in stripped:
+        whole = restore(message.details, message.prompt_parts or {}, texts, known)
+        set_committed_value(message, "details", whole)
+
+
+def detach(
+    session: Session,
+    message: Message,
+    details: Mapping[str, Any],
+    user_id: str,
+    *,
+    without: int | None = None,
+) -> dict[str, Any]:
+    """Set ``message.details`` and its parts for storage, and return the whole metadata.
+
+    ``without`` is the position of a message not to refer to.
+    """
+    known: dict[int, StoredMessage] = {}
+    if details.get("prompt") or details.get("sent"):
+        first = message.position - _window(details)
+        known = read_messages(session, message.chat_id, first, message.position)
+    if without is not None:
+        known.pop(without, None)
+    stripped = strip(details, user_id, known)
+    keep_texts(session, message.chat_id, user_id, stripped.texts)
+    message.details, message.prompt_parts = stripped.details, stripped.parts
+    return dict(details)
+
+
+def detach_from(session: Session, message: Message, user_id: str) -> None:
+    """Before the text of ``message`` changes: answers that refer to it keep the text it had."""
+    later = session.exec(
+        select(Message).where(
+            Message.chat_id == message.chat_id, Message.position > message.position
+        )
+    )
+    referring = [
+        answer for answer in later if message.position in _references([answer.prompt_parts])[1]
+    ]
+    attach(session, message.chat_id, referring)
+    for answer in referring:
+        detach(session, answer, answer.details, user_id, without=message.position)
+
+
+def convert(session: Session, chats: int) -> int:
+    """Strip the rows that a version without parts wrote, in at most ``chats`` chats.
+
+    Returns:
+        How many chats were converted; 0 when all are.
+    """
+    unconverted = col(Message.chat_id), col(Message.prompt_parts).is_(None), _is_answer()
+    found = session.exec(
+        select(Chat.id, Chat.user_id)
+        .where(col(Chat.id).in_(select(unconverted[0]).where(*unconverted[1:])))
+        .limit(chats)
+    ).all()
+    for chat_id, user_id in found:
+        old = session.exec(
+            select(Message).where(Message.chat_id == chat_id, *unconverted[1:]).with_for_update()
+        ).all()
+        known = read_messages(session, chat_id, 0, max(m.position for m in old) if old else 0)
+        texts: dict[str, str] = {}
+        for message in old:
+            first, end = message.position - _window(message.details), message.position
+            near = {at: known[at] for at in range(first, end) if at in known}
+            stripped = strip(message.details, user_id, near)
+            texts |= stripped.texts
+            message.details, message.prompt_parts = stripped.details, stripped.parts
+        keep_texts(session, chat_id, user_id, texts)
+    return len(found)
+
+
+def orphans() -> Any:
+    """The condition that a prompt is one that no chat refers to."""
+    return ~exists().where(col(ChatPrompt.hash) == col(StoredPrompt.hash))
+
+
+def _is_answer() -> Any:
+    """As the index of unconverted rows has it, or it wouldn't be used."""
+    return col(Message.sender) == literal_column("'ai'")
+
+
+def _window(details: Mapping[str, Any]) -> int:
+    """How many messages before an answer may have been sent."""
+    sent = details.get("sent")
+    return LOOK_BACK * ((len(sent) if isinstance(sent, list) else 0) + 8)
+
+
+def read_messages(session: Session, chat_id: str, first: int, end: int) -> dict[int, StoredMessage]:
+    """Sender and content of a chat's messages from position ``first`` to before ``end``."""
+    position = col(Message.position)
+    wanted = columns(position, col(Message.sender), col(Message.content)).where(
+        col(Message.chat_id) == chat_id, position >= first, position < end
+    )
+    rows = session.connection().execute(wanted)
+    return {row.position: (row.sender, row.content) for row in rows}
+
+
+def keep_texts(session: Session, chat_id: str, user_id: str, texts: Mapping[str, str]) -> None:
+    """Store those of ``texts`` that aren't there yet, and that the chat refers to them."""
+    if not texts:
+        return
+    connection = session.connection()
+    linked = columns(col(ChatPrompt.hash)).where(
+        col(ChatPrompt.chat_id) == chat_id, col(ChatPrompt.hash).in_(texts)
+    )
+    new = sorted(texts.keys() - set(connection.execute(linked).scalars()))
+    if new:
+        insert_new(
+            session,
+            "prompt",
+            [{"hash": key, "user_id": user_id, "content": texts[key]} for key in new],
+        )
+        insert_new(session, "chatprompt", [{"chat_id": chat_id, "hash": key} for key in new])
+
+
+def _is_storable(text: str) -> bool:
+    """Whether every database takes ``text`` in a column of text; JSON escapes the others."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
+
+
+def _is_turn(turn: object) -> bool:
+    return (
+        isinstance(turn, dict)
+        and list(turn) == ["role", "content"]
+        and turn["role"] in _ROLES.values()
+        and isinstance(turn["content"], str)
+        and _is_storable(turn["content"])
+    )
+
+
+def _segment(text: str, found: Stripped, user_id: str) -> str:
+    if len(text) <= MAX_INLINE:
+        return f"={text}"
+    key = text_hash(text, user_id)
+    found.texts[key] = text
+    return f"#{key}"
+
+
+def _turn_parts(
+    sent: Sequence[Mapping[str, str]],
+    messages: Mapping[int, StoredMessage],
+    found: Stripped,
+    user_id: str,
+) -> list[Any]:
+    by_content = {(_ROLES.get(sender), text): at for at, (sender, text) in sorted(messages.items())}
+    parts: list[Any] = []
+    expected = -1
+    for turn in reversed(sent):  # the newest is nearest to the answer
+        key = (turn["role"], turn["content"])
+        sender, text = messages.get(expected, ("", ""))
+        at = expected if (_ROLES.get(sender), text) == key else by_content.get(key)
+        if at is None:
+            parts.append([turn["role"], _segment(turn["content"], found, user_id)])
+            continue
+        if parts and isinstance(parts[-1], list) and parts[-1][0] == at + 1:
+            parts[-1][0] = at
+        elif parts and parts[-1] == at + 1:
+            parts[-1] = [at, at + 1]
+        else:
+            parts.append(at)
+        expected = at - 1
+    return parts[::-1]
+
+
+def _transcript_parts(
+    text: str, messages: Mapping[int, StoredMessage], found: Stripped, user_id: str
+) -> list[Any]:
+    """Cut the messages out of a transcript, from its end on, as long as one follows another."""
+    parts: list[Any] = []
+    end = len(text)
+    for position in sorted(messages, reverse=True):
+        line = _one_line(messages[position][1])
+        begin = text.rfind(line, max(0, end - len(line) - MAX_LABEL), end) if line else -1
+        if begin >= 0:
+            rest = text[begin + len(line) : end]
+            parts += [_segment(rest, found, user_id), [position]] if rest else [[position]]
+            end = begin
+    if end:
+        parts.append(_segment(text[:end], found, user_id))
+    return parts[::-1]
+
+
+def _one_line(text: str) -> str:
+    return text.strip().replace("\n", " ")
+
+
+def _text(parts: list[Any], texts: Mapping[str, str], messages: Mapping[int, StoredMessage]) -> str:
+    read: list[str] = []
+    for part in parts:
+        if isinstance(part, list):
+            read.append(_one_line(messages.get(part[0], ("", ""))[1]))
+        elif part.startswith("="):
+            read.append(part[1:])
+        else:
+            read.append(texts.get(part[1:], ""))
+    return "".join(read)
+
+
+def _turns(
+    parts: list[Any], texts: Mapping[str, str], messages: Mapping[int, StoredMessage]
+) -> list[dict[str, str]]:
+    turns: list[dict[str, str]] = []
+    for part in parts:
+        if isinstance(part, list) and isinstance(part[0], str):
+            turns.append({"role": part[0], "content": _text(part[1:], texts, messages)})
+            continue
+        first, last = part if isinstance(part, list) else (part, part)
+        for position in range(first, last + 1):
+            sender, content = messages.get(position, ("user", ""))
+            turns.append({"role": _ROLES[sender], "content": content})
+    return turns
+
+
+def _references(all_parts: Iterable[Parts | None]) -> tuple[set[str], set[int]]:
+    """The hashes and the positions that are named."""
+    hashes: set[str] = set()
+    positions: set[int] = set()
+    for parts in filter(None, all_parts):
+        for part in parts.get("sent", ()):
+            match part:
+                case int():
+                    positions.add(part)
+                case [int() as first, int() as last]:
+                    positions.update(range(first, last + 1))
+                case [str(), str() as segment] if segment.startswith("#"):
+                    hashes.add(segment[1:])
+        for part in [*parts.get("prompt", ()), *parts.get("summary", ())]:
+            if isinstance(part, list):
+                positions.add(part[0])
+            elif part.startswith("#"):
+                hashes.add(part[1:])
+    return hashes, positions
