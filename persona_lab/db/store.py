@@ -63,7 +63,7 @@ from persona_lab.errors import (
 from persona_lab.personas.persona import (
     NAME_LENGTH,
     TRAITS,
-    _clean_item,
+    clean_line,
     clean_persona,
     clean_text,
     persona_of,
@@ -292,7 +292,7 @@ class Store:
             with suppress(NotFound):
                 return _readable_agent(session, name, user_id)
             named = select(Agent).where(
-                Agent.name == _clean_item("name", name, 2 * len(name)),
+                Agent.name == clean_line("name", name, 2 * len(name)),
                 col(Agent.deleted_at).is_(None),
                 (col(Agent.owner_id) == user_id) | col(Agent.owner_id).is_(None),
             )

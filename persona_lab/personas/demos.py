@@ -1,17 +1,17 @@
-"""The demo personas and the editor's suggestions, read from ``data/personas.yaml``.
+"""Read the demo personas and the editor's suggestions from ``data/personas.yaml``.
 
-Only reads and checks: the store decides what becomes a row.
+This module only reads and checks. The store decides what becomes a row.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 
 from persona_lab.errors import ConfigurationError
-from persona_lab.types import Language
+from persona_lab.personas.persona import LANGUAGES, PERSONA_FIELDS, TRAITS, PersonaField
 from persona_lab.yaml_config import load_yaml, unfold
 
 
@@ -20,7 +20,8 @@ def _folded(value: object) -> object:
 
 
 _Text = Annotated[str, Field(min_length=1)]
-_Words = list[_Text]
+_Lines = list[_Text]
+_Base = TypeVar("_Base", bound=BaseModel)
 
 
 class _Strict(BaseModel):
@@ -32,35 +33,43 @@ class _Exchange(_Strict):
     ai: _Text
 
 
-class _Persona(_Strict):
+class _DemoKeys(_Strict):
+    """What an entry holds beside the fields of a persona."""
+
     id: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
-    language: Language
-    name: _Text
-    description: _Text
-    gender: str
-    background: Annotated[_Text, BeforeValidator(_folded)]
-    first_person: str
-    second_person: str
-    sentence_endings: _Words
-    catchphrases: _Words
-    forbidden_words: _Words
-    personalities: _Words
-    roles: _Words
-    tones: _Words
-    examples: Annotated[list[_Exchange], Field(min_length=1)]
-    greeting: str
     messages: Annotated[list[_Text], Field(min_length=1, alias="try")]
 
 
-class _Choices(_Strict):
-    personalities: _Words
-    roles: _Words
-    tones: _Words
+def _definition(field: PersonaField) -> tuple[Any, Any]:
+    """Return the type of ``field`` in the file, and its default (``...`` if it must be there)."""
+    filled = field.demo in ("filled", "folded")
+    type_: Any
+    empty: Any
+    match field.kind:
+        case "choice":
+            type_, empty = Literal[field.values], field.values[0]
+        case "list" | "traits":
+            type_, empty = _Lines, []
+        case "examples":
+            type_, empty = list[_Exchange], []
+        case _:
+            type_, empty = str, ""
+    if filled:
+        type_ = Annotated[type_, Field(min_length=1)]
+    if field.demo == "folded":
+        type_ = Annotated[type_, BeforeValidator(_folded)]
+    return type_, empty if field.demo == "optional" else ...
 
 
-class _Suggestions(_Strict):
-    ja: _Choices
-    en: _Choices
+def _model(name: str, base: type[_Base], definitions: dict[str, Any]) -> type[_Base]:
+    return create_model(name, __base__=base, **definitions)
+
+
+_Demo = _model(
+    "_Demo", _DemoKeys, {field.name: _definition(field) for field in PERSONA_FIELDS.values()}
+)
+_Choices = _model("_Choices", _Strict, dict.fromkeys(TRAITS, (_Lines, ...)))
+_Suggestions = _model("_Suggestions", _Strict, dict.fromkeys(LANGUAGES, (_Choices, ...)))
 
 
 def load_demos(path: Path) -> list[dict[str, Any]]:
@@ -77,14 +86,14 @@ def load_messages(path: Path) -> dict[str, list[str]]:
     return {persona.id: persona.messages for persona in _personas(path)}
 
 
-def _personas(path: Path) -> list[_Persona]:
+def _personas(path: Path) -> list[_DemoKeys]:
     entries = _read(path, "personas")
     if not isinstance(entries, list):
         raise ConfigurationError(f"{path.name}: personas: must be a list")
-    personas: dict[str, _Persona] = {}
+    personas: dict[str, _DemoKeys] = {}
     for number, entry in enumerate(entries, 1):
         try:
-            persona = _Persona.model_validate(entry)
+            persona = _Demo.model_validate(entry)
         except ValidationError as wrong:
             raise _fault(f"{path.name}: persona {number}", wrong) from None
         if persona.id in personas:

@@ -6,17 +6,18 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from persona_lab.db.tables import Agent
+from persona_lab.personas.persona import Persona
+from persona_lab.prompts.templates import Kind, PromptTemplateEngine
+from persona_lab.prompts.trace import strip_marks
+from persona_lab.prompts.variables import template_variables, traced_examples, traced_list
 from persona_lab.types import Prompt, PromptMessage, Trace
 
 if TYPE_CHECKING:
     from persona_lab.clients.catalog import ModelInfo
-from persona_lab.prompts.templates import Kind, PromptTemplateEngine
-from persona_lab.prompts.trace import _clean
-from persona_lab.prompts.variables import _examples, _traced_list, _variables
 
 
 class PromptBuilder:
-    """Makes the prompt for a persona, a conversation and a message."""
+    """Build the prompt from a persona, a conversation and a message."""
 
     def __init__(self, engine: PromptTemplateEngine) -> None:
         self.engine = engine
@@ -37,26 +38,25 @@ class PromptBuilder:
         """
         kind: Kind = info.prompt if info is not None else "chat"
         as_turns = kind == "chat" and info is not None and info.examples == "turns"
-        personalities = _traced_list((p.name for p in agent.personalities), "personalities")
-        roles = _traced_list((r.name for r in agent.roles), "roles")
-        tones = _traced_list((t.name for t in agent.tones), "tones")
+        persona = Persona.from_agent(agent)
         choice = self.engine.get_template(
-            personalities, roles, tones=tones, language=agent.language, kind=kind
+            traced_list(persona.personalities, "personalities"),
+            traced_list(persona.roles, "roles"),
+            tones=traced_list(persona.tones, "tones"),
+            language=persona.language,
+            kind=kind,
         )
-        user, persona, stop = self.engine.labels(agent.language, agent.name or "")
+        user_label, persona_label, stop = self.engine.labels(persona.language, persona.name)
         history = [
-            {"sender": entry["sender"], "content": _clean(entry["content"])}
+            {"sender": entry["sender"], "content": strip_marks(entry["content"])}
             for entry in context
-            if _clean(entry["content"])
+            if strip_marks(entry["content"])
         ]
-        variables = _variables(
-            agent,
-            personalities,
-            roles,
-            tones,
-            message=_clean(message),
+        variables = template_variables(
+            persona,
+            message=strip_marks(message),
             history=history,
-            labels=(user, persona),
+            labels=(user_label, persona_label),
             with_examples=not as_turns,
         )
         system, spans = self.engine.render(choice, variables)
@@ -65,7 +65,7 @@ class PromptBuilder:
             return Prompt(system, (), kind, message, stop, trace)
         turns: list[PromptMessage] = []
         if as_turns:
-            for example in _examples(agent):
+            for example in traced_examples(persona.examples):
                 turns.append(PromptMessage("user", str.__str__(example["user"])))
                 turns.append(PromptMessage("assistant", str.__str__(example["ai"])))
         turns += [

@@ -16,20 +16,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from persona_lab.db.tables import Agent
 from persona_lab.errors import TemplateError
-from persona_lab.types import Span
-
-if TYPE_CHECKING:
-    pass
+from persona_lab.personas.persona import PERSONA_FIELDS, Example, Persona
 from persona_lab.prompts.rules import LANGUAGES, _read_rules
-from persona_lab.prompts.trace import Traced, unmark
-from persona_lab.prompts.variables import _variables
+from persona_lab.prompts.trace import unmark
+from persona_lab.prompts.variables import template_variables
+from persona_lab.types import Span
 
 Kind = Literal["chat", "transcript"]
 _T = TypeVar("_T")
@@ -223,20 +220,21 @@ def _fault(file: str, line: int | None, reason: str | None) -> TemplateError:
 
 
 def _sample(*, full: bool) -> dict[str, Any]:
-    """Values of every variable, to try a template with: all there, or none."""
-    agent = Agent(name="x" if full else "")
+    """Return values of every variable, to try a template with: all of them or none."""
+    sample = {
+        "name": "x",
+        "text": "x",
+        "list": ("x", "y"),
+        "traits": ("x", "y"),
+        "examples": (Example("x", "y"), Example("x", "y")),
+    }
+    values: dict[str, Any] = {}
     if full:
-        for field in ("description", "gender", "background", "greeting"):
-            setattr(agent, field, "x")
-        agent.first_person = agent.second_person = "x"
-        agent.sentence_endings = agent.catchphrases = agent.forbidden_words = ["x", "y"]
-        agent.examples = [{"user": "x", "ai": "y"}, {"user": "x", "ai": "y"}]
-    traits = [Traced("x", "personalities"), Traced("y", "personalities")] if full else []
-    return _variables(
-        agent,
-        traits,
-        traits,
-        traits,
+        for field in PERSONA_FIELDS.values():
+            if field.kind in sample:
+                values[field.name] = sample[field.kind]
+    return template_variables(
+        Persona(**values),
         message="x" if full else "",
         history=[{"sender": "user", "content": "x"}, {"sender": "ai", "content": "y"}]
         if full

@@ -7,33 +7,14 @@ removed afterwards, and their positions become the spans of the trace.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
+from persona_lab.personas.persona import PERSONA_FIELDS
 from persona_lab.types import Span
 
-if TYPE_CHECKING:
-    pass
-
-
-FIELDS = (
-    "name",
-    "description",
-    "gender",
-    "background",
-    "first_person",
-    "second_person",
-    "sentence_endings",
-    "catchphrases",
-    "forbidden_words",
-    "personalities",
-    "roles",
-    "tones",
-    "examples",
-    "greeting",
-)
+FIELDS = tuple(field.name for field in PERSONA_FIELDS.values() if field.colour)
 """The persona's fields that a span can name."""
 
-# Unicode keeps U+FDD0–U+FDEF free for use inside a program: no text may contain them.
+# Unicode reserves U+FDD0–U+FDEF for use inside a program: no text may contain them.
 _CLOSE = "\ufdd0"
 _OPEN = {field: chr(0xFDD1 + number) for number, field in enumerate(FIELDS)}
 _FIELD = {mark: field for field, mark in _OPEN.items()}
@@ -41,33 +22,36 @@ _MARKS = re.compile("([\ufdd0-\ufdef])")
 
 
 class Traced(str):
-    """A persona's value that, printed by a template, says which field it came from.
+    """A value of a persona that names its field when a template prints it.
 
     Only ``str()`` adds the marks, and ``str()`` is what Jinja's output, ``join`` and ``~`` call.
-    Everything else (equality, truth, length, membership) is the plain value's, so a template
-    can't tell it from one. A filter that computes a new text, such as ``upper``, loses the
-    trace and nothing else.
+    Everything else (equality, truth, length, membership) behaves as the plain value, so a template
+    cannot see a difference. A filter that computes a new text, such as ``upper``, loses the trace
+    and nothing else.
     """
 
     __slots__ = ("field",)
     field: str
 
     def __new__(cls, value: object, field: str) -> Traced:
-        text = super().__new__(cls, _clean(value))
+        """Wrap ``value``, without marks and surrounding space, as a value of ``field``."""
+        text = super().__new__(cls, strip_marks(value))
         text.field = field
         return text
 
     def __str__(self) -> str:
+        """Return the value between the marks of its field."""
         plain = str.__str__(self)
         return f"{_OPEN[self.field]}{plain}{_CLOSE}" if plain else ""
 
 
-def _clean(value: object) -> str:
+def strip_marks(value: object) -> str:
+    """Return ``value`` as text without marks and surrounding space; None is empty."""
     return _MARKS.sub("", str(value or "")).strip()
 
 
 def unmark(text: str) -> tuple[str, tuple[Span, ...]]:
-    """``text`` without its marks, and the spans that they stood around, in order of appearance."""
+    """Return ``text`` without its marks, and the spans that they enclosed, in order."""
     plain: list[str] = []
     spans: list[Span] = []
     length = 0

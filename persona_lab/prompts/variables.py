@@ -1,61 +1,63 @@
-"""The variables that a prompt template sees."""
+"""The variables that a prompt template can use."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from persona_lab.db.tables import Agent
-
-if TYPE_CHECKING:
-    pass
+from persona_lab.personas.persona import PERSONA_FIELDS, Example, Persona, PersonaField
 from persona_lab.prompts.trace import Traced
 
 
-def _variables(
-    agent: Agent,
-    personalities: list[Traced],
-    roles: list[Traced],
-    tones: list[Traced],
+def template_variables(
+    persona: Persona,
     *,
     message: str,
     history: list[dict[str, str]],
     labels: tuple[str, str],
     with_examples: bool,
 ) -> dict[str, Any]:
-    """Every variable that a template can use: the specification's and the persona's voice."""
+    """Return every variable that a template can use.
+
+    Args:
+        persona: Each of its fields becomes a variable.
+        message: The user's message; empty for a preview.
+        history: Earlier messages, oldest first, as ``sender`` and ``content``.
+        labels: The labels of the user and of the persona in a transcript.
+        with_examples: Whether the template renders the examples. Otherwise they are empty.
+    """
     user_label, persona_label = labels
-    return {
-        "agent_name": Traced(agent.name, "name"),
-        "agent_description": Traced(agent.description, "description"),
-        "agent_background": Traced(agent.background, "background"),
-        "gender": Traced(agent.gender, "gender"),
-        "personalities": personalities,
-        "roles": roles,
-        "tones": tones,
-        "first_person": Traced(agent.first_person, "first_person"),
-        "second_person": Traced(agent.second_person, "second_person"),
-        "sentence_endings": _traced_list(agent.sentence_endings, "sentence_endings"),
-        "catchphrases": _traced_list(agent.catchphrases, "catchphrases"),
-        "forbidden_words": _traced_list(agent.forbidden_words, "forbidden_words"),
-        "examples": _examples(agent) if with_examples else [],
-        "greeting": Traced(agent.greeting, "greeting"),
-        "language": agent.language,
+    variables = {
+        field.variable or field.name: _traced_value(field, getattr(persona, field.name))
+        for field in PERSONA_FIELDS.values()
+    }
+    if not with_examples:
+        variables["examples"] = []
+    return variables | {
         "conversation_history": history,
         "user_message": message,
         "user_label": user_label,
-        "persona_label": Traced(persona_label, "name") if agent.name else persona_label,
+        "persona_label": Traced(persona_label, "name") if persona.name else persona_label,
     }
 
 
-def _traced_list(values: Iterable[str] | None, field: str) -> list[Traced]:
-    return [value for value in (Traced(each, field) for each in values or ()) if value]
+def traced_list(values: Iterable[str], field: str) -> list[Traced]:
+    """Return ``values`` of ``field`` that aren't blank."""
+    return [value for value in (Traced(each, field) for each in values) if value]
 
 
-def _examples(agent: Agent) -> list[dict[str, Traced]]:
-    """The exchanges that have both sides: a half one would teach a model to stay silent."""
+def traced_examples(examples: Iterable[Example]) -> list[dict[str, Traced]]:
+    """Return the exchanges that have both sides: half of one would teach a model to stay silent."""
     pairs = [
-        {side: Traced(example.get(side), "examples") for side in ("user", "ai")}
-        for example in agent.examples or ()
+        {"user": Traced(each.user, "examples"), "ai": Traced(each.ai, "examples")}
+        for each in examples
     ]
     return [pair for pair in pairs if pair["user"] and pair["ai"]]
+
+
+def _traced_value(field: PersonaField, value: Any) -> Any:
+    if field.is_list:
+        return traced_list(value, field.name)
+    if field.kind == "examples":
+        return traced_examples(value)
+    return Traced(value, field.name) if field.colour else value

@@ -35,6 +35,7 @@ from persona_lab.server.error_responses import (
     ours,
     status_of,
 )
+from persona_lab.server.persona_schema import request_fields, response_fields
 from persona_lab.server.sse import EventStreamResponse, as_json, cancel_on_disconnect, sse
 from persona_lab.types import Language
 
@@ -61,35 +62,11 @@ class ErrorOut(BaseModel):
     error: ErrorDetails
 
 
-class Example(BaseModel):
-    """An exchange that shows how the persona speaks."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    user: str
-    ai: str
-
-
+@request_fields
 class PersonaFields(BaseModel):
     """What can be set of a persona; what is left out stays as it is."""
 
     model_config = ConfigDict(extra="forbid")
-
-    name: str | None = Field(None, description="At most 100 characters.", examples=["さくら"])
-    description: str | None = Field(None, description="Who it is, in a line or two.")
-    gender: str | None = None
-    background: str | None = Field(None, description="What it knows and where it comes from.")
-    first_person: str | None = Field(None, description="What it calls itself.", examples=["私"])
-    second_person: str | None = Field(None, description="What it calls you.", examples=["あなた"])
-    sentence_endings: list[str] | None = None
-    catchphrases: list[str] | None = None
-    forbidden_words: list[str] | None = Field(None, description="Words that it never says.")
-    personalities: list[str] | None = Field(None, examples=[["明るい"]])
-    roles: list[str] | None = Field(None, examples=[["教師"]])
-    tones: list[str] | None = Field(None, examples=[["敬語"]])
-    examples: list[Example] | None = None
-    greeting: str | None = None
-    language: Literal["ja", "en"] | None = None
 
     def given(self) -> dict[str, Any]:
         return self.model_dump(exclude_unset=True)
@@ -102,26 +79,15 @@ class NewPersona(PersonaFields):
     language: Literal["ja", "en"] = "ja"
 
 
-class AgentOut(BaseModel):
-    """A persona: your own, or a demo, which everybody may read and talk with."""
-
+@response_fields
+class _AgentFields(BaseModel):
     id: str
     demo: bool
-    name: str
-    description: str
-    gender: str
-    background: str
-    first_person: str
-    second_person: str
-    sentence_endings: list[str]
-    catchphrases: list[str]
-    forbidden_words: list[str]
-    personalities: list[str]
-    roles: list[str]
-    tones: list[str]
-    examples: list[Example]
-    greeting: str
-    language: str
+
+
+class AgentOut(_AgentFields):
+    """A persona: your own, or a demo, which everybody may read and talk with."""
+
     created_at: datetime
     updated_at: datetime
 

@@ -22,12 +22,21 @@ from persona_lab.db.tables import Agent, Chat, Message
 from persona_lab.errors import InputError
 from persona_lab.insights import SPAN, Figures, Summary, zone_of
 from persona_lab.lab import Lab
-from persona_lab.personas.persona import clean_persona, persona_of
+from persona_lab.personas.persona import PERSONA_FIELDS, Persona, clean_persona, persona_of
 from persona_lab.types import Event, Prompt
 from persona_lab.ui.csv_export import spreadsheet
 from persona_lab.ui.session import Visitor, Visitors
 from persona_lab.ui.streaming import paced
 from persona_lab.ui.tabs.persona import unsaved
+
+
+def _field_names() -> str:
+    """Return the names of a persona's fields, with the form of those that aren't plain text."""
+    names = []
+    for field in PERSONA_FIELDS.values():
+        form = "a list of user and ai" if field.kind == "examples" else " or ".join(field.values)
+        names.append(f"{field.name} ({form})" if form else field.name)
+    return ", ".join(names)
 
 
 def agent_data(agent: Agent) -> dict[str, Any]:
@@ -190,10 +199,10 @@ def name_endpoints(page: gr.Blocks, lab: Lab, visitors: Visitors) -> None:
         """A kept persona, or one that isn't kept: fields, or changes to the kept one."""
         if not changes:
             return await find(persona_id, visitor.user_id)
-        base = persona_of(
-            await find(persona_id, visitor.user_id)
+        base = (
+            persona_of(await find(persona_id, visitor.user_id))
             if persona_id
-            else unsaved({"personalities": [], "roles": [], "tones": [], "name": "?"})
+            else Persona(name="?").to_dict()
         )
         return unsaved({**base, **clean_persona(changes)}, persona_id)
 
@@ -212,12 +221,12 @@ def name_endpoints(page: gr.Blocks, lab: Lab, visitors: Visitors) -> None:
         """Create a persona, or change one; a changed demo becomes a copy of your own.
 
         Args:
-            persona: Fields to set: name, description, gender, background, first_person, second_person, sentence_endings, catchphrases, forbidden_words, personalities, roles, tones, examples (a list of user and ai), greeting, language (ja or en).
+            persona: Fields to set: {fields}.
             persona_id: The id of the persona to change; empty creates one.
 
         Returns:
             The persona as it is kept, with its id.
-        """  # noqa: E501 - Gradio reads one line a parameter
+        """
         # What list_personas gives may come back as it is.
         fields = clean_persona({k: v for k, v in persona.items() if k not in ("id", "demo")})
         if persona_id:
@@ -228,6 +237,8 @@ def name_endpoints(page: gr.Blocks, lab: Lab, visitors: Visitors) -> None:
             named = {"name": "", **fields}
             agent = await asyncio.to_thread(store.create_agent, user_id=visitor.user_id, **named)
         return agent_data(agent)
+
+    save_persona.__doc__ = str(save_persona.__doc__).format(fields=_field_names())
 
     async def duplicate_persona(
         persona_id: str, name: str = "", *, visitor: Visitor

@@ -25,13 +25,12 @@ from persona_lab.db.tables import Agent
 from persona_lab.errors import MissingKey, NotFound, PersonaLabError
 from persona_lab.lab import Lab
 from persona_lab.personas.demos import load_choices, load_messages
-from persona_lab.personas.persona import persona_of
+from persona_lab.personas.persona import TRAITS, persona_of
 from persona_lab.types import Language
 from persona_lab.ui.session import QUIET, Visitor, Visitors
 from persona_lab.ui.tabs.chat import ChatTab, halt
 from persona_lab.ui.tabs.compare import CURRENT, CompareTab, first_comparison, kept_layout, speaks
 from persona_lab.ui.tabs.persona import (
-    TRAITS,
     Editor,
     EditorActions,
     head_html,

@@ -20,17 +20,13 @@ from support.app_process import until
 from support.fakes import says
 from support.http_server import Doors, Program, new_program, opened
 
-from persona_lab.db.tables import Agent
 from persona_lab.errors import DiskFull, RateLimited, StorageError
 from persona_lab.lab import Lab
-from persona_lab.personas.demos import load_demos
-from persona_lab.personas.persona import LISTS, TEXTS, TRAITS, persona_of
 from persona_lab.server import COOKIE
 from persona_lab.server.openai_api import completions_app
-from persona_lab.server.rest import AgentOut, PersonaFields, rest_app
+from persona_lab.server.rest import rest_app
 from persona_lab.server.routes import routes
 from persona_lab.server.sse import EventStreamResponse, as_json, sse
-from persona_lab.settings import ROOT
 
 SLOW = "mock:echo?rate=20&tokens=200"
 NOBODY = "f" * 32
@@ -84,15 +80,6 @@ WHOLE = {
     "sentence_endings": ["だぜ"], "catchphrases": ["潮の香りがするな"], "forbidden_words": ["無理"],
     "examples": [{"user": "暑いね", "ai": "かき氷、食ってくか？"}], "language": "ja",
 }  # fmt: skip
-
-
-def test_a_field_of_personas_has_its_place_wherever_they_are_listed() -> None:
-    """A new one would be dropped in silence where it is forgotten."""
-    fields = set(persona_of(Agent(name="あ")))
-    form = {"name", *TEXTS, *TRAITS, *LISTS, "examples", "language"}
-    beside = {"id", "demo", "created_at", "updated_at"}
-    assert set(PersonaFields.model_fields) == set(AgentOut.model_fields) - beside == fields
-    assert set(load_demos(ROOT / "data" / "personas.yaml")[0]) - {"id"} == form == fields
 
 
 @pytest.mark.core

@@ -8,6 +8,7 @@ from datetime import date
 from html import escape
 from typing import Any
 
+from persona_lab.personas.persona import PERSONA_FIELDS
 from persona_lab.types import Prompt
 from persona_lab.ui.session import Visitor
 
@@ -58,9 +59,10 @@ def _traced(prompt: Prompt) -> Iterator[str]:
     for span in prompt.trace.spans:
         yield escape(prompt.system[position : span.start])
         text = escape(prompt.system[span.start : span.end])
+        colour = PERSONA_FIELDS[span.field].colour
         yield (
-            f'<span class="from from-{span.field}" data-field="{span.field}" role="link"'
-            f' tabindex="-1">{text}</span>'
+            f'<span class="from from-{span.field} shade-{colour}" data-field="{span.field}"'
+            f' role="link" tabindex="-1">{text}</span>'
         )
         position = span.end
     yield escape(prompt.system[position:])

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from dataclasses import dataclass
 from html import escape
+from itertools import groupby
 from typing import Any
 
 import gradio as gr
@@ -23,15 +24,24 @@ from persona_lab.clients.pricing import price_date, priced
 from persona_lab.db.tables import Agent, Personality, Role, Tone
 from persona_lab.errors import PersonaLabError
 from persona_lab.lab import Lab
-from persona_lab.personas.persona import clean_persona, persona_of
+from persona_lab.personas.persona import (
+    PERSONA_FIELDS,
+    PersonaField,
+    Section,
+    clean_persona,
+    persona_of,
+)
 from persona_lab.types import Usage
 from persona_lab.ui.render.text import dated, figures, prompt_html, waiting_html
 from persona_lab.ui.session import QUIET, Visitor, Visitors
 from persona_lab.ui.streaming import paced, waits_for
 from persona_lab.ui.visitor_keys import Page
 
-TRAITS = ("personalities", "roles", "tones")
-LISTS = ("sentence_endings", "catchphrases", "forbidden_words")
+_TRAIT_ROWS: dict[str, type[Personality | Role | Tone]] = {
+    "personalities": Personality,
+    "roles": Role,
+    "tones": Tone,
+}
 
 
 @dataclass(frozen=True)
@@ -42,8 +52,9 @@ class Form:
 
     def read(self, values: Mapping[Component, Any]) -> dict[str, Any]:
         persona = {name: values[field] for name, field in self.fields.items()}
-        for name in (*TRAITS, *LISTS):
-            persona[name] = [str(item) for item in persona[name] or []]
+        for name, field in PERSONA_FIELDS.items():
+            if field.is_list:
+                persona[name] = [str(item) for item in persona[name] or []]
         for name, value in persona.items():
             if value is None:
                 persona[name] = ""
@@ -143,9 +154,7 @@ def unsaved(persona: Mapping[str, Any], known_as: str = "") -> Agent:
     """The persona as the form has it, saved or not. ``known_as``: the id of the one that is open,
     whose figures a trial counts among."""
     traits = {
-        "personalities": [Personality(name=name) for name in persona["personalities"]],
-        "roles": [Role(name=name) for name in persona["roles"]],
-        "tones": [Tone(name=name) for name in persona["tones"]],
+        field: [row(name=name) for name in persona[field]] for field, row in _TRAIT_ROWS.items()
     }
     known = {"id": known_as} if known_as else {}
     return Agent(**{**persona, **traits, **known})
@@ -315,28 +324,42 @@ async def try_message(
             )
 
 
+def _build_section(section: Section, fields: dict[str, Component], i18n: gr.I18n) -> None:
+    """Lay out the fields of one section of the form, and add their components to ``fields``."""
+    placed = [field for field in PERSONA_FIELDS.values() if field.place.section == section]
+    placed.sort(key=lambda field: field.place.order)
+    for row, group in groupby(placed, key=lambda field: field.place.row or field.name):
+        with gr.Row() if row not in PERSONA_FIELDS else nullcontext():
+            for field in group:
+                fields[field.name] = _build_field(field, i18n)
+
+
+def _build_field(field: PersonaField, i18n: gr.I18n) -> Component:
+    options: dict[str, Any] = {
+        "label": i18n(field.label),
+        "elem_id": f"field-{field.name}",
+        **dict(field.place.options),
+    }
+    match field.kind:
+        case "choice":
+            choices = [(i18n(words), value) for value, words in field.choices]
+            return gr.Radio(choices, **options)
+        case "list" | "traits":
+            return gr.Dropdown(
+                [], multiselect=True, allow_custom_value=True, info=i18n(field.hint), **options
+            )
+        case "examples":
+            return gr.Textbox(
+                info=i18n(field.hint), placeholder=i18n("editor.examples_form"), **options
+            )
+        case _:
+            return gr.Textbox(placeholder=i18n(field.hint), **options)
+
+
 def build_editor(i18n: gr.I18n, both: Callable[[str], str]) -> Editor:
     """Lays the tab out. ``both`` gives words inside HTML."""
     buttons: dict[str, gr.Button] = {}
     fields: dict[str, Component] = {}
-
-    def text(name: str, **options: Any) -> None:
-        fields[name] = gr.Textbox(
-            label=i18n(f"field.{name}"),
-            placeholder=i18n(f"field_hint.{name}"),
-            elem_id=f"field-{name}",
-            **options,
-        )
-
-    def chips(name: str, choices: list[str]) -> None:
-        fields[name] = gr.Dropdown(
-            choices,
-            multiselect=True,
-            allow_custom_value=True,
-            label=i18n(f"field.{name}"),
-            info=i18n(f"field_hint.{name}"),
-            elem_id=f"field-{name}",
-        )
 
     with gr.Row(equal_height=False):
         with gr.Column(scale=6, min_width=320, elem_classes="sheet", elem_id="editor-form"):
@@ -356,37 +379,12 @@ def build_editor(i18n: gr.I18n, both: Callable[[str], str]) -> Editor:
                         variant="stop" if name == "delete" else "secondary",
                         visible=name not in ("redo", "restore"),
                     )
-            with gr.Row():
-                text("name", scale=3)
-                fields["language"] = gr.Radio(
-                    [(i18n("speaks.japanese"), "ja"), (i18n("speaks.english"), "en")],
-                    label=i18n("field.language"),
-                    elem_id="field-language",
-                    scale=2,
-                    min_width=180,
-                )
-            text("description")
-            text("background", lines=3, max_lines=12)
-            for name in TRAITS:
-                chips(name, [])
+            _build_section("identity", fields, i18n)
             hints = gr.HTML(elem_id="hints")
             with gr.Accordion(i18n("editor.voice"), open=False, elem_id="fold-voice"):
-                with gr.Row():
-                    text("first_person", min_width=120)
-                    text("second_person", min_width=120)
-                    text("gender", min_width=120)
-                for name in ("sentence_endings", "catchphrases", "forbidden_words"):
-                    chips(name, [])
-                text("greeting", lines=2, max_lines=6)
+                _build_section("voice", fields, i18n)
             with gr.Accordion(i18n("editor.examples"), open=False, elem_id="fold-examples"):
-                fields["examples"] = gr.Textbox(
-                    label=i18n("field.examples"),
-                    info=i18n("field_hint.examples"),
-                    placeholder=i18n("editor.examples_form"),
-                    elem_id="field-examples",
-                    lines=8,
-                    max_lines=30,
-                )
+                _build_section("examples", fields, i18n)
         with gr.Column(scale=5, min_width=320, elem_id="prompt-side"):
             with (
                 gr.Column(elem_classes="sheet"),

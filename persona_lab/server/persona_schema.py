@@ -1,0 +1,63 @@
+"""The fields of a persona in the REST schema, made from ``PERSONA_FIELDS``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+from persona_lab.personas.persona import PERSONA_FIELDS, PersonaField
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+class Example(BaseModel):
+    """An exchange that shows how the persona speaks."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    user: str
+    ai: str
+
+
+def request_fields(model: type[_Model]) -> type[_Model]:
+    """Class decorator: add each field of a persona, none of them required."""
+    return _with_fields(model, lambda field: (_input_type(field) | None, _details(field)))
+
+
+def response_fields(model: type[_Model]) -> type[_Model]:
+    """Class decorator: add each field of a persona, all of them present."""
+    return _with_fields(model, lambda field: (_output_type(field), ...))
+
+
+def _with_fields(
+    model: type[_Model], definition: Callable[[PersonaField], tuple[Any, Any]]
+) -> type[_Model]:
+    definitions: dict[str, Any] = {
+        field.name: definition(field) for field in PERSONA_FIELDS.values()
+    }
+    made = create_model(
+        model.__name__,
+        __base__=model,
+        __doc__=model.__doc__,
+        __module__=model.__module__,
+        **definitions,
+    )
+    made.__qualname__ = model.__qualname__
+    return made
+
+
+def _input_type(field: PersonaField) -> Any:
+    return Literal[field.values] if field.kind == "choice" else _output_type(field)
+
+
+def _output_type(field: PersonaField) -> Any:
+    if field.kind == "examples":
+        return list[Example]
+    return list[str] if field.is_list else str
+
+
+def _details(field: PersonaField) -> Any:
+    examples = None if field.example is None else [field.example]
+    return Field(default=None, description=field.description, examples=examples)
