@@ -71,7 +71,7 @@ class Ours:
             def hear(news: Any, watch: _Watch = watch) -> None:
                 if not isinstance(news, Step):
                     raise news
-                if news.ahead is None:
+                if news.queue_position is None:
                     watch.token(news.completion_tokens, over=news.finish is not None)
 
             watch.asked = time.perf_counter()
@@ -81,13 +81,13 @@ class Ours:
         return [watch.timing(begun) for watch in watches]
 
     def warm(self, tokens: Tokens) -> None:
-        self.engine.warm(tokens)
+        self.engine.prefill(tokens)
         while not self.engine.idle:
             time.sleep(0.005)
 
     def limit(self, prompts: Sequence[Tokens], count: int) -> float:
         """Tokens a second of llama.cpp's own batches, with nothing chosen and nobody told."""
-        from persona_lab.llama.bindings import Context, Entry
+        from persona_lab.llama.bindings import BatchEntry, Context
 
         context = Context(
             self.engine.model, cells=CONTEXT, sequences=32, batch=512, threads=processors()
@@ -95,11 +95,11 @@ class Ours:
         try:
             for number, prompt in enumerate(prompts):
                 context.decode(
-                    [Entry(token, at, number, False) for at, token in enumerate(prompt[:64])]
+                    [BatchEntry(token, at, number, False) for at, token in enumerate(prompt[:64])]
                 )
             begun = time.perf_counter()
             for step in range(count):
-                context.decode([Entry(9, 64 + step, n, True) for n in range(len(prompts))])
+                context.decode([BatchEntry(9, 64 + step, n, True) for n in range(len(prompts))])
             return count * len(prompts) / (time.perf_counter() - begun)
         finally:
             context.close()

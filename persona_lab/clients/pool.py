@@ -131,7 +131,7 @@ class ClientPool:
         if info.name not in self._files:
             from persona_lab.clients import local as llama_cpp
 
-            path = llama_cpp.weights_at_hand(info, self.settings)
+            path = llama_cpp.find_local_weights(info, self.settings)
             if path is None:
                 return info
             facts = llama_cpp.probe(path)

@@ -51,7 +51,7 @@ knows personas, prompts or asyncio; :mod:`persona_lab.clients.local` does.
 """
 
 from persona_lab.llama.bindings import Model, SamplerOptions
-from persona_lab.llama.engine import Engine, Figures, Generation, Step
+from persona_lab.llama.engine import Engine, EngineStats, Generation, Step
 from persona_lab.llama.file_check import check_file
 from persona_lab.llama.registry import (
     close_engines,
@@ -62,7 +62,7 @@ from persona_lab.llama.registry import (
 
 __all__ = [
     "Engine",
-    "Figures",
+    "EngineStats",
     "Generation",
     "Model",
     "SamplerOptions",

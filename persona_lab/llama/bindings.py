@@ -26,7 +26,7 @@ from persona_lab.errors import BadRequest, ModelUnavailable
 
 log = logging.getLogger(__name__)
 
-_LEVELS = {3: logging.DEBUG, 4: logging.INFO}
+_LOG_LEVELS = {3: logging.DEBUG, 4: logging.INFO}
 """llama.cpp's words are notes to developers; what fails becomes an error of ours anyway."""
 REPEAT_WINDOW = 64
 """Tokens of the answer that ``repeat_penalty`` looks back on, as in llama.cpp."""
@@ -37,7 +37,7 @@ MIN_P = 0.05
 
 
 @functools.cache
-def _llama() -> Any:
+def load_llama() -> Any:
     """llama_cpp, loaded when first used (0.2 s) and made quiet."""
     # OpenMP's threads spin where they wait for each other. As soon as anything else wants a
     # processor (a page, a second model) that made it five to ten times slower here. Not to spin at
@@ -48,16 +48,16 @@ def _llama() -> Any:
 
     @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator, unused-ignore]
     def receive(level: int, text: bytes, _: object) -> None:
-        if level in _LEVELS:
-            log.log(_LEVELS[level], "%s", text.decode("utf-8", "replace").rstrip())
+        if level in _LOG_LEVELS:
+            log.log(_LOG_LEVELS[level], "%s", text.decode("utf-8", "replace").rstrip())
 
-    _keep.append(receive)
+    _callbacks.append(receive)
     llama_cpp.llama_log_set(receive, ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
     return llama_cpp
 
 
-_keep: list[Any] = []
+_callbacks: list[Any] = []
 """Callbacks that C code holds on to."""
 
 Progress = Callable[[float], None]
@@ -72,7 +72,7 @@ class Model:
         path: Path,
         *,
         vocab_only: bool = False,
-        lean: bool = False,
+        low_memory: bool = False,
         progress: Progress | None = None,
     ) -> None:
         """``lean``: no weights are copied into a form that is faster to compute with.
@@ -83,18 +83,18 @@ class Model:
         self._using = threading.Condition()
         self._users = 0
         if not path.is_file():
-            raise unavailable(path, "no_file", "there is no such file")
-        llama = _llama()
-        self._pointer = _load(path, vocab_only, progress, lean=lean)
+            raise model_unavailable(path, "no_file", "there is no such file")
+        llama = load_llama()
+        self._pointer = _load(path, vocab_only, progress, low_memory=low_memory)
         if not self._pointer:
             whole = not vocab_only and _load(path, vocab_only=True)
             if whole:
                 llama.llama_model_free(whole)
             if whole:
-                raise unavailable(path, "no_memory", "not enough memory")
-            raise unavailable(path, "damaged_file", "not a GGUF file, or a damaged one")
+                raise model_unavailable(path, "no_memory", "not enough memory")
+            raise model_unavailable(path, "damaged_file", "not a GGUF file, or a damaged one")
         self._vocab = llama.llama_model_get_vocab(self._pointer)
-        self.vocabulary: int = llama.llama_vocab_n_tokens(self._vocab)
+        self.vocabulary_size: int = llama.llama_vocab_n_tokens(self._vocab)
         self.trained_context: int = llama.llama_model_n_ctx_train(self._pointer)
         self.recurrent = bool(
             llama.llama_model_is_recurrent(self._pointer)
@@ -102,14 +102,14 @@ class Model:
         )
 
     @contextlib.contextmanager
-    def used(self) -> Iterator[Any]:
+    def in_use(self) -> Iterator[Any]:
         """llama.cpp, while nobody can close the model. Raises ModelUnavailable if somebody has."""
         with self._using:
             if not self._pointer:
-                raise closed(self.path)
+                raise model_closed(self.path)
             self._users += 1
         try:
-            yield _llama()
+            yield load_llama()
         finally:
             with self._using:
                 self._users -= 1
@@ -124,7 +124,7 @@ class Model:
         room = len(data) + 8
         while True:
             tokens = (ctypes.c_int32 * room)()
-            with self.used() as llama:
+            with self.in_use() as llama:
                 count = llama.llama_tokenize(
                     self._vocab, data, len(data), tokens, room, bos, special
                 )
@@ -132,43 +132,45 @@ class Model:
                 return list(tokens[:count])
             room = -count
 
-    def piece(self, token: int, *, special: bool = False) -> bytes:
+    def token_bytes(self, token: int, *, special: bool = False) -> bytes:
         """The bytes of a token; those of a control token only if ``special``."""
         for room in (64, 4096):
             buffer = ctypes.create_string_buffer(room)
-            with self.used() as llama:
+            with self.in_use() as llama:
                 count = llama.llama_token_to_piece(self._vocab, token, buffer, room, 0, special)
             if count >= 0:
                 return buffer.raw[:count]
         return b""
 
     def is_end(self, token: int) -> bool:
-        with self.used() as llama:
+        with self.in_use() as llama:
             return bool(llama.llama_vocab_is_eog(self._vocab, token))
 
     def is_control(self, token: int) -> bool:
-        with self.used() as llama:
+        with self.in_use() as llama:
             return bool(llama.llama_vocab_is_control(self._vocab, token))
 
     @property
     def bos(self) -> str:
-        with self.used() as llama:
+        with self.in_use() as llama:
             token = llama.llama_vocab_bos(self._vocab)
-        return self._named(token)
+        return self._token_name(token)
 
     @property
     def eos(self) -> str:
-        with self.used() as llama:
+        with self.in_use() as llama:
             token = llama.llama_vocab_eos(self._vocab)
-        return self._named(token)
+        return self._token_name(token)
 
-    def _named(self, token: int) -> str:
-        return self.piece(token, special=True).decode("utf-8", "replace") if token >= 0 else ""
+    def _token_name(self, token: int) -> str:
+        return (
+            self.token_bytes(token, special=True).decode("utf-8", "replace") if token >= 0 else ""
+        )
 
     def metadata(self, key: str) -> str:
         """A value of the file's header, "" when it has none."""
         name = key.encode()
-        with self.used() as llama:
+        with self.in_use() as llama:
             length = llama.llama_model_meta_val_str(self._pointer, name, None, 0)
             if length < 0:
                 return ""
@@ -199,11 +201,11 @@ class Model:
         with self._using:
             self._using.wait_for(lambda: not self._users)
             if self._pointer:
-                _llama().llama_model_free(self._pointer)
+                load_llama().llama_model_free(self._pointer)
                 self._pointer = None
 
 
-def unavailable(path: Path, why: str, reason: str, **details: Any) -> ModelUnavailable:
+def model_unavailable(path: Path, why: str, reason: str, **details: Any) -> ModelUnavailable:
     return ModelUnavailable(
         f"{path}: {reason}",
         provider="local",
@@ -214,17 +216,17 @@ def unavailable(path: Path, why: str, reason: str, **details: Any) -> ModelUnava
     )
 
 
-def closed(path: Path) -> ModelUnavailable:
-    return unavailable(path, "closed", "it was closed")
+def model_closed(path: Path) -> ModelUnavailable:
+    return model_unavailable(path, "closed", "it was closed")
 
 
 def _load(
-    path: Path, vocab_only: bool, progress: Progress | None = None, *, lean: bool = False
+    path: Path, vocab_only: bool, progress: Progress | None = None, *, low_memory: bool = False
 ) -> Any:
-    llama = _llama()
+    llama = load_llama()
     params = llama.llama_model_default_params()
     params.vocab_only = vocab_only
-    params.use_extra_bufts = not lean
+    params.use_extra_bufts = not low_memory
     if progress is not None:
 
         @llama.llama_progress_callback  # type: ignore[untyped-decorator, unused-ignore]
@@ -236,13 +238,13 @@ def _load(
     return llama.llama_model_load_from_file(str(path).encode(), params)
 
 
-class Entry(NamedTuple):
+class BatchEntry(NamedTuple):
     """One token of a batch: where it stands, whose it is, whether the next one is asked for."""
 
     token: int
     position: int
     sequence: int
-    wanted: bool
+    wants_logits: bool
 
 
 class Context:
@@ -264,7 +266,7 @@ class Context:
 
         Raises ModelUnavailable when memory is short.
         """
-        llama = _llama()
+        llama = load_llama()
         params = llama.llama_context_default_params()
         params.n_ctx = cells
         params.n_seq_max = sequences + 1
@@ -277,15 +279,15 @@ class Context:
         self._model = model
         self._pointer = llama.llama_init_from_model(model._pointer, params)
         if not self._pointer:
-            raise unavailable(model.path, "no_memory", "not enough memory")
+            raise model_unavailable(model.path, "no_memory", "not enough memory")
         self._memory = llama.llama_get_memory(self._pointer)
-        self._aside = sequences
+        self._scratch_sequence = sequences
         """A sequence for what is copied out of the context and into it."""
         self._window: int = llama.llama_model_n_swa(model._pointer)
         self._batch = llama.llama_batch_init(batch, 0, 1)
         self.cells: int = llama.llama_n_ctx(self._pointer)
 
-    def decode(self, entries: Sequence[Entry]) -> None:
+    def decode(self, entries: Sequence[BatchEntry]) -> None:
         """Read the tokens. Raises ModelUnavailable when llama.cpp couldn't."""
         batch = self._batch
         batch.n_tokens = len(entries)
@@ -294,20 +296,20 @@ class Context:
             batch.pos[i] = entry.position
             batch.n_seq_id[i] = 1
             batch.seq_id[i][0] = entry.sequence
-            batch.logits[i] = entry.wanted
-        status = _llama().llama_decode(self._pointer, batch)
+            batch.logits[i] = entry.wants_logits
+        status = load_llama().llama_decode(self._pointer, batch)
         if status != 0:
-            raise unavailable(
+            raise model_unavailable(
                 self._model.path, "decode", f"llama_decode returned {status}", code=status
             )
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Let ``target`` begin with the first ``length`` cells of ``source``."""
-        _llama().llama_memory_seq_cp(self._memory, source, target, 0, length)
+        load_llama().llama_memory_seq_cp(self._memory, source, target, 0, length)
 
-    def cut(self, sequence: int, length: int = 0) -> bool:
+    def truncate(self, sequence: int, length: int = 0) -> bool:
         """Keep the first ``length`` cells of ``sequence``; False if its kind of memory can't."""
-        return bool(_llama().llama_memory_seq_rm(self._memory, sequence, length, -1))
+        return bool(load_llama().llama_memory_seq_rm(self._memory, sequence, length, -1))
 
     def intact(self, sequence: int, length: int) -> bool:
         """Whether what follows the first ``length`` tokens of ``sequence`` finds all it looks at.
@@ -315,7 +317,7 @@ class Context:
         llama.cpp gives others the cells that a sliding window has passed. ``length`` 0: whether it
         has all of its cells still.
         """
-        first = _llama().llama_memory_seq_pos_min(self._memory, sequence)
+        first = load_llama().llama_memory_seq_pos_min(self._memory, sequence)
         return bool(0 <= first <= max(0, length - self._window + 1 if self._window else 0))
 
     def save(self, sequence: int, begin: int, end: int, into: memoryview) -> int:
@@ -324,44 +326,48 @@ class Context:
         0, and nothing is copied, where ``into`` is too small. Of a sequence of their own, for of
         a longer one llama.cpp leaves out what a sliding window has passed.
         """
-        llama = _llama()
-        llama.llama_memory_seq_cp(self._memory, sequence, self._aside, begin, end)
+        llama = load_llama()
+        llama.llama_memory_seq_cp(self._memory, sequence, self._scratch_sequence, begin, end)
         try:
-            size = int(llama.llama_state_seq_get_size(self._pointer, self._aside))
+            size = int(llama.llama_state_seq_get_size(self._pointer, self._scratch_sequence))
             if size > len(into):
                 return 0
             room = (ctypes.c_uint8 * size).from_buffer(into)
-            return int(llama.llama_state_seq_get_data(self._pointer, room, size, self._aside))
+            return int(
+                llama.llama_state_seq_get_data(self._pointer, room, size, self._scratch_sequence)
+            )
         finally:
-            self.cut(self._aside)
+            self.truncate(self._scratch_sequence)
 
     def load(self, sequence: int, begin: int, end: int, data: memoryview) -> bool:
         """Let ``sequence`` go on with what was saved of tokens ``begin`` to ``end``.
 
         False, and nothing is changed, where there aren't cells enough.
         """
-        llama = _llama()
+        llama = load_llama()
         room = (ctypes.c_uint8 * len(data)).from_buffer(data)
-        done = llama.llama_state_seq_set_data(self._pointer, room, len(data), self._aside)
+        done = llama.llama_state_seq_set_data(
+            self._pointer, room, len(data), self._scratch_sequence
+        )
         if done:
-            llama.llama_memory_seq_cp(self._memory, self._aside, sequence, begin, end)
-        self.cut(self._aside)
+            llama.llama_memory_seq_cp(self._memory, self._scratch_sequence, sequence, begin, end)
+        self.truncate(self._scratch_sequence)
         return bool(done)
 
     def clear(self) -> None:
-        _llama().llama_memory_clear(self._memory, True)
+        load_llama().llama_memory_clear(self._memory, True)
 
     def rewind(self) -> None:
         """Let an empty context begin at its first cell again."""
-        _llama().llama_memory_clear(self._memory, False)
+        load_llama().llama_memory_clear(self._memory, False)
 
     def use_threads(self, threads: int) -> None:
-        _llama().llama_set_n_threads(self._pointer, threads, threads)
+        load_llama().llama_set_n_threads(self._pointer, threads, threads)
 
     def close(self) -> None:
         if self._pointer:
-            _llama().llama_batch_free(self._batch)
-            _llama().llama_free(self._pointer)
+            load_llama().llama_batch_free(self._batch)
+            load_llama().llama_free(self._pointer)
             self._pointer = None
 
 
@@ -384,7 +390,7 @@ class Sampler:
 
     def __init__(self, model: Model, options: SamplerOptions) -> None:
         """Raises BadRequest for a grammar that is none."""
-        llama = _llama()
+        llama = load_llama()
         self._model = model
         self._grammar = None
         if options.grammar:
@@ -396,7 +402,7 @@ class Sampler:
         penalties = (
             [
                 llama.llama_sampler_init_penalties(
-                    model.vocabulary, REPEAT_WINDOW, options.repeat_penalty, 0.0, 0.0
+                    model.vocabulary_size, REPEAT_WINDOW, options.repeat_penalty, 0.0, 0.0
                 )
             ]
             if options.repeat_penalty != 1
@@ -421,20 +427,20 @@ class Sampler:
     def sample(self, context: Context, index: int) -> int:
         """The token that follows entry ``index`` of the batch just decoded."""
         if self._grammar:
-            return self._sample_by_grammar(context, index)
-        return int(_llama().llama_sampler_sample(self._pointer, context._pointer, index))
+            return self._sample_with_grammar(context, index)
+        return int(load_llama().llama_sampler_sample(self._pointer, context._pointer, index))
 
-    def _sample_by_grammar(self, context: Context, index: int) -> int:
+    def _sample_with_grammar(self, context: Context, index: int) -> int:
         """What the chain likes if the grammar allows it; else what it likes of all that is allowed.
 
         To ask the grammar about each word of a vocabulary takes longer than the model does, and
         the likeliest is nearly always right.
         """
-        llama = _llama()
+        llama = load_llama()
         logits = llama.llama_get_logits_ith(context._pointer, index)
-        candidates = np.zeros(self._model.vocabulary, _CANDIDATE)
-        candidates["id"] = np.arange(self._model.vocabulary)
-        candidates["logit"] = np.ctypeslib.as_array(logits, (self._model.vocabulary,))
+        candidates = np.zeros(self._model.vocabulary_size, _CANDIDATE)
+        candidates["id"] = np.arange(self._model.vocabulary_size)
+        candidates["logit"] = np.ctypeslib.as_array(logits, (self._model.vocabulary_size,))
         liked = self._apply(candidates.copy(), self._pointer)
         alone = candidates[liked["id"] : liked["id"] + 1].copy()
         if not self._allowed(self._apply(alone, self._grammar, choose=False)):
@@ -452,7 +458,7 @@ class Sampler:
     @staticmethod
     def _apply(candidates: Any, sampler: Any, *, choose: bool = True) -> Any:
         """The candidate that ``sampler`` chooses, else the first, after it has weighed them all."""
-        llama = _llama()
+        llama = load_llama()
         pointer = candidates.ctypes.data_as(ctypes.POINTER(llama.llama_token_data))
         array = llama.llama_token_data_array(pointer, len(candidates), -1, False)
         llama.llama_sampler_apply(sampler, ctypes.byref(array))
@@ -464,10 +470,10 @@ class Sampler:
 
     def close(self) -> None:
         if self._pointer:
-            _llama().llama_sampler_free(self._pointer)
+            load_llama().llama_sampler_free(self._pointer)
             self._pointer = None
         if self._grammar:
-            _llama().llama_sampler_free(self._grammar)
+            load_llama().llama_sampler_free(self._grammar)
             self._grammar = None
 
 
@@ -475,50 +481,57 @@ _CANDIDATE = np.dtype([("id", "i4"), ("logit", "f4"), ("p", "f4")])
 """llama.cpp's ``llama_token_data``."""
 
 
-MOST_REPEATED = 1000
+MAX_REPETITIONS = 1000
 """Items or letters that a schema may ask for: each is a rule of its own in the grammar."""
-LARGEST_SCHEMA = 32_000
+MAX_SCHEMA_CHARACTERS = 32_000
 """Characters."""
-MOST_PLACES = 5_000
+MAX_SCHEMA_NODES = 5_000
 """Values of a schema with every reference written out. llama.cpp follows all of them that an answer
 may stand at, and where alternatives begin alike they multiply with each letter."""
 
 
-def grammar_of(schema: Mapping[str, Any]) -> str:
+def grammar_from_schema(schema: Mapping[str, Any]) -> str:
     """A JSON schema as a grammar for :class:`SamplerOptions`. Raises BadRequest."""
-    _llama()
+    load_llama()
     from llama_cpp.llama_grammar import json_schema_to_gbnf
 
     try:
-        if len(json.dumps(schema)) > LARGEST_SCHEMA or _most_repeated(schema) > MOST_REPEATED:
+        if (
+            len(json.dumps(schema)) > MAX_SCHEMA_CHARACTERS
+            or _max_repetitions(schema) > MAX_REPETITIONS
+        ):
             raise ValueError("it would take too much work")
-        _write_out(schema)
+        _check_references(schema)
         return str(json_schema_to_gbnf(json.dumps(schema)))
     except Exception as wrong:  # it raises whatever it stumbles over
         raise BadRequest("not a JSON schema", provider="local") from wrong
 
 
-def _most_repeated(schema: Any) -> float:
+def _max_repetitions(schema: Any) -> float:
     """The largest number of items, properties or letters that ``schema`` speaks of."""
     if isinstance(schema, list):
-        return max(map(_most_repeated, schema), default=0)
+        return max(map(_max_repetitions, schema), default=0)
     if not isinstance(schema, Mapping):
         return 0
-    counts = (n for key, n in schema.items() if key.startswith(("min", "max")) and key[3:] in _OF)
+    counts = (
+        n
+        for key, n in schema.items()
+        if key.startswith(("min", "max")) and key[3:] in _COUNT_SUFFIXES
+    )
     numbers = [n for n in counts if isinstance(n, int | float)]
     if "pattern" in schema:  # llama.cpp writes it out, and has no bound for it
         return math.inf
-    return max([*numbers, *map(_most_repeated, schema.values())], default=0)
+    return max([*numbers, *map(_max_repetitions, schema.values())], default=0)
 
 
-def _write_out(schema: Mapping[str, Any]) -> None:
+def _check_references(schema: Mapping[str, Any]) -> None:
     """Raises ValueError where references lead in a circle, or to more than MOST_PLACES."""
     places = 0
     waiting: list[tuple[Any, tuple[str, ...]]] = [(schema, ())]
     while waiting:
         value, through = waiting.pop()
         places += 1
-        if places > MOST_PLACES:
+        if places > MAX_SCHEMA_NODES:
             raise ValueError("it would take too much work")
         if isinstance(value, list):
             waiting += [(item, through) for item in value]
@@ -534,4 +547,4 @@ def _write_out(schema: Mapping[str, Any]) -> None:
                 waiting.append((target, (*through, reference)))
 
 
-_OF = ("Items", "Length", "Properties")
+_COUNT_SUFFIXES = ("Items", "Length", "Properties")

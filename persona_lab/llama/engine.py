@@ -12,36 +12,42 @@ from pathlib import Path
 from typing import Literal
 
 from persona_lab.errors import BadRequest, ContextTooLong, Overloaded, ProviderError
-from persona_lab.llama import kv_cache as memory
+from persona_lab.llama import kv_cache
 from persona_lab.llama.bindings import (
+    BatchEntry,
     Context,
-    Entry,
     Model,
     Progress,
     Sampler,
     SamplerOptions,
-    closed,
-    unavailable,
+    model_closed,
+    model_unavailable,
 )
-from persona_lab.llama.kv_cache import BATCH, SHORTEST, Memory, piece, readable_ahead
-from persona_lab.llama.prefix_cache import common
-from persona_lab.llama.stream_decoder import TextStream
+from persona_lab.llama.kv_cache import (
+    BATCH_TOKENS,
+    MIN_CHUNK,
+    KVCache,
+    next_chunk_size,
+    prefillable_length,
+)
+from persona_lab.llama.prefix_cache import common_prefix_length
+from persona_lab.llama.stream_decoder import StreamDecoder
 
 log = logging.getLogger(__name__)
 
-LIVE = 16
+MAX_RUNNING = 16
 """Answers that are written at a time; further ones wait."""
-SEQUENCES = LIVE + 1
+SEQUENCES = MAX_RUNNING + 1
 """There is always one for who begins."""
-WAITING = 64
+MAX_QUEUED = 64
 """Requests that may wait; further ones are refused."""
-PIECE = 64
+PREFILL_CHUNK = 64
 """Tokens of prompts in a step in which somebody's answer is being written: 0.1 s of a stall."""
-UNKNOWN = 64_000_000
+UNKNOWN_CACHE_BYTES = 64_000_000
 """Bytes that a context's cells may take where the file's header doesn't say."""
-MARGIN = 64
+RESERVED_CELLS = 64
 """Cells that must be free for an answer before it is begun."""
-WORTH_WAITING = 32
+MIN_SHARED_TOKENS = 32
 """Tokens that a neighbour is about to read which make it worth waiting for."""
 
 
@@ -52,7 +58,7 @@ class Step:
     ``ahead``: requests that come first, while it waits for its turn."""
 
     text: str = ""
-    ahead: int | None = None
+    queue_position: int | None = None
     finish: Literal["stop", "length"] | None = None
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -67,7 +73,7 @@ a closed event loop does, cancels its answer."""
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class EngineStats:
     """What an engine is doing and has done, at a moment. Cells and tokens, ``seconds`` of writing.
 
     ``waiting``: answers that wait to be begun. ``reused_tokens`` of the ``prompt_tokens`` had been
@@ -86,22 +92,22 @@ class Figures:
     seconds: float = 0.0
 
     @property
-    def reuse(self) -> float:
+    def reuse_ratio(self) -> float:
         """Share of the prompts that needn't be read; 0 before the first."""
         return self.reused_tokens / self.prompt_tokens if self.prompt_tokens else 0.0
 
     @property
-    def speed(self) -> float:
+    def tokens_per_second(self) -> float:
         """Tokens a second, of all answers together, while any was being written."""
         return self.paced_tokens / self.seconds if self.seconds else 0.0
 
-    def __add__(self, other: Figures) -> Figures:
+    def __add__(self, other: EngineStats) -> EngineStats:
         sums = {
             field.name: getattr(self, field.name) + getattr(other, field.name)
             for field in fields(self)
             if field.name != "name"
         }
-        return Figures(self.name, **sums)
+        return EngineStats(self.name, **sums)
 
 
 class Generation:
@@ -113,7 +119,7 @@ class Generation:
         *,
         max_tokens: int,
         sampler: Sampler,
-        text: TextStream,
+        text: StreamDecoder,
         listener: Listener,
     ) -> None:
         self.tokens = list(tokens)
@@ -123,7 +129,7 @@ class Generation:
         self.sampler = sampler
         self.text = text
         self.listener = listener
-        self.ahead = 0
+        self.queue_position = 0
         self.cancelled = False
 
     def cancel(self) -> None:
@@ -134,14 +140,14 @@ class Generation:
     def completion_tokens(self) -> int:
         return len(self.tokens) - self.prompt_tokens
 
-    def unread(self, sequence: memory.Sequence) -> list[int]:
+    def pending_tokens(self, sequence: kv_cache.Sequence) -> list[int]:
         """What ``sequence`` hasn't read yet: one token while the answer is being written."""
         return self.tokens[len(sequence.tokens) :]
 
-    def appetite(self, read: int) -> int:
+    def cells_needed(self, cached: int) -> int:
         """Cells that it will soon need, with ``read`` tokens in the context already."""
-        coming = min(MARGIN, self.max_tokens - self.completion_tokens)
-        return len(self.tokens) - read + coming
+        coming = min(RESERVED_CELLS, self.max_tokens - self.completion_tokens)
+        return len(self.tokens) - cached + coming
 
 
 class Engine:
@@ -166,47 +172,52 @@ class Engine:
         """
         self.name = name or path.stem
         self.model = Model(path, progress=progress)
-        cells = context * self.model.cell_bytes or UNKNOWN
+        cells = context * self.model.cell_bytes or UNKNOWN_CACHE_BYTES
         try:
             claim(2 * cells)
             self._context = Context(
                 self.model,
                 cells=context,
                 sequences=SEQUENCES,
-                batch=BATCH,
+                batch=BATCH_TOKENS,
                 threads=threads,
                 flash=flash,
             )
             try:
-                self.memory = Memory(
-                    self._context, SEQUENCES, shelf=cells, divisible=not self.model.recurrent
+                self.cache = KVCache(
+                    self._context,
+                    SEQUENCES,
+                    prefix_cache_bytes=cells,
+                    partial_reuse=not self.model.recurrent,
                 )
             except MemoryError:
                 self._context.close()
-                raise unavailable(path, "no_memory", "not enough memory") from None
+                raise model_unavailable(path, "no_memory", "not enough memory") from None
         except ProviderError:
             self.model.close()
             raise
-        self.limit = min(self._context.cells, self.model.trained_context or self._context.cells)
+        self.context_limit = min(
+            self._context.cells, self.model.trained_context or self._context.cells
+        )
         """Most tokens of one prompt with its answer."""
-        self._live: dict[Generation, memory.Sequence] = {}
+        self._running: dict[Generation, kv_cache.Sequence] = {}
         self._waiting: list[Generation] = []
-        self._ahead: list[list[int]] = []
+        self._prefill_queue: list[list[int]] = []
         """Beginnings to be read while nobody wants an answer, the newest last: it comes first."""
         self._inbox: queue.SimpleQueue[Generation | list[int] | None] = queue.SimpleQueue()
         self._threads = self._threads_used = threads
         self._closed = False
-        self._door = threading.Lock()
+        self._submit_lock = threading.Lock()
         """What is put in while it is held is seen by the worker, at its end too."""
-        self._put = self._taken = self._settled = 0
+        self._submitted = self._received = self._completed = 0
         """News put into the inbox, taken out of it, and taken when nothing was left to do."""
-        self._prompted = self._reused = self._written = self._paced = 0
+        self._prompt_tokens = self._reused_tokens = self._written_tokens = self._paced_tokens = 0
         self._writing_seconds = 0.0
-        self.used = time.monotonic()
+        self.last_used = time.monotonic()
         """When it was last asked for something."""
         self.unloaded = False
         """Closed to make room: it may be opened again."""
-        self._thread = threading.Thread(target=self._work, name=f"llama-{self.name}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"llama-{self.name}", daemon=True)
         self._thread.start()
 
     def submit(
@@ -225,50 +236,50 @@ class Engine:
         """
         if not tokens:
             raise BadRequest("an empty prompt", provider="local", model=self.name)
-        if len(tokens) >= self.limit:
+        if len(tokens) >= self.context_limit:
             raise ContextTooLong(
-                provider="local", model=self.name, tokens=len(tokens), limit=self.limit - 1
+                provider="local", model=self.name, tokens=len(tokens), limit=self.context_limit - 1
             )
-        with self.model.used():
+        with self.model.in_use():
             sampler = Sampler(self.model, options or SamplerOptions())
         generation = Generation(
             tokens,
-            max_tokens=min(max_tokens, self.limit - len(tokens)),
+            max_tokens=min(max_tokens, self.context_limit - len(tokens)),
             sampler=sampler,
-            text=TextStream(stop),
+            text=StreamDecoder(stop),
             listener=listener,
         )
         try:
-            with self._door:
+            with self._submit_lock:
                 if self._closed:
-                    raise closed(self.model.path)
-                if self._inbox.qsize() + len(self._waiting) >= WAITING:
+                    raise model_closed(self.model.path)
+                if self._inbox.qsize() + len(self._waiting) >= MAX_QUEUED:
                     raise Overloaded(provider="local", model=self.name)
-                self._send(generation)
+                self._enqueue(generation)
         except ProviderError:
             sampler.close()
             raise
         return generation
 
-    def warm(self, tokens: Sequence[int]) -> None:
+    def prefill(self, tokens: Sequence[int]) -> None:
         """Read ``tokens`` while nobody wants an answer, and pin them. From any thread.
 
         A request never waits for this longer than for one step of :data:`PIECE` tokens, and
         takes over what was read by then. Raises ContextTooLong, ModelUnavailable when closed.
         """
-        if len(tokens) >= self.limit:
+        if len(tokens) >= self.context_limit:
             raise ContextTooLong(
-                provider="local", model=self.name, tokens=len(tokens), limit=self.limit - 1
+                provider="local", model=self.name, tokens=len(tokens), limit=self.context_limit - 1
             )
-        with self._door:
+        with self._submit_lock:
             if self._closed:
-                raise closed(self.model.path)
-            self._send(list(tokens))
+                raise model_closed(self.model.path)
+            self._enqueue(list(tokens))
 
-    def _send(self, news: Generation | list[int]) -> None:
+    def _enqueue(self, news: Generation | list[int]) -> None:
         """Called with the door held."""
-        self._put += 1
-        self.used = time.monotonic()
+        self._submitted += 1
+        self.last_used = time.monotonic()
         self._inbox.put(news)
 
     @property
@@ -279,34 +290,34 @@ class Engine:
     @property
     def idle(self) -> bool:
         """Whether all that was asked for until now is done. From any thread."""
-        return self._settled == self._put
+        return self._completed == self._submitted
 
     @property
-    def figures(self) -> Figures:
+    def stats(self) -> EngineStats:
         """What it is doing and has done. From any thread; nobody waits for anybody."""
-        return Figures(
+        return EngineStats(
             name=self.name,
             cells=self._context.cells,
-            cells_used=self.memory.used,
-            live=len(self._live),
+            cells_used=self.cache.cells_used,
+            live=len(self._running),
             waiting=len(self._waiting) + self._inbox.qsize(),
-            prompt_tokens=self._prompted,
-            reused_tokens=self._reused,
-            written_tokens=self._written,
-            paced_tokens=self._paced,
+            prompt_tokens=self._prompt_tokens,
+            reused_tokens=self._reused_tokens,
+            written_tokens=self._written_tokens,
+            paced_tokens=self._paced_tokens,
             seconds=self._writing_seconds,
         )
 
     def close(self) -> None:
         """End what is being written, stop the thread, give the memory back. From any thread."""
-        with self._door:
+        with self._submit_lock:
             self._closed = True
             self._inbox.put(None)
         self._thread.join()
 
     def unload(self) -> bool:
         """Close it if it has nothing to do; False if it has. From any thread."""
-        with self._door:
+        with self._submit_lock:
             if self._closed or not self.idle:
                 return False
             self._closed = self.unloaded = True
@@ -316,162 +327,166 @@ class Engine:
 
     # ── on the worker's thread ────────────────────────────────────────────────────────────
 
-    def _work(self) -> None:
+    def _run(self) -> None:
         while not self._closed:
             try:
-                self._receive()
-                self._forget_cancelled()
+                self._drain_inbox()
+                self._drop_cancelled()
                 self._admit()
-                if self._live:
+                if self._running:
                     self._step()
-                elif self._ahead:
-                    self._read_ahead()
+                elif self._prefill_queue:
+                    self._prefill_step()
             except Exception as wrong:  # the worker outlives whatever befalls a request
                 log.exception("a step of %s failed", self.name)
-                self._fail(list(self._live), wrong)
-                self._ahead.clear()
-                self.memory.clear()
-        _busy.discard(self)
+                self._fail(list(self._running), wrong)
+                self._prefill_queue.clear()
+                self.cache.clear()
+        _busy_engines.discard(self)
         while not self._inbox.empty():
             late = self._inbox.get()
             if isinstance(late, Generation):
                 self._waiting.append(late)
         try:
-            self._fail([*self._live, *self._waiting], closed(self.model.path))
+            self._fail([*self._running, *self._waiting], model_closed(self.model.path))
         finally:
             self._context.close()
             self.model.close()
 
-    def _receive(self) -> None:
+    def _drain_inbox(self) -> None:
         """Take in what was submitted; sleep while there is nothing to do."""
         while True:
-            busy = bool(self._live or self._waiting or self._ahead)
+            busy = bool(self._running or self._waiting or self._prefill_queue)
             if not busy:
-                self.memory.keep()
-                _busy.discard(self)
-                self._settled = self._taken
+                self.cache.save_idle()
+                _busy_engines.discard(self)
+                self._completed = self._received
             try:
                 news = self._inbox.get(block=not busy)
             except queue.Empty:
                 break
             if news is None:
                 return
-            self._taken += 1
+            self._received += 1
             if isinstance(news, Generation):
                 self._waiting.append(news)
             else:
-                self.memory.pin(news)
-                self._ahead = [*self._ahead, news][-memory.PINS :]
-        self._share_processors()
+                self.cache.pin(news)
+                self._prefill_queue = [*self._prefill_queue, news][-kv_cache.MAX_PINS :]
+        self._share_threads()
 
-    def _share_processors(self) -> None:
+    def _share_threads(self) -> None:
         """Engines that work at the same time divide the threads: more of them than processors
         would wait for one another."""
-        _busy.add(self)
-        threads = max(1, self._threads // len(_busy))
+        _busy_engines.add(self)
+        threads = max(1, self._threads // len(_busy_engines))
         if threads != self._threads_used:
             self._context.use_threads(threads)
             self._threads_used = threads
 
-    def _forget_cancelled(self) -> None:
-        for generation in [g for g in [*self._live, *self._waiting] if g.cancelled]:
-            self._retire(generation)
+    def _drop_cancelled(self) -> None:
+        for generation in [g for g in [*self._running, *self._waiting] if g.cancelled]:
+            self._finish(generation)
 
     def _admit(self) -> None:
         """Begin what fits, first come first served; who can share soon waits for it."""
-        self._begin_what_fits()
+        self._start_waiting()
         for ahead, generation in enumerate(self._waiting, 1):
-            if generation.ahead != ahead:
-                generation.ahead = ahead
-                self._tell(generation, Step(ahead=ahead))
+            if generation.queue_position != ahead:
+                generation.queue_position = ahead
+                self._notify(generation, Step(queue_position=ahead))
 
-    def _begin_what_fits(self) -> None:
+    def _start_waiting(self) -> None:
         for generation in list(self._waiting):
-            if len(self._live) == LIVE:
+            if len(self._running) == MAX_RUNNING:
                 return
-            source, known = self.memory.find(generation.tokens)
-            reading = (g for g, sequence in self._live.items() if len(g.unread(sequence)) > 1)
-            soon = max((common(g.tokens, generation.tokens) for g in reading), default=0)
-            if self.memory.divisible and soon - known >= WORTH_WAITING:
+            source, known = self.cache.find_prefix(generation.tokens)
+            reading = (
+                g for g, sequence in self._running.items() if len(g.pending_tokens(sequence)) > 1
+            )
+            soon = max(
+                (common_prefix_length(g.tokens, generation.tokens) for g in reading), default=0
+            )
+            if self.cache.partial_reuse and soon - known >= MIN_SHARED_TOKENS:
                 continue
-            wanted = sum(g.appetite(len(s.tokens)) for g, s in self._live.items())
-            wanted += generation.appetite(known if source in self._live.values() else 0)
-            if self._live and not self.memory.room(wanted):
+            wanted = sum(g.cells_needed(len(s.tokens)) for g, s in self._running.items())
+            wanted += generation.cells_needed(known if source in self._running.values() else 0)
+            if self._running and not self.cache.ensure_free(wanted):
                 return
             try:
-                sequence = self.memory.take(generation.tokens)
+                sequence = self.cache.acquire(generation.tokens)
             except Exception as wrong:
                 self._fail([generation], wrong)  # it would be tried again and again
                 raise
             if generation.cached_tokens is None:
                 generation.cached_tokens = len(sequence.tokens)
-                self._prompted += generation.prompt_tokens
-                self._reused += generation.cached_tokens
+                self._prompt_tokens += generation.prompt_tokens
+                self._reused_tokens += generation.cached_tokens
             self._waiting.remove(generation)
-            self._live[generation] = sequence
+            self._running[generation] = sequence
 
     def _step(self) -> None:
         """One decode: a token for everyone who is writing, a piece for those who still read."""
-        began, written = time.perf_counter(), self._written
-        unread = {g: g.unread(sequence) for g, sequence in self._live.items()}
+        began, written = time.perf_counter(), self._written_tokens
+        unread = {g: g.pending_tokens(sequence) for g, sequence in self._running.items()}
         writing = sum(1 for tokens in unread.values() if len(tokens) == 1)
-        room = writing + PIECE if writing else BATCH
-        batch: list[Entry] = []
+        room = writing + PREFILL_CHUNK if writing else BATCH_TOKENS
+        batch: list[BatchEntry] = []
         pieces: list[tuple[Generation, list[int]]] = []
         complete: list[tuple[Generation, int]] = []
         for generation in sorted(unread, key=lambda g: len(unread[g]) > 1):
-            sequence = self._live[generation]
+            sequence = self._running[generation]
             begun, tokens = len(sequence.tokens), unread[generation]
             size = 1
             if len(tokens) > 1:
-                size = piece(begun, len(generation.tokens), room - len(batch))
+                size = next_chunk_size(begun, len(generation.tokens), room - len(batch))
             whole = size == len(tokens)
             for number, token in enumerate(tokens[:size], 1):
                 wanted = whole and number == size
-                batch.append(Entry(token, begun + number - 1, sequence.number, wanted))
+                batch.append(BatchEntry(token, begun + number - 1, sequence.number, wanted))
             pieces.append((generation, tokens[:size]))
             if whole:
                 complete.append((generation, len(batch) - 1))
-        if not self.memory.room(len(batch)):
-            self._put_back(next(reversed(self._live)))
+        if not self.cache.ensure_free(len(batch)):
+            self._requeue(next(reversed(self._running)))
             return
         self._context.decode(batch)
         for generation, tokens in pieces:
             alone = len(pieces) == 1 and not writing
-            self.memory.read(self._live[generation], tokens, exactly=alone)
+            self.cache.append(self._running[generation], tokens, bit_exact=alone)
         for generation, index in complete:
             try:
-                self._write(generation, index)
+                self._sample_token(generation, index)
             except ProviderError as wrong:  # nobody else's fault
                 self._fail([generation], wrong)
         if writing:
-            self._paced += self._written - written
+            self._paced_tokens += self._written_tokens - written
             self._writing_seconds += time.perf_counter() - began
 
-    def _read_ahead(self) -> None:
+    def _prefill_step(self) -> None:
         """A piece of what was asked for last. It is held in between, for whoever comes."""
-        tokens = self._ahead[-1][: readable_ahead(len(self._ahead[-1]))]
-        beyond = [*tokens, *[-1] * SHORTEST]  # as much of a request as this can be of use to
-        known = self.memory.find(beyond)[1]
+        tokens = self._prefill_queue[-1][: prefillable_length(len(self._prefill_queue[-1]))]
+        beyond = [*tokens, *[-1] * MIN_CHUNK]  # as much of a request as this can be of use to
+        known = self.cache.find_prefix(beyond)[1]
         if known == len(tokens):
-            self._ahead.pop()
+            self._prefill_queue.pop()
             return
-        sequence = self.memory.take(beyond)
+        sequence = self.cache.acquire(beyond)
         begun = len(sequence.tokens)
-        following = tokens[begun : begun + piece(begun, len(tokens), PIECE)]
+        following = tokens[begun : begun + next_chunk_size(begun, len(tokens), PREFILL_CHUNK)]
         try:
-            if not self.memory.room(len(following)):
-                self._ahead.pop()
+            if not self.cache.ensure_free(len(following)):
+                self._prefill_queue.pop()
                 return
             entries = enumerate(following, begun)
-            self._context.decode([Entry(t, at, sequence.number, False) for at, t in entries])
-            self.memory.read(sequence, following, exactly=True)
+            self._context.decode([BatchEntry(t, at, sequence.number, False) for at, t in entries])
+            self.cache.append(sequence, following, bit_exact=True)
         finally:
-            self.memory.hold(sequence)
-        if self.memory.find(beyond)[1] <= known:  # it can't be kept
-            self._ahead.pop()
+            self.cache.retain(sequence)
+        if self.cache.find_prefix(beyond)[1] <= known:  # it can't be kept
+            self._prefill_queue.pop()
 
-    def _write(self, generation: Generation, index: int) -> None:
+    def _sample_token(self, generation: Generation, index: int) -> None:
         """Choose the next token and tell what it makes readable."""
         token = generation.sampler.sample(self._context, index)
         finish: Literal["stop", "length"] | None = None
@@ -479,15 +494,15 @@ class Engine:
             finish, text = "stop", generation.text.feed(b"", final=True)
         else:
             generation.tokens.append(token)
-            self._written += 1
+            self._written_tokens += 1
             full = generation.completion_tokens >= generation.max_tokens
-            text = generation.text.feed(self.model.piece(token), final=full)
+            text = generation.text.feed(self.model.token_bytes(token), final=full)
             if generation.text.stopped:
                 finish = "stop"
             elif full:
                 finish = "length"
         if finish or text:
-            self._tell(
+            self._notify(
                 generation,
                 Step(
                     text,
@@ -498,28 +513,28 @@ class Engine:
                 ),
             )
         if finish:
-            self._retire(generation)
+            self._finish(generation)
 
-    def _put_back(self, generation: Generation) -> None:
+    def _requeue(self, generation: Generation) -> None:
         """Let the youngest wait again, with all it has written, until there are cells for it."""
-        self.memory.hold(self._live.pop(generation), generation.prompt_tokens)
-        generation.ahead = 0  # it is told anew
+        self.cache.retain(self._running.pop(generation), generation.prompt_tokens)
+        generation.queue_position = 0  # it is told anew
         self._waiting.insert(0, generation)
 
-    def _retire(self, generation: Generation) -> None:
-        if generation in self._live:
+    def _finish(self, generation: Generation) -> None:
+        if generation in self._running:
             # What it wrote was read a token at a time, which isn't how a prompt is read.
-            self.memory.hold(self._live.pop(generation), generation.prompt_tokens)
+            self.cache.retain(self._running.pop(generation), generation.prompt_tokens)
         else:
             self._waiting.remove(generation)
         generation.sampler.close()
 
     def _fail(self, generations: list[Generation], wrong: Exception) -> None:
         for generation in generations:
-            self._retire(generation)
-            self._tell(generation, wrong)
+            self._finish(generation)
+            self._notify(generation, wrong)
 
-    def _tell(self, generation: Generation, news: Step | Exception) -> None:
+    def _notify(self, generation: Generation, news: Step | Exception) -> None:
         if generation.cancelled:
             return
         try:
@@ -529,5 +544,5 @@ class Engine:
             generation.cancel()
 
 
-_busy: set[Engine] = set()
+_busy_engines: set[Engine] = set()
 """Engines that are computing. Threads take from it and put into it what is theirs only."""

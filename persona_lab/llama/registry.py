@@ -16,25 +16,25 @@ from pathlib import Path
 
 import psutil
 
-from persona_lab.llama.bindings import Progress, unavailable
+from persona_lab.llama.bindings import Progress, model_unavailable
 from persona_lab.llama.engine import Engine
 
-WORK = 250_000_000
+ENGINE_OVERHEAD_BYTES = 250_000_000
 """Bytes that an engine takes beside weights and cells, at most (of both packaged models)."""
 
-_CONTROL = Path("/sys/fs/cgroup")
+_CGROUP = Path("/sys/fs/cgroup")
 """Where Linux says what a container may have."""
 
 
 @dataclass(slots=True)
-class _Kept:
+class _Entry:
     engine: Engine
     bytes: int
     owners: set[object] = field(default_factory=set)
 
 
-_engines: dict[tuple[Path, int, int, bool], _Kept] = {}
-_opening = threading.Lock()
+_engines: dict[tuple[Path, int, int, bool], _Entry] = {}
+_registry_lock = threading.Lock()
 
 
 def open_engine(
@@ -45,7 +45,7 @@ def open_engine(
     flash: bool = False,
     owner: object,
     name: str = "",
-    most: int = 0,
+    max_bytes: int = 0,
     progress: Progress | None = None,
 ) -> Engine:
     """The process's engine for ``path``, which is ``owner``'s too from now on.
@@ -55,10 +55,10 @@ def open_engine(
     bytes that all engines may take together, 0 for what the machine has; ``progress`` hears what
     share is loaded. Raises ModelUnavailable.
     """
-    with _opening:
+    with _registry_lock:
         key = (path.resolve(), context, threads, flash)
         if key not in _engines:
-            _engines[key] = _load(path, context, threads, flash, name, most, progress)
+            _engines[key] = _load(path, context, threads, flash, name, max_bytes, progress)
         kept = _engines[key]
         kept.owners.add(owner)
         return kept.engine
@@ -71,7 +71,7 @@ def running_engines() -> list[Engine]:
 
 def release_engines(owner: object) -> None:
     """``owner`` needs no engine any more; those that nobody else needs are closed (blocks)."""
-    with _opening:
+    with _registry_lock:
         for key, kept in list(_engines.items()):
             kept.owners.discard(owner)
             if not kept.owners:
@@ -81,7 +81,7 @@ def release_engines(owner: object) -> None:
 
 def close_engines() -> None:
     """Close every engine of the process, whoever owns it. Runs by itself at its end."""
-    with _opening:
+    with _registry_lock:
         while _engines:
             _engines.popitem()[1].engine.close()
 
@@ -95,17 +95,17 @@ def _load(
     threads: int,
     flash: bool,
     name: str,
-    most: int,
+    max_bytes: int,
     progress: Progress | None,
-) -> _Kept:
+) -> _Entry:
     claimed = 0
 
     def claim(wanted: int) -> None:
         nonlocal claimed
-        _make_room(path, wanted, most - claimed if most else 0)
+        _free_memory(path, wanted, max_bytes - claimed if max_bytes else 0)
         claimed += wanted
 
-    claim(_size(path) + WORK)
+    claim(_file_size(path) + ENGINE_OVERHEAD_BYTES)
     engine = Engine(
         path,
         context=context,
@@ -115,25 +115,25 @@ def _load(
         progress=progress,
         claim=claim,
     )
-    return _Kept(engine, claimed)
+    return _Entry(engine, claimed)
 
 
-def _size(path: Path) -> int:
+def _file_size(path: Path) -> int:
     try:
         return path.stat().st_size
     except OSError:  # loading it will say what is wrong
         return 0
 
 
-def _make_room(path: Path, wanted: int, most: int) -> None:
+def _free_memory(path: Path, wanted: int, max_bytes: int) -> None:
     """Unload what nobody is using until ``wanted`` bytes are free.
 
     Raises ModelUnavailable where that isn't enough; nothing is unloaded then.
     """
     taken = sum(kept.bytes for kept in _engines.values())
-    left = min(most - taken, memory_left()) if most else memory_left()
+    left = min(max_bytes - taken, available_memory()) if max_bytes else available_memory()
     idle = [(key, kept) for key, kept in _engines.items() if kept.engine.idle]
-    idle.sort(key=lambda each: each[1].engine.used)
+    idle.sort(key=lambda each: each[1].engine.last_used)
     enough = left + sum(kept.bytes for _, kept in idle) >= wanted
     for key, kept in idle if enough else []:
         if left >= wanted:
@@ -144,19 +144,19 @@ def _make_room(path: Path, wanted: int, most: int) -> None:
     if left < wanted:
         needed, free = round(wanted / 1e6), max(0, round(left / 1e6))
         reason = f"it needs {needed} MB of memory, and {free} MB are free"
-        raise unavailable(path, "no_room", reason, needed=needed, free=free)
+        raise model_unavailable(path, "no_room", reason, needed=needed, free=free)
 
 
-def memory_left() -> int:
+def available_memory() -> int:
     """Bytes that this process can still have: of the machine, or of its container if that has less.
 
     A container's file cache gives way to whoever needs memory, so it isn't counted as taken.
     """
     left = int(psutil.virtual_memory().available)
     with contextlib.suppress(OSError, ValueError, KeyError):  # no container, or none with a bound
-        bound = int((_CONTROL / "memory.max").read_text("ascii"))
-        taken = int((_CONTROL / "memory.current").read_text("ascii"))
-        lines = (_CONTROL / "memory.stat").read_text("ascii").splitlines()
+        bound = int((_CGROUP / "memory.max").read_text("ascii"))
+        taken = int((_CGROUP / "memory.current").read_text("ascii"))
+        lines = (_CGROUP / "memory.stat").read_text("ascii").splitlines()
         cache = int(dict(line.split() for line in lines)["file"])
         left = min(left, bound - taken + cache)
     return max(0, left)

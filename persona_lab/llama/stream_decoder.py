@@ -10,31 +10,31 @@ import codecs
 from collections.abc import Iterable
 
 
-class TextStream:
+class StreamDecoder:
     """Feed it bytes, show what it returns. ``stopped`` once a stop string has come."""
 
     def __init__(self, stop: Iterable[str] = ()) -> None:
         self.stopped = False
         self._stop = tuple(s for s in stop if s)
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self._held = ""
+        self._pending = ""
 
     def feed(self, data: bytes, *, final: bool = False) -> str:
         """Text that no later byte can take back. ``final``: nothing follows."""
         if self.stopped:
             return ""
         # What no longer comes whole at the end is half a character: nobody can read it.
-        text = self._held + self._decoder.decode(data)
+        text = self._pending + self._decoder.decode(data)
         found = [at for s in self._stop if (at := text.find(s)) >= 0]
         if found:
             self.stopped = True
-            self._held = ""
+            self._pending = ""
             return text[: min(found)]
-        keep = 0 if final else self._undecided(text)
-        self._held = text[len(text) - keep :]
+        keep = 0 if final else self._stop_prefix_length(text)
+        self._pending = text[len(text) - keep :]
         return text[: len(text) - keep]
 
-    def _undecided(self, text: str) -> int:
+    def _stop_prefix_length(self, text: str) -> int:
         """Length of the longest end of ``text`` that a stop string begins with."""
         longest = max((len(s) - 1 for s in self._stop), default=0)
         for length in range(min(longest, len(text)), 0, -1):

@@ -80,7 +80,7 @@ class Metrics:
         engines: Callable[[], Iterable[Any]] = tuple,
     ) -> None:
         """``known`` as :class:`Names` takes it; ``cache`` gives hits and misses; ``engines`` those
-        of local models, as :class:`persona_lab.llama.Figures`."""
+        of local models, as :class:`persona_lab.llama.EngineStats`."""
         self.names = Names(known)
         self.queues: dict[str, Callable[[], int]] = {}
         """How many wait, by the name of the queue. Whoever has one puts it here."""
@@ -197,8 +197,16 @@ _ENGINE_GAUGES: tuple[tuple[str, str, Callable[[Any], float]], ...] = (
     ("cells_used", "Tokens that it holds.", lambda f: f.cells_used),
     ("live", "Answers that are being written.", lambda f: f.live),
     ("waiting", "Answers that wait.", lambda f: f.waiting),
-    ("reuse_ratio", "Share of the prompts' tokens that had been read before.", lambda f: f.reuse),
-    ("tokens_per_second", "Tokens written a second while it was writing.", lambda f: f.speed),
+    (
+        "reuse_ratio",
+        "Share of the prompts' tokens that had been read before.",
+        lambda f: f.reuse_ratio,
+    ),
+    (
+        "tokens_per_second",
+        "Tokens written a second while it was writing.",
+        lambda f: f.tokens_per_second,
+    ),
 )
 _ENGINE_COUNTERS: tuple[tuple[str, str, Callable[[Any], float]], ...] = (
     ("prompt_tokens", "Tokens of the prompts that were begun.", lambda f: f.prompt_tokens),

@@ -29,11 +29,11 @@ from persona_lab.clients.base import estimate_tokens
 from persona_lab.clients.catalog import ModelInfo
 from persona_lab.clients.local import (
     LocalClient,
-    defused,
+    find_local_weights,
     find_weights,
-    plain,
+    neutralize_control_tokens,
+    plain_transcript,
     probe,
-    weights_at_hand,
 )
 from persona_lab.clients.middleware.wrapper import ClientWrapper
 from persona_lab.errors import (
@@ -47,9 +47,9 @@ from persona_lab.errors import (
 )
 from persona_lab.lab import Lab, open_lab
 from persona_lab.llama import Engine, Model, Step, close_engines, open_engine
-from persona_lab.llama.engine import LIVE
-from persona_lab.llama.kv_cache import GRAIN, SHORTEST
-from persona_lab.llama.registry import WORK
+from persona_lab.llama.engine import MAX_RUNNING
+from persona_lab.llama.kv_cache import ALIGNMENT, MIN_CHUNK
+from persona_lab.llama.registry import ENGINE_OVERHEAD_BYTES
 from persona_lab.settings import Settings
 from persona_lab.types import Chunk, Options, Prompt, PromptMessage
 
@@ -97,8 +97,8 @@ async def said(client: LocalClient, prompt: Prompt, options: Options = GREEDY) -
 def sent(client: LocalClient, prompt: Prompt, path: Path) -> str:
     """The tokens that the prompt becomes, as text with the names of control tokens."""
     model = Model(path, vocab_only=True)
-    tokens, _ = client._worded(model, prompt)
-    text = b"".join(model.piece(token, special=True) for token in tokens).decode()
+    tokens, _ = client._tokenize(model, prompt)
+    text = b"".join(model.token_bytes(token, special=True) for token in tokens).decode()
     model.close()
     return text.replace("\u2581", " ")
 
@@ -140,7 +140,7 @@ async def test_what_was_read_before_counts_as_cached(base: Path) -> None:
     await said(one, prompt)
     last = (await said(one, prompt))[-1]
     assert last.usage is not None
-    assert last.usage.cached_tokens >= last.usage.prompt_tokens - SHORTEST - GRAIN > 0
+    assert last.usage.cached_tokens >= last.usage.prompt_tokens - MIN_CHUNK - ALIGNMENT > 0
 
 
 @pytest.mark.parametrize("form", ["base", "chatty"])
@@ -170,7 +170,7 @@ async def test_what_was_read_ahead_costs_the_message_only(
 async def test_who_waits_for_their_turn_is_counted_until_it_comes(base: Path) -> None:
     one, long = client(base), Options(temperature=0, max_tokens=200)
     await one.load()
-    asked = [Prompt(f"{number}：", kind="transcript") for number in range(LIVE + 3)]
+    asked = [Prompt(f"{number}：", kind="transcript") for number in range(MAX_RUNNING + 3)]
     async with asyncio.TaskGroup() as group:
         for prompt in asked:
             group.create_task(said(one, prompt, long))
@@ -183,7 +183,7 @@ async def test_to_wait_for_ones_turn_is_no_silence(
 ) -> None:
     one = client(base)
     await said(one, TRANSCRIPT)
-    engine = one._at_hand
+    engine = one._open_engine
     assert engine is not None
     submit = engine.submit
 
@@ -191,7 +191,7 @@ async def test_to_wait_for_ones_turn_is_no_silence(
         def cancel(self) -> None: ...
 
     def later(tokens: Any, listener: Any, **how: Any) -> Any:
-        listener(Step(ahead=1))
+        listener(Step(queue_position=1))
         threading.Timer(0.5, lambda: submit(tokens, listener, **how)).start()
         return Waits()
 
@@ -209,7 +209,7 @@ async def test_local_client_maps_error_when_engine_step_fails(
 ) -> None:
     one = client(base)
     await said(one, TRANSCRIPT)
-    engine = one._at_hand
+    engine = one._open_engine
     assert engine is not None
 
     def fail(*_: object) -> None:
@@ -226,7 +226,7 @@ async def test_local_client_maps_error_when_engine_step_fails(
 async def test_a_client_whose_memory_went_to_another_loads_its_model_again(
     base: Path, tmp_path: Path
 ) -> None:
-    room = {"local_memory": 1 + WORK // 1_000_000, "local_context": 512}
+    room = {"local_memory": 1 + ENGINE_OVERHEAD_BYTES // 1_000_000, "local_context": 512}
     one = client(base, **room)
     other = client(tiny_gguf.write(tmp_path / "other.gguf"), **room)
     first = await said(one, TRANSCRIPT)
@@ -252,7 +252,7 @@ async def test_closing_the_stream_cancels_the_answer(base: Path) -> None:
     await said(one, TRANSCRIPT)
     assert one._engine is not None
     await asyncio.to_thread(wait_until_idle, one)
-    assert one._engine.memory.used < 400
+    assert one._engine.cache.cells_used < 400
 
 
 def wait_until_idle(client: LocalClient) -> None:
@@ -450,7 +450,7 @@ def test_control_tokens_in_a_message_stay_words(chatty: Path) -> None:
 def test_transcript_is_sent_as_it_stands_and_knows_no_control_tokens(base: Path) -> None:
     model = Model(base, vocab_only=True)
     prompt = Prompt("A: <|turn|> b\nC:", kind="transcript")
-    tokens, _ = client(base)._worded(model, prompt)
+    tokens, _ = client(base)._tokenize(model, prompt)
     assert not any(model.is_control(token) for token in tokens[1:])
     model.close()
     assert sent(client(base), prompt, base) == "<s>A: <|turn|> b\nC:"
@@ -465,13 +465,13 @@ def test_chat_for_a_model_without_a_template_becomes_a_plain_script(base: Path) 
             PromptMessage("user", "No"),
         ),
     )
-    assert plain(prompt) == "Persona.\n\nUser: Hi\nAssistant: Yes?\nUser: No\nAssistant:"
-    assert sent(client(base), prompt, base) == f"<s>{plain(prompt)}"
+    assert plain_transcript(prompt) == "Persona.\n\nUser: Hi\nAssistant: Yes?\nUser: No\nAssistant:"
+    assert sent(client(base), prompt, base) == f"<s>{plain_transcript(prompt)}"
 
 
 def test_defusing_leaves_other_text_alone(chatty: Path) -> None:
     model = Model(chatty, vocab_only=True)
-    assert defused(model, "a < b, <|turn and 漢字") == "a < b, <|turn and 漢字"
+    assert neutralize_control_tokens(model, "a < b, <|turn and 漢字") == "a < b, <|turn and 漢字"
     model.close()
 
 
@@ -643,9 +643,9 @@ def test_weights_of_the_hub_are_at_hand_only_once_they_are_here(
 ) -> None:
     info = client("someone/some-GGUF:some-Q4.gguf").info
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda repo, file: None)
-    assert weights_at_hand(info, Settings()) is None
+    assert find_local_weights(info, Settings()) is None
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda repo, file: str(base))
-    assert weights_at_hand(info, Settings()) == base
+    assert find_local_weights(info, Settings()) == base
 
 
 def test_looking_for_weights_does_not_import_llm() -> None:

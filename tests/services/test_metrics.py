@@ -16,7 +16,7 @@ from persona_lab.db.generations import FailedAttempt, GenerationResult
 from persona_lab.db.tables import Generation
 from persona_lab.errors import Offline, QuotaExceeded
 from persona_lab.lab import Lab
-from persona_lab.llama import Figures
+from persona_lab.llama import EngineStats
 from persona_lab.monitor.metrics import LIMITS, OTHER, Metrics, Names
 from persona_lab.types import Chunk, Options, Prompt, Usage
 
@@ -244,10 +244,10 @@ def test_queues_are_read_when_asked_for() -> None:
 
 
 def test_a_local_engine_shows_its_memory_and_its_pace() -> None:
-    def running() -> Iterator[Figures]:
-        yield Figures("gemma", 4096, 300, 2, 5, 100, 40, 50, 48, 2.0)
-        yield Figures("typed by somebody", 10, 1, 0, 0)
-        yield Figures("gemma", 1024, 100, 1, 0, 100, 0, 10, 12, 1.0)
+    def running() -> Iterator[EngineStats]:
+        yield EngineStats("gemma", 4096, 300, 2, 5, 100, 40, 50, 48, 2.0)
+        yield EngineStats("typed by somebody", 10, 1, 0, 0)
+        yield EngineStats("gemma", 1024, 100, 1, 0, 100, 0, 10, 12, 1.0)
 
     read = Read(Metrics(KNOWN, engines=running))
     assert read("persona_lab_engine_cells", model="gemma") == 5120

@@ -14,7 +14,7 @@ from support.fakes import Visitor as Owner
 from persona_lab.db.tables import Agent
 from persona_lab.errors import NotFound
 from persona_lab.lab import Lab, open_lab
-from persona_lab.llama.kv_cache import common
+from persona_lab.llama.kv_cache import common_prefix_length
 from persona_lab.settings import Settings
 from persona_lab.types import Prompt
 from persona_lab.ui.prefetch import PromptPrefetcher
@@ -55,7 +55,7 @@ async def test_persona_and_conversation_are_read_and_no_message(lab: Lab, reader
     assert "テスト太郎" in one.system
     assert "一つめ" in str(one)
     assert [turn.role for turn in one.turns] == [turn.role for turn in other.turns]
-    assert common(list(one.turns), list(other.turns)) == len(one.turns) - 1  # type: ignore[arg-type]
+    assert common_prefix_length(list(one.turns), list(other.turns)) == len(one.turns) - 1  # type: ignore[arg-type]
     assert not set(one.turns[-1].content) & set(other.turns[-1].content)
 
 

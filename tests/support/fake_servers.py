@@ -20,7 +20,7 @@ import httpx2
 from persona_lab.clients.anthropic import AnthropicClient
 from persona_lab.clients.base import LLMClientInterface
 from persona_lab.clients.catalog import ModelInfo
-from persona_lab.clients.local import PLAIN_STOP, LocalClient, plain
+from persona_lab.clients.local import PLAIN_STOP_STRINGS, LocalClient, plain_transcript
 from persona_lab.clients.mock import ANSWERS, MockClient
 from persona_lab.clients.openai import OpenAIClient
 from persona_lab.errors import (
@@ -159,9 +159,9 @@ class LocalWire(Wire):
     def text(self) -> str:
         """As the engine says it, without the client."""
         engine = open_engine(self.weights, context=512, threads=1, owner=self)
-        tokens = engine.model.tokenize(plain(PROMPT), bos=True)
+        tokens = engine.model.tokenize(plain_transcript(PROMPT), bos=True)
         steps: queue.Queue[Any] = queue.Queue()
-        engine.submit(tokens, steps.put, max_tokens=1000, options=SAMPLED, stop=PLAIN_STOP)
+        engine.submit(tokens, steps.put, max_tokens=1000, options=SAMPLED, stop=PLAIN_STOP_STRINGS)
         said = ""
         while (step := steps.get(timeout=30)).finish is None:
             said += step.text

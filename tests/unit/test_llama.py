@@ -38,11 +38,18 @@ from persona_lab.llama import (
 )
 from persona_lab.llama import engine as engine_module
 from persona_lab.llama import registry as engines
-from persona_lab.llama.bindings import Entry, Sampler, _llama, grammar_of
-from persona_lab.llama.engine import LIVE, PIECE, SEQUENCES, WAITING
-from persona_lab.llama.kv_cache import BATCH, GRAIN, SHORTEST, Memory, piece, readable_ahead
-from persona_lab.llama.prefix_cache import PAGE, Shelf
-from persona_lab.llama.stream_decoder import TextStream
+from persona_lab.llama.bindings import BatchEntry, Sampler, grammar_from_schema, load_llama
+from persona_lab.llama.engine import MAX_QUEUED, MAX_RUNNING, PREFILL_CHUNK, SEQUENCES
+from persona_lab.llama.kv_cache import (
+    ALIGNMENT,
+    BATCH_TOKENS,
+    MIN_CHUNK,
+    KVCache,
+    next_chunk_size,
+    prefillable_length,
+)
+from persona_lab.llama.prefix_cache import BLOCK_TOKENS, PrefixCache
+from persona_lab.llama.stream_decoder import StreamDecoder
 from persona_lab.settings import ROOT, Settings
 
 GREEDY = SamplerOptions(temperature=0)
@@ -63,8 +70,8 @@ class Answer:
             if isinstance(news, Exception):
                 raise news
             self.pieces.append(news.text)
-            if news.ahead is not None:
-                self.ahead.append(news.ahead)
+            if news.queue_position is not None:
+                self.ahead.append(news.queue_position)
             if news.finish:
                 return news
 
@@ -131,12 +138,12 @@ def prompt(engine: Engine, text: str) -> list[int]:
 
 def whole(tokens: Sequence[int]) -> int:
     """How many of ``tokens`` can be taken over by what begins with them."""
-    return readable_ahead(len(tokens))
+    return prefillable_length(len(tokens))
 
 
 def known(engine: Engine, tokens: Sequence[int]) -> int:
     """How many of ``tokens`` a request that begins with them needn't read."""
-    return engine.memory.find([*tokens, *[-1] * SHORTEST])[1]
+    return engine.cache.find_prefix([*tokens, *[-1] * MIN_CHUNK])[1]
 
 
 # ── the answer is the model's ─────────────────────────────────────────────────────────────
@@ -182,7 +189,7 @@ def test_greedy_answer_of_a_packaged_model_is_the_llama_classes(name: str, flash
     engine = Engine(path, context=512, threads=1, flash=flash)
     for said in ("Tell me about the sea.", "海について教えてください。"):
         tokens = prompt(engine, f"User: {said}\nAI:")
-        engine.memory.clear()  # alone: nothing was read before
+        engine.cache.clear()  # alone: nothing was read before
         answer = ask(engine, tokens, max_tokens=40)
         answer.wait()
         until(lambda: engine.idle)
@@ -199,7 +206,7 @@ def test_reuse_of_a_beginning_never_changes_the_answer(engine: Engine, tiny: Pat
         answer = ask(engine, tokens)
         last = answer.wait()
         assert answer.tokens == greedy_by_llama(tiny, tokens, 24)
-    assert last.cached_tokens >= whole(prompt(engine, persona)) - GRAIN
+    assert last.cached_tokens >= whole(prompt(engine, persona)) - ALIGNMENT
 
 
 @pytest.mark.parametrize("name", PACKAGED)
@@ -221,7 +228,7 @@ def test_reuse_never_changes_an_answer_of_a_quantized_model(name: str) -> None:
         )
         tokens = [*dice.choice([chats, personas])[who], *engine.model.tokenize(f"\nA: {said}\nB:")]
         if turn % 3 == 1:
-            engine.warm(tokens[: dice.randrange(20, len(tokens))])
+            engine.prefill(tokens[: dice.randrange(20, len(tokens))])
             if dice.random() < 0.5:
                 until(lambda: engine.idle)
         answer = ask(engine, tokens, max_tokens=16)
@@ -230,7 +237,7 @@ def test_reuse_never_changes_an_answer_of_a_quantized_model(name: str) -> None:
     assert sum(cached for *_, cached in asked) > sum(len(tokens) for tokens, *_ in asked) / 2
     for tokens, answer, _ in asked:
         until(lambda: engine.idle)
-        engine.memory.clear()
+        engine.cache.clear()
         again = ask(engine, tokens, max_tokens=16)
         assert again.wait().cached_tokens == 0
         assert again.tokens == answer.tokens
@@ -270,7 +277,7 @@ def test_requests_that_begin_alike_and_arrive_together_read_the_beginning_once(
         answers = [ask(roomy, prompt(roomy, f"{persona}{n}"), max_tokens=4) for n in range(8)]
     cached = sorted(answer.wait().cached_tokens for answer in answers)
     assert cached[0] == 0
-    assert cached[1] >= 300 - 2 * GRAIN
+    assert cached[1] >= 300 - 2 * ALIGNMENT
 
 
 def test_a_long_prompt_is_read_in_pieces_beside_who_is_writing(
@@ -287,7 +294,7 @@ def test_a_long_prompt_is_read_in_pieces_beside_who_is_writing(
         monkeypatch.setattr(roomy._context, "decode", count)
         reader = ask(roomy, prompt(roomy, "y" * 400), max_tokens=1)
     reader.wait()
-    assert steps[:6] == [1 + PIECE] * 6  # the writer's token, and a piece of the prompt
+    assert steps[:6] == [1 + PREFILL_CHUNK] * 6  # the writer's token, and a piece of the prompt
 
 
 def test_next_turn_reads_only_what_was_written_and_said_since(engine: Engine) -> None:
@@ -299,7 +306,7 @@ def test_next_turn_reads_only_what_was_written_and_said_since(engine: Engine) ->
 
 
 def test_an_engine_tells_what_was_read_reused_and_written(engine: Engine) -> None:
-    assert (engine.figures.reuse, engine.figures.speed) == (0, 0)
+    assert (engine.stats.reuse_ratio, engine.stats.tokens_per_second) == (0, 0)
     first = prompt(engine, "Persona. Hello.")
     one = ask(engine, first)
     one.wait()
@@ -307,20 +314,20 @@ def test_an_engine_tells_what_was_read_reused_and_written(engine: Engine) -> Non
     two = ask(engine, turn)
     reused = two.wait().cached_tokens
     until(lambda: engine.idle)
-    told = engine.figures
+    told = engine.stats
     assert told.prompt_tokens == len(first) + len(turn)
     assert told.reused_tokens == reused
     assert told.written_tokens == len(one.tokens) + len(two.tokens)
     assert told.paced_tokens == told.written_tokens - 2  # the first of each came with its prompt
-    assert told.speed == told.paced_tokens / told.seconds > 0
-    assert (told.cells, told.cells_used) == (512, engine.memory.used)
+    assert told.tokens_per_second == told.paced_tokens / told.seconds > 0
+    assert (told.cells, told.cells_used) == (512, engine.cache.cells_used)
     assert (told.live, told.waiting) == (0, 0)
 
 
 def test_figures_are_had_while_the_worker_is_busy(engine: Engine) -> None:
     with held_up(engine, tokens=8):
         ask(engine, prompt(engine, "Somebody who comes meanwhile"))
-        assert (engine.figures.live, engine.figures.waiting) == (1, 1)
+        assert (engine.stats.live, engine.stats.waiting) == (1, 1)
 
 
 def test_memory_keeps_what_was_used_last(engine: Engine) -> None:
@@ -329,7 +336,7 @@ def test_memory_keeps_what_was_used_last(engine: Engine) -> None:
         ask(engine, tokens, max_tokens=1).wait()
     until(lambda: engine.idle)
     assert known(engine, prompts[-1]) == whole(prompts[-1])
-    assert known(engine, prompts[-2]) == 3 * PAGE
+    assert known(engine, prompts[-2]) == 3 * BLOCK_TOKENS
     assert known(engine, prompts[0]) == 0
 
 
@@ -344,7 +351,7 @@ class Paper:
     def copy(self, source: int, target: int, length: int) -> None:
         self.read[target] = self.read[source][:length]
 
-    def cut(self, sequence: int, length: int = 0) -> bool:
+    def truncate(self, sequence: int, length: int = 0) -> bool:
         self.read[sequence] = self.read.get(sequence, [])[:length]
         return True
 
@@ -370,66 +377,66 @@ class Paper:
         return True
 
 
-PAGES = 1024 + PAGE
+PAGES = 1024 + BLOCK_TOKENS
 """Bytes that a page takes, where a token's are one."""
 
 
-class Books(Memory):
+class Books(KVCache):
     """The books of cells on paper, and a shelf of so many pages."""
 
     def __init__(self, pages: int = 0, *, divisible: bool = True) -> None:
         self.paper = Paper()
-        super().__init__(self.paper, 6, shelf=pages * PAGES, divisible=divisible)
+        super().__init__(self.paper, 6, prefix_cache_bytes=pages * PAGES, partial_reuse=divisible)
 
     def reads(self, sequence: Any, tokens: list[int], **how: bool) -> None:
         self.paper.read.setdefault(sequence.number, []).extend(tokens)
-        self.read(sequence, tokens, **how)
+        self.append(sequence, tokens, **how)
 
     def serve(self, tokens: list[int]) -> int:
         """Somebody comes with ``tokens``, reads what isn't known, and goes; how many were known."""
-        sequence = self.take(tokens)
+        sequence = self.acquire(tokens)
         known = len(sequence.tokens)
-        self.reads(sequence, tokens[known:], exactly=True)
+        self.reads(sequence, tokens[known:], bit_exact=True)
         assert self.paper.read[sequence.number] == sequence.tokens == tokens
-        self.hold(sequence)
+        self.retain(sequence)
         return known
 
 
 def test_shared_cells_are_counted_once_and_freed_by_their_last_holder() -> None:
     memory = Books()
-    one = memory.take([1] * 32)
+    one = memory.acquire([1] * 32)
     memory.reads(one, [1] * 32)
-    two = memory.take([1] * 24 + [2] * 9)
+    two = memory.acquire([1] * 24 + [2] * 9)
     assert len(two.tokens) == 24
     memory.reads(two, [2])
-    assert memory.used == 33
-    memory.drop(one)
-    assert memory.used == 25
-    memory.drop(two)
-    assert memory.used == 0
+    assert memory.cells_used == 33
+    memory.release(one)
+    assert memory.cells_used == 25
+    memory.release(two)
+    assert memory.cells_used == 0
 
 
 def test_what_is_live_is_never_let_go() -> None:
     memory = Books()
-    live = memory.take([1] * 240)
+    live = memory.acquire([1] * 240)
     memory.reads(live, [1] * 240)
-    held = memory.take([2] * 128)
+    held = memory.acquire([2] * 128)
     memory.reads(held, [2] * 128)
-    memory.hold(held)
-    assert not memory.room(161)
-    assert memory.used == 368
-    assert memory.room(160)
-    assert (memory.used, len(live.tokens)) == (240, 240)
+    memory.retain(held)
+    assert not memory.ensure_free(161)
+    assert memory.cells_used == 368
+    assert memory.ensure_free(160)
+    assert (memory.cells_used, len(live.tokens)) == (240, 240)
 
 
 def test_what_nobody_uses_leaves_the_context_and_comes_back() -> None:
     memory = Books(8)
     memory.serve([1] * 180)
     memory.serve([2] * 100)
-    assert memory.used == 100
-    assert memory.find([1] * 190)[1] == 180
-    sequence = memory.take([1] * 190)
-    assert (memory.used, sequence.tokens) == (180, [1] * 180)
+    assert memory.cells_used == 100
+    assert memory.find_prefix([1] * 190)[1] == 180
+    sequence = memory.acquire([1] * 190)
+    assert (memory.cells_used, sequence.tokens) == (180, [1] * 180)
 
 
 def test_whoever_comes_finds_their_own_though_the_shelf_is_full() -> None:
@@ -440,85 +447,85 @@ def test_whoever_comes_finds_their_own_though_the_shelf_is_full() -> None:
     for turn in range(300):
         tokens = personas[dice.randrange(5)] + [100 + turn % 7] * dice.randrange(1, 60)
         known += memory.serve(tokens)
-        assert len(memory.shelf) <= 7
+        assert len(memory.prefix_cache) <= 7
     assert known > 300 * 40
 
 
 def test_what_begins_alike_stands_on_the_shelf_once() -> None:
     memory = Books(20)
     for said in range(1, 6):
-        memory.serve([9] * 4 * PAGE + [said] * 40)
-    memory.keep()
-    assert len(memory.shelf) == 4 + 5
+        memory.serve([9] * 4 * BLOCK_TOKENS + [said] * 40)
+    memory.save_idle()
+    assert len(memory.prefix_cache) == 4 + 5
 
 
 def test_who_comes_alone_takes_over_only_what_was_read_alone() -> None:
     memory = Books(20)
-    memory.serve([1] * PAGE)
-    other = memory.take([3] * 40)
+    memory.serve([1] * BLOCK_TOKENS)
+    other = memory.acquire([3] * 40)
     memory.reads(other, [3] * 40)
-    beside = memory.take([1] * 120)
-    memory.reads(beside, [1] * 56, exactly=True)  # in a batch of its own, among the other's cells
-    assert memory.find([1] * 130)[1] == 120
-    memory.hold(beside)
-    memory.hold(other)
-    assert memory.find([1] * 130)[1] == PAGE
-    taken = memory.take([1] * 130)
-    assert (taken.tokens, taken.exact) == ([1] * PAGE, PAGE)
+    beside = memory.acquire([1] * 120)
+    memory.reads(beside, [1] * 56, bit_exact=True)  # in a batch of its own, among the other's cells
+    assert memory.find_prefix([1] * 130)[1] == 120
+    memory.retain(beside)
+    memory.retain(other)
+    assert memory.find_prefix([1] * 130)[1] == BLOCK_TOKENS
+    taken = memory.acquire([1] * 130)
+    assert (taken.tokens, taken.bit_exact) == ([1] * BLOCK_TOKENS, BLOCK_TOKENS)
 
 
 def test_what_comes_back_beside_others_is_not_exact() -> None:
     memory = Books(20)
     memory.serve([1] * 128)
-    other = memory.take([3] * 40)
+    other = memory.acquire([3] * 40)
     memory.reads(other, [3] * 40)
-    back = memory.take([1] * 140)
-    assert (len(back.tokens), back.exact) == (128, 0)
+    back = memory.acquire([1] * 140)
+    assert (len(back.tokens), back.bit_exact) == (128, 0)
 
 
 def test_pages_that_others_replace_are_not_loaded_in_their_place() -> None:
     memory = Books(20)
-    persona, chat = [1] * 2 * PAGE, [2] * 100
-    memory.serve([9] * PAGE)  # how large a page is
-    other = memory.take([8] * 8)
+    persona, chat = [1] * 2 * BLOCK_TOKENS, [2] * 100
+    memory.serve([9] * BLOCK_TOKENS)  # how large a page is
+    other = memory.acquire([8] * 8)
     memory.reads(other, [8] * 8)
-    beside = memory.take(persona + chat)
+    beside = memory.acquire(persona + chat)
     memory.reads(beside, persona + chat)
-    memory.hold(beside)
-    memory.hold(other)
-    memory.take([7] * 8).live = False  # all is put away
-    alone = memory.take(persona + [3] * 80)
+    memory.retain(beside)
+    memory.retain(other)
+    memory.acquire([7] * 8).live = False  # all is put away
+    alone = memory.acquire(persona + [3] * 80)
     assert alone.tokens == []
-    memory.reads(alone, persona + [3] * 80, exactly=True)
-    joins = memory.take([6] * 8)
+    memory.reads(alone, persona + [3] * 80, bit_exact=True)
+    joins = memory.acquire([6] * 8)
     memory.reads(joins, [6] * 8)
-    memory.hold(alone)
-    back = memory.take(persona + chat + [4] * 20)
+    memory.retain(alone)
+    back = memory.acquire(persona + chat + [4] * 20)
     assert memory.paper.read[back.number] == back.tokens
     assert len(back.tokens) >= len(persona)
 
 
 def test_the_pins_of_others_survive_one_that_is_longer_than_all_may_be() -> None:
     memory = Books(3)
-    memory.pin([1] * PAGE)
+    memory.pin([1] * BLOCK_TOKENS)
     memory.pin([2] * 300)
-    assert [len(pin) for pin in memory._pins] == [PAGE, 100]
+    assert [len(pin) for pin in memory._pins] == [BLOCK_TOKENS, 100]
 
 
 @pytest.mark.parametrize("length", [516, 511, 510, 520, 504, 512, 7, 8, 13])
 def test_reading_ahead_comes_to_an_end_at_any_length(roomy: Engine, length: int) -> None:
     tokens = prompt(roomy, "q" * length)[:length]
-    roomy.warm(tokens)
+    roomy.prefill(tokens)
     until(lambda: roomy.idle)
-    assert roomy.memory.find([*tokens, *tokens])[1] >= length - 12 or length < 8
+    assert roomy.cache.find_prefix([*tokens, *tokens])[1] >= length - 12 or length < 8
 
 
 def test_a_memory_that_cannot_be_cut_forgets_the_whole() -> None:
     memory = Books()
     memory.serve([1] * 40)
-    memory.paper.cut = lambda sequence, length=0: not length  # type: ignore[method-assign]
-    assert memory.take([1] * 20 + [2] * 20).tokens == []
-    assert memory.used == 0
+    memory.paper.truncate = lambda sequence, length=0: not length  # type: ignore[method-assign]
+    assert memory.acquire([1] * 20 + [2] * 20).tokens == []
+    assert memory.cells_used == 0
 
 
 @pytest.mark.parametrize(
@@ -536,16 +543,16 @@ def test_a_memory_that_cannot_be_cut_forgets_the_whole() -> None:
     ],
 )
 def test_pieces_are_whole_grains(begun: int, end: int, most: int, size: int) -> None:
-    assert piece(begun, end, most) == size
+    assert next_chunk_size(begun, end, most) == size
 
 
 @pytest.mark.parametrize(
     ("length", "known"),
     [
-        (BATCH + 100, BATCH + 92),
-        (BATCH + 1, BATCH),
-        (BATCH + 12, BATCH + 4),
-        (BATCH, BATCH - 8),
+        (BATCH_TOKENS + 100, BATCH_TOKENS + 92),
+        (BATCH_TOKENS + 1, BATCH_TOKENS),
+        (BATCH_TOKENS + 12, BATCH_TOKENS + 4),
+        (BATCH_TOKENS, BATCH_TOKENS - 8),
         (5, 0),
     ],
 )
@@ -554,43 +561,43 @@ def test_what_is_left_to_read_is_no_shorter_than_llama_cpps_own_piece(
 ) -> None:
     memory = Books(20)
     memory.serve([1] * 1000)
-    assert memory.find([1] * length)[1] == known
+    assert memory.find_prefix([1] * length)[1] == known
 
 
 def test_the_shelf_lets_go_of_what_was_used_longest_ago_and_of_pins_last() -> None:
-    shelf = Shelf(4 * PAGES)
+    shelf = PrefixCache(4 * PAGES)
 
-    def put(number: int, length: int = PAGE) -> None:
+    def put(number: int, length: int = BLOCK_TOKENS) -> None:
         tokens = [number] * length
 
         def save(begin: int, end: int, into: memoryview) -> int:
             into[: end - begin] = bytes(tokens[begin:end])
             return end - begin
 
-        shelf.put(tokens, 0, save, now=next(clock), pinned=[[1] * PAGE])
+        shelf.insert(tokens, 0, save, now=next(clock), pinned=[[1] * BLOCK_TOKENS])
 
     clock = iter(range(100))
-    put(8, PAGE - 1)  # how large a page is isn't known yet
+    put(8, BLOCK_TOKENS - 1)  # how large a page is isn't known yet
     assert len(shelf) == 0
     for number in (1, 2, 3, 4, 5):
         put(number)
-    assert {n for n in range(9) if shelf.find([n] * PAGE)[1]} == {1, 3, 4, 5}
+    assert {n for n in range(9) if shelf.find([n] * BLOCK_TOKENS)[1]} == {1, 3, 4, 5}
     for number in (3, 6):
         put(number)
-    assert {n for n in range(9) if shelf.find([n] * PAGE)[1]} == {1, 3, 5, 6}
-    put(7, 9 * PAGE)  # more than there is: its beginning stays
-    pages, known = shelf.find([7] * 9 * PAGE)
-    assert known == 4 * PAGE
-    assert all(bytes(shelf.bytes_of(page)) == bytes([7] * PAGE) for page in pages)
+    assert {n for n in range(9) if shelf.find([n] * BLOCK_TOKENS)[1]} == {1, 3, 5, 6}
+    put(7, 9 * BLOCK_TOKENS)  # more than there is: its beginning stays
+    pages, known = shelf.find([7] * 9 * BLOCK_TOKENS)
+    assert known == 4 * BLOCK_TOKENS
+    assert all(bytes(shelf.data_of(page)) == bytes([7] * BLOCK_TOKENS) for page in pages)
 
 
 def test_a_recurrent_state_is_taken_over_whole_or_not_at_all() -> None:
     memory = Books(divisible=False)
     memory.serve([1] * 40)
     memory.serve([2] * 40)
-    assert memory.find([1] * 39 + [2])[1] == 0
-    assert memory.find([1] * 41)[1] == 40
-    assert memory.take([1] * 41).tokens == [1] * 40
+    assert memory.find_prefix([1] * 39 + [2])[1] == 0
+    assert memory.find_prefix([1] * 41)[1] == 40
+    assert memory.acquire([1] * 41).tokens == [1] * 40
     for number in range(3, 30):  # the one used longest ago makes place
         memory.serve([number] * 8)
 
@@ -602,7 +609,7 @@ def test_more_answers_than_cells_wait_and_all_are_finished(engine: Engine) -> No
     answers = [ask(engine, prompt(engine, chr(97 + n) * 60), max_tokens=100) for n in range(20)]
     finished = [answer.wait() for answer in answers]
     assert {step.completion_tokens for step in finished} == {100}
-    assert engine.memory.used <= 512
+    assert engine.cache.cells_used <= 512
 
 
 def test_an_answer_that_was_put_back_goes_on_where_it_was(engine: Engine) -> None:
@@ -633,17 +640,17 @@ def test_random_requests_and_cancels_leave_no_sequence_behind(engine: Engine) ->
         answer.wait()
     ask(engine, prompt(engine, "last"), max_tokens=1).wait()
     engine.close()
-    assert not engine._live and not engine._waiting
-    assert not [s for s in engine.memory.sequences if s.live]
+    assert not engine._running and not engine._waiting
+    assert not [s for s in engine.cache.sequences if s.live]
 
 
 def test_books_agree_with_llama_cpp(engine: Engine) -> None:
     for n in range(40):
         ask(engine, prompt(engine, "ab" * n + "c"), max_tokens=3).wait()
-    pos_max = _llama().llama_memory_seq_pos_max
+    pos_max = load_llama().llama_memory_seq_pos_max
     while not engine.idle:
         pass
-    for sequence in engine.memory.sequences:
+    for sequence in engine.cache.sequences:
         held = pos_max(engine._context._memory, sequence.number) + 1
         assert held == len(sequence.tokens)
 
@@ -655,28 +662,28 @@ def test_cancelled_answer_says_no_more_and_frees_its_sequence(engine: Engine) ->
     answer.generation.cancel()
     after = ask(engine, prompt(engine, "After"), max_tokens=2)
     after.wait()
-    assert answer.generation not in engine._live
+    assert answer.generation not in engine._running
     assert answer.generation.completion_tokens < 400
 
 
 def test_queue_is_bounded(engine: Engine) -> None:
     answers: list[Answer] = []
     with pytest.raises(Overloaded):
-        for n in range(2 * (WAITING + LIVE)):
+        for n in range(2 * (MAX_QUEUED + MAX_RUNNING)):
             answers.append(ask(engine, prompt(engine, f"{n}"), max_tokens=200))
     for answer in answers:
         assert answer.generation is not None
         answer.generation.cancel()
-    assert len(answers) >= WAITING
+    assert len(answers) >= MAX_QUEUED
 
 
 def test_there_is_always_a_sequence_for_who_begins() -> None:
-    assert SEQUENCES > LIVE
+    assert SEQUENCES > MAX_RUNNING
 
 
 def test_who_waits_hears_how_many_come_first(engine: Engine) -> None:
     with held_up(engine):
-        lengths = range(10, 10 + 2 * (LIVE + 3), 2)
+        lengths = range(10, 10 + 2 * (MAX_RUNNING + 3), 2)
         answers = [ask(engine, prompt(engine, f"{n}"), max_tokens=n) for n in lengths]
     for answer in answers:
         answer.wait()
@@ -721,7 +728,7 @@ def test_an_engine_is_not_idle_while_news_is_on_its_way_to_it(engine: Engine) ->
     persona = prompt(engine, "x" * 100)
     with held_up(engine):
         engine._inbox = Slow()  # type: ignore[assignment]
-    engine.warm(persona)
+    engine.prefill(persona)
     assert taken.wait(10)
     assert not engine.idle
     go.set()
@@ -737,11 +744,11 @@ def test_what_was_read_ahead_costs_a_request_nothing(engine: Engine) -> None:
     asked = [*persona, *engine.model.tokenize("Hello.")]
     cold = ask(engine, asked)
     assert cold.wait().cached_tokens == 0
-    engine.memory.clear()
-    engine.warm(persona)
+    engine.cache.clear()
+    engine.prefill(persona)
     until(lambda: engine.idle)
     warm = ask(engine, asked)
-    assert warm.wait().cached_tokens >= whole(persona) - GRAIN
+    assert warm.wait().cached_tokens >= whole(persona) - ALIGNMENT
     assert warm.tokens == cold.tokens
 
 
@@ -750,27 +757,27 @@ def test_reading_ahead_gives_way_to_a_request_within_a_step(engine: Engine) -> N
     steps: list[int] = []
     decode = engine._context.decode
 
-    def count(entries: Sequence[Entry]) -> None:
-        steps.append(sum(not entry.wanted for entry in entries))
+    def count(entries: Sequence[BatchEntry]) -> None:
+        steps.append(sum(not entry.wants_logits for entry in entries))
         if len(steps) == 1:  # somebody asks while the first piece is being read
             answers.append(ask(engine, prompt(engine, "Hello"), max_tokens=3))
         decode(entries)
 
     answers: list[Answer] = []
     engine._context.decode = count  # type: ignore[method-assign]
-    engine.warm(persona)
+    engine.prefill(persona)
     until(lambda: answers)
     answers[0].wait()
     until(lambda: engine.idle)
-    assert steps[0] == PIECE
-    assert steps[1] < PIECE  # the request's own tokens
+    assert steps[0] == PREFILL_CHUNK
+    assert steps[1] < PREFILL_CHUNK  # the request's own tokens
     assert known(engine, persona) == whole(persona)
 
 
 def test_a_request_takes_over_what_was_read_ahead_so_far(engine: Engine) -> None:
     persona = prompt(engine, "y" * 400)
     with held_up(engine):
-        engine.warm(persona)
+        engine.prefill(persona)
         early = ask(engine, [*persona, *engine.model.tokenize("?")], max_tokens=1)
     assert early.wait().prompt_tokens > len(persona)
     until(lambda: engine.idle)
@@ -779,20 +786,20 @@ def test_a_request_takes_over_what_was_read_ahead_so_far(engine: Engine) -> None
 
 def test_what_was_read_ahead_stays_though_much_comes_after_it(engine: Engine) -> None:
     persona = prompt(engine, "z" * 127)
-    engine.warm(persona)
+    engine.prefill(persona)
     until(lambda: engine.idle)
     for letter in "abcdef":
         ask(engine, prompt(engine, letter * 200), max_tokens=20).wait()
-    assert known(engine, persona) == 2 * PAGE
+    assert known(engine, persona) == 2 * BLOCK_TOKENS
     chat = ask(engine, [*persona, *engine.model.tokenize("Hello there, you!")], max_tokens=60)
-    assert chat.wait().cached_tokens == 2 * PAGE
+    assert chat.wait().cached_tokens == 2 * BLOCK_TOKENS
     for letter in "abcdef":  # what hung on it goes, and it stays
         ask(engine, prompt(engine, letter * 200), max_tokens=20).wait()
-    assert known(engine, persona) == 2 * PAGE
+    assert known(engine, persona) == 2 * BLOCK_TOKENS
 
 
 def test_a_pin_gives_way_to_a_request_that_needs_its_cells(engine: Engine) -> None:
-    engine.warm(prompt(engine, "z" * 200))
+    engine.prefill(prompt(engine, "z" * 200))
     until(lambda: engine.idle)
     assert ask(engine, prompt(engine, "a" * 480), max_tokens=10).wait().completion_tokens == 10
 
@@ -800,12 +807,12 @@ def test_a_pin_gives_way_to_a_request_that_needs_its_cells(engine: Engine) -> No
 def test_pins_take_half_of_the_cells_and_the_oldest_give_way() -> None:
     memory = Books(3)
     for number in range(4):
-        memory.pin([number] * PAGE + [0] * 36)
-        memory.serve([number] * PAGE)
+        memory.pin([number] * BLOCK_TOKENS + [0] * 36)
+        memory.serve([number] * BLOCK_TOKENS)
     for number in (8, 9):
-        memory.serve([number] * PAGE)
-    memory.keep()
-    assert [n for n in range(10) if memory.shelf.find([n] * PAGE)[1]] == [2, 3, 9]
+        memory.serve([number] * BLOCK_TOKENS)
+    memory.save_idle()
+    assert [n for n in range(10) if memory.prefix_cache.find([n] * BLOCK_TOKENS)[1]] == [2, 3, 9]
 
 
 def test_a_request_that_breaks_the_books_is_told_and_not_tried_for_ever(
@@ -819,7 +826,7 @@ def test_a_request_that_breaks_the_books_is_told_and_not_tried_for_ever(
         raise IndexError
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine.memory, "take", broken)
+        patch.setattr(engine.cache, "acquire", broken)
         with pytest.raises(IndexError):
             ask(engine, prompt(engine, "Hello")).wait()
     assert ask(engine, prompt(engine, "Hello")).wait().finish
@@ -828,7 +835,7 @@ def test_a_request_that_breaks_the_books_is_told_and_not_tried_for_ever(
 
 def test_too_long_a_beginning_to_read_ahead_is_refused(engine: Engine) -> None:
     with pytest.raises(ContextTooLong):
-        engine.warm([5] * engine.limit)
+        engine.prefill([5] * engine.context_limit)
 
 
 # ── grammar ───────────────────────────────────────────────────────────────────────────────
@@ -850,7 +857,7 @@ def test_an_answer_by_a_schema_is_json_that_keeps_to_it(engine: Engine) -> None:
         "required": ["polite", "level"],
         "additionalProperties": False,
     }
-    options = SamplerOptions(1.0, seed=3, grammar=grammar_of(schema))
+    options = SamplerOptions(1.0, seed=3, grammar=grammar_from_schema(schema))
     answer = ask(engine, prompt(engine, "How polite?"), options=options, max_tokens=200)
     assert answer.wait().finish == "stop"
     said = json.loads(answer.text)
@@ -874,19 +881,19 @@ def _alike(depth: int) -> dict[str, Any]:
 
 
 def test_a_schema_whose_ways_multiply_is_refused_before_anybody_waits_for_it() -> None:
-    assert grammar_of(_alike(3))
+    assert grammar_from_schema(_alike(3))
     circle = {"$ref": "#/$defs/a0"}
     for schema in (
         _alike(20),
         _alike(1) | {"$defs": {"a0": {"anyOf": [{"items": circle}, circle]}}},
     ):
         with pytest.raises(BadRequest):
-            grammar_of(schema)
+            grammar_from_schema(schema)
 
 
 def test_what_is_no_schema_is_refused() -> None:
     with pytest.raises(BadRequest):
-        grammar_of({"$ref": "#/nowhere"})
+        grammar_from_schema({"$ref": "#/nowhere"})
 
 
 # ── text ──────────────────────────────────────────────────────────────────────────────────
@@ -912,7 +919,7 @@ def test_stop_strings_and_characters_survive_any_cut(
 ) -> None:
     dice = random.Random(1)
     for _ in range(200):
-        text = TextStream(stop)
+        text = StreamDecoder(stop)
         pieces = [text.feed(part) for part in cut_at_random(said.encode(), dice)]
         pieces.append(text.feed(b"", final=True))
         assert "".join(pieces) == shown
@@ -948,7 +955,7 @@ def test_empty_prompt_is_refused(engine: Engine) -> None:
 def test_every_text_becomes_tokens_and_back(engine: Engine) -> None:
     text = "spaces  take three bytes each here, 漢字 too 🍵"
     tokens = engine.model.tokenize(text)
-    said = b"".join(engine.model.piece(token) for token in tokens).decode()
+    said = b"".join(engine.model.token_bytes(token) for token in tokens).decode()
     assert said.replace("\u2581", " ") == text
 
 
@@ -1032,7 +1039,7 @@ def test_a_closed_model_is_a_clear_error_and_not_the_end_of_the_process(tiny: Pa
     engine.close()
     for use in (
         lambda: engine.model.tokenize("Anyone?"),
-        lambda: engine.model.piece(5),
+        lambda: engine.model.token_bytes(5),
         lambda: engine.model.is_end(5),
         lambda: engine.model.is_control(5),
         lambda: engine.model.bos,
@@ -1067,11 +1074,13 @@ def test_a_file_has_one_engine_until_its_last_owner_leaves(tiny: Path) -> None:
 def shelf(tmp_path: Path) -> Iterator[Callable[..., Engine]]:
     """``shelf("a")``: the engine of a file of its own, where all may take what two take."""
     names: dict[str, Path] = {}
-    two = 2 * (300_000 + engines.WORK)  # a tiny file with its cells and shelf has less than 0.3 MB
+    two = 2 * (
+        300_000 + engines.ENGINE_OVERHEAD_BYTES
+    )  # a tiny file with its cells and shelf has less than 0.3 MB
 
     def opened(name: str, most: int = two) -> Engine:
         path = names.setdefault(name, tiny_gguf.write(tmp_path / f"{name}.gguf"))
-        return open_engine(path, context=512, threads=1, owner="shelf", most=most)
+        return open_engine(path, context=512, threads=1, owner="shelf", max_bytes=most)
 
     yield opened
     release_engines("shelf")
@@ -1135,10 +1144,10 @@ def test_a_container_has_what_its_bound_leaves_it(
     (tmp_path / "memory.max").write_text("5000000\n")
     (tmp_path / "memory.current").write_text("4000000\n")
     (tmp_path / "memory.stat").write_text("anon 1500000\nfile 2500000\n")
-    monkeypatch.setattr(engines, "_CONTROL", tmp_path)
-    assert engines.memory_left() == 3_500_000
+    monkeypatch.setattr(engines, "_CGROUP", tmp_path)
+    assert engines.available_memory() == 3_500_000
     (tmp_path / "memory.max").write_text("max\n")
-    assert engines.memory_left() > 5_000_000
+    assert engines.available_memory() > 5_000_000
 
 
 @pytest.mark.parametrize(("name", "size"), [(PACKAGED[0], 18 * 1024), (PACKAGED[1], 30 * 768)])
