@@ -38,7 +38,7 @@ set -o pipefail; $(2) 2>&1 | tee "$(VENV)/$(1).log" | while IFS= read -r line; d
 	echo "All of it is in $(VENV)/$(1).log"; exit 1; }
 endef
 
-.PHONY: help run test test-all lint bench bench-local bench-load setup clean
+.PHONY: help run test test-all lint docs bench bench-local bench-load setup clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -60,6 +60,9 @@ lint: $(VENV)/.installed-dev ## ruff, the layers of imports, and mypy
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/mypy
+
+docs: $(VENV)/.installed-dev ## write docs/settings.md from the settings
+	@$(BIN)/python -m tools.settings_table
 
 bench: $(VENV)/.installed-dev ## start, preview, streaming and memory, as tables (ARGS="start memory" …)
 	@$(BIN)/python -m bench $(ARGS)

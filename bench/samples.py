@@ -1,4 +1,4 @@
-"""``python -m bench.samples``: writes into the README what the packaged models really say.
+"""``python -m bench.samples``: writes into docs/models.md what the packaged models say.
 
 The demo personas are asked the messages that the page itself suggests for them, along the
 whole path that a message takes. No answer is chosen; the sampling was tuned by reading answers of
@@ -20,7 +20,7 @@ from persona_lab.types import Language
 
 SEED = 2026
 BEGIN, END = "<!-- samples -->", "<!-- /samples -->"
-"""Where they stand in the README."""
+"""Where they stand in docs/models.md."""
 COUNT = 10
 MODELS: dict[str, tuple[Language, ...]] = {
     "local:gemma-3-270m": ("ja", "en"),
@@ -77,10 +77,10 @@ async def main() -> None:
         settings = Settings(database_url=f"sqlite:///{Path(room) / 'samples.db'}", llm_timeout=120)
         async with open_lab(settings) as lab:
             page = await report(lab)
-    readme = ROOT / "README.md"
-    before, rest = readme.read_text("utf-8").split(BEGIN)
+    target = ROOT / "docs" / "models.md"
+    before, rest = target.read_text("utf-8").split(BEGIN)
     _, after = rest.split(END)
-    readme.write_text(f"{before}{BEGIN}\n{page}\n{END}{after}", "utf-8")
+    target.write_text(f"{before}{BEGIN}\n{page}\n{END}{after}", "utf-8")
     print(page)
 
 

@@ -1,4 +1,4 @@
-"""Everything a deployment can set. Nothing else in the house reads the environment."""
+"""Settings from the environment. No other module reads it."""
 
 from __future__ import annotations
 
@@ -58,9 +58,10 @@ ProviderName = Annotated[str, AfterValidator(_known)]
 
 
 class Settings(BaseSettings):
-    """Each field is the environment variable of the same name in capitals.
+    """The values that a deployment can set: each field is an environment variable in capitals.
 
-    Lengths are in characters, times in seconds, unless a name says otherwise.
+    Lengths are in characters and times in seconds, unless a name says otherwise. The texts below
+    the fields become ``docs/settings.md`` (``make docs``).
     """
 
     model_config = SettingsConfigDict(
@@ -71,129 +72,163 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
     )
 
+    llm_provider: ProviderName = "local"
+    """Provider of the default model."""
+    llm_model: str = ""
+    """Name of the default model at `LLM_PROVIDER`. If empty, the provider's first model in
+    `data/models.yaml`."""
+    llm_temperature: float | None = Field(default=None, ge=0, le=2)
+    """Overrides the temperature that `data/models.yaml` sets for a model."""
+    llm_max_tokens: int | None = Field(default=None, ge=1, le=100_000)
+    """Overrides the limit of answer tokens that `data/models.yaml` sets for a model."""
+    llm_fallback: str = ""
+    """Models that answer in a chat when the chosen model can't: `provider:model`, separated by
+    commas, in their order. `local` alone means the first local model. Example:
+    `anthropic:claude-haiku-5-5,local`."""
+
     openai_api_key: SecretStr | None = None
+    """API key for OpenAI or for the server at `OPENAI_BASE_URL`."""
     openai_base_url: str | None = None
+    """Address of a server with OpenAI's protocol, with the `/v1`: Ollama, vLLM, llama-server,
+    LM Studio, OpenRouter. Such a server may work without a key."""
     anthropic_api_key: SecretStr | None = None
+    """API key for Anthropic or for the server at `ANTHROPIC_BASE_URL`."""
     anthropic_base_url: str | None = None
+    """Address of another server with Anthropic's protocol."""
     openai_api_key_file: Path | None = None
-    """Where the key is instead: it is read again when the file changes."""
+    """File with OpenAI's key. It is read again when it changes."""
     anthropic_api_key_file: Path | None = None
+    """File with Anthropic's key. It is read again when it changes."""
     secrets_dir: Path | None = None
-    """A folder with a file for each key, by the name of its setting."""
+    """Folder with one file for each key, named like the key's setting."""
     vault_addr: str | None = None
-    """A HashiCorp Vault that has the keys, by the names of their settings."""
+    """Address of a HashiCorp Vault that holds the keys under the names of their settings."""
     vault_token: SecretStr | None = None
+    """Token for the vault."""
     vault_token_file: Path | None = None
+    """File with the token for the vault, instead of `VAULT_TOKEN`."""
     vault_secret: str = "secret/persona-lab"  # noqa: S105 - where it is, not what it is
     """Mount of the vault's KV engine (version 2), and the path in it."""
     keys_ttl: float = Field(default=60, gt=0)
-    """How long a key from the vault is used before the vault is asked again."""
+    """Seconds that a key from the vault is used before the vault is asked again."""
 
-    llm_provider: ProviderName = "local"
-    llm_model: str = ""
-    """Name of the model at ``llm_provider``; empty takes the provider's first in models.yaml."""
-    llm_temperature: float | None = Field(default=None, ge=0, le=2)
-    """Overrides what ``data/models.yaml`` says for the model."""
-    llm_max_tokens: int | None = Field(default=None, ge=1, le=100_000)
     llm_timeout: float = Field(default=30, gt=0)
-    """How long a remote model may be silent before its answer begins, all tries together."""
+    """Seconds that a remote model may be silent before its answer begins, all tries together."""
     llm_connect_timeout: float = Field(default=10, gt=0)
-    """How long a server may take to accept a connection."""
+    """Seconds that a server may take to accept a connection."""
     llm_idle_timeout: float | None = Field(default=None, gt=0)
-    """How long a model may be silent between two tokens; None: as ``llm_timeout``."""
+    """Seconds that any model may be silent between two tokens. If not set, `LLM_TIMEOUT`."""
     llm_total_timeout: float = Field(default=600, gt=0)
-    """How long an answer may take, whoever gives it."""
+    """Seconds that a whole answer may take, with any model."""
     llm_retries: int = Field(default=2, ge=0, le=10)
-    """Further tries of one model, while no word has come."""
+    """Further tries of one model while no text has arrived."""
     llm_retry_wait: float = Field(default=10, ge=0)
-    """The longest pause before another try: who asks for a longer one is left alone."""
-    llm_fallback: str = ""
-    """Who answers in a chat when the chosen model can't: ``provider:model``, commas between."""
+    """Longest pause before another try, in seconds. A provider that asks for a longer pause is not
+    tried again."""
     llm_breaker_failures: int = Field(default=5, ge=1)
-    """Failures in a row after which a model isn't asked for a while."""
+    """Failures in a row that open a model's circuit breaker."""
     llm_breaker_cooldown: float = Field(default=30, gt=0)
-    """That while."""
+    """Seconds that an open circuit breaker lets no request through."""
+
     local_model: str = ""
-    """Names in models.yaml, paths to ``.gguf`` files, or ``owner/repo:file`` from the hub, with
-    commas between several. The first is the default; pages offer all of them."""
+    """Local models, separated by commas: names in `data/models.yaml`, paths to `.gguf` files, or
+    `owner/repository:file` on the Hugging Face hub. The first is the default, and pages offer all
+    of them. If empty, Gemma 3 270M."""
     local_context: int = Field(default=4096, ge=512, le=131_072)
-    """Tokens of context that a local model is opened with."""
+    """Context of a local model, in tokens. It takes its memory twice: the second half keeps
+    prompts that are not in use."""
     local_flash_attention: bool = False
-    """Whether a local model passes over the cells of the other conversations that are answered at
-    the same time. Without it, what is computed alone is to the token what llama_cpp.Llama says."""
+    """Whether a local model skips the cells of other conversations that are answered at the same
+    time. It is faster with many long conversations at once, and slower with one. Without it, an
+    answer computed alone equals that of `llama_cpp.Llama` to the token, whatever was read
+    before."""
     local_timeout: float = Field(default=300, gt=0)
-    """``llm_timeout`` for local models: reading a long prompt on a busy machine is work, not
-    silence."""
+    """`LLM_TIMEOUT` for local models, which need time to read a long prompt."""
     local_memory: int = Field(default=0, ge=0)
-    """Megabytes that all local models may take together; 0: what the machine has left. One that
-    nobody uses is unloaded when another needs its memory."""
+    """Megabytes that all local models may take together; 0 takes what the machine has left. An idle
+    model is unloaded when another needs its memory."""
     local_threads: int = Field(default=0, ge=0, le=512)
-    """Threads for local models; 0 takes what the machine has."""
+    """Threads for local models; 0 takes all that the machine has."""
 
     database_url: str = Field(default=f"sqlite:///{ROOT / 'data' / 'lab.db'}", repr=False)
+    """Database of personas and conversations: `sqlite:///…` or `postgresql://…`."""
     redis_url: str | None = Field(default=None, repr=False)
-    """Where replicas share cached answers, contexts and counted quotas; None: this process."""
+    """Redis where replicas share cached answers, contexts and quotas. If not set, each process
+    keeps its own."""
 
     requests_per_minute: int = Field(default=60, ge=0)
-    """Of one user; 0 sets no limit."""
+    """Requests a minute of one user; 0 sets no limit. A message is one request, whichever model
+    answers it."""
     tokens_per_day: int = Field(default=100_000, ge=0)
-    """Of one user, with models that cost money; 0 sets no limit."""
+    """Tokens a day of one user; 0 sets no limit. Tokens of local models don't count."""
     tokens_per_day_total: int = Field(default=1_000_000, ge=0)
-    """The same of all users together: who forgets their cookie is another user."""
+    """Tokens a day of all users together; 0 sets no limit. A user who clears their cookies is a new
+    user, so this limit bounds the cost."""
     response_cache_ttl: int = Field(default=3600, ge=0)
-    """How long an answer serves for the same question in a chat; 0 keeps none."""
+    """Seconds that a cached answer is used for the same question in a chat; 0 switches the cache
+    off."""
 
     max_message_length: int = Field(default=2000, ge=1, le=1_000_000)
+    """Longest message, in characters."""
     max_context_length: int = Field(default=10, ge=0, le=10_000)
-    """Messages of the conversation that are sent along."""
+    """Earlier messages of the conversation that are sent with a message."""
     context_ttl: int = Field(default=3600, ge=1)
-    """How long a conversation's end is cached."""
+    """Seconds that the end of a conversation is cached."""
     context_summary: bool = False
-    """Whether a model sums up what is too old to be sent along."""
+    """Whether a model summarizes the messages that are too old to be sent."""
 
     tone_adjustment: bool = True
-    """Whether Japanese answers are kept to their persona's tone (``templates/tones.yaml``)."""
-
+    """Whether Japanese answers are rewritten in their persona's tone (`templates/tones.yaml`)."""
     mask_personal_data: bool = True
-    """Whether e-mail addresses, phone numbers, keys … are masked in answers."""
+    """Whether e-mail addresses, phone numbers, keys and the like are masked in answers."""
     word_filter: bool = True
-    """Whether the lists of words in ``templates/guards.yaml`` are kept to."""
+    """Whether the word lists of `templates/guards.yaml` apply."""
     role_limits: bool = True
-    """Whether the limits of roles in ``templates/guards.yaml`` are kept to."""
+    """Whether the limits of roles in `templates/guards.yaml` apply."""
     moderation: Literal["off", "openai"] = "off"
-    """A model that looks at each whole answer before it is shown: answers then don't stream."""
+    """`openai`: a moderation model checks each whole answer before it is shown. Answers then don't
+    stream."""
     moderation_model: str = "omni-moderation-latest"
+    """Name of the moderation model."""
 
     metrics_token: SecretStr | None = None
-    """What who asks for ``/metrics`` must show; None: nobody from elsewhere gets them."""
+    """Bearer token that opens `/metrics`. If not set, only requests from this machine are
+    answered."""
     log_format: Literal["auto", "json", "text"] = "auto"
-    """auto: for a reader where standard error is a terminal, JSON lines elsewhere."""
+    """`auto` is `text` if standard error is a terminal, and `json` (one object a line)
+    elsewhere."""
     log_level: Literal["debug", "info", "warning", "error", "critical"] = "info"
+    """Lowest level that is logged."""
     log_messages: bool = False
-    """Whether the log has the words of messages and answers."""
+    """Whether the log holds the text of messages and answers."""
 
     alert_window: float = Field(default=300, gt=0)
-    """Over which rates and delays are looked at."""
+    """Seconds that alerts look back over."""
     alert_min_turns: int = Field(default=10, ge=1)
-    """Answers in that window below which they tell nothing."""
+    """Answers in the window below which rates and delays raise no alert."""
     alert_error_rate: float = Field(default=0.2, ge=0, le=1)
-    """Share of the answers that fail; 0 switches it off, as with the others."""
+    """Share of failed answers that raises an alert; 0 switches it off."""
     alert_delay: float = Field(default=60, ge=0)
-    """Within which 95 of 100 answers should be over."""
+    """Seconds within which 95 % of the answers should finish; 0 switches the alert off."""
     alert_limits: int = Field(default=1, ge=0)
-    """Refusals by a provider's limit, in the window."""
+    """Refusals in the window that raise an alert: by a provider's rate limit or quota, or by
+    `TOKENS_PER_DAY_TOTAL`. 0 switches it off."""
     alert_cost: float = Field(default=10, ge=0)
-    """US dollars a day (UTC)."""
+    """US dollars a day (UTC), of all users, that raise an alert; 0 switches it off."""
     alert_webhook: SecretStr | None = None
-    """Where alerts are posted to. Such an address is often a key."""
-
-    templates_dir: Path = ROOT / "templates"
-    data_dir: Path = ROOT / "data"
-    models_dir: Path = ROOT / "data" / "models"
-    """Where weights that come in parts are put together."""
+    """Address that alerts are posted to, as JSON with a `text`. Such an address is often a
+    secret."""
 
     gradio_server_name: str = "127.0.0.1"
+    """Address that the server listens on."""
     gradio_server_port: Annotated[int, Field(ge=0, le=65_535)] = 7860
+    """Port that the server listens on."""
+    templates_dir: Path = ROOT / "templates"
+    """Folder of prompt templates, rules and texts. Another one is for tests."""
+    data_dir: Path = ROOT / "data"
+    """Folder of `models.yaml` and `personas.yaml`. Another one is for tests."""
+    models_dir: Path = ROOT / "data" / "models"
+    """Folder where weights that come in parts are put together."""
 
     @field_validator("secrets_dir", "templates_dir", "data_dir")
     @classmethod

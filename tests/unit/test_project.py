@@ -1,4 +1,4 @@
-"""The project's own promises: set-up, requirements, licence, and a README that is a true map."""
+"""Checks of the project's files: set-up, requirements, README, documentation and licence."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -17,10 +18,17 @@ import yaml
 
 from bench import Measured, preview, startup, streaming
 from bench import __main__ as bench
-from persona_lab.settings import Settings
+from tools import settings_table
 
 ROOT = Path(__file__).resolve().parents[2]
-MAPS = {"README.md": "Where do I change", "README.ja.md": "どこを"}
+READMES = {"README.md": "Where do I change", "README.ja.md": "どこを変える"}
+"""Each README and the heading of its table of paths."""
+DOCUMENTS = [*READMES, "CONTRIBUTING.md", *sorted(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))]
+README_LINES = 150
+
+TOP_FOLDERS = ("persona_lab", "templates", "data", "tests", "bench", "docs", "tools")
+MADE_LATER = {"data/models"}
+"""Paths that documents name and a fresh clone doesn't have."""
 
 NOT_IMPORTED = {
     "websockets": "uvicorn speaks WebSocket through it",
@@ -33,6 +41,7 @@ NOT_IMPORTED = {
 """Requirements that no module imports by name, with the reason why they are there."""
 
 COME_ALONG = {
+    "annotated_types",
     "anyio",
     "gradio_client",
     "httpx2",
@@ -40,20 +49,40 @@ COME_ALONG = {
     "uvicorn",
     "werkzeug",
 }
-"""Imported, and brought by gradio, the SDKs, llama-cpp-python or pytest-httpserver in the version
-that fits them."""
+"""Imported, and brought by pydantic, gradio, the SDKs, llama-cpp-python or pytest-httpserver in
+the version that fits them."""
 
 
-def _map(readme: str, heading: str) -> set[str]:
-    """The paths in the table under ``heading``: what stands in backticks and looks like one."""
+def _quoted_paths(text: str) -> set[str]:
+    """The project's paths that ``text`` has in backticks."""
+    quoted = re.findall(r"`([^`\s]+)`", text)
+    return {path for path in quoted if path.partition("/")[0] in TOP_FOLDERS and "/" in path}
+
+
+def _table(readme: str, heading: str) -> list[str]:
+    """The rows of the table under ``heading``, without its head."""
     _, _, below = (ROOT / readme).read_text("utf-8").partition(f"## {heading}")
     section = re.split(r"^#+ ", below, maxsplit=1, flags=re.MULTILINE)[0]
-    rows = "\n".join(line for line in section.splitlines() if line.startswith("|"))
-    return {
-        quoted
-        for quoted in re.findall(r"`([^`\s]+)`", rows)
-        if "/" in quoted or re.search(r"\.(py|txt|toml|md|yaml)$", quoted)
-    }
+    return [line for line in section.splitlines() if line.startswith("|")][2:]
+
+
+def _links(document: str) -> list[str]:
+    """The relative links of a document, pictures included."""
+    text = re.sub(r"```.*?```", "", (ROOT / document).read_text("utf-8"), flags=re.DOTALL)
+    links = re.findall(r"\]\(([^)\s]+)\)", text)
+    return [link for link in links if not re.match(r"[a-z]+:", link)]
+
+
+def _anchors(path: Path) -> set[str]:
+    """The anchors of a document's headings, as GitHub writes them."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text("utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in headings}
+
+
+def _is_broken(document: str, link: str) -> bool:
+    file, _, anchor = link.partition("#")
+    target = (ROOT / document).parent / file if file else ROOT / document
+    return not target.exists() or bool(anchor and anchor not in _anchors(target))
 
 
 def _plain(name: str) -> str:
@@ -82,8 +111,8 @@ def _imported(*places: str) -> set[str]:
                     found |= {name.name.partition(".")[0] for name in node.names}
                 elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                     found.add(node.module.partition(".")[0])
-    own = {"persona_lab", "bench", "tests", "app"} | {
-        path.stem for path in (ROOT / "tests").iterdir()
+    own = {"persona_lab", "bench", "tests", "tools", "app"} | {
+        entry.stem for entry in (ROOT / "tests").iterdir()
     }
     return found - own - set(sys.stdlib_module_names)
 
@@ -120,44 +149,75 @@ def _files() -> Iterator[tuple[str, str]]:
             yield name, data.decode("utf-8", errors="replace")
 
 
-@pytest.mark.parametrize(("readme", "heading"), MAPS.items())
-def test_every_path_in_the_map_exists(readme: str, heading: str) -> None:
-    paths = _map(readme, heading)
-    assert len(paths) > 5
+@pytest.mark.parametrize("readme", READMES)
+def test_readme_is_short(readme: str) -> None:
+    assert len((ROOT / readme).read_text("utf-8").splitlines()) <= README_LINES
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_document_names_only_paths_that_exist(document: str) -> None:
+    paths = _quoted_paths((ROOT / document).read_text("utf-8")) - MADE_LATER
     assert [path for path in sorted(paths) if not any(ROOT.glob(path.rstrip("/")))] == []
 
 
-def test_every_part_of_the_house_is_on_the_map() -> None:
-    paths = _map("README.md", MAPS["README.md"])
-    folders = tuple(path for path in paths if path.endswith("/"))
-    parts = [
-        str(file.relative_to(ROOT))
-        for kind in ("py", "js", "css", "yaml")
-        for folder in ("persona_lab", "templates", "data")
-        for file in sorted((ROOT / folder).rglob(f"*.{kind}"))
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_document_has_no_broken_link(document: str) -> None:
+    assert [link for link in _links(document) if _is_broken(document, link)] == []
+
+
+@pytest.mark.parametrize(("readme", "heading"), READMES.items())
+def test_readme_table_has_a_path_in_every_row(readme: str, heading: str) -> None:
+    rows = _table(readme, heading)
+    assert len(rows) >= 15
+    assert [row for row in rows if not _quoted_paths(row)] == []
+
+
+def test_readme_table_has_every_package() -> None:
+    rows = "\n".join(_table("README.md", READMES["README.md"]))
+    packages = {file.parent.name for file in (ROOT / "persona_lab").glob("*/__init__.py")}
+    named = {path.split("/")[1] for path in _quoted_paths(rows) if path.startswith("persona_lab/")}
+    assert packages - named == set()
+
+
+def test_architecture_has_every_package_and_module() -> None:
+    _, tree, _ = (ROOT / "docs/architecture.md").read_text("utf-8").split("```", 2)
+    entries = [*(ROOT / "persona_lab").glob("*.py"), *(ROOT / "persona_lab").glob("*/__init__.py")]
+    names = {e.name if e.parent.name == "persona_lab" else f"{e.parent.name}/" for e in entries}
+    assert [name for name in sorted(names) if f"\n  {name} " not in tree] == []
+
+
+def test_readmes_have_equal_content_in_both_languages() -> None:
+    english, japanese = READMES.items()
+    rows = [[_quoted_paths(row) for row in _table(*readme)] for readme in (english, japanese)]
+    assert rows[0] == rows[1]
+    links = [
+        [
+            re.sub(r"\.(en|ja)\.png$", ".png", link)
+            for link in _links(readme)
+            if "README" not in link
+        ]
+        for readme in READMES
     ]
-    inside = ("persona_lab/__init__.py", "persona_lab/ui/__init__.py", "persona_lab/migrations/")
-    known = (*folders, *inside)
-    assert [part for part in parts if part not in paths and not part.startswith(known)] == []
+    assert links[0] == links[1]
+    texts = [(ROOT / readme).read_text("utf-8") for readme in READMES]
+    variables, headings = (
+        [re.findall(pattern, text, flags=re.MULTILINE) for text in texts]
+        for pattern in (r"\b[A-Z]+_[A-Z_]+\b", r"^(##+) ")
+    )
+    assert set(variables[0]) == set(variables[1])
+    assert headings[0] == headings[1]
 
 
-def test_both_maps_lead_to_the_same_places() -> None:
-    english, japanese = (_map(readme, heading) for readme, heading in MAPS.items())
-    assert english == japanese
+def test_settings_document_is_up_to_date() -> None:
+    """``make docs`` writes it."""
+    assert settings_table.TARGET.read_text("utf-8") == settings_table.render()
 
 
-NOT_SET = {
-    "TEMPLATES_DIR": "the project's own folders: another place is for tests",
-    "DATA_DIR": "the same",
-    "MODELS_DIR": "the same",
-}
-"""Settings that the tables leave out, with the reason."""
-
-
-@pytest.mark.parametrize("readme", MAPS)
-def test_every_setting_is_documented(readme: str) -> None:
-    told = set(re.findall(r"`([A-Z][A-Z_]+)`", (ROOT / readme).read_text("utf-8")))
-    assert {name.upper() for name in Settings.model_fields} - told - NOT_SET.keys() == set()
+def test_every_setting_has_a_text_and_a_section() -> None:
+    texts = settings_table.field_texts()
+    assert [name for name, text in texts.items() if not text] == []
+    assert settings_table.SECTIONS.keys() <= texts.keys()
+    assert next(iter(texts)) in settings_table.SECTIONS
 
 
 def test_a_space_runs_the_gradio_that_is_pinned() -> None:
@@ -185,7 +245,7 @@ def test_what_the_lab_imports_is_required() -> None:
 
 def test_what_tests_and_benchmarks_import_is_required() -> None:
     required = _names("requirements.txt") | _names("requirements-dev.txt")
-    assert _missing(_imported("tests", "bench"), required) <= {"xllamacpp"}
+    assert _missing(_imported("tests", "bench", "tools"), required) <= {"xllamacpp"}
     assert "xllamacpp" in _names("requirements-bench.txt")
 
 
@@ -257,12 +317,13 @@ def test_every_goal_of_the_benchmarks_is_judged() -> None:
     assert streaming.report([1], near, far).missed == ["last words 60.0 ms > 50 ms"]
 
 
-def test_ci_can_be_started_as_a_command() -> None:
+def test_ci_script_is_executable() -> None:
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
 
 
-def test_the_changelog_has_a_place_for_what_comes() -> None:
-    assert "\n## [Unreleased]\n" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+def test_changelog_has_the_version_of_the_project() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
+    assert f"\n## [{version}]" in (ROOT / "CHANGELOG.md").read_text("utf-8")
 
 
 def test_no_file_names_a_machine_or_a_package_registry() -> None:
