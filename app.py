@@ -1,4 +1,4 @@
-"""The entry that ``python app.py`` and Hugging Face Spaces run: settings → lab → pages → serve."""
+"""The entry point of ``python app.py`` and of Hugging Face Spaces."""
 
 from __future__ import annotations
 
@@ -21,15 +21,17 @@ OPENING = (
     "GRADIO_VIBE_MODE",
     "GRADIO_WATCH_DIRS",
 )
-"""Variables by which Gradio would show files of this machine to visitors, or let them change it."""
+"""Variables that let Gradio show files of this machine to visitors, or let them change it."""
 
 
 def stopped(reason: str) -> int:
+    """Print why the program stops, and return its exit code."""
     print(f"Persona Lab: {reason}", file=sys.stderr)
     return 2
 
 
 def main() -> int:
+    """Serve the lab until it is stopped, and return the exit code."""
     arguments = argparse.ArgumentParser(prog="app.py", description="Persona Lab")
     arguments.add_argument("--share", action="store_true", help="make a public share link")
     share = arguments.parse_args().share

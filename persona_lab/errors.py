@@ -1,19 +1,20 @@
-"""What can go wrong, and what is said about it.
+"""The errors of Persona Lab.
 
 ::
 
     PersonaLabError
     ├── ConfigurationError      the deployment is wrong; stops the start with one line
-    │   └── TemplateError       a template, rule or word file is wrong, named by file and number
-    ├── InputError              what was typed or chosen can't be used; nothing was lost
+    │   └── TemplateError       a template, rule or text file is wrong, named by file and number
+    ├── InputError              what a user typed or chose can't be used; nothing was lost
     │   ├── EmptyMessage · MessageTooLong · InvalidPersona · UnknownModel · InvalidOption
-    │   └── InvalidRequest      a program's request hasn't the form that its door takes
-    ├── Unauthorized            nobody knows who calls
-    ├── Forbidden               another's, where a door has to say so
-    ├── NotFound                no such row for this user (another's row is as good as none)
-    ├── RateLimitError          the user's own quota in this house; a provider's is RateLimited
-    │   ├── TokensSpent
-    │   │   └── HouseSpent      what all users together may spend
+    │   └── InvalidRequest      a program's request doesn't have the form that its route takes
+    ├── Unauthorized            the caller is unknown
+    ├── PageOnly                a program may not do this with its token
+    ├── Forbidden               the row belongs to another user, where a route must say so
+    ├── NotFound                no such row for this user (another user's row counts as none)
+    ├── RateLimitError          the user's own limit at this server; a provider's is RateLimited
+    │   ├── TokenQuotaExceeded
+    │   │   └── GlobalTokenQuotaExceeded
     │   └── TooManyAtOnce
     ├── StorageError            the database didn't take it
     │   └── DiskFull
@@ -21,28 +22,25 @@
         ├── MissingKey · BadKey · QuotaExceeded · RateLimited · BadRequest
         ├── ModelTimeout · Offline · Overloaded · ModelNotFound · ModelUnavailable
         ├── ContextTooLong · NoVision · InvalidResponse · Refused
-        └── CircuitOpen         nobody was asked: the model failed too often just now
+        └── CircuitOpen         no call was made: the model failed too often just now
 
-Errors of an SDK, of HTTP and of the database become ours in :func:`from_foreign`, by type
-first and status second, never by their text. The rest of the house knows this tree only.
-Every error has a ``code``: its words stand under that name in ``templates/fallbacks.yaml``.
+Errors of an SDK, of HTTP and of the database are mapped to these in
+``persona_lab/clients/error_mapping.py`` and ``persona_lab/db/error_mapping.py``, by type first and
+status second, never by their text. Every error has a ``code``; ``templates/fallbacks.yaml`` has the
+text for each code.
 """
 
 from __future__ import annotations
 
 import logging
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
-
+from typing import Any
 
 log = logging.getLogger("persona_lab.errors")
 
 
 class ErrorType(StrEnum):
-    """The classes that the log, the metadata of a reply and the metrics tell apart."""
+    """The classes of errors in the log, in metrics, and in a reply's metadata."""
 
     API_ERROR = "api_error"
     TIMEOUT = "timeout"
@@ -58,7 +56,7 @@ class ErrorType(StrEnum):
 
 
 class PersonaLabError(Exception):
-    """The root. ``details`` fill the blanks of the words for ``code``."""
+    """The root. ``details`` fill the placeholders of the text for ``code``."""
 
     code = "system_error"
     type = ErrorType.SYSTEM_ERROR
@@ -69,120 +67,144 @@ class PersonaLabError(Exception):
 
 
 class ConfigurationError(PersonaLabError):
+    """The deployment is wrong. The message is one line, shown at the start."""
+
     code = "configuration"
 
 
 class TemplateError(ConfigurationError):
+    """A template, rule or text file is wrong. The message names the file and the place."""
+
     code = "template"
 
 
 class InputError(PersonaLabError):
+    """The user's input can't be used. Nothing was lost."""
+
     code = "invalid_input"
     type = ErrorType.INVALID_INPUT
 
 
 class EmptyMessage(InputError):
+    """The message shows nothing."""
+
     code = "empty_message"
 
 
 class MessageTooLong(InputError):
-    """``length`` and ``limit`` in characters."""
+    """The message is too long; ``length`` and ``limit`` in characters."""
 
     code = "message_too_long"
 
 
 class InvalidPersona(InputError):
-    """``field`` names the field, ``reason`` what is wrong with it."""
+    """A field of a persona is invalid: ``field`` is its name, ``reason`` the fault."""
 
     code = "invalid_persona"
 
 
 class UnknownModel(InputError):
-    """``model`` is what was asked for."""
+    """No such model; ``model`` is the requested name."""
 
     code = "unknown_model"
 
 
 class InvalidOption(InputError):
-    """``option`` names one of :class:`~persona_lab.types.Options`, or none at all; ``why`` names
-    the words for it under ``reasons.``."""
+    """An option is unknown, or its value is invalid.
+
+    ``option`` names it; ``why`` is the key of the reason's text under ``reasons.``.
+    """
 
     code = "invalid_option"
 
 
 class InvalidRequest(InputError):
-    """``why`` names the words for it under ``reasons.``; ``field`` is the part that is meant."""
+    """A request has the wrong form.
+
+    ``field`` is the part; ``why`` is the key of the reason's text under ``reasons.``.
+    """
 
     code = "invalid_request"
 
 
 class Unauthorized(PersonaLabError):
-    """A program without a token, or with one that leads to nobody."""
+    """The program has no token, or one that belongs to no user."""
 
     code = "unauthorized"
     type = ErrorType.INVALID_INPUT
 
 
 class PageOnly(PersonaLabError):
-    """What a program can't do with its token: who found one mustn't make themselves another."""
+    """Only the page may do this: a program must not make a further token with its token."""
 
     code = "page_only"
     type = ErrorType.INVALID_INPUT
 
 
 class Forbidden(PersonaLabError):
-    """A row of another's, where the specification tells it from one that isn't there."""
+    """The row belongs to another user, where the specification distinguishes that from no row."""
 
     code = "forbidden"
     type = ErrorType.INVALID_INPUT
 
 
 class NotFound(PersonaLabError):
-    """``kind`` is "agent", "chat", "message" or "token"."""
+    """No such row for this user; ``kind`` is "agent", "chat", "message" or "token"."""
 
     code = "not_found"
     type = ErrorType.INVALID_INPUT
 
 
 class RateLimitError(PersonaLabError):
-    """``seconds`` until it is over; ``until`` is that moment on a clock of ``zone``, ``lifts_at``
-    the same in ISO 8601."""
+    """The user's limit of requests is reached.
+
+    ``seconds`` until it lifts; ``until`` is that time of day in ``zone``, ``lifts_at`` the same in
+    ISO 8601.
+    """
 
     code = "too_many_requests"
     type = ErrorType.RATE_LIMIT
 
 
 class TokenQuotaExceeded(RateLimitError):
-    """``limit`` in tokens a day; ``minutes`` until it is over."""
+    """The user's quota is used up: ``limit`` in tokens a day, ``minutes`` until it lifts."""
 
     code = "tokens_spent"
 
 
 class GlobalTokenQuotaExceeded(TokenQuotaExceeded):
-    """The same of all users together."""
+    """The quota of all users together is used up."""
 
     code = "house_spent"
 
 
 class TooManyAtOnce(RateLimitError):
-    """``limit`` messages wait for their answers already."""
+    """``limit`` messages already wait for their answers."""
 
     code = "busy"
 
 
 class StorageError(PersonaLabError):
+    """The database didn't take a read or a write."""
+
     code = "storage"
 
 
 class DiskFull(StorageError):
+    """The disk of the database is full."""
+
     code = "disk_full"
 
 
 class ProviderError(PersonaLabError):
-    """``provider`` and ``model`` say who failed; ``status`` is the HTTP status, if one came.
+    """A model gave no usable answer.
 
-    ``retry_after``: seconds that the provider asks to be left alone; ``attempts``: how often it
-    was asked.
+    Attributes:
+        provider: The provider that failed.
+        model: Its model.
+        status: The HTTP status, if there was a response.
+        retry_after: Seconds that the provider asks to wait.
+        attempts: Number of calls.
     """
 
     code = "api_error"
@@ -207,82 +229,105 @@ class ProviderError(PersonaLabError):
 
 
 class MissingKey(ProviderError):
-    """``variable`` is the environment variable that would hold the key."""
+    """There is no key; ``variable`` is the environment variable for it."""
 
     code = "missing_key"
     type = ErrorType.BAD_KEY
 
 
 class BadKey(ProviderError):
+    """The provider refused the key."""
+
     code = "bad_key"
     type = ErrorType.BAD_KEY
 
 
 class QuotaExceeded(ProviderError):
+    """The account's quota at the provider is used up."""
+
     code = "quota"
     type = ErrorType.QUOTA
 
 
 class RateLimited(ProviderError):
+    """The provider's rate limit is reached."""
+
     code = "rate_limit"
     type = ErrorType.RATE_LIMIT
 
 
 class BadRequest(ProviderError):
+    """The provider refused the request's form."""
+
     code = "bad_request"
 
 
 class Overloaded(ProviderError):
+    """The provider has no capacity now."""
+
     code = "overloaded"
 
 
 class ModelTimeout(ProviderError):
+    """The model was silent for too long."""
+
     code = "timeout"
     type = ErrorType.TIMEOUT
 
 
 class Offline(ProviderError):
+    """The provider's server can't be reached."""
+
     code = "offline"
     type = ErrorType.OFFLINE
 
 
 class ModelNotFound(ProviderError):
+    """The provider doesn't have the model."""
+
     code = "model_not_found"
 
 
 class ModelUnavailable(ProviderError):
-    """A local model can't be used. ``reason`` says why in English, for logs and the terminal;
-    ``why`` names the words for it, ``reasons.`` and that name, which further details fill."""
+    """A local model can't be used.
+
+    ``reason`` is the reason in English, for logs and the terminal. ``why`` is the key of its text
+    under ``reasons.``; further details fill its placeholders.
+    """
 
     code = "model_unavailable"
     type = ErrorType.SYSTEM_ERROR
 
 
 class ContextTooLong(ProviderError):
-    """``tokens`` were asked for, ``limit`` fit."""
+    """The prompt has ``tokens``, and ``limit`` fit."""
 
     code = "context_too_long"
     type = ErrorType.TOO_LONG
 
 
 class NoVision(ProviderError):
-    """The message has an image and the model takes none."""
+    """The message has an image, and the model takes none."""
 
     code = "no_vision"
 
 
 class InvalidResponse(ProviderError):
+    """The provider's response is empty or malformed."""
+
     code = "invalid_response"
     type = ErrorType.INVALID_RESPONSE
 
 
 class Refused(ProviderError):
+    """The model refused to answer."""
+
     code = "refused"
     type = ErrorType.REFUSED
 
 
 class CircuitOpen(ProviderError):
-    """``seconds`` until somebody is let through to see whether the model is back."""
+    """No call was made; ``seconds`` until the next probe of the model."""
 
     code = "circuit_open"
 
@@ -290,7 +335,7 @@ class CircuitOpen(ProviderError):
 def errors_by_code(
     root: type[PersonaLabError] = PersonaLabError,
 ) -> dict[str, type[PersonaLabError]]:
-    """Every error from ``root`` on by its code; where a child has its parent's, the parent."""
+    """Return ``root`` and its subclasses by code; a shared code means the parent."""
     found: dict[str, type[PersonaLabError]] = {}
     for child in root.__subclasses__():
         found |= errors_by_code(child)

@@ -1,18 +1,18 @@
-"""What was generated, in figures: how many answers, how long they took, what they cost.
+"""Usage statistics: the number of answers, how long they took, and what they cost.
 
-Counted anew each time from the user's own recorded turns, so that a restart loses nothing.
+They are computed at each call from the user's recorded generations, so a restart loses nothing.
 
-**Answers** are turns of a chat, a comparison or a trial, whatever became of them. A turn that sums
-up an old conversation is nobody's answer: its tokens and its cost count, and nothing else of it.
-**Errors** are answers that failed; one that the user stopped isn't an error.
-**Waits** are the models' own. To the *first* word: of each answer in which one came, also when it
-was stopped or failed later. To the *whole* answer: of those that ended by themselves. Answers from
-the cache say nothing of a model and count in neither. A local model's loading isn't in the first.
-**Percentiles** are interpolated linearly, as a spreadsheet's PERCENTILE does.
-**Cache hits** are a share of the answers in chats: trials and comparisons are always asked anew.
-**Cost** is the sum of the known ones. ``unpriced`` are the turns that used tokens at a price nobody
-knows; a turn without tokens costs nothing whatever the price.
-**Days** begin at midnight in the time zone that is asked for.
+- **Answers** are generations of a chat, a comparison or a trial, with any status. A summary of an
+  old conversation is not an answer: only its tokens and its cost count.
+- **Errors** are answers that failed. An answer that the user stopped is not an error.
+- **Waits** are those of the models. *First*: until the first token of each answer that has one,
+  also of a stopped or failed one; without the loading of a local model. *Whole*: until the end of
+  each complete answer. Answers from the cache count in neither.
+- **Percentiles** are interpolated linearly, like PERCENTILE in a spreadsheet.
+- **Cache hits** are a share of the answers in chats. Trials and comparisons don't use the cache.
+- **Cost** is the sum of the known costs. ``unpriced`` counts the generations that used tokens at an
+  unknown price. A generation without tokens costs nothing.
+- **Days** begin at midnight in the requested time zone.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
 SPANS: Mapping[str, int | None] = {"today": 1, "7days": 7, "30days": 30, "all": None}
-"""A span's name → the calendar days in it, today's the last; None has no beginning."""
+"""A span's name → its number of calendar days, today's the last; None has no beginning."""
 SPAN = "7days"
-"""What is looked at first."""
+"""The default span."""
 
 SUMMARY = "summary"
-"""The kind of turn that is nobody's answer."""
+"""The kind of a generation that is not an answer."""
 
 Step = Literal["hour", "day", "week", "month"]
 MOST_STEPS = 62
-"""Steps after which a chart takes wider ones."""
+"""Most steps of a chart; more steps become wider ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Waits:
-    """Percentiles in milliseconds; None where nothing was waited for."""
+    """Percentiles in milliseconds; None without a measured wait."""
 
     p50: float | None = None
     p95: float | None = None
@@ -56,10 +56,10 @@ class Waits:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Of some turns. The module's docstring says what each counts.
+    """Statistics of some generations. The module's docstring defines them.
 
-    ``prompt_tokens`` include ``cached_tokens``, which a provider had read before. ``cost`` is in US
-    dollars, None where no price of what was used is known.
+    ``prompt_tokens`` includes ``cached_tokens``, which came from a provider's cache. ``cost`` is in
+    US dollars, and None if no price of the used tokens is known.
     """
 
     answers: int = 0
@@ -77,27 +77,28 @@ class Figures:
 
     @property
     def used(self) -> bool:
-        """Whether anything came that could have had a price: a whole answer, or a token."""
+        """Whether there is anything with a price: a complete answer, or a token."""
         whole = self.answers - self.errors - self.stopped
         return bool(whole or self.prompt_tokens or self.completion_tokens)
 
     @property
     def error_rate(self) -> float | None:
-        """Errors an answer, 0 to 1; None without answers."""
+        """Share of answers that failed, 0 to 1; None without answers."""
         return self.errors / self.answers if self.answers else None
 
     @property
     def cache_hit_rate(self) -> float | None:
-        """Cache hits an answer in a chat, 0 to 1; None without chats."""
+        """Share of chat answers from the cache, 0 to 1; None without chat answers."""
         return self.cache_hits / self.chats if self.chats else None
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The figures of one persona (``key`` its id), model (``provider:name``) or time (its first
-    moment there, in ISO form).
+    """The statistics of one persona, model or time.
 
-    ``name`` is a persona's, None where it was never kept; those share the key "".
+    ``key`` is the persona's id, the model's ``provider:name``, or the first moment of the time in
+    ISO form. ``name`` is the persona's; personas that were never saved have None and share the
+    key "".
     """
 
     key: str
@@ -108,11 +109,11 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Figures of a span: in all, by persona and by model (most answers first), and by time.
+    """Statistics of a span: total, by persona and by model (most answers first), and by time.
 
-    ``days`` has the days on which something was generated; ``course`` has every ``step`` of the
-    span, empty ones too. ``kinds`` and ``error_types`` count answers and errors. ``since`` is None
-    where the span has no beginning. ``ever``: there is something, in this span or before it.
+    ``days`` has the days with at least one generation; ``course`` has every ``step`` of the span,
+    empty ones too. ``kinds`` and ``error_types`` count answers and errors. ``since`` is None if the
+    span has no beginning. ``ever`` tells whether there is a generation in or before the span.
     """
 
     span: str
@@ -131,12 +132,12 @@ class Summary:
 
     @property
     def empty(self) -> bool:
-        """Whether nothing at all was generated, not even a summary."""
+        """Whether there is no generation at all, not even a summary."""
         return not self.models
 
 
 def zone_of(name: str) -> tzinfo:
-    """The time zone that a browser calls ``name``; UTC where it has no such name."""
+    """Return the time zone with the IANA name ``name``, or UTC if there is none."""
     try:
         return ZoneInfo(name)
     except (LookupError, ValueError, OSError):  # a folder of the database, say
@@ -144,22 +145,29 @@ def zone_of(name: str) -> tzinfo:
 
 
 class Insights:
-    """Counts a user's turns. Methods are synchronous: call them through ``asyncio.to_thread``."""
+    """Statistics of a user. Methods are synchronous: call them through ``asyncio.to_thread``."""
 
     def __init__(self, store: Store, *, clock: Callable[[], datetime] = now) -> None:
         self._store = store
         self._clock = clock
 
     def turns(self, *, user_id: str, span: str = SPAN, zone: str = "UTC") -> list[GenerationRow]:
-        """The user's turns in a span of :data:`SPANS`, oldest first.
+        """Return the user's generations in a span of :data:`SPANS`, oldest first.
 
-        Raises InputError for another span, and StorageError.
+        Raises:
+            InputError: There is no such span.
+            StorageError: The database failed.
         """
         since = _beginning(span, self._clock(), zone_of(zone))
         return self._store.list_generation_rows(user_id=user_id, since=since)
 
     def summary(self, *, user_id: str, span: str = SPAN, zone: str = "UTC") -> Summary:
-        """:meth:`turns` in figures. Raises InputError and StorageError."""
+        """Return the statistics of :meth:`turns`.
+
+        Raises:
+            InputError: There is no such span.
+            StorageError: The database failed.
+        """
         place, moment = zone_of(zone), self._clock()
         since = _beginning(span, moment, place)
         turns = self._store.list_generation_rows(user_id=user_id, since=since)
@@ -172,7 +180,7 @@ class Insights:
 
 
 def _beginning(span: str, moment: datetime, zone: tzinfo) -> datetime | None:
-    """The first moment of a span that ends with the day of ``moment``, in UTC."""
+    """Return the first moment of a span that ends with the day of ``moment``, in UTC."""
     if span not in SPANS:
         raise InputError(f"{span!r} is none of {', '.join(SPANS)}")
     days = SPANS[span]
@@ -190,7 +198,7 @@ def summarize(
     until: datetime,
     zone: tzinfo,
 ) -> Summary:
-    """``turns``, oldest first, in figures."""
+    """Return the statistics of ``turns``, which are in order of time."""
     bare = Summary(span, str(zone), since, until)
     if not turns:
         return bare
@@ -222,7 +230,7 @@ def summarize(
 
 
 def _frame(turns: Sequence[GenerationRow], zone: tzinfo) -> DataFrame:
-    """The turns, with a column for everything that is counted or measured of them."""
+    """Return the turns with a column for each number that is counted or measured."""
     import pandas as pd
 
     frame = pd.DataFrame(turns, columns=list(GenerationRow._fields))
@@ -257,7 +265,7 @@ _COUNTED = (
 
 
 def _figures(frame: DataFrame, by: Series[Any]) -> dict[Any, Figures]:
-    """The figures of each value of ``by``, in their order."""
+    """Return the statistics of each value of ``by``, in their order."""
     sums = frame.groupby(by)[list(_COUNTED)].sum()
     waits = {
         name: frame[name].groupby(by).quantile([0.5, 0.95, 0.99]).unstack().to_numpy().tolist()
@@ -303,7 +311,7 @@ _FREQUENCIES: Mapping[Step, str] = {"hour": "h", "day": "D", "week": "W-MON", "m
 
 
 def _floor(local: Series[Any], step: Step) -> Series[Any]:
-    """The first moment of the step that each moment is in. Weeks begin on Mondays."""
+    """Return the first moment of each moment's step. Weeks begin on Mondays."""
     if step == "hour":
         return local.dt.floor("h")
     period: Mapping[Step, str] = {"day": "D", "week": "W-SUN", "month": "M"}
@@ -313,7 +321,7 @@ def _floor(local: Series[Any], step: Step) -> Series[Any]:
 def _course(
     frame: DataFrame, step: Step, begun: datetime, ended: datetime, span: str
 ) -> list[Part]:
-    """Every step from ``begun`` to ``ended`` (of today, to its midnight), empty ones too."""
+    """Return every step from ``begun`` to ``ended``, empty ones too; "today" ends at midnight."""
     import pandas as pd
 
     if span == "today":

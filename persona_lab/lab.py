@@ -1,4 +1,4 @@
-"""Lab: every part of the house, put together once and handed to whoever needs them."""
+"""Build every part from the settings, once, and hand them on."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Lab:
     insights: Insights
 
     async def aclose(self) -> None:
-        """Let go of models, connections and the database, in that order."""
+        """Close models, connections and the database, in that order."""
         try:
             await self.service.aclose()
             await asyncio.to_thread(self.monitor.close)
@@ -78,7 +78,7 @@ class Lab:
             await asyncio.to_thread(self.store.close)
 
     def close(self) -> None:
-        """:meth:`aclose` from where no event loop runs."""
+        """Close the lab where no event loop runs; see :meth:`aclose`."""
         asyncio.run(self.aclose())
 
     def __enter__(self) -> Self:
@@ -105,7 +105,11 @@ class Lab:
 
 
 def _moderator(clients: ClientPool) -> Moderator | None:
-    """Raises ConfigurationError where it would have neither a key nor a server of its own."""
+    """Return the moderator that the settings name.
+
+    Raises:
+        ConfigurationError: It has neither a key nor a server of its own.
+    """
     settings = clients.settings
     if settings.moderation == "off":
         return None
@@ -123,12 +127,19 @@ def open_lab(
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> Lab:
-    """Open the lab that ``settings`` (the environment's where None) describe.
+    """Open a lab.
 
-    Reads every template and word, brings the database up to date, puts the demo personas into
-    it and marks answers that a crash cut off. ``client`` answers in place of all models, asked
-    once, with the cache and the quotas around it. ``clock`` counts seconds; ``sleep`` waits between
-    the tries of a model. Raises ConfigurationError, one line that names what is wrong.
+    This loads every template and text, migrates the database, adds the demo personas, and marks
+    answers that a crash cut off.
+
+    Args:
+        settings: None reads them from the environment.
+        client: Answers in place of all models, without retries, with cache and quotas around it.
+        clock: Returns seconds.
+        sleep: Waits between the tries of a model.
+
+    Raises:
+        ConfigurationError: The deployment is wrong. One line names the fault.
     """
     settings = settings if settings is not None else load_settings()
     catalog = Catalog(settings.data_dir / "models.yaml")
@@ -237,7 +248,7 @@ def open_lab(
 
 
 def _known(settings: Settings, catalog: Catalog) -> list[str]:
-    """Models that have a name of their own in the metrics: those that somebody wrote down."""
+    """Return the models that metrics name: those of the catalog and of the settings."""
     local = [f"local:{name}" for name in settings.local_models]
     return [*catalog.models, settings.default_model, *settings.fallback_models, *local]
 
@@ -263,7 +274,7 @@ def _engines() -> list[EngineStats]:
 
 
 def _check(names: str, check: Callable[[], None]) -> None:
-    """Raises ConfigurationError, with the settings' ``names``, for what ``check`` doesn't pass."""
+    """Run ``check``, and turn its error into a ConfigurationError with the settings' ``names``."""
     try:
         check()
     except MissingKey as wrong:

@@ -5,21 +5,17 @@ from __future__ import annotations
 import asyncio
 import importlib
 import threading
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
 
 _importing = threading.Lock()
 _imported: set[str] = set()
 
 
 async def import_in_thread(*libraries: str) -> None:
-    """Import what takes tenths of a second beside the loop, so that nobody else waits for it.
+    """Import ``libraries`` in a thread; they take tenths of a second.
 
-    One import at a time: threads that import parts of one library at once lock each other out,
-    and Python then gives one of them half a module. ``sys.modules`` has it before it is whole.
+    Imports run one at a time. Threads that import parts of one library at once block each other,
+    and Python then gives one of them an incomplete module. ``sys.modules`` can't tell: it has a
+    module before its import is complete.
     """
     if not _imported.issuperset(libraries):
         await asyncio.to_thread(_load, libraries)

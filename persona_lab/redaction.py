@@ -1,4 +1,4 @@
-"""What secrets look like, and their removal from text."""
+"""Patterns of secrets, and their removal from text."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Sequence
 
 MASK = "••••••"
 MOST_OF_IT = 0.75
-"""Share of a secret that is hidden like all of it, at the end of an answer."""
+"""Share of a secret that is redacted like a whole one, at the end of an answer."""
 _ROW = "".join(map(chr, range(ord("!"), ord("~") + 1)))
-"""What secrets are written with."""
+"""The characters of secrets."""
 SECRET_LENGTH = 8
-"""Characters that a secret has at least: compatible servers are given "none" or "ollama" for a
-key, which are words that an answer may hold."""
+"""Fewest characters of a secret. Compatible servers get keys like "none" or "ollama", which are
+words that an answer may contain."""
 
 
 def redact(text: str, secrets: Sequence[str]) -> str:
-    """``text`` with dots in the place of ``secrets``, in capitals or not."""
+    """Replace each of ``secrets`` in ``text`` by dots, in upper or lower case."""
     for secret in secrets:
         if len(secret) >= SECRET_LENGTH:
             text = re.sub(re.escape(secret), MASK, text, flags=re.IGNORECASE)
@@ -46,15 +46,18 @@ _KEYS = (
     r"dckr_pat_[A-Za-z0-9_-]{20,}",
     r"SG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}",  # SendGrid
     r"whsec_[A-Za-z0-9+/=]{20,}",
-    r"pl_[A-Za-z0-9_-]{40,}",  # ours
+    r"pl_[A-Za-z0-9_-]{40,}",  # an API token of Persona Lab
     r"eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)?",  # JSON Web Tokens
 )
-"""The look of keys that nobody told us of. None has a blank in it, nor begins within a word."""
+"""Patterns of keys that are not in the settings. No key contains a space or starts in a word."""
 
 
 def secret_pattern(body: str = ".") -> re.Pattern[str]:
-    """Finds keys by their look. ``body`` is a character that may stand in a private key, which is
-    the only one of several lines; without its end it goes on as far as there are any."""
+    """Return a pattern that finds keys by their form.
+
+    ``body`` matches one character of a private key, the only secret with several lines. A private
+    key without its end line extends as far as ``body`` matches.
+    """
     edge = "-----{} [A-Z0-9 ]*PRIVATE KEY-----".format
     block = f"{edge('BEGIN')}(?:(?:{body})*?{edge('END')}|(?:{body})*)"
     word = rf"(?:(?<![A-Za-z0-9_-])|(?<=\\[nrt]))(?:{'|'.join(_KEYS)})"  # an escape ends a word

@@ -13,16 +13,19 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from persona_lab.errors import ConfigurationError
 
 ROOT = Path(__file__).resolve().parent.parent
-"""The project's folder: ``templates/`` and ``data/`` stand in it."""
+"""The project's folder, which has ``templates/`` and ``data/``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """Who models come from. ``module`` has its ``Client``; ``free``: tokens cost nothing.
+    """A provider of models.
 
-    ``key`` names the setting that holds its key ("": it asks for none), ``server`` the one that
-    holds the address of another server, which may do without a key. ``forms``: options by which an
-    answer's form can be asked for.
+    Attributes:
+        module: The module that has its ``Client``.
+        key: The setting that holds its key; "" where it needs none.
+        server: The setting that holds the address of another server, which may need no key.
+        free: Whether tokens cost nothing.
+        structured_output: Options that it takes to shape an answer.
     """
 
     module: str
@@ -44,8 +47,8 @@ PROVIDERS = {
     ),
     "mock": Provider("persona_lab.clients.mock", free=True, structured_output=frozenset()),
 }
-"""All that the house knows of a provider outside its own file. A module is imported when it is
-first used: an SDK costs up to a second and a half."""
+"""All that is known of a provider outside its own file. Its module is imported at the first use:
+the import of an SDK takes up to a second and a half."""
 
 
 def _known(name: str) -> str:
@@ -278,7 +281,7 @@ class Settings(BaseSettings):
 
     @property
     def local_models(self) -> list[str]:
-        """The local models that this deployment names."""
+        """The local models that the settings name."""
         names = [self.llm_model] if self.llm_provider == "local" else []
         names += _listed(self.local_model)
         names += [spec[6:] for spec in _listed(self.llm_fallback) if spec.startswith("local:")]
@@ -286,14 +289,16 @@ class Settings(BaseSettings):
 
     @property
     def fallback_models(self) -> list[str]:
-        """``provider:model`` of each that stands in, in their order; ``local`` alone means the
-        first of :attr:`local_models`."""
+        """The fallback models as ``provider:model``, in their order.
+
+        ``local`` alone means the first of :attr:`local_models`.
+        """
         local = next(iter(self.local_models), "")
         return [f"local:{local}" if s == "local" else s for s in _listed(self.llm_fallback)]
 
     @property
     def default_model(self) -> str:
-        """``provider:model`` that answers when nobody chose; "" after the colon means its first."""
+        """The default model as ``provider:model``; ``provider:`` means the provider's first."""
         local = self.local_models if self.llm_provider == "local" else []
         return f"{self.llm_provider}:{self.llm_model or next(iter(local), '')}"
 
@@ -303,9 +308,10 @@ def _listed(text: str) -> list[str]:
 
 
 def load_settings() -> Settings:
-    """Settings from the environment.
+    """Read the settings from the environment.
 
-    Raises ConfigurationError with one line that names the variable and what it takes.
+    Raises:
+        ConfigurationError: A value is wrong. One line names the variable and what it takes.
     """
     try:
         return Settings()

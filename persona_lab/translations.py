@@ -1,4 +1,4 @@
-"""The words that people read, by key and language. They live in YAML, never in code.
+"""Texts that people read, by key and language. They are in YAML, never in code.
 
 A file maps keys to ``{ja: …, en: …}``; groups nest, and a nested key is written with dots::
 
@@ -6,10 +6,9 @@ A file maps keys to ``{ja: …, en: …}``; groups nest, and a nested key is wri
       send: {ja: 送る, en: Send}
       waiting: {ja: "{name}が考えています…", en: "{name} is thinking…"}
 
-    words("chat.waiting", "en", name="Sakura")
+    translations("chat.waiting", "en", name="Sakura")
 
-It is strict when it is read, so that a missing translation stops the start and is not found by
-a reader of the page.
+Loading is strict: a missing translation stops the start, so no reader of the page finds it.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ LANGUAGES = ("ja", "en")
 
 
 class _Loader(FAST):  # type: ignore[misc]
-    """YAML lets the second of two equal keys win in silence; here it is an error."""
+    """Refuse equal keys: in YAML the second one silently replaces the first."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -47,10 +46,14 @@ class _Wrong(Exception):
 
 
 class Translations:
-    """The words of one file. Call it with a key, a language and what fills the blanks."""
+    """The texts of one file. Call it with a key, a language and the values of placeholders."""
 
     def __init__(self, path: Path) -> None:
-        """Raises ConfigurationError naming the file and the key that is wrong."""
+        """Load ``path``.
+
+        Raises:
+            ConfigurationError: A key is wrong; the message names the file and the key.
+        """
         self._texts: dict[str, dict[str, str]] = {}
         self._blanks: dict[str, frozenset[str]] = {}
         try:
@@ -64,9 +67,10 @@ class Translations:
             raise ConfigurationError(f"{path.name}: {wrong}") from wrong
 
     def __call__(self, key: str, language: str, /, **details: Any) -> str:
-        """The words for ``key``. Any language but English reads Japanese.
+        """Return the text for ``key``, in Japanese for every language but "en".
 
-        Raises KeyError for a key that doesn't exist or a blank that nothing fills.
+        Raises:
+            KeyError: The key doesn't exist, or a placeholder has no value.
         """
         text = self._texts[key]["en" if language == "en" else "ja"]
         return text.format_map(details) if self._blanks[key] else text.format()
@@ -78,7 +82,7 @@ class Translations:
         return iter(self._texts)
 
     def blanks(self, key: str) -> frozenset[str]:
-        """Names of the blanks in the words for ``key``."""
+        """Return the names of the placeholders in the text for ``key``."""
         return self._blanks[key]
 
 

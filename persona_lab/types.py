@@ -9,14 +9,16 @@ from typing import Any, Literal
 Language = Literal["ja", "en"]
 Sender = Literal["user", "ai"]
 Status = Literal["ok", "streaming", "stopped", "interrupted", "failed"]
-"""Of an answer: whole, on its way, stopped by the user, cut off by a crash, a stand-in's words."""
+"""Of an answer: complete, in progress, stopped by the user, cut off by a crash, a fallback text."""
 
 
 def new_id() -> str:
+    """Return a random id of 32 hexadecimal digits."""
     return uuid.uuid4().hex
 
 
 def now() -> datetime:
+    """Return the present time in UTC."""
     return datetime.now(UTC)
 
 
@@ -31,6 +33,8 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class PromptMessage:
+    """One message of a prompt, of the user or of the model."""
+
     role: Literal["user", "assistant"]
     content: str
     images: tuple[Image, ...] = ()
@@ -47,10 +51,10 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """Why a prompt reads as it does. ``rule`` counts from 1; 0 is the default's.
+    """Why a prompt reads as it does. ``rule`` counts from 1; 0 means that no rule matched.
 
-    ``reason`` is in the persona's language, ``reasons`` has it in each that a page can have.
-    ``summary`` stands for the turns that are too old to be sent.
+    ``reason`` is in the persona's language; ``reasons`` has it in every language of the page.
+    ``summary`` stands for the messages that are too old to be sent.
     """
 
     template: str
@@ -65,10 +69,10 @@ class Trace:
 class Prompt:
     """What is sent to a model, to the byte.
 
-    kind "chat": ``system`` is the persona and ``turns`` the conversation, the last the user's.
-    kind "transcript": ``system`` is the whole text, ending in the persona's name, and ``turns``
-    is empty; models without a chat template continue it until one of ``stop`` appears.
-    ``system`` of a chat is stable from turn to turn, so that its computation can be reused.
+    Kind "chat": ``system`` is the persona, and ``turns`` are the conversation, the user's message
+    last. ``system`` is stable from turn to turn, so that its computation can be reused.
+    Kind "transcript": ``system`` is the whole text, which ends in the persona's name, and ``turns``
+    is empty. Models without a chat template continue it until one of ``stop`` appears.
     """
 
     system: str
@@ -85,21 +89,27 @@ class Prompt:
         return text in str(self)
 
     def messages(self) -> list[dict[str, str]]:
-        """The form that chat APIs take, the persona as the system's message."""
+        """Return the messages as chat APIs take them, the persona as the system message."""
         system = [{"role": "system", "content": self.system}] if self.system else []
         return system + [{"role": turn.role, "content": turn.content} for turn in self.turns]
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to generate. None leaves it to the provider.
+    """How to generate. None leaves an option to the provider.
 
-    ``json_schema`` (a schema, as JSON) and ``grammar`` (llama.cpp's GBNF, for local models) say
-    what the answer must be; it is data then, and no tone is put on it. "": anything.
-    What follows ``stop`` is patience and doesn't shape the answer. Seconds: ``timeout`` until the
-    first sign of an answer, all tries together; ``connect_timeout`` until a server takes the
-    connection; ``idle_timeout`` between two signs (None: as ``timeout``); ``total_timeout`` until
-    the end. ``retries``: further tries while no word has come.
+    The fields up to ``grammar`` shape the answer; those after it don't. All times are in seconds.
+
+    Attributes:
+        stop: Texts that end the answer.
+        json_schema: A JSON schema that the answer must follow, as JSON; "" for none. The answer is
+            data then, and no tone is applied.
+        grammar: The same as a grammar in llama.cpp's GBNF, for local models.
+        timeout: Time until the first sign of an answer, all tries together.
+        connect_timeout: Time until a server accepts the connection.
+        idle_timeout: Time between two signs; None takes ``timeout``.
+        total_timeout: Time until the end of the answer.
+        retries: Further tries while no text has arrived.
     """
 
     temperature: float | None = 0.7
@@ -120,16 +130,16 @@ class Options:
 
     @property
     def idle(self) -> float:
-        """``idle_timeout``, whichever way it was said."""
+        """``idle_timeout``, or ``timeout`` where it is not set."""
         return self.timeout if self.idle_timeout is None else self.idle_timeout
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens; ``estimated`` where nobody counted.
+    """Tokens of a call; ``estimated`` where the provider returned no count.
 
-    ``prompt_tokens`` includes ``cached_tokens``, which the provider had read before, and
-    ``written_tokens``, which it put in its cache for the next time.
+    ``prompt_tokens`` includes ``cached_tokens`` (read from the provider's cache) and
+    ``written_tokens`` (written to it).
     """
 
     prompt_tokens: int = 0
@@ -140,9 +150,11 @@ class Usage:
 
     @property
     def total_tokens(self) -> int:
+        """Tokens of prompt and answer together."""
         return self.prompt_tokens + self.completion_tokens
 
     def as_dict(self) -> dict[str, int]:
+        """Return the counts as a reply's metadata has them."""
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
@@ -155,8 +167,8 @@ class Usage:
 class Chunk:
     """A piece of an answer. The last has ``finish_reason``, ``usage`` and the model's own name.
 
-    ``finish_reason``: "stop", "length", "content_filter" or "refusal". ``metadata``: what a layer
-    tells of the answer; it ends up in the reply's.
+    ``finish_reason`` is "stop", "length", "content_filter" or "refusal". ``metadata`` comes from
+    middleware and becomes part of the reply's metadata.
     """
 
     text: str = ""
@@ -168,7 +180,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A whole raw answer of a client."""
+    """A whole answer of a client, unprocessed."""
 
     content: str
     model: str
@@ -178,8 +190,11 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A finished answer. ``metadata``: model, usage, processing_applied; on a fallback also
-    error (the words shown), error_type and fallback=True."""
+    """A finished answer.
+
+    ``metadata`` has ``model``, ``usage`` and ``processing_applied``; a fallback text also has
+    ``error`` (the shown text), ``error_type`` and ``fallback=True``.
+    """
 
     content: str
     metadata: dict[str, Any] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Load YAML files strictly: a fault is one line that names the file and the place."""
+"""Load YAML files strictly: an error is one line that names the file and the place."""
 
 from __future__ import annotations
 
@@ -11,21 +11,30 @@ import yaml
 from persona_lab.errors import ConfigurationError
 
 FAST: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""The compiled reader, where there is one, is ten times as fast. It makes plain values only."""
-
+"""The safe loader; the compiled one, where it is installed, is ten times as fast."""
 
 _FOLD = re.compile(r"(?<=[\u2e80-\uffef]) (?=[\u2e80-\uffef])")
 
 
 def unfold(text: str) -> str:
-    """``text`` without the spaces that YAML's folded lines put where Japanese has none."""
+    """Remove the spaces that YAML's folded lines put between Japanese characters."""
     return _FOLD.sub("", text)
 
 
 def load_yaml(
     path: Path, *, loader: Any = FAST, error: type[ConfigurationError] = ConfigurationError
 ) -> Any:
-    """What a YAML file that people write holds. Raises ``error``: one line with file and line."""
+    """Return the content of a YAML file.
+
+    Args:
+        path: The file.
+        loader: A safe loader.
+        error: The type of error to raise.
+
+    Raises:
+        ConfigurationError: The file can't be read or is no YAML; of the type ``error``, with one
+            line that names the file and the line.
+    """
     try:
         with path.open(encoding="utf-8") as file:
             return yaml.load(file, loader)  # noqa: S506 - loaders here are safe ones
