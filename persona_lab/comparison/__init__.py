@@ -1,0 +1,1 @@
+"""Comparison of models and personas: one message to several contestants."""

@@ -1,6 +1,6 @@
-"""The same message to many contestants at once, each on its own task.
+"""Send one message to several contestants at once, each in its own task.
 
-A slow column never holds up a quick one: tasks fill cells, and whoever watches gets snapshots.
+A slow contestant never delays a quick one: tasks fill cells, and the caller gets snapshots.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from persona_lab.pipeline.service import LLMService
 from persona_lab.types import Language
 
 MOST = 8
-"""Contestants of one run."""
+"""Most contestants of one run."""
 
 State = Literal["waiting", "streaming", "done", "failed", "stopped"]
 
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """Who answers: a model (``provider:name``, the default's where empty) as a persona."""
+    """A model (``provider:name``; empty is the default model) that answers as a persona."""
 
     model: str
     agent: Agent
@@ -32,9 +32,10 @@ class Contestant:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One column at one moment. ``error`` holds words to show; ``text`` what came before it.
+    """One column at one moment.
 
-    "stopped": its task was cancelled on its own.
+    ``error`` is the text to show for a failure, and ``text`` what arrived before it. The state
+    "stopped" means that the column's task was cancelled by itself.
     """
 
     text: str = ""
@@ -47,9 +48,9 @@ class Comparison:
     """Runs messages over several contestants. Times in seconds."""
 
     def __init__(self, service: LLMService, *, tick: float = 0.05, heartbeat: float = 1.0) -> None:
-        """``tick``: the least time between two snapshots; ``heartbeat``: the longest.
+        """Set the shortest (``tick``) and longest (``heartbeat``) time between two snapshots.
 
-        A page that was closed is noticed at the next snapshot only: hence the heartbeat.
+        A closed page is noticed only at the next snapshot; the heartbeat bounds that time.
         """
         self._service = service
         self._tick = tick
@@ -64,10 +65,19 @@ class Comparison:
         language: Language | None = None,
         **options: Any,
     ) -> AsyncGenerator[list[Cell], None]:
-        """Snapshots of all cells in the contestants' order, the last one with every cell ended.
+        """Yield snapshots of all cells, in the contestants' order.
 
-        Closing the generator stops every contestant. Raises InputError for a message that can't
-        be sent and for fewer than one or more than :data:`MOST` contestants.
+        In the last snapshot every cell has ended. Closing the generator stops every contestant.
+
+        Args:
+            message: The message to send.
+            contestants: One to :data:`MOST` contestants.
+            user_id: The user of the run.
+            language: The language of error texts; None takes the persona's.
+            **options: Sampling options, and further arguments of ``LLMService.answer``.
+
+        Raises:
+            InputError: The message can't be sent, or the number of contestants is out of range.
         """
         if not 1 <= len(contestants) <= MOST:
             raise InputError(f"{len(contestants)} contestants: between 1 and {MOST} can run")
@@ -110,7 +120,7 @@ class Comparison:
             except asyncio.CancelledError:
                 show(column, replace(cells[column], state="stopped"))
                 raise
-            except Exception as error:  # noqa: BLE001 - one column's fault is not the others'
+            except Exception as error:  # noqa: BLE001 - an error of one column must not stop the others
                 excuse = await self._service.error_handler.handle(
                     error, text, contestant.agent, language=language
                 )
@@ -132,7 +142,7 @@ class Comparison:
                 news.clear()
                 snapshot = list(cells)
                 yield snapshot
-                # What ends while the reader is busy belongs to the next snapshot.
+                # A cell that ends while the caller is busy is in the next snapshot.
                 if all(cell.state in ("done", "failed", "stopped") for cell in snapshot):
                     return
                 await asyncio.wait(tasks, timeout=self._tick)

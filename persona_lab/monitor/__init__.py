@@ -1,9 +1,9 @@
-"""The watch: what the house did, how long it took, what it cost, and when to look after it.
+"""Monitoring: log, metrics, alerts, and the id of a request.
 
-``requests.py`` is the id by which one request is followed through all its lines; ``logs.py``
-makes lines of what the parts log; ``metrics.py`` counts for Prometheus; ``alerts.py`` says when
-something is out of order, and ``webhook.py`` tells another program of it. They hear of each
-generation when it is over, on a thread of the turn's own, and nothing here can break one.
+``request_context.py`` keeps the id that all log lines of a request share. ``logs.py`` formats log
+records. ``metrics.py`` counts for Prometheus. ``alerts.py`` raises and ends alerts, and
+``webhook.py`` posts them. Metrics and alerts observe each finished generation, in a thread of the
+turn. An error here never breaks an answer.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ __all__ = ["Alerts", "Metrics", "Monitor", "Webhook", "request", "request_id"]
 
 @dataclass(frozen=True, slots=True)
 class Monitor:
-    """All that watches a lab."""
+    """The observers of a lab."""
 
     metrics: Metrics
     alerts: Alerts
     webhook: Webhook | None = None
 
     def close(self) -> None:
-        """Watch no more, and let a webhook have what it hasn't had yet (blocks a moment)."""
+        """End all alerts, and let the webhook send what is queued (blocks for a moment)."""
         self.alerts.close()
         if self.webhook is not None:
             self.webhook.close()

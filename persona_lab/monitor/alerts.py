@@ -1,14 +1,13 @@
-"""Alerts: too many errors, a provider's limit or the house's reached, answers that take too long,
-a day that costs too much.
+"""Raise and end alerts: many errors, a rate limit reached, slow answers, an expensive day.
 
 The first three look back over a window, the cost over the day (UTC). An alert is raised once, when
-its threshold is reached, and ended once: when its figure has fallen well below it, so that one
-which sways around the threshold doesn't ring at every turn. Fewer turns than a minimum tell
-nothing of a rate; an alert that stands is only ended by what is better, or by silence.
+its value reaches the threshold. It is ended once, when its value is well below the threshold, so
+that a value near the threshold doesn't raise it again and again. With fewer turns than a minimum,
+rates and delays raise no alert; an active alert ends by better values or by an empty window.
 
-Not counted are turns that the house itself turned away (a user's quota, a message that can't be),
-what a model refused to say, and models that a visitor named and the house didn't: nothing is out of
-order then. What those cost is.
+These turns don't count, because the server works as it should: turns that the server itself
+refused (a user's quota, an invalid message), refusals of a model, and turns with a model that only
+a visitor has named. Their cost counts.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from persona_lab.errors import ErrorType
-from persona_lab.monitor.metrics import HOUSE_LIMITS
+from persona_lab.monitor.metrics import SERVER_LIMITS
 from persona_lab.translations import LANGUAGES
 
 if TYPE_CHECKING:
@@ -36,14 +35,14 @@ log = logging.getLogger("persona_lab.monitor")
 
 Kind = Literal["errors", "limits", "delay", "cost"]
 
-ENDS = 0.8
-"""Share of its threshold under which an alert is over."""
-RANK = 0.95
-"""The share of answers that may not take as long as the threshold of the delay."""
-MOST = 50_000
-"""Turns of a window that are remembered."""
-TICK = 15.0
-"""Seconds between two looks while an alert stands: also silence ends it."""
+END_RATIO = 0.8
+"""Share of the threshold below which an alert ends."""
+PERCENTILE = 0.95
+"""The percentile of the delay, as a share: 95 of 100 answers."""
+MAX_TURNS = 50_000
+"""Most turns of a window that are kept."""
+CHECK_INTERVAL_S = 15.0
+"""Seconds between two checks while an alert is active: an empty window ends it too."""
 
 _LIMITS = frozenset({"rate_limit", "quota", "house_spent"})
 _NO_FAULT = frozenset({ErrorType.INVALID_INPUT.value, ErrorType.REFUSED.value})
@@ -51,10 +50,10 @@ _NO_FAULT = frozenset({ErrorType.INVALID_INPUT.value, ErrorType.REFUSED.value})
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """What is out of order, by how much, and since when.
+    """An exceeded threshold.
 
-    ``value`` and ``threshold``: a share of the turns, a number of refusals, seconds, US dollars.
-    ``window`` in seconds.
+    The unit of ``value`` and ``threshold`` depends on ``kind``: a share of the turns ("errors"), a
+    number of refusals ("limits"), seconds ("delay"), US dollars ("cost"). ``window`` is in seconds.
     """
 
     kind: Kind
@@ -65,12 +64,12 @@ class Alert:
 
     @property
     def key(self) -> str:
-        """Where its words stand in ``templates/ui.yaml``."""
+        """The key of its text in ``templates/ui.yaml``."""
         return f"alert.{self.kind}"
 
     @property
     def details(self) -> dict[str, str]:
-        """What fills their blanks."""
+        """The values of the placeholders in its text."""
         shown = {
             "errors": (f"{self.value:.0%}", f"{self.threshold:.0%}"),
             "limits": (f"{self.value:.0f}", f"{self.threshold:.0f}"),
@@ -81,13 +80,13 @@ class Alert:
 
 
 class Change(NamedTuple):
-    """An alert that was raised, or is over."""
+    """An alert that was raised or ended."""
 
     event: Literal["alert_raised", "alert_ended"]
     alert: Alert
 
     def as_message(self, words: Translations) -> dict[str, Any]:
-        """What another program is told. Chat services show the ``text``."""
+        """Return the JSON for a webhook. Chat services show its ``text``."""
         alert = self.alert
         lines = (
             words(f"alert.{self.event}", tongue, what=words(alert.key, tongue, **alert.details))
@@ -114,12 +113,15 @@ class _Turn(NamedTuple):
 
 
 class Alerts:
-    """Looks at each generation that is over. From any thread.
+    """Observes each finished generation. Methods may be called from any thread.
 
-    Thresholds are those of the settings, 0 switches one off. ``clock`` counts seconds since 1970;
-    ``spent``: US dollars that today has cost already; ``watches``: whether a model, as
-    ``provider:model``, is the house's concern. ``tell`` hear of each change. ``tick``: how often it
-    looks by itself while an alert stands, 0 for never.
+    Args:
+        settings: The thresholds; 0 switches an alert off.
+        clock: Returns the seconds since 1970.
+        spent: US dollars that today has cost already.
+        watches: Tells whether a model, as ``provider:model``, counts.
+        tell: Called with each change.
+        tick: Seconds between checks while an alert is active; 0 checks only at turns.
     """
 
     def __init__(
@@ -130,7 +132,7 @@ class Alerts:
         spent: float = 0.0,
         watches: Callable[[str], bool] = lambda spec: True,
         tell: Sequence[Callable[[Change], None]] = (),
-        tick: float = TICK,
+        tick: float = CHECK_INTERVAL_S,
     ) -> None:
         self.thresholds: dict[Kind, float] = {
             "errors": settings.alert_error_rate,
@@ -147,7 +149,7 @@ class Alerts:
         self._lock = threading.RLock()
         self._turns: deque[_Turn] = deque()
         self._counted = self._failed = self._limits = self._slow = self._slowish = 0
-        """Of the turns in the window; slow and slowish: over the delay, and over what ends it."""
+        """Counts of the turns in the window; slowish is over the delay that ends the alert."""
         self._day = self._today()
         self._spent = spent
         self._standing: dict[Kind, Alert] = {}
@@ -156,7 +158,7 @@ class Alerts:
 
     @property
     def current(self) -> tuple[Alert, ...]:
-        """The alerts that stand now, with their figures of now, the oldest first."""
+        """The active alerts with their present values, the oldest first."""
         with self._lock:
             self._judge()
             for kind, alert in self._standing.items():
@@ -164,14 +166,15 @@ class Alerts:
             return tuple(sorted(self._standing.values(), key=lambda alert: alert.since))
 
     def observe(self, outcome: GenerationResult) -> None:
+        """Count a finished generation, and raise or end alerts."""
         record = outcome.record
-        if record.user_key:  # their account's troubles and costs aren't the house's
+        if record.user_key:  # faults and costs of a visitor's own account don't count
             return
         asked = [(outcome.spec, outcome.code), *(each[:2] for each in outcome.failed_attempts)]
         turn = _Turn(
             at=self._clock(),
             counted=self._watches(outcome.spec)
-            and outcome.code not in HOUSE_LIMITS
+            and outcome.code not in SERVER_LIMITS
             and record.error_type not in _NO_FAULT,
             failed=record.status == "failed",
             limits=sum(code in _LIMITS and self._watches(spec) for spec, code in asked),
@@ -185,19 +188,19 @@ class Alerts:
             self._judge()
 
     def check(self) -> None:
-        """Look whether anything is over by now."""
+        """Raise or end alerts by the present time."""
         with self._lock:
             self._judge()
 
     def close(self) -> None:
-        """Look no more. What stands is ended: who has been told of it would wait for ever."""
+        """End the active alerts, so that no receiver waits for their end, and stop checking."""
         self._closing.set()
         with self._lock:
             while self._standing:
                 kind, alert = self._standing.popitem()
                 self._say(Change("alert_ended", replace(alert, value=self._value(kind))))
 
-    # ── what has been ─────────────────────────────────────────────────────────────────────
+    # ── the window ────────────────────────────────────────────────────────────────────────
 
     def _count(self, turn: _Turn, sign: int) -> None:
         self._limits += sign * turn.limits
@@ -206,11 +209,11 @@ class Alerts:
             self._counted += sign
             self._failed += sign * turn.failed
             self._slow += sign * (turn.seconds >= delay)
-            self._slowish += sign * (turn.seconds >= ENDS * delay)
+            self._slowish += sign * (turn.seconds >= END_RATIO * delay)
 
     def _forget(self) -> None:
         oldest = self._clock() - self.window
-        while self._turns and (self._turns[0].at <= oldest or len(self._turns) > MOST):
+        while self._turns and (self._turns[0].at <= oldest or len(self._turns) > MAX_TURNS):
             self._count(self._turns.popleft(), -1)
 
     def _today(self) -> date:
@@ -221,7 +224,7 @@ class Alerts:
         if today != self._day:
             self._day, self._spent = today, 0.0
 
-    # ── what that means ───────────────────────────────────────────────────────────────────
+    # ── the thresholds ────────────────────────────────────────────────────────────────────
 
     def _judge(self) -> None:
         self._forget()
@@ -250,11 +253,11 @@ class Alerts:
             return not self._ranks(self._slowish)
         if kind == "limits":
             return self._limits == 0
-        return self._value(kind) < ENDS * self.thresholds[kind]
+        return self._value(kind) < END_RATIO * self.thresholds[kind]
 
     def _ranks(self, slow: int) -> bool:
-        """Whether the percentile is among the ``slow`` turns, without sorting any."""
-        return slow > self._counted - math.ceil(RANK * self._counted)
+        """Tell whether the percentile is among the ``slow`` turns, without sorting."""
+        return slow > self._counted - math.ceil(PERCENTILE * self._counted)
 
     def _value(self, kind: Kind) -> float:
         if kind == "errors":
@@ -264,17 +267,17 @@ class Alerts:
         if kind == "cost":
             return self._spent
         seconds = sorted(turn.seconds for turn in self._turns if turn.counted)
-        return seconds[math.ceil(RANK * len(seconds)) - 1] if seconds else 0.0
+        return seconds[math.ceil(PERCENTILE * len(seconds)) - 1] if seconds else 0.0
 
     def _say(self, change: Change) -> None:
         for tell in self._tell:
             try:
                 tell(change)
-            except Exception as error:  # noqa: BLE001 - it must not keep others from hearing of it
+            except Exception as error:  # noqa: BLE001 - the other receivers must still get it
                 about = {"event": "alert_untold", "error_class": type(error).__name__}
                 log.warning("an alert wasn't told", extra=about)
 
-    # ── while an alert stands ─────────────────────────────────────────────────────────────
+    # ── checks while an alert is active ───────────────────────────────────────────────────
 
     def _look(self) -> None:
         if self._tick and self._looking is None:

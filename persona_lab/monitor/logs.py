@@ -1,16 +1,16 @@
-"""The log: what the house says with :mod:`logging`, as JSON lines or for a reader at a terminal.
+"""Format log records as JSON lines, or as text for a terminal.
 
-Parts log as ever, ``log.info("retry", extra={"event": "retry", …})``; here those records become
-lines. Every JSON line has the specification's :data:`FIELDS`, null where there is nothing to say,
-then whatever else was told, and the ``request_id`` by which one request is followed.
+Modules log as usual: ``log.info("retry", extra={"event": "retry", …})``. Every JSON line has the
+specification's :data:`FIELDS` (null where there is no value), then the other fields of the record.
+The ``request_id`` is the same in all lines of a request.
 
-What never stands in a line: a key (whatever it is in: a message, a field, an exception, an
-address), a frame's local variables, and, unless ``LOG_MESSAGES`` is on, anybody's words. Since an
-exception of somebody else's may quote them, its type and its frames are told and its text isn't;
-of other libraries' messages only the first line.
+A line never contains a key (in a message, a field, an exception or an address) or the local
+variables of a frame. Unless ``LOG_MESSAGES`` is on, it contains no text of messages or answers. An
+exception may quote such text, so its type and frames are logged and its text is not. Of a message
+of another library only the first line is logged.
 
-Lines go to standard error: Gradio speaks on the other. Nothing costs anything before the first
-line; structlog takes 0.05 s to import.
+Lines go to standard error; Gradio prints on standard output. structlog takes 0.05 s to import and
+is imported for the first line.
 """
 
 from __future__ import annotations
@@ -53,27 +53,27 @@ FIELDS = (
     "cache_hit",
     "error",
 )
-"""Of every JSON line, in this order."""
+"""The first fields of every JSON line, in this order."""
 
-LONGEST_NOTE = 500
-"""Characters of a foreign library's message."""
-DEEPEST = 6
-"""Levels of a nested field that are told."""
+MAX_NOTE = 500
+"""Most characters of a message of another library."""
+MAX_DEPTH = 6
+"""Most levels of a nested field."""
 
 _OWN = "persona_lab"
-_OF_A_RECORD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_RECORD_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 _PRIVATE = re.compile(
     r"(?i)(?:^|_)(?:api_?key|secret|passw(?:or)?d|token|authorization|cookie|credentials?)$"
 )
-"""Names of fields whose values are nobody's business."""
+"""Names of fields whose values are secret."""
 _KEYS = secret_pattern(r'[^"\\]|\\.')
-"""Of a private key as much as stands in one value of a JSON line."""
-_AFTER = re.compile(
+"""Keys by their form; of a private key the part in one JSON value."""
+_SECRET_AFTER = re.compile(
     r"(?i)(\b(?:bearer|basic)\s+|[?&](?:api_?key|key|token|secret|password|sig|signature)="
     r"|://[^\s:/@\"]*:(?=[^\s/@\"]+@))[^\s&@\"\\]+"
 )
-"""What stands behind these words, in a query, and before the @ of an address."""
+"""A secret after one of these words, in a query, or before the @ of an address."""
 
 
 def configure(
@@ -82,12 +82,18 @@ def configure(
     secrets: Callable[[], Sequence[str]] | None = None,
     stream: TextIO | None = None,
 ) -> logging.Handler:
-    """Have all records of this process written as ``settings`` say. Called again it begins anew.
+    """Format all log records of this process as ``settings`` say. A second call replaces the first.
 
-    ``secrets``: what must not be told, asked for at each line; None for those of the settings.
-    ``stream``: where lines go; None
-    for standard error. Our own loggers speak from ``LOG_LEVEL`` on, all others from warnings on:
-    what the SDKs would say below that has whole requests in it.
+    Loggers of Persona Lab log from ``LOG_LEVEL`` on. All others log from warnings on: below that,
+    the SDKs log whole requests.
+
+    Args:
+        settings: Format, level, and whether text of messages is logged.
+        secrets: Returns the secrets to redact, at each line; None takes those of the settings.
+        stream: Where lines go; None is standard error.
+
+    Returns:
+        The handler that was added to the root logger.
     """
     own = [v.get_secret_value() for _, v in settings if isinstance(v, SecretStr)]
     handler = _Handler(stream)
@@ -113,8 +119,7 @@ def configure(
 
 
 def capture_uvicorn_logs() -> None:
-    """Have the server's lines, and what ends a thread, come through here too: both would be printed
-    past us as they are."""
+    """Log uvicorn's lines and uncaught exceptions of threads; else both are printed unredacted."""
     from uvicorn.config import LOGGING_CONFIG
 
     LOGGING_CONFIG.update(handlers={}, loggers={})
@@ -129,15 +134,24 @@ def _thread_died(died: threading.ExceptHookArgs) -> None:
 
 class _Handler(logging.StreamHandler[TextIO]):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        """A stream that takes no line costs nobody an answer; logging's own complaint would show
-        what the line was made from."""
+        """Ignore a stream that fails: it must not break an answer.
+
+        The default of :mod:`logging` would print the unredacted record.
+        """
 
 
 Line = dict[str, Any]
 
 
 class Lines(logging.Formatter):
-    """Makes a record a line. Whatever is wrong with the record, it gives one."""
+    """Formats a record as one line, also a record that is faulty.
+
+    Args:
+        json_lines: Whether lines are JSON.
+        colours: Whether text has a terminal's colours.
+        messages: Whether text of messages is logged.
+        secrets: Returns the secrets to redact.
+    """
 
     def __init__(
         self,
@@ -154,9 +168,10 @@ class Lines(logging.Formatter):
         self._secrets = secrets
 
     def format(self, record: logging.LogRecord) -> str:
+        """Return the redacted line for ``record``."""
         try:
             text = self._formatter.format(record)
-        except Exception as wrong:  # noqa: BLE001 - a line that can't be told must not cost a turn
+        except Exception as wrong:  # noqa: BLE001 - a faulty record must not break a turn
             text = self._formatter.format(
                 logging.makeLogRecord(
                     {
@@ -170,12 +185,12 @@ class Lines(logging.Formatter):
                     }
                 )
             )
-        return self._hidden(text).translate(_BREAKS).encode("utf-8", "backslashreplace").decode()
+        return self._redacted(text).translate(_BREAKS).encode("utf-8", "backslashreplace").decode()
 
-    def _hidden(self, text: str) -> str:
+    def _redacted(self, text: str) -> str:
         known = [secret for secret in self._secrets() if len(secret) >= SECRET_LENGTH]
         text = redact(text, known + [json.dumps(s, ensure_ascii=False)[1:-1] for s in known])
-        return _AFTER.sub(rf"\1{MASK}", _KEYS.sub(MASK, text))
+        return _SECRET_AFTER.sub(rf"\1{MASK}", _KEYS.sub(MASK, text))
 
     @functools.cached_property
     def _formatter(self) -> ProcessorFormatter:
@@ -191,8 +206,8 @@ class Lines(logging.Formatter):
                 pad_event_to=14,
                 exception_formatter=structlog.dev.plain_traceback,
             )
-            render = [_for_a_reader, console]
-        # Neither frames' values nor rich, which shows them, come near an exception.
+            render = [_for_terminal, console]
+        # No values of local variables, and no rich, which shows them.
         frames = structlog.tracebacks.ExceptionDictTransformer(show_locals=False, use_rich=False)
         exceptions = functools.partial(_exception, frames=frames, texts=self._messages)
         fields = functools.partial(_fields, texts=self._messages)
@@ -225,10 +240,10 @@ def _fields(_: Any, __: str, line: Line, *, texts: bool) -> Line:
     del line["_from_structlog"]
     note = str(line.pop("event"))
     ours = record.name == _OWN or record.name.startswith(f"{_OWN}.")
-    # What others attach to a record may be anything: a socket with its headers, a whole request.
-    more = {k: v for k, v in vars(record).items() if k not in _OF_A_RECORD} if ours else {}
+    # Other libraries attach anything to a record: a socket with its headers, a whole request.
+    more = {k: v for k, v in vars(record).items() if k not in _RECORD_ATTRIBUTES} if ours else {}
     if not ours and not texts:
-        note = note.partition("\n")[0][:LONGEST_NOTE]
+        note = note.partition("\n")[0][:MAX_NOTE]
     whole: Line = dict.fromkeys(FIELDS)
     whole |= current_fields()
     whole |= {name: _plain(value, name) for name, value in more.items()}
@@ -244,7 +259,7 @@ def _fields(_: Any, __: str, line: Line, *, texts: bool) -> Line:
 
 
 def _plain(value: Any, name: str = "", depth: int = 0) -> Any:
-    """``value`` as JSON has it; dots where its name says that it is a secret."""
+    """Return ``value`` as plain JSON data, redacted if ``name`` is that of a secret."""
     if value is None or isinstance(value, bool | int):
         return value
     if _PRIVATE.search(name):
@@ -253,25 +268,27 @@ def _plain(value: Any, name: str = "", depth: int = 0) -> Any:
         return value if math.isfinite(value) else None
     if isinstance(value, str):
         return str(value)
-    if depth < DEEPEST and isinstance(value, Mapping):
+    if depth < MAX_DEPTH and isinstance(value, Mapping):
         return {str(key): _plain(each, str(key), depth + 1) for key, each in value.items()}
-    if depth < DEEPEST and isinstance(value, list | tuple | set | frozenset):
+    if depth < MAX_DEPTH and isinstance(value, list | tuple | set | frozenset):
         return [_plain(each, depth=depth + 1) for each in value]
     return str(value)
 
 
 _BREAKS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
-"""Ends of a line for some readers of lines, and none for JSON."""
+"""Characters that end a line for some readers, but not in JSON."""
 _CONTROL = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if code not in (9, 10)}
 
 
 _UNREAD = frozenset({"service", "agent_id", "user_id", "provider", "spec", "retries"})
-"""What a reader at a terminal knows, or doesn't look at."""
+"""Fields that a terminal doesn't show."""
 
 
-def _for_a_reader(_: Any, __: str, line: Line) -> Line:
-    """Without what is empty, with the hour where they are and the beginnings of ids, in a
-    terminal's own characters only."""
+def _for_terminal(_: Any, __: str, line: Line) -> Line:
+    """Shorten a line for a terminal.
+
+    Empty fields go; times are local; ids are cut; control characters are replaced.
+    """
     moment = datetime.fromisoformat(line["timestamp"]).astimezone()
     line["timestamp"] = f"{moment:%H:%M:%S}"
     for name in ("request_id", "chat_id"):
@@ -280,20 +297,20 @@ def _for_a_reader(_: Any, __: str, line: Line) -> Line:
     if isinstance(tokens, dict):
         line["tokens"] = f"{tokens.get('prompt')}+{tokens.get('completion')}"
     if isinstance(line.get("exception"), list):
-        line["exception"] = "\n".join(_read_out(line["exception"]))
+        line["exception"] = "\n".join(_exception_lines(line["exception"]))
     if str(line["logger"]).startswith(_OWN):
         del line["logger"]
     shown = {k: v for k, v in line.items() if v and k not in _UNREAD}
     return {k: v.translate(_CONTROL) if isinstance(v, str) else v for k, v in shown.items()}
 
 
-def _read_out(stacks: Sequence[Mapping[str, Any]]) -> list[str]:
+def _exception_lines(stacks: Sequence[Mapping[str, Any]]) -> list[str]:
     return [
         text
         for stack in stacks
         for text in (
             f"{stack['type']}: {stack['text']}" if stack.get("text") else stack["type"],
             *(f"    {frame}" for frame in stack["frames"]),
-            *(part for chain in stack.get("exceptions", ()) for part in _read_out(chain)),
+            *(part for chain in stack.get("exceptions", ()) for part in _exception_lines(chain)),
         )
     ]

@@ -1,10 +1,10 @@
-"""Figures for Prometheus, in a registry of the lab's own.
+"""Metrics for Prometheus, in a registry of the lab's own.
 
-Labels have few values whatever visitors type: a model is called by its name where the catalogue
-or the settings know it, else "other"; users and personas are no labels. What other parts count by
-themselves (the cache, breakers, queues, local engines) is read from them when it is asked for.
+Labels have few values, whatever visitors type. A model has its name if the catalog or the settings
+have it, else it is "other". Users and personas are no labels. Cache, circuit breakers, queues and
+local engines count by themselves; their numbers are read at each scrape.
 
-prometheus_client is imported for the first turn or the first scrape, not at the start.
+prometheus_client is imported for the first generation or the first scrape, not at the start.
 """
 
 from __future__ import annotations
@@ -26,39 +26,39 @@ if TYPE_CHECKING:
 OTHER = "other"
 PREFIX = "persona_lab"
 
-SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 8, 13, 20, 30, 60, 120, 300, 600)
-"""Bounds of the histogram of whole answers."""
-FIRST_SECONDS = (0.025, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 20, 30, 60)
-"""Bounds of that of first tokens."""
+ANSWER_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 8, 13, 20, 30, 60, 120, 300, 600)
+"""Buckets of the histogram of whole answers, in seconds."""
+FIRST_TOKEN_BUCKETS_S = (0.025, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 20, 30, 60)
+"""Buckets of the histogram of first tokens, in seconds."""
 
-HOUSE_LIMITS = {
+SERVER_LIMITS = {
     "too_many_requests": "requests_per_minute",
     "tokens_spent": "tokens_per_day",
     "house_spent": "tokens_per_day_total",
 }
-"""Code of a refusal → which of this house's own limits it was: no model was asked."""
-LIMITS = HOUSE_LIMITS | {
+"""Error code → the limit of this server that it means. No model was called."""
+LIMITS = SERVER_LIMITS | {
     "rate_limit": "provider_rate",
     "quota": "provider_quota",
     "circuit_open": "breaker",
 }
-"""The same with those of providers."""
+"""The same, with the limits of providers."""
 KINDS = frozenset({"chat", "try", "compare", "summary", "api"})
 STATUSES = frozenset({"ok", "stopped", "failed"})
 
 Circuits = Callable[[], Mapping[tuple[str, str, str], str]]
-"""The state of each breaker by provider, address and model."""
+"""Returns the state of each circuit breaker by provider, address and model."""
 
 
 class Names:
-    """What models are called in labels."""
+    """The names of models in labels."""
 
     def __init__(self, known: Iterable[str]) -> None:
-        """``known``: ``provider:model`` of those that have a name of their own."""
+        """``known`` are the models, as ``provider:model``, that have a name of their own."""
         self._known = frozenset(known)
 
     def __call__(self, spec: str) -> tuple[str, str]:
-        """Provider and model. A file is called by its name, and the mock's manners are left out."""
+        """Return provider and model for labels: a file's name, the mock without its options."""
         provider, _, name = spec.partition(":")
         if provider not in PROVIDERS:
             return OTHER, OTHER
@@ -69,7 +69,7 @@ class Names:
 
 
 class Metrics:
-    """Counts every :class:`~persona_lab.db.generations.Outcome` it is given. From any thread."""
+    """Counts each finished generation. Methods may be called from any thread."""
 
     def __init__(
         self,
@@ -79,11 +79,17 @@ class Metrics:
         cache: Callable[[], tuple[int, int]] = lambda: (0, 0),
         engines: Callable[[], Iterable[Any]] = tuple,
     ) -> None:
-        """``known`` as :class:`Names` takes it; ``cache`` gives hits and misses; ``engines`` those
-        of local models, as :class:`persona_lab.llama.EngineStats`."""
+        """Create metrics without any count.
+
+        Args:
+            known: The models that have a name of their own, as ``provider:model``.
+            circuits: Returns the states of circuit breakers.
+            cache: Returns hits and misses of the response cache.
+            engines: Returns the statistics of each local engine.
+        """
         self.names = Names(known)
         self.queues: dict[str, Callable[[], int]] = {}
-        """How many wait, by the name of the queue. Whoever has one puts it here."""
+        """A queue's name → a function that returns its length. A queue's owner adds it here."""
         self._circuits = circuits
         self._cache = cache
         self._engines = engines
@@ -91,12 +97,13 @@ class Metrics:
         self._first = threading.Lock()
 
     def observe(self, outcome: GenerationResult) -> None:
+        """Count a finished generation."""
         record, counted = outcome.record, self._counted
         provider, model = who = self.names(outcome.spec)
         kind = record.kind if record.kind in KINDS else OTHER
         status = record.status if record.status in STATUSES else OTHER
         counted.turns.labels(provider, model, kind, status).inc()
-        if outcome.code not in HOUSE_LIMITS:
+        if outcome.code not in SERVER_LIMITS:
             counted.seconds.labels(*who).observe(record.total_ms / 1000)
         if record.first_token_ms is not None:
             counted.first.labels(*who).observe(record.first_token_ms / 1000)
@@ -121,18 +128,22 @@ class Metrics:
             counted.cost.labels(*who).inc(record.cost)
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
-        """All figures and their content type: OpenMetrics where ``accept``, the header of who
-        asks, prefers it, else Prometheus' text."""
+        """Return all metrics as text, and its content type.
+
+        ``accept`` is the request's header; the text is OpenMetrics if it prefers that, else
+        Prometheus' format.
+        """
         from prometheus_client.exposition import choose_encoder
 
         try:
             encode, content_type = choose_encoder(accept)
-        except (TypeError, ValueError):  # a version that is none
+        except (TypeError, ValueError):  # an invalid version in the header
             encode, content_type = choose_encoder("")
         return encode(self.registry), content_type
 
     @property
     def registry(self) -> CollectorRegistry:
+        """The registry of all metrics."""
         return self._counted.registry
 
     @property
@@ -143,7 +154,7 @@ class Metrics:
             return self._figures
 
     def read(self) -> Iterator[Metric]:
-        """What others count."""
+        """Yield the numbers that other parts count."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
         hits, misses = self._cache()
@@ -184,7 +195,7 @@ class Metrics:
             yield counter
 
     def _by_model(self) -> dict[str, Any]:
-        """Figures of the engines; those of two that have one label are added up."""
+        """Return the engines' statistics by label, added up where two share one."""
         found: dict[str, Any] = {}
         for figures in self._engines():
             model = self.names(f"local:{figures.name}")[1]
@@ -197,16 +208,8 @@ _ENGINE_GAUGES: tuple[tuple[str, str, Callable[[Any], float]], ...] = (
     ("cells_used", "Tokens that it holds.", lambda f: f.cells_used),
     ("live", "Answers that are being written.", lambda f: f.live),
     ("waiting", "Answers that wait.", lambda f: f.waiting),
-    (
-        "reuse_ratio",
-        "Share of the prompts' tokens that had been read before.",
-        lambda f: f.reuse_ratio,
-    ),
-    (
-        "tokens_per_second",
-        "Tokens written a second while it was writing.",
-        lambda f: f.tokens_per_second,
-    ),
+    ("reuse_ratio", "Share of the prompts' tokens that had been read before.", lambda f: f.reuse),
+    ("tokens_per_second", "Tokens written a second while it was writing.", lambda f: f.speed),
 )
 _ENGINE_COUNTERS: tuple[tuple[str, str, Callable[[Any], float]], ...] = (
     ("prompt_tokens", "Tokens of the prompts that were begun.", lambda f: f.prompt_tokens),
@@ -217,7 +220,7 @@ _ENGINE_COUNTERS: tuple[tuple[str, str, Callable[[Any], float]], ...] = (
 
 
 class _Counted:
-    """The figures that are counted here."""
+    """The metrics that are counted here."""
 
     def __init__(self, metrics: Metrics) -> None:
         from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -238,8 +241,10 @@ class _Counted:
             return Histogram(f"{PREFIX}_{name}", help_, who, buckets=bounds, registry=self.registry)
 
         self.turns = counter("turns", "Generations by how they ended.", "kind", "status")
-        self.seconds = histogram("response_seconds", "Until an answer was over.", SECONDS)
-        self.first = histogram("first_token_seconds", "Until its first token.", FIRST_SECONDS)
+        self.seconds = histogram("response_seconds", "Until an answer was over.", ANSWER_BUCKETS_S)
+        self.first = histogram(
+            "first_token_seconds", "Until its first token.", FIRST_TOKEN_BUCKETS_S
+        )
         self.tokens = counter(
             "tokens",
             "Tokens. Those of the prompt that a provider or an engine had read before are cached, "

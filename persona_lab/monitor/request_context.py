@@ -1,9 +1,9 @@
-"""Which request a line of the log belongs to: one id through all of its lines.
+"""The id that all log lines of one request share.
 
-It is kept in a context variable, so that whoever logs (a layer, the store's thread, an error's
-handler) need not be handed it. A turn is an async generator, and such a one runs in the context of
-whoever asks for its next event: that may be another one each time, and two turns may take turns in
-one. So :func:`followed` puts the id in place for each step anew and takes it away after it.
+The id is in a context variable, so code that logs doesn't need to receive it. An async generator
+runs in the caller's context at each ``anext``, which can differ between steps, and two generators
+can alternate in one context. So :func:`with_request_context` sets the id before each step and
+resets it after it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 _ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-"""What an id from outside may be: it ends up in logs."""
+"""An id that a client may choose: it appears in logs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +36,13 @@ _now: ContextVar[_Request | None] = ContextVar("persona_lab_request", default=No
 
 @contextlib.contextmanager
 def request(id: str | None = None) -> Iterator[str]:  # noqa: A002 - callers say request(id=…)
-    """All lines written inside carry this id, which it gives.
+    """Give all log lines inside this context one id, and yield it.
 
-    ``id``: the caller's, of up to 64 letters, digits and ``_.-``; where there is none, or another
-    than that, the one that holds already, or else a new one. Don't yield from inside of it:
-    what is around an async generator's steps is :func:`followed`'s.
+    Don't yield from an async generator inside of it; use :func:`with_request_context` there.
+
+    Args:
+        id: The client's id: 1 to 64 letters, digits and ``_.-``. If it is None or invalid, the id
+            of the present request is used, or else a new one.
     """
     given = id if id is not None and _ID.fullmatch(id) else request_id() or new_id()
     with _within(_Request(given)):
@@ -48,20 +50,20 @@ def request(id: str | None = None) -> Iterator[str]:  # noqa: A002 - callers say
 
 
 def request_id() -> str:
-    """The id of the request that is being answered here; "" outside of any."""
+    """Return the id of the present request, or "" outside of any."""
     here = _now.get()
     return here.id if here is not None else ""
 
 
 def bind_fields(**about: Any) -> None:
-    """Further fields for all lines of this turn from now on."""
+    """Add fields to all later log lines of the present turn."""
     here = _now.get()
     if here is not None:
         here.about.update(about)
 
 
 def current_fields() -> Mapping[str, Any]:
-    """What every line written here says of its request."""
+    """Return the fields of the present request, for a log line."""
     here = _now.get()
     return {} if here is None else {"request_id": here.id, **here.about}
 
@@ -69,8 +71,10 @@ def current_fields() -> Mapping[str, Any]:
 def with_request_context(
     stream: Callable[_P, AsyncGenerator[_T, None]],
 ) -> Callable[_P, AsyncGenerator[_T, None]]:
-    """A turn whose lines carry one id: its caller's, or its own. What it :func:`tell`\\s stays
-    its own, also where several turns have one caller."""
+    """Decorate an async generator so that its log lines have one id: the caller's, or a new one.
+
+    Fields from :func:`bind_fields` stay within the generator, also if a caller runs several.
+    """
 
     @functools.wraps(stream)
     async def following(*args: _P.args, **kwargs: _P.kwargs) -> AsyncGenerator[_T, None]:

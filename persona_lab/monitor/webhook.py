@@ -1,8 +1,8 @@
-"""The webhook: tells another program of alerts, beside everything else and as often as it takes.
+"""Post alerts to a webhook, in the background, with retries.
 
-Nobody waits for it: what is to be told is put into a short queue, and one thread, which is started
-for the first of it, sends it in order. A receiver that is away, busy or at fault is tried again,
-with growing pauses; one that says no isn't. Its address may have a secret in it and is told nobody.
+Messages go into a short queue. One thread, started for the first message, sends them in order. If
+the receiver is unreachable, busy or faulty, the post is retried with growing pauses; if it refuses,
+it is not. The address may contain a secret and is never logged.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("persona_lab.monitor")
 
-TRIES = 16
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
-"""Seconds: the pauses between tries double from one to the other, and are partly chance. In all
-that is ten minutes at least: a receiver may be restarted meanwhile."""
-PATIENCE = 10.0
-"""Seconds for one try."""
-WAITING = 100
-"""Messages that may wait; further ones are dropped."""
+MAX_TRIES = 16
+FIRST_PAUSE_S, MAX_PAUSE_S = 1.0, 60.0
+"""Seconds. Pauses between tries double up to the longest, with a random part. All tries take at
+least ten minutes, so a receiver can restart meanwhile."""
+TIMEOUT_S = 10.0
+"""Timeout of one try, in seconds."""
+MAX_QUEUED = 100
+"""Most messages in the queue; further ones are dropped."""
 
 Message = Mapping[str, Any]
 
@@ -33,19 +33,21 @@ _TRIED_AGAIN = frozenset({408, 425, 429})
 
 
 class Webhook:
-    """Posts JSON to ``url``. ``sleep`` waits between two tries."""
+    """Posts JSON to ``url``. ``sleep`` waits between two tries; None waits until :meth:`close`."""
 
     def __init__(self, url: str, *, sleep: Callable[[float], None] | None = None) -> None:
         self._url = url
         self._closing = threading.Event()
         self._sleep = sleep or self._pause
-        self._waiting: queue.Queue[Callable[[], Message] | None] = queue.Queue(WAITING)
+        self._waiting: queue.Queue[Callable[[], Message] | None] = queue.Queue(MAX_QUEUED)
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
 
     def send(self, word: Callable[[], Message]) -> None:
-        """Have a message sent, which ``word`` gives when it is its turn. Returns at once; from any
-        thread."""
+        """Queue a message and return at once. May be called from any thread.
+
+        ``word`` returns the message; it is called just before the message is sent.
+        """
         try:
             self._waiting.put_nowait(word)
         except queue.Full:
@@ -57,7 +59,7 @@ class Webhook:
                 self._thread.start()
 
     def close(self, patience: float = 2.0) -> None:
-        """Let it send what waits, without pauses, for so many seconds at most."""
+        """Send the queued messages without pauses, for ``patience`` seconds at most."""
         self._closing.set()
         with self._starting:
             thread = self._thread
@@ -84,19 +86,19 @@ class Webhook:
 
         trying = tenacity.Retrying(
             sleep=self._sleep,
-            stop=tenacity.stop_after_attempt(TRIES),
-            wait=tenacity.wait_exponential(FIRST_PAUSE, LONGEST_PAUSE) + tenacity.wait_random(0, 1),
+            stop=tenacity.stop_after_attempt(MAX_TRIES),
+            wait=tenacity.wait_exponential(FIRST_PAUSE_S, MAX_PAUSE_S) + tenacity.wait_random(0, 1),
             retry=tenacity.retry_if_exception_type(httpx2.TransportError)
             | tenacity.retry_if_result(lambda status: status >= 500 or status in _TRIED_AGAIN),
             retry_error_callback=_last,
         )
-        status = trying(lambda: httpx2.post(self._url, json=message, timeout=PATIENCE).status_code)
+        status = trying(lambda: httpx2.post(self._url, json=message, timeout=TIMEOUT_S).status_code)
         if not 200 <= status < 300:
             _failed(status=status)
 
 
 def _last(state: tenacity.RetryCallState) -> Any:
-    """What came of the last try: its status, or its error raised."""
+    """Return the status of the last try, or raise its error."""
     return state.outcome.result() if state.outcome is not None else 0
 
 

@@ -20,7 +20,7 @@ from persona_lab.db.tables import Generation
 from persona_lab.errors import ConfigurationError, Overloaded
 from persona_lab.lab import Lab
 from persona_lab.monitor.alerts import Alert, Alerts, Change
-from persona_lab.monitor.webhook import TRIES, WAITING, Webhook
+from persona_lab.monitor.webhook import MAX_QUEUED, MAX_TRIES, Webhook
 from persona_lab.settings import ROOT, Settings, load_settings
 from persona_lab.translations import LANGUAGES, Translations
 
@@ -399,7 +399,7 @@ def test_a_webhook_that_is_away_is_given_up_and_its_address_told_nobody(
     webhook = hook("http://127.0.0.1:9/hook/secret-in-the-path")
     webhook.send(lambda: {"number": 1})
     until(lambda: any(r.__dict__.get("event") == "webhook_failed" for r in caplog.records))
-    assert len(pauses) == TRIES - 1
+    assert len(pauses) == MAX_TRIES - 1
     assert all(1 <= seconds <= 61 for seconds in pauses)
     assert sum(pauses) > 600
     [failed] = [r for r in caplog.records if r.__dict__.get("event") == "webhook_failed"]
@@ -420,7 +420,7 @@ def test_nobody_waits_for_a_webhook_and_its_queue_is_bounded(
 
     webhook.send(held)
     assert there.wait(60)
-    for _ in range(WAITING + 2):
+    for _ in range(MAX_QUEUED + 2):
         webhook.send(held)
     events = [record.__dict__["event"] for record in caplog.records]
     assert events == ["webhook_dropped"] * 2
