@@ -620,13 +620,25 @@ def test_a_plain_answer_is_not_held_back_to_its_end() -> None:
     assert stream.feed("ん。Hello, wor") == "ん。Hello, "
 
 
-def test_each_part_can_be_switched_off() -> None:
+@pytest.mark.parametrize(
+    ("switch", "found", "agent"),
+    [
+        ("personal_data", "a@b.org", persona()),
+        ("words", "fuck", persona()),
+        ("limits", "この薬", SUPPORT),
+    ],
+)
+def test_each_part_can_be_switched_off(switch: str, found: str, agent: Agent) -> None:
     text = "a@b.org fuck この薬を飲んでください。"
-    for switch, left in (("personal_data", "a@b.org"), ("words", "fuck"), ("limits", "この薬")):
-        processor = ResponseProcessor([output_filter(**{switch: False}).step])
-        assert left in processor.process(text, SUPPORT).content or switch != "limits"
-        friend = persona()
-        assert left in processor.process(text, friend).content
+    on = ResponseProcessor([output_filter().step])
+    off = ResponseProcessor([output_filter(**{switch: False}).step])
+    assert found not in on.process(text, agent).content
+    assert found in off.process(text, agent).content
+
+
+def test_role_limits_hold_for_their_roles_only() -> None:
+    processor = ResponseProcessor([output_filter().step])
+    assert "この薬" in processor.process("この薬を飲んでください。", persona()).content
 
 
 @pytest.mark.parametrize(
