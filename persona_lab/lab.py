@@ -16,6 +16,7 @@ from persona_lab.clients.middleware.rate_limit import RateLimitedClient, RateLim
 from persona_lab.clients.middleware.response_cache import CachedClient, CacheManager
 from persona_lab.clients.middleware.stack import ClientStack
 from persona_lab.clients.pool import ClientPool
+from persona_lab.clients.registry import get_provider
 from persona_lab.comparison.runner import Comparison
 from persona_lab.db.redis import RedisLink
 from persona_lab.db.store import Store
@@ -115,7 +116,7 @@ def _moderator(clients: ClientPool) -> Moderator | None:
         return None
     from persona_lab.clients.moderation import OpenAIModerator
 
-    if not (settings.openai_api_key or settings.openai_base_url):
+    if not get_provider("openai").is_configured(settings):
         raise ConfigurationError("MODERATION: openai needs OPENAI_API_KEY")
     return OpenAIModerator(lambda: clients.settings)
 

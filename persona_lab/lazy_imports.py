@@ -18,10 +18,11 @@ async def import_in_thread(*libraries: str) -> None:
     module before its import is complete.
     """
     if not _imported.issuperset(libraries):
-        await asyncio.to_thread(_load, libraries)
+        await asyncio.to_thread(import_libraries, *libraries)
 
 
-def _load(libraries: tuple[str, ...]) -> None:
+def import_libraries(*libraries: str) -> None:
+    """Import ``libraries`` in this thread, one caller at a time."""
     with _importing:
         for library in libraries:
             importlib.import_module(library)

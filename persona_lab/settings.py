@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -16,44 +15,14 @@ ROOT = Path(__file__).resolve().parent.parent
 """The project's folder, which has ``templates/`` and ``data/``."""
 
 
-@dataclass(frozen=True, slots=True)
-class Provider:
-    """A provider of models.
-
-    Attributes:
-        module: The module that has its ``Client``.
-        key: The setting that holds its key; "" where it needs none.
-        server: The setting that holds the address of another server, which may need no key.
-        free: Whether tokens cost nothing.
-        structured_output: Options that it takes to shape an answer.
-    """
-
-    module: str
-    key: str = ""
-    server: str = ""
-    free: bool = False
-    structured_output: frozenset[str] = frozenset({"json_schema"})
-
-
-PROVIDERS = {
-    "local": Provider(
-        "persona_lab.clients.local",
-        free=True,
-        structured_output=frozenset({"json_schema", "grammar"}),
-    ),
-    "openai": Provider("persona_lab.clients.openai", "openai_api_key", "openai_base_url"),
-    "anthropic": Provider(
-        "persona_lab.clients.anthropic", "anthropic_api_key", "anthropic_base_url"
-    ),
-    "mock": Provider("persona_lab.clients.mock", free=True, structured_output=frozenset()),
-}
-"""All that is known of a provider outside its own file. Its module is imported at the first use:
-the import of an SDK takes up to a second and a half."""
+PROVIDER_NAMES: tuple[str, ...] = ("local", "openai", "anthropic", "mock")
+"""Providers of models. Each is a file in ``clients/``, which declares the rest; see
+``clients/registry.py``."""
 
 
 def _known(name: str) -> str:
-    if name not in PROVIDERS:
-        raise ValueError(f"must be one of {', '.join(PROVIDERS)}")
+    if name not in PROVIDER_NAMES:
+        raise ValueError(f"must be one of {', '.join(PROVIDER_NAMES)}")
     return name
 
 

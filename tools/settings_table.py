@@ -18,7 +18,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from persona_lab.settings import PROVIDERS, ROOT, Settings
+from persona_lab.settings import PROVIDER_NAMES, ROOT, Settings
 
 TARGET = ROOT / "docs" / "settings.md"
 
@@ -72,7 +72,7 @@ def values(name: str, info: FieldInfo) -> str:
     if get_origin(kind) in (Union, UnionType):
         (kind,) = (part for part in get_args(kind) if part is not type(None))
     if name == "llm_provider":
-        return ", ".join(f"`{provider}`" for provider in PROVIDERS)
+        return ", ".join(f"`{provider}`" for provider in PROVIDER_NAMES)
     if get_origin(kind) is Literal:
         return ", ".join(f"`{value}`" for value in get_args(kind))
     if kind is bool:

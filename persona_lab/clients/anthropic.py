@@ -12,8 +12,6 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import anthropic
-
 from persona_lab.clients.base import estimate_tokens
 from persona_lab.clients.catalog import ModelInfo
 from persona_lab.clients.http import (
@@ -23,12 +21,21 @@ from persona_lab.clients.http import (
     check_key,
     http_timeout,
     ignore_errors_after_end,
-    plain_key,
     translate_errors,
     validated_usage,
     with_deadlines,
 )
-from persona_lab.errors import InvalidResponse, Offline
+from persona_lab.clients.provider import Provider
+from persona_lab.errors import (
+    BadKey,
+    InvalidResponse,
+    ModelNotFound,
+    ModelTimeout,
+    Offline,
+    Overloaded,
+    QuotaExceeded,
+    RateLimited,
+)
 from persona_lab.types import Chunk, Image, Options, Prompt, PromptMessage, Usage
 from persona_lab.unicode_text import whole
 
@@ -39,7 +46,6 @@ if TYPE_CHECKING:
 
     from persona_lab.settings import Settings
 
-ANTHROPIC_URL = "https://api.anthropic.com"
 HOTTEST = 1.0
 """Anthropic's highest temperature; other providers go to 2."""
 
@@ -58,8 +64,29 @@ _COUNTS = (
 )
 
 
+PROVIDER = Provider(
+    name="anthropic",
+    label="Anthropic",
+    key_setting="anthropic_api_key",
+    url_setting="anthropic_base_url",
+    default_url="https://api.anthropic.com",
+    libraries=("anthropic",),
+    error_types={
+        "billing_error": QuotaExceeded,
+        "authentication_error": BadKey,
+        "permission_error": BadKey,
+        "not_found_error": ModelNotFound,
+        "rate_limit_error": RateLimited,
+        "timeout_error": ModelTimeout,
+        "overloaded_error": Overloaded,
+    },
+)
+
+
 class AnthropicClient(HttpClient):
     """One of Anthropic's models. Thinking, where a model thinks, isn't part of the answer."""
+
+    provider = PROVIDER
 
     def __init__(
         self,
@@ -68,9 +95,9 @@ class AnthropicClient(HttpClient):
         *,
         http_client: httpx2.AsyncClient | None = None,
     ) -> None:
+        import anthropic
+
         super().__init__(info, settings)
-        self._key = plain_key(settings.anthropic_api_key)
-        self._base_url = settings.anthropic_base_url or ANTHROPIC_URL
         self._sdk = anthropic.AsyncAnthropic(
             api_key=self._key or NO_KEY,
             base_url=self._base_url,
@@ -79,6 +106,8 @@ class AnthropicClient(HttpClient):
         )
 
     async def stream(self, prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
+        import anthropic
+
         check_key(self.info, self._key)
         self.check_images(prompt)
         who: dict[str, Any] = {"provider": self.info.provider, "model": self.info.name}

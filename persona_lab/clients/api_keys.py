@@ -25,13 +25,11 @@ from typing import Protocol
 
 from pydantic import SecretStr
 
+from persona_lab.clients.registry import get_provider, list_keyed_providers
 from persona_lab.errors import ConfigurationError
-from persona_lab.settings import PROVIDERS, Settings
+from persona_lab.settings import Settings
 
 log = logging.getLogger("persona_lab.keys")
-
-NAMES = tuple(provider.key for provider in PROVIDERS.values() if provider.key)
-"""The settings that hold a provider's key."""
 
 VAULT_SECONDS = 5.0
 """How long a vault may take to answer."""
@@ -113,7 +111,7 @@ class ApiKeys:
         self._files = {name: _File(path) for name, path in _named_files(settings)}
         self._folder = {
             name: [_File(settings.secrets_dir / spelled) for spelled in (name, name.upper())]
-            for name in NAMES
+            for name in _key_settings()
             if settings.secrets_dir is not None
         }
         self._vault = vault if vault is not None else self._vault_of_settings()
@@ -144,12 +142,13 @@ class ApiKeys:
         if not self._refreshing.acquire(blocking=False):
             return
         try:
-            found = {name: self._find(name, first) for name in NAMES}
+            names = _key_settings()
+            found = {name: self._find(name, first) for name in names}
             if self._vault is not None and self._clock() >= self._ask_vault_at:
                 self._read_vault(self._vault, first)
             changed = {
                 name: SecretStr(key) if key else None
-                for name in NAMES
+                for name in names
                 for key in [found[name] or self._from_vault.get(name, "")]
             }
             settings = self._given.model_copy(update=changed)
@@ -256,7 +255,7 @@ class UserKeys:
 
     @property
     def settings(self) -> Settings:
-        own = {PROVIDERS[provider].key: key for provider, key in self._own.items()}
+        own = {get_provider(provider).key_setting: key for provider, key in self._own.items()}
         return self._house.settings.model_copy(update=own)
 
     @property
@@ -273,8 +272,13 @@ class UserKeys:
         self._house.refresh()
 
 
+def _key_settings() -> list[str]:
+    """Return the names of the settings that hold a provider's key."""
+    return [provider.key_setting for provider in list_keyed_providers()]
+
+
 def _named_files(settings: Settings) -> Iterator[tuple[str, Path]]:
-    for name in NAMES:
+    for name in _key_settings():
         path: Path | None = getattr(settings, f"{name}_file")
         if path is not None:
             if getattr(settings, name) is not None:

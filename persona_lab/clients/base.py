@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Any, ClassVar
 
 from persona_lab.clients.catalog import ModelInfo
+from persona_lab.clients.provider import Provider
 from persona_lab.errors import (
     InvalidResponse,
     NoVision,
@@ -23,6 +24,9 @@ class LLMClientInterface(ABC):
 
     bound: ClassVar[bool] = True
     """Whether it belongs to the event loop that it was first used on, as an SDK's client does."""
+
+    provider: ClassVar[Provider]
+    """What it declares of its provider. Wrappers and fakes have none."""
 
     @property
     def base_url(self) -> str:

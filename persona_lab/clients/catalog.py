@@ -12,12 +12,14 @@ from pydantic import (
     ValidationError,
 )
 
+from persona_lab import settings
 from persona_lab.clients.options import Sampling
+from persona_lab.clients.registry import get_provider
 from persona_lab.errors import (
     ConfigurationError,
     UnknownModel,
 )
-from persona_lab.settings import PROVIDERS, ProviderName
+from persona_lab.settings import ProviderName
 from persona_lab.yaml_config import load_yaml
 
 NAME_LENGTH = 300
@@ -76,7 +78,7 @@ class ModelInfo(BaseModel):
     @property
     def free(self) -> bool:
         """Whether its tokens cost nothing."""
-        return PROVIDERS[self.provider].free
+        return get_provider(self.provider).free
 
 
 class Catalog:
@@ -114,7 +116,7 @@ class Catalog:
         if not isinstance(spec, str) or spec != _sendable(spec) or len(spec) > NAME_LENGTH:
             raise UnknownModel(model=_sendable(str(spec)[:NAME_LENGTH]))
         provider, _, name = spec.partition(":")
-        if provider not in PROVIDERS:
+        if provider not in settings.PROVIDER_NAMES:
             raise UnknownModel(model=spec)
         if not name:
             first = next((m for m in self.models.values() if m.provider == provider), None)

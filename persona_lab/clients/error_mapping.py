@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import sys
@@ -9,9 +10,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from types import ModuleType
-
+from persona_lab.clients.registry import list_providers
 from persona_lab.db.error_mapping import map_storage_error
 from persona_lab.errors import (
     BadKey,
@@ -26,8 +25,10 @@ from persona_lab.errors import (
     ProviderError,
     QuotaExceeded,
     RateLimited,
-    Refused,
 )
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 
 def map_error(error: BaseException, *, provider: str = "", model: str = "") -> PersonaLabError:
@@ -97,7 +98,8 @@ def _from_sdk(sdk: ModuleType, error: Any, who: dict[str, Any]) -> ProviderError
     status = int(error.status_code) if isinstance(error, sdk.APIStatusError) else None
     if status is None or status < 400:  # an event in a stream that had begun well
         status = code
-    wrong = next((_BY_TYPE[name] for name in names if name in _BY_TYPE), None)
+    types = _error_types()
+    wrong = next((types[name] for name in names if name in types), None)
     if wrong is None and status is not None:
         wrong = _BY_STATUS.get(status)
         if wrong is None and status >= 400:
@@ -107,28 +109,15 @@ def _from_sdk(sdk: ModuleType, error: Any, who: dict[str, Any]) -> ProviderError
     return wrong(**who, status=status, retry_after=_retry_after(error))
 
 
-_BY_TYPE: dict[str, type[ProviderError]] = {
-    "insufficient_quota": QuotaExceeded,
-    "billing_error": QuotaExceeded,
-    "billing_hard_limit_reached": QuotaExceeded,
-    "billing_not_active": QuotaExceeded,
-    "contract_spend_limit_reached": QuotaExceeded,
-    "enforced_spend_limit_reached": QuotaExceeded,
-    "linked_organization_spend_limit_reached": QuotaExceeded,
-    "context_length_exceeded": ContextTooLong,
-    "exceed_context_size_error": ContextTooLong,  # llama-server
-    "content_filter": Refused,
-    "content_policy_violation": Refused,
-    "authentication_error": BadKey,
-    "permission_error": BadKey,
-    "invalid_api_key": BadKey,
-    "not_found_error": ModelNotFound,
-    "model_not_found": ModelNotFound,
-    "rate_limit_error": RateLimited,
-    "rate_limit_exceeded": RateLimited,
-    "timeout_error": ModelTimeout,
-    "overloaded_error": Overloaded,
-}
+@functools.cache
+def _error_types() -> dict[str, type[ProviderError]]:
+    """Return the names that any provider declares: proxies pass on one another's."""
+    found: dict[str, type[ProviderError]] = {}
+    for provider in list_providers():
+        found |= provider.error_types
+    return found
+
+
 _SERVERS_FAULT = frozenset({"server_error", "api_error"})
 """Names too broad to overrule a status (Ollama calls a 429 api_error); for events without one."""
 

@@ -10,18 +10,21 @@ import asyncio
 import base64
 import contextlib
 import copy
+import functools
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
-from typing import Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
-import anyio
-import httpx2
 from pydantic import SecretStr
 
 from persona_lab.clients.base import LLMClientInterface, estimate_tokens
 from persona_lab.clients.catalog import ModelInfo
 from persona_lab.clients.error_mapping import map_error
 from persona_lab.errors import BadKey, ProviderError
+from persona_lab.settings import Settings
 from persona_lab.types import Image, Options, Prompt, Usage
+
+if TYPE_CHECKING:
+    import httpx2
 
 CHARACTERS = 16
 """Characters that a token can have on average at most. It bounds an answer, and the events
@@ -33,15 +36,22 @@ MOST_TOKENS = 10_000_000
 NO_KEY = "none"
 """Sent to servers that ask for no key: the SDKs refuse to send nothing."""
 
-_HTTP = (
-    httpx2.HTTPError,
-    httpx2.StreamError,
-    httpx2.InvalidURL,
-    anyio.EndOfStream,
-    OSError,
-    ValueError,
-)
-"""What passes through the SDKs unwrapped: drops in mid-stream, TLS, JSON that isn't."""
+
+@functools.cache
+def _transport_errors() -> tuple[type[Exception], ...]:
+    """Return what the SDKs let through unwrapped: dropped streams, TLS, malformed JSON."""
+    import anyio
+    import httpx2
+
+    return (
+        httpx2.HTTPError,
+        httpx2.StreamError,
+        httpx2.InvalidURL,
+        anyio.EndOfStream,
+        OSError,
+        ValueError,
+    )
+
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -58,7 +68,11 @@ class EventStream(Protocol[T_co]):
 class HttpClient(LLMClientInterface):
     """One model of many that are reached through the same connections."""
 
-    _base_url: str
+    def __init__(self, info: ModelInfo, settings: Settings) -> None:
+        """Take the key and the server from the settings that the provider declares."""
+        super().__init__(info, settings)
+        self._key = plain_key(self.provider.api_key(settings))
+        self._base_url = self.provider.base_url(settings)
 
     @property
     def base_url(self) -> str:
@@ -79,6 +93,8 @@ def validated_usage(told: Usage | None, prompt: Prompt, text: str) -> Usage:
 
 def http_timeout(options: Options) -> httpx2.Timeout:
     """Of the socket: connecting has its own bound, and :func:`timely` keeps all the others."""
+    import httpx2
+
     longest = max(options.timeout, options.idle)
     return httpx2.Timeout(longest, connect=min(options.timeout, options.connect_timeout))
 
@@ -117,7 +133,7 @@ def ignore_errors_after_end(over: Callable[[], bool], *foreign: type[Exception])
     at the connection's end, costs nothing of it. ``foreign`` as :func:`our_errors` takes it."""
     try:
         yield
-    except _HTTP + foreign + (ProviderError,):
+    except _transport_errors() + foreign + (ProviderError,):
         if not over():
             raise
 
@@ -131,7 +147,7 @@ def translate_errors(info: ModelInfo, key: str, *foreign: type[Exception]) -> It
     """
     try:
         yield
-    except _HTTP + foreign as error:
+    except _transport_errors() + foreign as error:
         ours = map_error(error, provider=info.provider, model=info.name)
         raise ours from (None if _tells(error, key) else error)
 

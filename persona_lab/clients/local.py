@@ -30,6 +30,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from persona_lab.clients.base import LLMClientInterface
 from persona_lab.clients.catalog import ModelInfo
 from persona_lab.clients.error_mapping import map_error
+from persona_lab.clients.provider import Provider
 from persona_lab.errors import BadRequest, ModelTimeout, ModelUnavailable, Offline, ProviderError
 from persona_lab.llama import (
     Engine,
@@ -59,6 +60,9 @@ PLAIN_STOP_STRINGS = ("\nUser:",)
 class LocalClient(LLMClientInterface):
     """A local model, for any event loop. Clients of the same file share its engine."""
 
+    provider = Provider(
+        name="local", free=True, structured_output=frozenset({"json_schema", "grammar"})
+    )
     bound: ClassVar[bool] = False
 
     def __init__(self, info: ModelInfo, settings: Settings) -> None:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from persona_lab.clients.base import LLMClientInterface, estimate_tokens
 from persona_lab.clients.catalog import ModelInfo
+from persona_lab.clients.provider import Provider
 from persona_lab.errors import ModelTimeout, ProviderError, UnknownModel, errors_by_code
 from persona_lab.types import Chunk, Language, Options, Prompt, Usage
 
@@ -60,6 +61,8 @@ class Behaviour(BaseModel):
 
 class MockClient(LLMClientInterface):
     """``mock:echo``, always with the same answer to the same message."""
+
+    provider = Provider(name="mock", free=True, structured_output=frozenset())
 
     def __init__(
         self,

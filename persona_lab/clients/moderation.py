@@ -9,11 +9,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-import openai
-
 from persona_lab.clients.catalog import ModelInfo
 from persona_lab.clients.http import NO_KEY, check_key, http_timeout, plain_key, translate_errors
-from persona_lab.clients.openai import OPENAI_URL
+from persona_lab.clients.openai import PROVIDER
 from persona_lab.errors import InvalidResponse
 from persona_lab.types import Options
 
@@ -36,18 +34,20 @@ class OpenAIModerator:
     ) -> None:
         """``settings`` gives those that hold now: a key may change."""
         self._settings = settings
-        self._info = ModelInfo(provider="openai", name=settings().moderation_model)
+        self._info = ModelInfo(provider=PROVIDER.name, name=settings().moderation_model)
         self._http_client = http_client
 
     async def review(self, text: str) -> list[str]:
         """The categories that are flagged. Raises ProviderError."""
+        import openai
+
         settings = self._settings()
-        key, patience = plain_key(settings.openai_api_key), settings.llm_timeout
+        key, patience = plain_key(PROVIDER.api_key(settings)), settings.llm_timeout
         check_key(self._info, key)
         with translate_errors(self._info, key, openai.OpenAIError):
             sdk = openai.AsyncOpenAI(
                 api_key=key or NO_KEY,
-                base_url=settings.openai_base_url or OPENAI_URL,
+                base_url=PROVIDER.base_url(settings),
                 max_retries=settings.llm_retries,
                 timeout=http_timeout(Options(timeout=patience)),
                 http_client=self._http_client,

@@ -13,8 +13,6 @@ import json
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import openai
-
 from persona_lab.clients.catalog import ModelInfo
 from persona_lab.clients.http import (
     CHARACTERS,
@@ -24,12 +22,21 @@ from persona_lab.clients.http import (
     data_url,
     http_timeout,
     ignore_errors_after_end,
-    plain_key,
     translate_errors,
     validated_usage,
     with_deadlines,
 )
-from persona_lab.errors import InvalidResponse, Offline
+from persona_lab.clients.provider import Provider
+from persona_lab.errors import (
+    BadKey,
+    ContextTooLong,
+    InvalidResponse,
+    ModelNotFound,
+    Offline,
+    QuotaExceeded,
+    RateLimited,
+    Refused,
+)
 from persona_lab.types import Chunk, Options, Prompt, PromptMessage, Usage
 from persona_lab.unicode_text import whole
 
@@ -40,12 +47,36 @@ if TYPE_CHECKING:
 
     from persona_lab.settings import Settings
 
-OPENAI_URL = "https://api.openai.com/v1"
 MOST_STOPS = 4
 """Stop strings that OpenAI's own servers take in one request."""
 
 _FINISH = {"length": "length", "content_filter": "content_filter"}
 """Theirs → ours; all other reasons (stop, eos, tool_calls …) are an ordinary end."""
+
+
+PROVIDER = Provider(
+    name="openai",
+    label="OpenAI",
+    key_setting="openai_api_key",
+    url_setting="openai_base_url",
+    default_url="https://api.openai.com/v1",
+    libraries=("openai",),
+    error_types={
+        "insufficient_quota": QuotaExceeded,
+        "billing_hard_limit_reached": QuotaExceeded,
+        "billing_not_active": QuotaExceeded,
+        "contract_spend_limit_reached": QuotaExceeded,
+        "enforced_spend_limit_reached": QuotaExceeded,
+        "linked_organization_spend_limit_reached": QuotaExceeded,
+        "context_length_exceeded": ContextTooLong,
+        "exceed_context_size_error": ContextTooLong,  # llama-server
+        "content_filter": Refused,
+        "content_policy_violation": Refused,
+        "invalid_api_key": BadKey,
+        "model_not_found": ModelNotFound,
+        "rate_limit_exceeded": RateLimited,
+    },
+)
 
 
 class OpenAIClient(HttpClient):
@@ -55,6 +86,8 @@ class OpenAIClient(HttpClient):
     house has words for it. The answer then ends in finish_reason "refusal".
     """
 
+    provider = PROVIDER
+
     def __init__(
         self,
         info: ModelInfo,
@@ -62,11 +95,11 @@ class OpenAIClient(HttpClient):
         *,
         http_client: httpx2.AsyncClient | None = None,
     ) -> None:
+        import openai
+
         super().__init__(info, settings)
-        self._base_url = settings.openai_base_url or OPENAI_URL
         host = urlsplit(self._base_url).hostname or ""
         self._own = host == "openai.com" or host.endswith(".openai.com")
-        self._key = plain_key(settings.openai_api_key)
         self._sdk = openai.AsyncOpenAI(
             api_key=self._key or NO_KEY,
             base_url=self._base_url,
@@ -75,6 +108,8 @@ class OpenAIClient(HttpClient):
         )
 
     async def stream(self, prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
+        import openai
+
         check_key(self.info, self._key)
         self.check_images(prompt)
         who: dict[str, Any] = {"provider": self.info.provider, "model": self.info.name}

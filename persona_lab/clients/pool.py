@@ -2,10 +2,8 @@
 
 A client is a :meth:`~LLMClientInterface.stream` of :class:`~persona_lab.types.Chunk`; the rest
 comes with the base class. ``provider:model`` names one: ``openai:gpt-5-mini``,
-``local:gemma-3-270m``, ``mock:echo``. A new provider is one file in this folder with a class
-``Client`` and a line in :data:`~persona_lab.settings.PROVIDERS` (and, if it asks for a key, a
-setting and ``connect.key.<name>`` in ``templates/ui.yaml``); what its models accept stands in
-``data/models.yaml``.
+``local:gemma-3-270m``, ``mock:echo``. A new provider is one file in this package; see
+:mod:`persona_lab.clients.registry`. What its models accept is in ``data/models.yaml``.
 """
 
 from __future__ import annotations
@@ -13,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
-import importlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,12 +21,14 @@ from persona_lab.clients.api_keys import ApiKeys, UserKeys
 from persona_lab.clients.base import LLMClientInterface
 from persona_lab.clients.catalog import Catalog, ModelInfo
 from persona_lab.clients.options import STRUCTURED_OUTPUT_OPTIONS, check_options
+from persona_lab.clients.registry import get_provider, provider_module
 from persona_lab.errors import (
     InvalidOption,
     MissingKey,
     UnknownModel,
 )
-from persona_lab.settings import PROVIDERS, Settings
+from persona_lab.lazy_imports import import_libraries
+from persona_lab.settings import Settings
 from persona_lab.types import Options
 
 
@@ -95,10 +94,8 @@ class ClientPool:
 
     def user_pays(self, info: ModelInfo) -> bool:
         """Whether a visitor's own account pays: a server of the house's takes any key."""
-        server = PROVIDERS[info.provider].server
-        return info.provider in self.user_key_providers and not (
-            server and getattr(self.settings, server)
-        )
+        custom_url = get_provider(info.provider).custom_url(self.settings)
+        return info.provider in self.user_key_providers and not custom_url
 
     @property
     def settings(self) -> Settings:
@@ -149,7 +146,7 @@ class ClientPool:
         if self._shared_pool is not None:
             if info.provider not in self.user_key_providers:
                 return self._shared_pool.get(spec)
-            if getattr(self.settings, PROVIDERS[info.provider].key) is None:
+            if get_provider(info.provider).api_key(self.settings) is None:
                 raise _missing_key(info)
         self._check_key(info)
         kind = _client_class(info)
@@ -172,20 +169,21 @@ class ClientPool:
         return self.get(spec)
 
     def _prepare(self, info: ModelInfo) -> None:
-        if self.keys.changing and PROVIDERS[info.provider].key:
+        provider = get_provider(info.provider)
+        if self.keys.changing and provider.key_setting:
             self.keys.refresh()
         if self.available(info):
-            _client_class(info)
+            import_libraries(*provider.libraries)
 
     def _retire(self, kept: dict[str, LLMClientInterface], provider: str) -> None:
         """Leave clients whose key has changed to the answers that they are still giving, and close
         those whose answers must be over by now."""
-        key = PROVIDERS[provider].key
+        declared = get_provider(provider)
         retired = self._retired.setdefault(asyncio.get_running_loop(), [])
         for spec, client in list(kept.items()):
-            if not key or client.info.provider != provider:
+            if not declared.key_setting or client.info.provider != provider:
                 continue
-            if getattr(client.settings, key) != getattr(self.settings, key):
+            if declared.api_key(client.settings) != declared.api_key(self.settings):
                 retired.append((time.monotonic(), kept.pop(spec)))
                 over = time.monotonic() - 2 * self.settings.llm_total_timeout
                 while retired[0][0] < over:
@@ -199,9 +197,7 @@ class ClientPool:
 
     def available(self, info: ModelInfo) -> bool:
         """Whether the settings hold what ``info``'s provider asks for."""
-        provider = PROVIDERS[info.provider]
-        names = [name for name in (provider.key, provider.server) if name]
-        return not provider.key or any(getattr(self.settings, name) for name in names)
+        return get_provider(info.provider).is_configured(self.settings)
 
     def options(self, info: ModelInfo, **overrides: Any) -> Options:
         """How to ask a model: models.yaml, then the settings, then ``overrides``.
@@ -223,7 +219,7 @@ class ClientPool:
             chosen["max_tokens"] = given.llm_max_tokens
         options = replace(Options(), **(chosen | check_options(overrides)))
         for form in STRUCTURED_OUTPUT_OPTIONS:
-            if getattr(options, form) and form not in PROVIDERS[info.provider].structured_output:
+            if getattr(options, form) and form not in get_provider(info.provider).structured_output:
                 value = repr(info.name)
                 raise InvalidOption(info.spec, option=form, why="no_such_form", value=value)
         return options
@@ -284,12 +280,12 @@ class ClientPool:
 
 
 def _missing_key(info: ModelInfo) -> MissingKey:
-    variable = PROVIDERS[info.provider].key.upper()
+    variable = get_provider(info.provider).key_setting.upper()
     return MissingKey(provider=info.provider, model=info.name, variable=variable)
 
 
 def _client_class(info: ModelInfo) -> type[LLMClientInterface]:
-    kind: type[LLMClientInterface] = importlib.import_module(PROVIDERS[info.provider].module).Client
+    kind: type[LLMClientInterface] = provider_module(info.provider).Client
     return kind
 
 

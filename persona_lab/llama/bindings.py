@@ -20,8 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from persona_lab.errors import BadRequest, ModelUnavailable
 
 log = logging.getLogger(__name__)
@@ -436,6 +434,8 @@ class Sampler:
         To ask the grammar about each word of a vocabulary takes longer than the model does, and
         the likeliest is nearly always right.
         """
+        import numpy as np
+
         llama = load_llama()
         logits = llama.llama_get_logits_ith(context._pointer, index)
         candidates = np.zeros(self._model.vocabulary_size, _CANDIDATE)
@@ -466,7 +466,7 @@ class Sampler:
 
     @staticmethod
     def _allowed(candidate: Any) -> bool:
-        return bool(np.isfinite(candidate["logit"]))
+        return math.isfinite(candidate["logit"])
 
     def close(self) -> None:
         if self._pointer:
@@ -477,7 +477,7 @@ class Sampler:
             self._grammar = None
 
 
-_CANDIDATE = np.dtype([("id", "i4"), ("logit", "f4"), ("p", "f4")])
+_CANDIDATE = [("id", "i4"), ("logit", "f4"), ("p", "f4")]
 """llama.cpp's ``llama_token_data``."""
 
 

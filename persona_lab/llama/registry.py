@@ -14,8 +14,6 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
-
 from persona_lab.llama.bindings import Progress, model_unavailable
 from persona_lab.llama.engine import Engine
 
@@ -152,6 +150,8 @@ def available_memory() -> int:
 
     A container's file cache gives way to whoever needs memory, so it isn't counted as taken.
     """
+    import psutil
+
     left = int(psutil.virtual_memory().available)
     with contextlib.suppress(OSError, ValueError, KeyError):  # no container, or none with a bound
         bound = int((_CGROUP / "memory.max").read_text("ascii"))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from persona_lab.db.generations import FailedAttempt
-from persona_lab.settings import PROVIDERS
+from persona_lab.settings import PROVIDER_NAMES
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -60,7 +60,7 @@ class Names:
     def __call__(self, spec: str) -> tuple[str, str]:
         """Return provider and model for labels: a file's name, the mock without its options."""
         provider, _, name = spec.partition(":")
-        if provider not in PROVIDERS:
+        if provider not in PROVIDER_NAMES:
             return OTHER, OTHER
         name = name if spec in self._known else name.partition("?")[0]
         if f"{provider}:{name}" not in self._known:

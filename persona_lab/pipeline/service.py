@@ -39,6 +39,7 @@ from persona_lab.clients.error_mapping import map_error
 from persona_lab.clients.middleware.wrapper import CallContext
 from persona_lab.clients.options import STRUCTURED_OUTPUT_OPTIONS, check_options
 from persona_lab.clients.pricing import priced
+from persona_lab.clients.registry import get_provider
 from persona_lab.db.generations import FailedAttempt, GenerationResult
 from persona_lab.db.tables import Agent, Generation, Message
 from persona_lab.errors import (
@@ -55,7 +56,6 @@ from persona_lab.pipeline.drafts import Draft, finish_despite_cancel
 from persona_lab.pipeline.fallback_chain import Fallback
 from persona_lab.pipeline.write_retry import FailedWriteRetrier
 from persona_lab.redaction import redact
-from persona_lab.settings import PROVIDERS
 from persona_lab.types import Chunk, Completion, Event, Language, Prompt, Reply, Status, Usage
 from persona_lab.unicode_text import is_blank
 
@@ -534,7 +534,7 @@ class LLMService:
         models = self.clients.fallback_chain(task.model) if task.chat_id is not None else [info]
         self.clients.options(info, **task.options)  # one that it can't keep to is told now
         forms = {form for form in STRUCTURED_OUTPUT_OPTIONS if task.options.get(form)}
-        models = [each for each in models if forms <= PROVIDERS[each.provider].structured_output]
+        models = [each for each in models if forms <= get_provider(each.provider).structured_output]
         answers = Fallback(models, functools.partial(self._ask, task, course, context))
         course.failed = answers.failed
         if self.clients.keys.changing:  # a key is hidden from the first answer on that it pays for

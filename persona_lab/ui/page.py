@@ -18,7 +18,7 @@ from persona_lab.ui.gradio_api import name_endpoints
 from persona_lab.ui.session import Visitors
 from persona_lab.ui.tabs.chat import ChatActions, build_chat
 from persona_lab.ui.tabs.compare import CompareActions, build_compare
-from persona_lab.ui.tabs.connect import ConnectActions, build_connect
+from persona_lab.ui.tabs.connect import ConnectActions, build_connect, key_labels
 from persona_lab.ui.tabs.insights import (
     InsightsActions,
     alerts_of,
@@ -43,6 +43,7 @@ def build(lab: Lab, *, shared: bool = False) -> tuple[gr.Blocks, gr.I18n]:
     i18n = gr.I18n(
         **{
             tongue: {key: words(key, tongue) for key in words if not words.blanks(key)}
+            | key_labels(words, tongue)
             for tongue in LANGUAGES
         }
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import subprocess
 import sys
 import traceback
 from collections.abc import AsyncGenerator, Iterator
@@ -36,11 +37,14 @@ from support.fake_servers import (
 )
 from support.faulty_server import Act, Faulty, nobody_accepts
 
+from persona_lab import settings as settings_module
 from persona_lab.clients.base import LLMClientInterface
 from persona_lab.clients.catalog import Catalog, ModelInfo
 from persona_lab.clients.mock import MockClient
 from persona_lab.clients.openai import OpenAIClient
 from persona_lab.clients.pool import ClientPool
+from persona_lab.clients.provider import Provider
+from persona_lab.clients.registry import list_providers
 from persona_lab.errors import (
     BadKey,
     InvalidResponse,
@@ -54,7 +58,7 @@ from persona_lab.errors import (
     UnknownModel,
 )
 from persona_lab.llama import close_engines
-from persona_lab.settings import PROVIDERS, Provider, Settings
+from persona_lab.settings import Settings
 from persona_lab.types import Chunk, Completion, Image, Options, Prompt, PromptMessage, Usage
 
 OPTIONS = Options(timeout=30, seed=7)
@@ -488,15 +492,18 @@ async def test_a_client_that_fails_to_close_keeps_no_other_open() -> None:
 
 
 class Toy(LLMClientInterface):
+    provider = Provider(name="toy", free=True)
+
     async def stream(self, prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
         yield Chunk("はい", "stop", Usage(1, 1), self.info.name)
 
 
 async def test_a_new_provider_is_one_file_and_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = ModuleType("toys")
+    module = ModuleType("persona_lab.clients.toy")
     module.Client = Toy  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "toys", module)
-    monkeypatch.setitem(PROVIDERS, "toy", Provider("toys", free=True))
+    monkeypatch.setitem(sys.modules, "persona_lab.clients.toy", module)
+    names = (*settings_module.PROVIDER_NAMES, "toy")
+    monkeypatch.setattr(settings_module, "PROVIDER_NAMES", names)
     many = clients(llm_provider="toy", llm_model="bear")
     client = await many.open()
     assert (client.info.spec, client.info.free) == ("toy:bear", True)
@@ -509,8 +516,21 @@ def test_a_provider_says_whether_its_tokens_are_free(name: str, free: bool) -> N
 
 
 def test_the_table_of_providers_names_settings_that_exist() -> None:
-    for provider in PROVIDERS.values():
-        assert {provider.key, provider.server} - {""} <= set(Settings.model_fields)
+    for provider in list_providers():
+        keys = (
+            [provider.key_setting, f"{provider.key_setting}_file"] if provider.key_setting else []
+        )
+        assert {*keys, provider.url_setting} - {""} <= set(Settings.model_fields)
+
+
+def test_provider_declarations_load_no_sdk() -> None:
+    code = (
+        "import sys; from persona_lab.clients.registry import list_providers; list_providers();"
+        "print([m for m in ('openai', 'anthropic', 'llama_cpp', 'httpx2', 'numpy', 'psutil')"
+        " if m in sys.modules])"
+    )
+    out = subprocess.check_output([sys.executable, "-c", code], cwd=settings_module.ROOT, text=True)
+    assert out.strip() == "[]"
 
 
 @pytest.mark.parametrize("name", ["openai", "anthropic"])

@@ -22,7 +22,7 @@ from persona_lab.lab import Lab
 from persona_lab.settings import ROOT
 from persona_lab.translations import Translations
 from persona_lab.ui.session import Visitor, Visitors
-from persona_lab.ui.tabs.connect import KEYED, ConnectActions, key_state, token_label
+from persona_lab.ui.tabs.connect import KEYED, ConnectActions, key_labels, key_state, token_label
 from persona_lab.ui.visitor_keys import EACH, IDLE, MOST, UserKeyStore
 
 MakeLab = Callable[..., Lab]
@@ -310,7 +310,7 @@ async def test_a_server_of_the_houses_counts_whatever_key_it_is_shown(
 def test_every_provider_that_asks_for_a_key_has_its_words() -> None:
     assert set(KEYED) == {"openai", "anthropic"}
     for provider in KEYED:
-        assert WORDS(f"connect.key.{provider}", "ja")
+        assert key_labels(WORDS, "ja")[f"connect.key.{provider}"]
 
 
 # ── tokens ────────────────────────────────────────────────────────────────────────────────

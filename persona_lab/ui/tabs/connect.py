@@ -13,14 +13,15 @@ from urllib.parse import urlsplit
 import gradio as gr
 from gradio.components import Component
 
+from persona_lab.clients.registry import get_provider, list_keyed_providers
 from persona_lab.db.tables import ApiToken
 from persona_lab.insights import zone_of
 from persona_lab.lab import Lab
-from persona_lab.settings import PROVIDERS
+from persona_lab.translations import Translations
 from persona_lab.ui.session import QUIET, Visitor, Visitors
 from persona_lab.ui.tabs.insights import WITH_ZONE
 
-KEYED = tuple(name for name, provider in PROVIDERS.items() if provider.key)
+KEYED = tuple(provider.name for provider in list_keyed_providers())
 """Providers that ask for a key."""
 _KEY = re.compile(r"[\w.:~+/=-]{20,400}", re.ASCII)
 """What a key looks like. A word isn't one: it would be hidden from answers."""
@@ -40,14 +41,22 @@ copy.addEventListener("click", () => (copy.dataset.copy = pre.innerText));"""
 """What is copied is the example as it is shown: in one language, with its address."""
 
 
+def key_labels(words: Translations, language: str) -> dict[str, str]:
+    """Return the label of each provider's field, by its key ``connect.key.<provider>``."""
+    return {
+        f"connect.key.{provider.name}": words("connect.key", language, provider=provider.label)
+        for provider in list_keyed_providers()
+    }
+
+
 def key_state(provider: str, visitor: Visitor) -> str:
     """Whose key is used for ``provider``, and where it is sent if that isn't the provider."""
     clients = visitor.service.clients
     state = "own" if provider in clients.user_key_providers else "house"
-    if getattr(clients.settings, PROVIDERS[provider].key) is None:
+    if get_provider(provider).api_key(clients.settings) is None:
         state = "none"
     words = escape(visitor.translate(f"connect.key_state.{state}"))
-    server = getattr(clients.settings, PROVIDERS[provider].server)
+    server = get_provider(provider).custom_url(clients.settings)
     if server:
         where = urlsplit(server).netloc.rpartition("@")[2]
         words += f" {escape(visitor.translate('connect.sent_to', server=where))}"

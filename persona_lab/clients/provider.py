@@ -1,0 +1,60 @@
+"""The declaration that each provider's file makes of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import SecretStr
+
+    from persona_lab.errors import ProviderError
+    from persona_lab.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """What the rest of the application must know of a provider.
+
+    Attributes:
+        name: The part before the colon in ``provider:model``, and the name of its file.
+        label: Its name on the page.
+        key_setting: The field of :class:`~persona_lab.settings.Settings` that holds its API key;
+            "" if it needs none. The field ``<key_setting>_file`` names a file with the key.
+        url_setting: The field that holds the address of another server, which may need no key;
+            "" if there is none to choose.
+        default_url: Its own server.
+        libraries: Slow libraries that the client imports when it is created.
+        free: Whether its tokens cost nothing.
+        structured_output: Options that can constrain the form of an answer.
+        error_types: Our error for each machine-readable name of an error in its responses.
+    """
+
+    name: str
+    label: str = ""
+    key_setting: str = ""
+    url_setting: str = ""
+    default_url: str = ""
+    libraries: tuple[str, ...] = ()
+    free: bool = False
+    structured_output: frozenset[str] = frozenset({"json_schema"})
+    error_types: Mapping[str, type[ProviderError]] = field(default_factory=dict)
+
+    def api_key(self, settings: Settings) -> SecretStr | None:
+        """Return its key, None if none is set or needed."""
+        key: SecretStr | None = getattr(settings, self.key_setting) if self.key_setting else None
+        return key
+
+    def custom_url(self, settings: Settings) -> str:
+        """Return the address of the server that replaces its own, "" if none is set."""
+        url: str | None = getattr(settings, self.url_setting) if self.url_setting else None
+        return url or ""
+
+    def base_url(self, settings: Settings) -> str:
+        """Return the address of the server to call."""
+        return self.custom_url(settings) or self.default_url
+
+    def is_configured(self, settings: Settings) -> bool:
+        """Return whether ``settings`` hold a key or another server, if it needs one."""
+        return not self.key_setting or bool(self.api_key(settings) or self.custom_url(settings))
