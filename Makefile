@@ -50,10 +50,10 @@ run: $(VENV)/.installed ## set up what is missing and serve on 127.0.0.1:7860 (A
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=10
 
 test: $(VENV)/.installed-dev ## the fast tests of every layer, in minutes (ARGS="-k preview" …)
-	@$(PYTEST) -m "not slow" $(ARGS)
+	@$(PYTEST) --hypothesis-profile=fast -m "not slow" $(ARGS)
 
 test-all: $(VENV)/.installed-dev ## every test
-	@$(PYTEST) $(ARGS)
+	@$(PYTEST) --hypothesis-profile=thorough $(ARGS)
 
 lint: $(VENV)/.installed-dev ## ruff, the layers of imports, and mypy
 	@$(BIN)/ruff check .

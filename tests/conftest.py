@@ -11,12 +11,17 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from support.fakes import AS_SAID, Play, ScriptedClient
 
 from persona_lab.lab import Lab, open_lab
+from persona_lab.prompts.templates import PromptTemplateEngine
 from persona_lab.settings import ROOT, Settings
 
 pytest_plugins = ["support.backends"]
+
+settings.register_profile("fast", max_examples=20)
+settings.register_profile("thorough", max_examples=100)
 
 TESTS = Path(__file__).parent
 FOLDERS = {"unit", "contract", "services", "browser", "slow"}
@@ -78,9 +83,25 @@ def home() -> dict[str, str]:
     return {"database_url": "sqlite://"}
 
 
+@pytest.fixture(scope="session")
+def _template_engine() -> PromptTemplateEngine:
+    """The project's templates, compiled once. Nothing changes an engine after its start."""
+    return PromptTemplateEngine(ROOT / "templates")
+
+
 @pytest.fixture
-async def make_lab(home: dict[str, str]) -> AsyncIterator[Callable[..., Lab]]:
+async def make_lab(
+    home: dict[str, str],
+    _template_engine: PromptTemplateEngine,
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[Callable[..., Lab]]:
     """Opens labs at home: ``make_lab(play, **settings)``. No task may outlive its test."""
+
+    def engine(folder: Path) -> PromptTemplateEngine:
+        shared = folder == ROOT / "templates"
+        return _template_engine if shared else PromptTemplateEngine(folder)
+
+    monkeypatch.setattr("persona_lab.lab.PromptTemplateEngine", engine)
     opened: list[Lab] = []
 
     def make(

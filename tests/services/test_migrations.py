@@ -52,6 +52,7 @@ def base(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Base]:
         made = Base(f"sqlite:///{path}", path.unlink)
     else:
         server: Service = request.getfixturevalue("postgres_server")
+        server.empty()
         made = Base(server.url, server.empty)
     yield made
     made.engine.dispose()

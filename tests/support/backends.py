@@ -23,10 +23,13 @@ import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
+from persona_lab.db.migrations import HEAD
 from persona_lab.db.redis import RedisLink
 
 PATIENCE = 30.0
 """Seconds that a service has for starting and stopping."""
+_TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
+_VERSION = "SELECT version_num FROM alembic_version"
 
 
 def missing(program: str) -> None:
@@ -192,9 +195,21 @@ class PostgresServer(Service):
                 os.kill(int(child), number)
 
     def empty(self) -> None:
+        """Drop all tables."""
         with self._engine.begin() as connection:
             connection.execute(text("DROP SCHEMA public CASCADE"))
             connection.execute(text("CREATE SCHEMA public"))
+
+    def clear(self) -> None:
+        """Delete all rows. Tables of another version than today's are dropped."""
+        with self._engine.begin() as connection:
+            names = set(connection.scalars(text(_TABLES)))
+            known = "alembic_version" in names and list(connection.scalars(text(_VERSION)))
+            if known == [HEAD]:
+                rows = ", ".join(f'"{name}"' for name in sorted(names - {"alembic_version"}))
+                connection.execute(text(f"TRUNCATE {rows} RESTART IDENTITY CASCADE"))
+                return
+        self.empty()
 
 
 @pytest.fixture(scope="session")
@@ -228,8 +243,8 @@ def redis_server(_redis: RedisServer) -> Iterator[RedisServer]:
 
 @pytest.fixture
 def postgres_server(_postgres: PostgresServer) -> Iterator[PostgresServer]:
-    """PostgreSQL with an empty database; running again afterwards."""
-    _postgres.empty()
+    """PostgreSQL with a database that has no rows; running again afterwards."""
+    _postgres.clear()
     yield _postgres
     _postgres.start()
 
