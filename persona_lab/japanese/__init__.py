@@ -1,7 +1,8 @@
-"""Japanese politeness: how polite a text is, and the same text plainer or more polite.
+"""Measure the politeness of Japanese text, and rewrite text in another politeness.
 
-``words.py`` takes text apart and conjugates; ``plain.py``, ``polite.py`` and ``casual.py`` rewrite;
-``level.py`` tells. Nothing here knows of personas or models.
+``morphology.py`` analyses and conjugates. ``plain.py``, ``polite.py`` and ``casual.py`` rewrite by
+grammar, ``rewrite.py`` by rules of a YAML file. ``politeness.py`` measures. This package knows
+neither personas nor models.
 """
 
 from persona_lab.japanese.casual import to_casual

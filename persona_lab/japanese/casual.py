@@ -1,4 +1,4 @@
-"""From polite or plain to casual Japanese: the contractions and questions of people who talk."""
+"""Rewrite polite or plain Japanese as casual speech, with its contractions and questions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _FAMILIAR = {
     "いただく": ("もらう", "五段-ワア行"),
     "いただける": ("もらえる", "下一段-ラ行"),
 }
-"""Honorific verbs → those between friends."""
+"""Honorific verb → the casual verb, with its conjugation."""
 _COME = ("来る", "カ行変格")
 _COME_BACK = ("くる", "カ行変格")
 _BE = ("いる", "上一段-ア行")
@@ -35,7 +35,7 @@ _HERE = ("ここ", "こちら", "こっち", "うち")
 _WHERE = {"こちら": "こっち", "そちら": "そっち", "あちら": "あっち", "どちら": "どっち"}
 _GO = ("行く", "五段-カ行")
 _HUMBLE = {"参る": _GO, "まいる": _GO, "申す": ("言う", "五段-ワア行")}
-"""What one says of oneself, where the sentence was polite: 参った has another sense."""
+"""Humble verb → the casual verb, only in polite sentences: 参った has another meaning."""
 _WHO = {"どなた": "誰"}
 _ANSWERS = {"はい": "うん", "ええ": "うん", "いいえ": "ううん"}
 _ADORNED = (
@@ -51,19 +51,19 @@ _ADORNED = (
     "両親",
     "住まい",
 )
-"""Nouns that go without their お or ご."""
+"""Nouns that lose their お or ご."""
 
 
 def to_casual(text: str, *, keep: Sequence[str] = ()) -> str:
-    """``text`` as one speaks to friends: 食べていますか？→食べてる？, 静かです→静かだよ.
+    """Rewrite ``text`` as one speaks to friends: 食べていますか？→食べてる？, 静かです→静かだよ.
 
-    Quotations, code, addresses and the names in ``keep`` stay as they are.
+    Quotations, code, addresses and the names in ``keep`` stay unchanged.
     """
     return "".join(_Casual(sentence, keep).written() for sentence in sentences(text))
 
 
 class _Casual:
-    """One sentence, from left to right. ``lowered`` when it was polite."""
+    """Rewrites one sentence from left to right; ``lowered`` tells whether it was polite."""
 
     def __init__(self, sentence: str, keep: Sequence[str]) -> None:
         plain = to_plain(sentence, keep=keep)
@@ -195,7 +195,7 @@ class _Casual:
         return None
 
     def _been(self, before: Word) -> tuple[str, str]:
-        """What いらっしゃる means here."""
+        """Return the verb that いらっしゃる means here: 来る, 行く or いる."""
         word = self.word()
         been = [self.word(by).surface for by in (1, 2)] == ["た", "こと"]
         if before.surface == "へ" or (been and before.surface in ("に", "は")):
@@ -204,7 +204,7 @@ class _Casual:
         return _BE if here else _COME
 
     def _respected(self) -> tuple[int, str] | None:
-        """お読みになる → 読む."""
+        """Rewrite お読みになる as 読む."""
         stem = self.word(1)
         if stem.kept:
             return None
@@ -214,7 +214,7 @@ class _Casual:
         return self._becomes(2, verb.lemma, verb.type) if verb is not None else None
 
     def _becomes(self, offset: int, lemma: str, type_: str) -> tuple[int, str] | None:
-        """The verb in the form of the なる that follows に at ``offset``."""
+        """Return the verb in the form of the なる that follows に at ``offset``."""
         ni, become, after = (self.word(offset + by) for by in range(3))
         if (ni.surface, become.lemma) != ("に", "なる") or become.kept:
             return None

@@ -1,6 +1,6 @@
-"""Japanese text as morphemes, and verbs in the form that is wanted.
+"""Analyse Japanese text into morphemes, and conjugate verbs.
 
-Analysis is SudachiPy's (UniDic's categories); the conjugation tables are the school grammar's.
+SudachiPy analyses, with UniDic's categories. The conjugation tables follow school grammar.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ Form = Literal["plain", "past", "te", "negative", "negative_past", "volitional",
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _LONGEST = 10_000
-"""Characters that are analysed at once: SudachiPy takes up to 49,149 bytes."""
+"""Most characters of one analysis: SudachiPy takes up to 49,149 bytes."""
 _KEPT = re.compile(
     r"(?P<fence>`{3,}|(?m:^[ \t]*)~{3,}).*?(?:(?P=fence)|\Z)|`[^`\n]+`|https?://[^\s、。」』）)]+|(?<![\w.+-])[\w.+-]+@[\w-]+\.[\w.]+"
     r"|「[^「」]*」|『[^『』]*』|“[^“”]*”|\"[^\"\n]*\"",
     re.DOTALL,
 )
-"""Code, addresses and quotations: they are somebody else's words."""
+"""Code, addresses and quotations, which are never rewritten."""
 
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A morpheme where it stands. ``kept`` words are never changed."""
+    """A morpheme of a text. ``kept`` words are never changed."""
 
     surface: str
     lemma: str
@@ -40,31 +40,31 @@ class Word:
     pos: str
     """Part of speech, from the general to the particular: 助詞-終助詞."""
     type: str
-    """Kind of conjugation: 五段-カ行, 助動詞-マス; * for what doesn't conjugate."""
+    """Type of conjugation: 五段-カ行, 助動詞-マス; * for words without one."""
     form: str
     """Conjugated form: 連用形-一般."""
     kept: bool = False
 
     def is_verb(self) -> bool:
-        """A verb, or what conjugates like one after another: れる, ちゃう, かねる."""
+        """Tell whether this is a verb, or an auxiliary like one: れる, ちゃう, かねる."""
         return self.pos.startswith(("動詞", "接尾辞-動詞的")) or (
             self.pos.startswith("助動詞")
             and self.type.startswith(("五段", "下一段", "助動詞-レル"))
         )
 
     def is_adjective(self) -> bool:
-        """い-adjectives and what conjugates like them: ない, たい, らしい."""
+        """Tell whether this is an い-adjective, or conjugates like one: ない, たい, らしい."""
         return self.pos.startswith("形容詞") or self.type in _ADJECTIVAL or "形容詞" in self.type
 
     def is_predicate(self) -> bool:
-        """Something that can end a sentence, or the particle after it."""
+        """Tell whether this can end a sentence, or is a particle after such a word."""
         ends = self.pos.startswith("助動詞") or self.pos == "助詞-終助詞"
         return ends or self.is_verb() or self.is_adjective()
 
 
 _ADJECTIVAL = ("助動詞-ナイ", "助動詞-タイ", "助動詞-ラシイ")
 END = Word("", "", "", "*", "*", kept=True)
-"""What stands before the first and after the last word."""
+"""The word before the first and after the last word."""
 
 _local = threading.local()
 
@@ -77,7 +77,7 @@ def _dictionary() -> Dictionary:
 
 
 def _tokenizer() -> Tokenizer:
-    """One for each thread: a shared one raises."""
+    """Return this thread's tokenizer: a shared one raises."""
     if not hasattr(_local, "tokenizer"):
         _local.tokenizer = _dictionary().tokenizer()
     tokenizer: Tokenizer = _local.tokenizer
@@ -85,9 +85,9 @@ def _tokenizer() -> Tokenizer:
 
 
 def words_of(text: str, keep: Sequence[str] = ()) -> list[Word]:
-    """The morphemes of ``text``; joined, their surfaces are ``text`` again.
+    """Return the morphemes of ``text``; their surfaces, joined, are ``text``.
 
-    Those within quotations, code, addresses and the names in ``keep`` are marked as kept.
+    Words within quotations, code, addresses and the names in ``keep`` are marked as kept.
     """
     kept = bytearray(len(text))
     spoken = [re.compile(re.escape(name)) for name in keep if name]
@@ -96,7 +96,7 @@ def words_of(text: str, keep: Sequence[str] = ()) -> list[Word]:
     found: list[Word] = []
     at = 0
     for piece in _pieces(text):
-        # Half a surrogate is no character to SudachiPy.
+        # SudachiPy refuses half a surrogate pair.
         for morpheme in _tokenizer().tokenize(_SURROGATE.sub("?", piece)):
             lemma = morpheme.dictionary_form()
             first, last = at, at + len(morpheme.surface())
@@ -119,7 +119,7 @@ def words_of(text: str, keep: Sequence[str] = ()) -> list[Word]:
 
 
 def _pieces(text: str) -> list[str]:
-    """The text in lengths that can be analysed, cut after a line or a sentence where possible."""
+    """Cut ``text`` into lengths that can be analysed, after a line or sentence where possible."""
     pieces = []
     while len(text) > _LONGEST:
         cut = max(text.rfind(mark, 0, _LONGEST) for mark in "\n。！？") + 1 or _LONGEST
@@ -129,9 +129,9 @@ def _pieces(text: str) -> list[str]:
 
 
 def sentences(text: str) -> list[str]:
-    """``text`` cut after each sentence; joined, they are ``text`` again.
+    """Cut ``text`` after each sentence; the parts, joined, are ``text``.
 
-    A sentence ends with its marks, or with its line. Within quotations nothing ends.
+    A sentence ends with its marks or with its line, but never within a quotation.
     """
     found, start = [], 0
     kept = iter([match.span() for match in _KEPT.finditer(text)])
@@ -177,7 +177,7 @@ _HONORIFIC = (
 
 
 def conjugate(lemma: str, type_: str, form: Form) -> str:
-    """``lemma`` (a dictionary form) in ``form``; ``type_`` as in :class:`Word`."""
+    """Conjugate ``lemma`` (a dictionary form) into ``form``; ``type_`` is as in :class:`Word`."""
     if form == "plain":
         return lemma
     negative, stem, volitional, te, past = _bases(lemma, type_)
@@ -193,9 +193,9 @@ def conjugate(lemma: str, type_: str, form: Form) -> str:
 
 
 def in_form_of(word: Word, lemma: str, type_: str) -> str | None:
-    """The verb ``lemma`` in the form that the verb ``word`` has before what follows it.
+    """Conjugate the verb ``lemma`` into the form that the verb ``word`` has.
 
-    None where that form isn't made anew here (imperatives, 仮定形).
+    Return None for forms that this module doesn't make (imperatives, 仮定形).
     """
     if word.form.startswith(("終止形", "連体形")):
         return lemma
@@ -210,7 +210,7 @@ def in_form_of(word: Word, lemma: str, type_: str) -> str | None:
 
 
 def _bases(lemma: str, type_: str) -> tuple[str, str, str, str, str]:
-    """未然, 連用, 意志推量, て, た."""
+    """Return the bases 未然, 連用, 意志推量, て and た."""
     body, last = lemma[:-1], lemma[-1]
     if type_.startswith("サ行変格") and lemma.endswith("する"):
         body = lemma[:-2]

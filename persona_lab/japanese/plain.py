@@ -1,4 +1,4 @@
-"""From polite to plain Japanese (敬体 → 常体): every predicate is conjugated anew."""
+"""Rewrite polite Japanese as plain Japanese (敬体 → 常体): conjugate every predicate anew."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _HUMBLE = {
     "存ずる": ("思う", "五段-ワア行"),
     "かしこまる": ("分かる", "五段-ラ行"),
 }
-"""Humble and polite verbs → the plain one, with its conjugation."""
+"""Humble or polite verb → the plain verb, with its conjugation."""
 _GIVEN = ("くださる", "下さる", "いただく", "頂く", "いただける", "頂ける")
 _GREETINGS = ("ありがとう", "有り難う", "有難う", "おはよう", "お早う", "おめでとう", "お目出度う")
 QUESTIONS = (
@@ -33,15 +33,15 @@ _THANKS = ("お疲れ様", "お疲れさま", "ご苦労様", "ご苦労さま",
 
 
 def to_plain(text: str, *, keep: Sequence[str] = ()) -> str:
-    """``text`` in plain form: 行きます→行く, 食べませんでした→食べなかった, 静かですね→静かだね.
+    """Rewrite ``text`` in plain form: 行きます→行く, 静かですね→静かだね.
 
-    Quotations, code, addresses and the names in ``keep`` stay as they are.
+    Quotations, code, addresses and the names in ``keep`` stay unchanged.
     """
     return "".join(_Plain(words_of(text, keep)).written())
 
 
 class _Plain:
-    """One pass from left to right. ``out`` is what is written so far."""
+    """Rewrites a text in one pass from left to right. ``out`` is the text so far."""
 
     def __init__(self, words: list[Word]) -> None:
         self.words = words
@@ -70,7 +70,7 @@ class _Plain:
         return self.out
 
     def _given(self) -> bool:
-        """来てくださって, 来てくださり、 → 来てくれて."""
+        """Rewrite 来てくださって and 来てくださり、 as 来てくれて."""
         word, after = self.word(), self.word(1)
         pauses = word.surface[-1:] == "り" and after.surface in ("、", *_GREETINGS)
         if word.lemma not in ("くださる", "下さる"):
@@ -119,7 +119,7 @@ class _Plain:
         return True
 
     def _for_somebody(self) -> None:
-        """お待ちくださ… → 待ってくれ…, ご連絡いただ… → 連絡してもら…."""
+        """Rewrite お待ちくださ… as 待ってくれ…, and ご連絡いただ… as 連絡してもら…."""
         stem, prefix = self.word(-1), self.word(-2)
         if prefix.surface not in ("お", "ご", "御") or stem.kept or len(self.out) < 2:
             return
@@ -132,7 +132,7 @@ class _Plain:
             self.out[-2:] = [stem.surface + "して"]
 
     def _masu_form(self, offset: int) -> tuple[Form | None, int]:
-        """(the form that ます at ``offset`` and what hangs on it mean, how many words that is)."""
+        """Return the form of ます at ``offset`` with its suffixes, and their number of words."""
         masu, after, third = (self.word(offset + i) for i in range(3))
         if masu.form.startswith("意志推量形") or (
             masu.surface == "ましょ" and after.surface == "う"
@@ -177,7 +177,7 @@ class _Plain:
         self.out.append(conjugate("ある", "五段-ラ行", form))
 
     def _favour(self, form: Form) -> bool:
-        """お願いします → お願い, お待ちします → 待つ."""
+        """Rewrite お願いします as お願い, and お待ちします as 待つ."""
         verb = self.word()
         stem, prefix = self.word(-1), self.word(-2)
         if verb.lemma == "願う":
@@ -202,7 +202,7 @@ class _Plain:
         return True
 
     def _humble_stem(self) -> bool:
-        """お答えいたしかね… → 答えかね…, 対応いたしかね… → 対応しかね…."""
+        """Rewrite お答えいたしかね… as 答えかね…, and 対応いたしかね… as 対応しかね…."""
         do, stem, prefix = self.word(), self.word(-1), self.word(-2)
         if do.lemma not in ("いたす", "致す") or self.word(1).pos != "接尾辞-動詞的":
             return False
@@ -215,7 +215,7 @@ class _Plain:
         return True
 
     def _fitting(self) -> bool:
-        """よろしければ → よければ, よろしいです → いい."""
+        """Rewrite よろしければ as よければ, and よろしいです as いい."""
         word, after = self.word(), self.word(1)
         if word.lemma not in ("よろしい", "宜しい"):
             return False
@@ -229,7 +229,7 @@ class _Plain:
         return True
 
     def _favour_to_come(self) -> bool:
-        """お待ちしており… → 待ってい…."""
+        """Rewrite お待ちしており… as 待ってい…."""
         do, te = self.word(), self.word(1)
         stem, prefix = self.word(-1), self.word(-2)
         if do.lemma not in ("する", "いたす", "致す", "申し上げる") or te.surface not in (
@@ -325,7 +325,7 @@ class _Plain:
         return True
 
     def _under_way(self) -> Word | None:
-        """The verb of 探し in 何をお探しです, which is 探している."""
+        """Return the verb of 探し in 何をお探しです, which means 探している."""
         stem, prefix, object_ = (self.word(-back) for back in (1, 2, 3))
         if prefix.surface not in ("お", "御") or object_.surface != "を" or stem.kept:
             return None
@@ -333,7 +333,7 @@ class _Plain:
         return verb if verb is not None and verb.lemma != "願う" else None
 
     def _da(self, before: Word, after: Word) -> int:
-        """です after a noun or another word that だ can follow; how many words that was."""
+        """Rewrite です after a noun or the like as だ; return the number of words read."""
         ends = self.word(2)
         if "".join(self.out[-6:]).endswith(_THANKS):
             return 1
@@ -363,7 +363,10 @@ class _Plain:
 
 
 def asks_before(words: Sequence[Word], at: int) -> bool:
-    """Whether what stands before ``words[at]`` in the clause asks: 誰の車. (誰か, 誰も don't.)"""
+    """Tell whether a question word is before ``words[at]`` in its clause.
+
+    誰の車 has one; 誰か and 誰も are none.
+    """
     for back in range(at - 1, -1, -1):
         word, after = words[back], [each.surface for each in words[back + 1 : back + 3]]
         if word.kept or word.surface[:1] in _MARKS or word.surface == "、":
@@ -377,7 +380,7 @@ _U_ROW = dict(zip("いきぎしちにびみり", "うくぐすつぬぶむる", 
 
 
 def verb_of(noun: Word, after: int = 0) -> Word | None:
-    """The verb that a noun like 知らせ or 話し is the stem of, from its letter ``after``."""
+    """Return the verb whose stem is a noun like 知らせ or 話し, from its letter ``after`` on."""
     stem = noun.surface[after:]
     if not noun.pos.startswith("名詞") or not stem:
         return None

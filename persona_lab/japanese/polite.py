@@ -1,6 +1,8 @@
-"""From plain to polite Japanese (常体 → 敬体): the predicate that ends a sentence, and those before
-が and けど, are conjugated anew; what stands before から, ので or a noun is plain in polite speech
-as well."""
+"""Rewrite plain Japanese as polite Japanese (常体 → 敬体).
+
+The predicate that ends a sentence, and those before が and けど, are conjugated anew. A predicate
+before から, ので or a noun stays: it is plain in polite speech as well.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ _WHOLE = {
     "だから": "ですから",
     "じゃあ": "では",
 }
-"""Words that are a sentence, or begin one."""
+"""A word that is a sentence or begins one → its polite form."""
 _SET_PHRASES = {
     "おやすみ": "おやすみなさい",
     "おやすみなさい": "おやすみなさい",
@@ -35,7 +37,7 @@ _SET_PHRASES = {
     "お疲れさま": "お疲れさまです",
     "ごちそうさま": "ごちそうさまでした",
 }
-"""Several words that are a sentence."""
+"""A sentence of several words → its polite form."""
 _ROUGH = {
     "てん": "てる",
     "でん": "でる",
@@ -44,7 +46,7 @@ _ROUGH = {
     "ねぇ": "ない",
     "ん": "ない",
 }
-"""Slurred ends before の → what they are: 何してんの, 知らねえの, 知らんの."""
+"""A slurred end before の → its standard form: 何してんの, 知らねえの, 知らんの."""
 _EMPHATIC = ("よ", "ね", "な", "なあ", "なぁ", "ぞ", "ぜ", "わ", "さ")
 _CONTRACTED = {
     "てる": "ている",
@@ -63,7 +65,7 @@ _POLITE: dict[Form, str] = {
 }
 _LAUGHS = ("笑", "泣", "汗", "涙", "草", "w", "ww", "www")
 _ONE_WITH_NAI = ("もったい", "勿体", "くだら", "とんでも")
-"""What is one adjective with ない, and isn't made a negative anew."""
+"""Words that form one adjective with ない, which is no negation."""
 _TAIL = {
     "ぜ": "よ",
     "ぞ": "よ",
@@ -74,13 +76,13 @@ _TAIL = {
     "な": "ね",
     "や": "",
 }
-"""Particles at the end that polite speech has others for."""
+"""A final particle → the particle of polite speech."""
 
 
 def to_polite(text: str, *, keep: Sequence[str] = ()) -> str:
-    """``text`` in polite form: 行く→行きます, 静かだった→静かでした, 待って→待ってください.
+    """Rewrite ``text`` in polite form: 行く→行きます, 静かだった→静かでした, 待って→待ってください.
 
-    What is polite already, quotations, code, addresses and the names in ``keep`` stay.
+    Polite sentences, quotations, code, addresses and the names in ``keep`` stay unchanged.
     """
     words = words_of(text, keep)
     out: list[str] = []
@@ -95,7 +97,7 @@ def to_polite(text: str, *, keep: Sequence[str] = ()) -> str:
 
 
 def _sentence(words: list[Word], *, question: bool) -> list[str]:
-    """The sentence without its mark, lifted."""
+    """Return a sentence, without its mark, in polite form."""
     end = spoken_end(words)
     if not end:
         return [word.surface for word in words]
@@ -117,7 +119,7 @@ def _sentence(words: list[Word], *, question: bool) -> list[str]:
 
 
 def _is_said_first(words: Sequence[Word], after: Sequence[Word]) -> bool:
-    """Whether a predicate and its particles stand before the rest: いいよ、別に。"""
+    """Tell whether an inverted sentence begins with its predicate, as in いいよ、別に。."""
     at = len(words)
     while at and words[at - 1].pos == "助詞-終助詞" and words[at - 1].surface in _EMPHATIC:
         at -= 1
@@ -129,7 +131,7 @@ def _is_said_first(words: Sequence[Word], after: Sequence[Word]) -> bool:
 
 
 def spoken_end(words: Sequence[Word]) -> int:
-    """How many words there are before marks, emoji, （笑） and the like."""
+    """Return the number of words before final marks, emoji, （笑） and the like."""
     end = len(words)
     while end:
         last = words[end - 1]
@@ -149,7 +151,7 @@ def spoken_end(words: Sequence[Word]) -> int:
 
 
 class _Clause:
-    """Words up to the end of a predicate: ``words[:tail]`` and the particles that follow it."""
+    """A clause: ``words[:tail]`` up to the end of its predicate, then particles."""
 
     def __init__(self, words: list[Word], *, final: bool, question: bool) -> None:
         self.words = words
@@ -163,7 +165,7 @@ class _Clause:
             self.tail -= 1
 
     def word(self, back: int = 1) -> Word:
-        """The word that is ``back`` from the predicate's end."""
+        """Return the word at ``back`` words before the predicate's end."""
         return self.words[self.tail - back] if 0 < back <= self.tail else END
 
     def lifted(self) -> list[str]:
@@ -189,7 +191,10 @@ class _Clause:
         return [*surfaces[: self.tail - length], polite, *tail]
 
     def _predicate(self) -> tuple[int, str, list[str]] | None:
-        """(words that go, what stands for them, the particles after); None to leave as it is."""
+        """Return the number of words to replace, the new text, and the particles after it.
+
+        None leaves the clause unchanged.
+        """
         last = self.word()
         tail = self._particles()
         if self.final and last.surface in ("よろしく", "ごめん", "ありがとう"):
@@ -237,7 +242,7 @@ class _Clause:
         return length, polite, tail
 
     def _particles(self) -> list[str]:
-        """Without the い of かい and だい."""
+        """Return the particles after the predicate, without the い of かい and だい."""
         return [word.surface for word in self.words[self.tail :] if word.surface != "い"]
 
     def _is_polite_past(self) -> bool:
@@ -247,14 +252,14 @@ class _Clause:
         )
 
     def _explained(self, tail: list[str]) -> tuple[int, str, list[str]]:
-        """行くの？ → 行くんですか？"""
+        """Rewrite 行くの？ as 行くんですか？."""
         rest = [mark for mark in tail[1:] if mark in ("よ", "ね", "か")]
         if self.question and "か" not in rest:
             rest = ["か", *rest]
         return 0, "んです", rest
 
     def _conjugated(self) -> tuple[int, str] | None:
-        """(how many words the predicate is, its polite form)."""
+        """Return the predicate's number of words, and its polite form."""
         last, before, third = (self.word(back) for back in (1, 2, 3))
         if last.form.startswith("仮定形"):  # 行かなきゃ, 行ったら
             return None
@@ -305,7 +310,7 @@ class _Clause:
         return (2, "でした") if before.type == "助動詞-ダ" else None
 
     def _negative(self, form: Form, length: int) -> tuple[int, str] | None:
-        """ない at the end, of ``length`` words: 行かない, 高くない, 静かじゃない, 時間がない."""
+        """Rewrite a final ない of ``length`` words: 行かない, 高くない, 静かじゃない."""
         verb, earlier = self.word(length + 1), self.word(length + 2)
         if verb.surface in _ONE_WITH_NAI:
             return 0, "です"
@@ -347,7 +352,7 @@ def _masu(verb: Word, form: Form) -> str:
 
 
 def _whole(verb: Word) -> tuple[str, str]:
-    """(dictionary form, conjugation) without contraction: てる is ている."""
+    """Return dictionary form and conjugation without contraction: てる is ている."""
     if not verb.pos.startswith("助動詞") or verb.lemma not in _CONTRACTED:
         return verb.lemma, verb.type
     lemma = _CONTRACTED[verb.lemma]

@@ -1,10 +1,10 @@
-"""How polite a Japanese text is, on the four levels of the KeiCO corpus.
+"""Measure the politeness of Japanese text on the four levels of the KeiCO corpus.
 
-A linear model over the words that carry politeness (auxiliaries, honorific verbs, prefixes,
-pronouns, closing particles and how the sentence ends); its weights stand in ``politeness.csv``
-and are fitted by ``python -m bench.politeness fit``. What no grammar leaves open is decided by
-grammar: です and ます are never plain, いらっしゃる is more than
-them, and a sentence without any polite word is never polite.
+Grammar decides first: です and ます are never plain, いらっしゃる is more polite than they are, and
+a sentence without any polite word is plain. A linear model over the words that carry
+politeness (auxiliaries, honorific verbs, prefixes, pronouns, final particles) and the end of the
+sentence decides the rest. Its weights are in ``politeness.csv``, and ``python -m bench.politeness
+fit`` fits them.
 """
 
 from __future__ import annotations
@@ -76,17 +76,17 @@ _HONORIFIC = frozenset(
 
 
 _RESPECTFUL = frozenset(["いらっしゃる", "おっしゃる", "仰る", "なさる", "召し上がる", "ござる"])
-"""Verbs that raise whoever acts: more than です and ます."""
+"""Verbs that honour the subject: more polite than です and ます."""
 
 
 _HUMBLE = frozenset(["伺う", "拝見", "拝借", "参る", "申す", "申し上げる", "かしこまる", "存じる"])
-"""Words that lower whoever speaks: more than です and ます, too."""
+"""Words that humble the speaker: more polite than です and ます, too."""
 _EVERYDAY = frozenset(["ありがとう", "ごめん", "いかが", "れる", "られる"])
-"""Those of the honorific words that people of every rank are told."""
+"""Honorific words that are used to people of every rank."""
 
 
 def politeness_level(text: str) -> Level:
-    """1 for the most respectful, 2 for honorific, 3 for です and ます, 4 for plain.
+    """Return the level of ``text``: 1 most respectful, 2 honorific, 3 です and ます, 4 plain.
 
     Quotations, code and addresses don't count. A text without words is plain.
     """
@@ -113,12 +113,12 @@ def politeness_level(text: str) -> Level:
 
 
 def is_polite(text: str) -> bool:
-    """Whether the text is in polite speech: every level but the plain one."""
+    """Tell whether ``text`` is polite: every level but the plain one."""
     return politeness_level(text) < 4
 
 
 def features(words: Sequence[Word], *, asks: bool) -> set[str]:
-    """What the model looks at: words that carry politeness, honorific prefixes, and the end."""
+    """Return the model's features: polite words, honorific prefixes, and the sentence's end."""
     found = {"bias", "asks"} if asks else {"bias"}
     found |= {
         f"word {word.lemma}"
@@ -140,7 +140,7 @@ def _counts(word: Word) -> bool:
 
 
 def _may_be_polite(words: Sequence[Word]) -> bool:
-    """Some honorific word, prefix or suffix is there, or the sentence stops before its verb."""
+    """Tell whether there is an honorific word or affix, or no predicate at the end."""
     last = words[-1]
     ends = last.form.startswith(("終止形", "連体形", "意志推量形")) or last.pos == "助詞-終助詞"
     return not ends or any(
@@ -149,16 +149,16 @@ def _may_be_polite(words: Sequence[Word]) -> bool:
 
 
 def _commands(words: Sequence[Word]) -> bool:
-    """立ちなさい: a command to those below, though its word is an honorific one."""
+    """Tell whether the sentence is a command like 立ちなさい, which is not polite."""
     before, last = words[-2:] if len(words) > 1 else (words[0], words[0])
     honours = len(words) > 2 and words[-3].pos.startswith("接頭辞")
     return last.surface == "なさい" and before.is_verb() and not honours
 
 
 def _raised(words: Sequence[Word]) -> bool:
-    """Something is there besides です and ます that raises or lowers somebody.
+    """Tell whether a word besides です and ます honours or humbles somebody.
 
-    The お of お茶 is no such thing; that of お待ちする, お電話する and お客様 is.
+    The お of お茶 doesn't; that of お待ちする, お電話する and お客様 does.
     """
     if any(word.lemma in (_HONORIFIC | _HUMBLE) - _EVERYDAY for word in words):
         return True
@@ -173,7 +173,7 @@ def _raised(words: Sequence[Word]) -> bool:
 
 
 def _honoured(words: Sequence[Word]) -> bool:
-    """お読みになる, ご覧になる: more than です and ます."""
+    """Tell whether there is a form like お読みになる or ご覧になる."""
     for stem, ni, become in zip(words, words[1:], words[2:], strict=False):
         if (ni.surface, become.lemma) == ("に", "なる") and stem.surface == "ご覧":
             return True
@@ -185,7 +185,7 @@ def _honoured(words: Sequence[Word]) -> bool:
 
 
 def _invites(words: Sequence[Word]) -> bool:
-    """こちらへどうぞ: polite without a verb."""
+    """Tell whether the text is an invitation without a verb, like こちらへどうぞ."""
     return words[-1].lemma == "どうぞ" and any(
         word.lemma in ("こちら", "そちら", "あちら") or word.pos.startswith("接頭辞")
         for word in words

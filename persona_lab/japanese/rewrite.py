@@ -1,12 +1,12 @@
-"""Rules that say words otherwise: by part of speech and dictionary form, never by letters alone.
+"""Rewrite words by rules over part of speech and dictionary form.
 
-A rule names consecutive words, each by what SudachiPy says of it, and what stands in their place::
+A rule names consecutive words by SudachiPy's analysis, and the text that replaces them::
 
     {words: [{base: だ, form: 終止形}, よ], right: end, becomes: やで}      学生だよ。→ 学生やで。
     {words: [{kind: 動詞, form: 終止形}], right: end, becomes: "{1}でござる"}
 
-``python -m persona_lab.japanese 学生だよ。`` prints what SudachiPy says of each word. One pass from
-left to right; at each word the first rule that fits decides.
+``python -m persona_lab.japanese 学生だよ。`` prints the analysis of each word. A sentence is
+rewritten in one pass from left to right; at each word the first rule that fits is applied.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _FORMS = get_args(Form)
 
 
 class Pattern(BaseModel):
-    """What a word must be; a list holds when one of its entries does, all keys must hold.
+    """Conditions on a word. All keys must match; of a list, one entry.
 
-    ``kind``, ``type`` and ``form`` are compared with the beginning of what SudachiPy says
-    (動詞 holds for 動詞-一般), ``word`` and ``base`` (dictionary form) with the whole.
+    ``kind``, ``type`` and ``form`` match the beginning of SudachiPy's analysis (動詞 matches
+    動詞-一般). ``word`` and ``base`` (the dictionary form) match the whole.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -56,6 +56,7 @@ class Pattern(BaseModel):
         return self
 
     def fits(self, word: Word) -> bool:
+        """Tell whether ``word`` matches; a kept word never does."""
         return (
             not word.kept
             and (not self.word or word.surface in self.word)
@@ -67,12 +68,12 @@ class Pattern(BaseModel):
 
 
 class Rule(BaseModel):
-    """``words`` become ``becomes`` where the word to the ``left`` and to the ``right`` fit too.
+    """Replaces ``words`` by ``becomes`` if the words to the ``left`` and ``right`` match too.
 
-    ``left: start`` and ``right: end`` mean the sentence's edges, marks and emoji left out.
-    In ``becomes`` {1} is the first of ``words`` as it stands, {1.base} its dictionary form,
-    {1.te}, {1.past}, {1.negative}, {1.negative_past}, {1.stem}, {1.volitional} and {1.if} the
-    verb in that form, and other names in braces what the caller fills in.
+    ``left: start`` and ``right: end`` mean the edges of the sentence, without marks and emoji.
+    In ``becomes``, {1} is the first of ``words`` as it is, {1.base} its dictionary form; {1.te},
+    {1.past}, {1.negative}, {1.negative_past}, {1.stem}, {1.volitional} and {1.if} are the verb in
+    that form. The caller fills in other names in braces.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -105,10 +106,12 @@ class Rule(BaseModel):
 
     @cached_property
     def blanks(self) -> list[str]:
+        """The names in braces in ``becomes``."""
         parts = string.Formatter().parse(self.becomes)
         return [name for _, name, _, _ in parts if name is not None]
 
     def fits(self, words: Sequence[Word], at: int, end: int) -> bool:
+        """Tell whether the rule applies at ``words[at]``; the sentence's words end at ``end``."""
         stop = at + len(self.words)
         if stop > end or not all(
             pattern.fits(word) for pattern, word in zip(self.words, words[at:stop], strict=True)
@@ -126,6 +129,7 @@ class Rule(BaseModel):
         )
 
     def written(self, words: Sequence[Word], blanks: Mapping[str, str]) -> str:
+        """Return the text that replaces ``words``."""
         out = ""
         for text, name, _, _ in string.Formatter().parse(self.becomes):
             out += text
@@ -141,7 +145,7 @@ class Rule(BaseModel):
 
 
 class Rules:
-    """Rules in their order, found by the first word that they name."""
+    """Rules in their order, indexed by the first word that they name."""
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self._by_word: dict[str, list[tuple[int, Rule]]] = {}
@@ -157,7 +161,7 @@ class Rules:
                 self._others.append((number, rule))
 
     def at(self, word: Word) -> list[Rule]:
-        """Those that may begin at ``word``."""
+        """Return the rules that may apply at ``word``, in their order."""
         found = [
             *self._by_word.get(word.surface, ()),
             *self._by_base.get(word.lemma, ()),
@@ -167,7 +171,7 @@ class Rules:
 
 
 def rewrite(words: Sequence[Word], rules: Rules, blanks: Mapping[str, str]) -> str:
-    """One sentence's ``words`` as the rules say them. ``blanks`` fill {name} in ``becomes``."""
+    """Apply ``rules`` to the words of a sentence. ``blanks`` are the values of {name} in rules."""
     end = spoken_end(words)
     out, at = "", 0
     while at < len(words):
