@@ -12,13 +12,12 @@ from __future__ import annotations
 import hashlib
 import secrets
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     case,
@@ -76,6 +75,8 @@ BURST = timedelta(seconds=2)
 """What is typed into one field without a longer pause is one step of undo."""
 RESTORABLE = timedelta(days=1)
 """How long the page offers to bring back what was deleted. It stays in the database."""
+CHOICES_FROM = 200
+"""Personas whose personalities, roles and tones are offered for another."""
 REVISIONS = 100
 """Steps of undo that a persona keeps."""
 
@@ -90,6 +91,15 @@ CHATS_AT_ONCE = 100
 """Chats that are converted in one transaction after an update."""
 
 _ANSWERS_SENT: tuple[Status, ...] = ("ok", "stopped", "interrupted")
+
+
+class AgentName(NamedTuple):
+    """What a list of personas shows of one."""
+
+    id: str
+    name: str
+    language: str
+    demo: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,17 +312,51 @@ class Store:
                 raise NotFound(kind="agent")
             return found
 
-    def list_agents(self, *, user_id: str) -> list[Agent]:
-        """The user's own, the last changed first, then the demos in the order of their file."""
-        alive = select(Agent).where(col(Agent.deleted_at).is_(None))
-        own = alive.where(Agent.owner_id == user_id).order_by(
-            col(Agent.updated_at).desc(), col(Agent.created_at).desc(), col(Agent.id)
+    def list_agents(self, *, user_id: str, name: str | None = None) -> list[Agent]:
+        """The user's own, the last changed first, then the demos in the order of their file.
+
+        With ``name``, only those that are called so.
+        """
+        own, demos = (
+            select(Agent).where(*of).order_by(*order) for of, order in _agent_lists(user_id)
         )
-        demos = alive.where(col(Agent.owner_id).is_(None)).order_by(
-            col(Agent.position), col(Agent.created_at), col(Agent.id)
-        )
+        if name is not None:
+            own, demos = (agents.where(Agent.name == name) for agents in (own, demos))
         with self._read() as session:
             return [*session.exec(own), *session.exec(demos)]
+
+    def list_agent_names(
+        self, *, user_id: str, search: str = "", limit: int | None = None, offset: int = 0
+    ) -> list[AgentName]:
+        """A page of :meth:`list_agents`, in its order, without loading whole personas.
+
+        Args:
+            user_id: Whose list it is.
+            search: A part of the name, in upper or lower case; empty finds all.
+            limit: How many to return at most; None returns all.
+            offset: How many to pass over first.
+        """
+        found: list[AgentName] = []
+        with self._read() as session:
+            for of, order in _agent_lists(user_id):
+                if limit is not None and len(found) >= limit:
+                    break
+                demo = col(Agent.owner_id).is_(None).label("demo")
+                page = columns(col(Agent.id), col(Agent.name), col(Agent.language), demo).where(*of)
+                if search:
+                    page = page.where(col(Agent.name).icontains(search, autoescape=True))
+                rest = None if limit is None else limit - len(found)
+                rows = session.connection().execute(
+                    page.order_by(*order).limit(rest).offset(offset)
+                )
+                before = len(found)
+                found += [AgentName(row.id, row.name, row.language, bool(row.demo)) for row in rows]
+                if len(found) > before:
+                    offset = 0
+                elif offset:
+                    count = columns(func.count()).select_from(page.subquery())
+                    offset = max(0, offset - session.connection().execute(count).scalar_one())
+        return found
 
     def update_agent(self, agent_id: str, *, user_id: str, **fields: Any) -> Agent:
         """Change ``fields`` of the user's own persona, keeping what it was for undo.
@@ -422,17 +466,34 @@ class Store:
         """Names of personalities, roles and tones of the user's own personas that speak
         ``language``.
 
-        Keyed as the fields of a persona, the most used first.
+        Keyed as the fields of a persona, the most used first. They are counted in the
+        :data:`CHOICES_FROM` personas that were changed last.
         """
-        used: dict[str, Counter[str]] = {field: Counter() for field in TRAITS}
-        for agent in self.list_agents(user_id=user_id):
-            if agent.owner_id is not None and agent.language == language:
-                for field, counter in used.items():
-                    counter.update(trait.name for trait in getattr(agent, field))
-        return {
-            field: sorted(counter, key=lambda name: (-counter[name], name))
-            for field, counter in used.items()
-        }
+        (own, order), _ = _agent_lists(user_id)
+        last = (
+            columns(col(Agent.id))
+            .where(*own, col(Agent.language) == language)
+            .order_by(*order)
+            .limit(CHOICES_FROM)
+        )
+        used: dict[str, list[str]] = {}
+        with self._read() as session:
+            connection = session.connection()
+            agents = connection.execute(last).scalars().all()
+            for field, kind in TRAITS.items():
+                trait, link = (SQLModel.metadata.tables[n].c for n in (kind, f"agent{kind}"))
+                count = func.count()
+                names = (
+                    columns(trait.name)
+                    .join_from(trait.id.table, link.agent_id.table, link[f"{kind}_id"] == trait.id)
+                    .where(link.agent_id.in_(agents))
+                    .group_by(trait.name)
+                    .add_columns(count)
+                )
+                counted = [tuple(row) for row in connection.execute(names)] if agents else []
+                counted.sort(key=lambda row: (-row[1], row[0]))
+                used[field] = [name for name, _ in counted]
+        return used
 
     def _new_agent(
         self, session: Session, persona: dict[str, Any], *, owner_id: str | None
@@ -953,6 +1014,14 @@ def _is_streaming() -> Any:
 
 def _is_demo() -> Any:
     return col(Agent.id).is_not(None) & col(Agent.owner_id).is_(None)
+
+
+def _agent_lists(user_id: str) -> list[tuple[list[Any], list[Any]]]:
+    """Conditions and order of the user's own personas, and of the demos."""
+    alive, owner = col(Agent.deleted_at).is_(None), col(Agent.owner_id)
+    newest = [col(Agent.updated_at).desc(), col(Agent.created_at).desc(), col(Agent.id)]
+    as_in_file = [col(Agent.position), col(Agent.created_at), col(Agent.id)]
+    return [([owner == user_id, alive], newest), ([owner.is_(None), alive], as_in_file)]
 
 
 def _is_seed() -> Any:

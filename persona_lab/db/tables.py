@@ -103,6 +103,11 @@ class Agent(SQLModel, table=True):
     (``deleted_at``), so that deleting can be undone and past conversations stay readable.
     """
 
+    __table_args__ = (
+        Index("ix_agent_owner_id_updated_at", "owner_id", "updated_at"),
+        Index("ix_agent_owner_id_name", "owner_id", "name"),
+    )
+
     id: str = Field(default_factory=new_id, primary_key=True)
     owner_id: str | None = Field(default=None, foreign_key="user.id", index=True)
     seed: str | None = Field(default=None, unique=True)
@@ -147,6 +152,8 @@ class Chat(SQLModel, table=True):
     Columns that came later have a default in the database: a replica of the version before, which
     doesn't know them, goes on writing during an update.
     """
+
+    __table_args__ = (Index("ix_chat_user_id_updated_at", "user_id", "updated_at"),)
 
     id: str = Field(default_factory=new_id, primary_key=True)
     user_id: str = Field(foreign_key="user.id", index=True)

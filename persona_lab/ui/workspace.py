@@ -21,6 +21,7 @@ from gradio.components import Component
 from persona_lab.clients.catalog import ModelInfo
 from persona_lab.clients.error_mapping import map_error
 from persona_lab.clients.pool import ClientPool
+from persona_lab.db.store import AgentName
 from persona_lab.db.tables import Agent
 from persona_lab.errors import MissingKey, NotFound, PersonaLabError
 from persona_lab.lab import Lab
@@ -76,8 +77,8 @@ def model_choices(
     return [(label(info), info.spec) for info in clients.listed()]
 
 
-def persona_label(agent: Agent, visitor: Visitor) -> str:
-    if agent.owner_id is None:
+def persona_label(agent: AgentName, visitor: Visitor) -> str:
+    if agent.demo:
         return visitor.translate("persona.demo", name=agent.name)
     return agent.name
 
@@ -159,8 +160,9 @@ class Desk:
 
     async def listing(self, visitor: Visitor, chosen: str) -> Update:
         """The choosers, with ``chosen`` open: one's own first, then demos in one's language."""
-        agents = await asyncio.to_thread(self.lab.store.list_agents, user_id=visitor.user_id)
-        agents.sort(key=lambda agent: (agent.owner_id is None, agent.language != visitor.language))
+        names = self.lab.store.list_agent_names
+        agents = await asyncio.to_thread(names, user_id=visitor.user_id)
+        agents.sort(key=lambda agent: (agent.demo, agent.language != visitor.language))
         listed = [(persona_label(agent, visitor), agent.id) for agent in agents]
         name = next((agent.name for agent in agents if agent.id == chosen), "…")
         current = (visitor.translate("compare.current", name=name), CURRENT)
@@ -176,9 +178,11 @@ class Desk:
         try:
             return await asyncio.to_thread(store.get_agent, persona, user_id=visitor.user_id)
         except NotFound:
-            agents = await asyncio.to_thread(store.list_agents, user_id=visitor.user_id)
-        agents.sort(key=lambda agent: agent.language != visitor.language)
-        return agents[0] if agents else await self.blank(visitor)
+            agents = await asyncio.to_thread(store.list_agent_names, user_id=visitor.user_id)
+        if not agents:
+            return await self.blank(visitor)
+        first = min(agents, key=lambda agent: agent.language != visitor.language)
+        return await asyncio.to_thread(store.get_agent, first.id, user_id=visitor.user_id)
 
     async def blank(self, visitor: Visitor) -> Agent:
         """A new persona of the visitor's that has a name only; one is enough until it is written
@@ -186,7 +190,7 @@ class Desk:
         store = self.lab.store
         name, language = visitor.translate("editor.new_name"), visitor.language
         untouched = persona_of(Agent(name=name, language=language))
-        for agent in await asyncio.to_thread(store.list_agents, user_id=visitor.user_id):
+        for agent in await asyncio.to_thread(store.list_agents, user_id=visitor.user_id, name=name):
             if agent.owner_id is not None and persona_of(agent) == untouched:
                 return agent
         return await asyncio.to_thread(

@@ -165,6 +165,7 @@ BY_ID: dict[str, tuple[str, Callable[[Store, World, str], object]]] = {
 
 LISTS: dict[str, Callable[[Store, str], object]] = {
     "list_agents": lambda s, u: s.list_agents(user_id=u),
+    "list_agent_names": lambda s, u: s.list_agent_names(user_id=u),
     "list_chats": lambda s, u: s.list_chats(user_id=u),
     "list_tokens": lambda s, u: s.list_tokens(user_id=u),
     "records": lambda s, u: s.records(user_id=u),
@@ -644,6 +645,30 @@ def test_a_wrong_demo_is_named_and_none_is_changed(
     with pytest.raises(ConfigurationError, match=r"number \d|personas: a: "):
         store.seed_agents([{"id": "good", "name": "good"}, *seeds])
     assert store.list_agents(user_id=user) == []
+
+
+def test_list_agent_names_pages_and_searches_in_order(
+    store: Store, user: str, clock: Clock
+) -> None:
+    store.seed_agents([{"id": name, "name": name} for name in ("デモ花", "デモ桜")])
+    for name in ("Ann_1", "桜", "ANNA", "100%"):
+        clock.tick()
+        store.create_agent(user_id=user, name=name)
+
+    def names(**page: Any) -> list[str]:
+        return [agent.name for agent in store.list_agent_names(user_id=user, **page)]
+
+    every = [agent.name for agent in store.list_agents(user_id=user)]
+    assert names() == every == ["100%", "ANNA", "桜", "Ann_1", "デモ花", "デモ桜"]
+    for limit in range(8):
+        for offset in range(8):
+            assert names(limit=limit, offset=offset) == every[offset : offset + limit]
+    assert names(search="ann") == ["ANNA", "Ann_1"]
+    assert names(search="桜", limit=1, offset=1) == ["デモ桜"]
+    assert (names(search="%"), names(search="_"), names(search="x")) == (["100%"], ["Ann_1"], [])
+    demos = [agent.name for agent in store.list_agent_names(user_id=user) if agent.demo]
+    assert demos == ["デモ花", "デモ桜"]
+    assert [agent.name for agent in store.list_agents(user_id=user, name="桜")] == ["桜"]
 
 
 def test_choices_are_what_ones_own_personas_of_a_language_use(store: Store, user: str) -> None:

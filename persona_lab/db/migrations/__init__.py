@@ -22,7 +22,7 @@ from persona_lab.errors import ConfigurationError
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0005"
+HEAD = "0006"
 """The newest step, said here so that a start on a current database needn't import alembic
 (0.2 to 0.4 s)."""
 

@@ -118,7 +118,7 @@ def speaks(info: ModelInfo, language: Language) -> bool:
 async def fellow(lab: Lab, taken: Collection[str], visitor: Visitor) -> str:
     """The id of a persona in the visitor's language with another name than those that are
     ``taken``; the one in the editor where there is none."""
-    agents = await asyncio.to_thread(lab.store.list_agents, user_id=visitor.user_id)
+    agents = await asyncio.to_thread(lab.store.list_agent_names, user_id=visitor.user_id)
     names = {agent.name for agent in agents if agent.id in taken}
     fellows = (a.id for a in agents if a.language == visitor.language and a.name not in names)
     return next(fellows, CURRENT)

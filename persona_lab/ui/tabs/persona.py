@@ -198,7 +198,8 @@ class EditorActions:
         if demo.owner_id is not None:
             return None
         fields = clean_persona(dict(persona))
-        agents = await asyncio.to_thread(self.lab.store.list_agents, user_id=visitor.user_id)
+        named = self.lab.store.list_agents
+        agents = await asyncio.to_thread(named, user_id=visitor.user_id, name=fields.get("name"))
         return next((a for a in agents if a.owner_id and persona_of(a) == fields), None)
 
     def shown(self, agent: Agent, visitor: Visitor) -> None:
