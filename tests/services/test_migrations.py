@@ -173,8 +173,11 @@ def test_a_database_of_every_earlier_step_is_brought_up_to_date_with_all_its_row
         after = everything(connection)
         assert migrations.current(connection) == migrations.HEAD
     for table, rows in before.items():
-        kept = [{name: row[name] for name in rows[0]} for row in after[table]]
-        assert sorted(kept, key=str) == sorted(rows, key=str), table
+        # Opening the store marks answers whose prompt it has converted.
+        names = rows[0].keys() - {"prompt_parts"}
+        kept = [{name: row[name] for name in names} for row in after[table]]
+        given = [{name: row[name] for name in names} for row in rows]
+        assert sorted(kept, key=str) == sorted(given, key=str), table
     [chat] = store.list_chats(user_id="u")
     assert (chat.title, chat.revision, chat.summary, chat.summary_through) == ("題", 0, "", -1)
     [record] = store.records(user_id="u")
