@@ -192,13 +192,28 @@ class Completion:
 class Reply:
     """A finished answer.
 
-    ``metadata`` has ``model``, ``usage`` and ``processing_applied``; a fallback text also has
-    ``error`` (the shown text), ``error_type`` and ``fallback=True``.
+    Attributes:
+        content: The text that is shown.
+        metadata: model, usage, processing_applied, raw and changes; on a fallback also error (the
+            words shown), error_type and fallback=True.
+        message_id: The id of its row; "" where none was stored.
+        raw: The model's own text. What was removed for safety is masked in it, see
+            :mod:`persona_lab.responses.changes`.
     """
 
     content: str
     metadata: dict[str, Any] = field(default_factory=dict)
     message_id: str = ""
+    raw: str = ""
+
+    @property
+    def changes(self) -> list[dict[str, Any]]:
+        """Which step changed which span of ``content``.
+
+        Each has ``start``, ``end``, ``was`` (the model's text there) and ``step``. Taken back from
+        the last to the first they give ``raw``.
+        """
+        return list(self.metadata.get("changes", ()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,16 @@ from persona_lab.monitor.request_context import bind_fields, request_id, with_re
 from persona_lab.pipeline.drafts import Draft, finish_despite_cancel
 from persona_lab.pipeline.fallback_chain import Fallback
 from persona_lab.pipeline.write_retry import FailedWriteRetrier
-from persona_lab.redaction import redact
+from persona_lab.redaction import MASK, redact
+from persona_lab.responses.changes import (
+    FALLBACK_STEP,
+    MODERATION_STEP,
+    Change,
+    Edit,
+    compose,
+    restore,
+    stored_details,
+)
 from persona_lab.types import Chunk, Completion, Event, Language, Prompt, Reply, Status, Usage
 from persona_lab.unicode_text import is_blank
 
@@ -118,6 +127,7 @@ class _Course:
     stream: ReplyStream | None = None
     text: str = ""
     applied: tuple[str, ...] = ()
+    changes: Sequence[Change] = ()
     blocked: str = ""
     first: float | None = None
     shown: float | None = None
@@ -136,6 +146,7 @@ class _Course:
             return ""
         rest, self.applied = self.stream.finish()
         self.blocked = self.stream.blocked
+        self.changes = self.stream.changes()
         self.stream = None
         self.text += rest
         return rest
@@ -154,6 +165,15 @@ class _Course:
         """The answer as it is shown and kept."""
         excuse = self.excuse.content if self.excuse else ""
         return "\n\n".join(filter(None, [self.text, excuse]))
+
+    @property
+    def content_changes(self) -> Sequence[Change]:
+        """The changes of :attr:`content`: the error handler's words are one of them."""
+        text, content = self.text, self.content
+        if text == content:
+            return self.changes
+        added = Edit(len(text), len(text), len(content) - len(text))
+        return compose(self.changes, [added], text, content, FALLBACK_STEP)
 
     @property
     def spent(self) -> Usage:
@@ -261,7 +281,8 @@ class LLMService:
         async with contextlib.aclosing(events):
             async for event in events:
                 if event.type == "done":
-                    return Reply(event.content, event.metadata, event.message_id)
+                    raw = event.metadata["raw"]
+                    return Reply(event.content, event.metadata, event.message_id, raw)
         raise AssertionError("a stream ends with done or an error")
 
     @with_request_context
@@ -563,10 +584,12 @@ class LLMService:
         if moderation is not None:
             rest, course.applied = stream.finish()
             course.blocked = stream.blocked
+            course.changes = stream.changes()
             course.text, flagged = await moderation.review(held + rest, agent)
             if flagged:
                 course.blocked = "moderation"
                 course.applied += tuple(f"block:{name}" for name in flagged)
+                course.changes = [Change(0, len(course.text), MASK, MODERATION_STEP, masked=True)]
             text = course.text
         else:
             text = course.finish()
@@ -769,7 +792,9 @@ class LLMService:
     async def _settle(self, task: _Task, course: _Course, draft: Draft | None) -> None:
         if draft is None:
             return
-        answer = await draft.finalize(course.content, course.status, course.metadata)
+        answer = await draft.finalize(
+            course.content, course.status, stored_details(course.metadata)
+        )
         if answer is not None and task.chat_id is not None and task.asked is not None:
             await self.context_manager.update_context(task.chat_id, task.asked, answer)
             if course.status == "ok" and self.context_manager.summarizes:
@@ -875,6 +900,7 @@ def _metadata(task: _Task, course: _Course, record: Generation) -> dict[str, Any
     info, usage = course.info, course.spent
     # Who is turned away for asking too much doesn't fill the store with what wasn't sent.
     sent = None if isinstance(course.error, RateLimitError) else course.prompt
+    changes = course.content_changes
     about = {
         "model": course.model or record.model,
         "provider": record.provider,
@@ -899,6 +925,8 @@ def _metadata(task: _Task, course: _Course, record: Generation) -> dict[str, Any
         "attempts": 1,
         "request_id": request_id(),
         **course.told,
+        "raw": restore(course.content, changes),
+        "changes": [change.as_dict() for change in changes],
     }
     if isinstance(course.error, ProviderError):
         about["attempts"] = course.error.attempts

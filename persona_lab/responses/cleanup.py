@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from persona_lab.db.tables import Agent
+from persona_lab.responses.changes import Edit, trim
 from persona_lab.responses.code_fences import CodeFenceTracker
 from persona_lab.responses.filters import Filter, Step
 from persona_lab.responses.speaker_labels import _HEADED, _LED, _MARKED, USER_LABELS, _key, _Labels
@@ -39,6 +40,9 @@ class StripSpeakerLabel(Filter):
     def finish(self) -> str:
         return "" if self._labels.is_one(self._key) else self._release()
 
+    def edits(self, before: str, after: str) -> list[Edit]:
+        return [Edit(0, len(before) - len(after), 0)]
+
     def _grown(self, character: str) -> str:
         return (self._key + _key(character)).lstrip("\n")
 
@@ -61,12 +65,14 @@ class StopAtUserTurn(Filter):
         self._key = ""
         self._at_line_start = True
         self._begun = False
+        self.consumed: int = 0
 
     def feed(self, text: str) -> str:
         out = ""
         for character in text:
             if self.ended:
                 break
+            self.consumed += 1
             if not self._at_line_start:
                 out += self._pass(character)
                 continue
@@ -88,6 +94,9 @@ class StopAtUserTurn(Filter):
             self._held = ""
         held, self._held = self._held, ""
         return held
+
+    def edits(self, before: str, after: str) -> list[Edit]:
+        return [Edit(len(after), len(before), 0)]
 
     def _release(self) -> str:
         held, self._held, self._key = self._held, "", ""
@@ -116,6 +125,11 @@ class StripWhitespace(Filter):
         self._held = text[len(kept) :]
         return kept
 
+    def edits(self, before: str, after: str) -> list[Edit]:
+        start = len(before) - len(before.lstrip())
+        edits = [Edit(0, start, 0), Edit(start + len(after), len(before), 0)]
+        return [edit for edit in edits if edit.start < edit.end]
+
 
 class CollapseBlankLines(Filter):
     """Leaves at most one blank line between paragraphs. Code keeps its own."""
@@ -124,6 +138,9 @@ class CollapseBlankLines(Filter):
         self._fences = CodeFenceTracker()
         self._held = ""
         """White space from the first line end on, outside code."""
+        self._read = 0
+        """Characters before those that are held."""
+        self._edits: list[Edit] = []
 
     def feed(self, text: str) -> str:
         out = ""
@@ -132,6 +149,7 @@ class CollapseBlankLines(Filter):
                 self._fences.feed(character)
                 if self._fences.open:
                     out += character
+                    self._read += 1
                 else:  # a closing fence's line end is the first of those to be counted
                     self._held = character
             elif character == "\n" or (self._held and character.isspace()):
@@ -139,10 +157,12 @@ class CollapseBlankLines(Filter):
                     self._fences.feed("\n")
                     if self._fences.open:  # this very line end opened the block
                         out += character
+                        self._read += 1
                         continue
                 self._held += character
             else:
                 out += self.finish() + character
+                self._read += 1
                 self._fences.feed(character)
         return out
 
@@ -151,7 +171,13 @@ class CollapseBlankLines(Filter):
         lines = held.split("\n")
         out = "\n" * min(len(lines) - 1, 2) + lines[-1]
         self._fences.feed(lines[-1])
+        if out != held:
+            self._edits.append(trim(self._read, held, out))
+        self._read += len(held)
         return out
+
+    def edits(self, before: str, after: str) -> list[Edit]:
+        return self._edits
 
 
 class CloseCodeFence(Filter):

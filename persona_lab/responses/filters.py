@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from persona_lab.db.tables import Agent
+from persona_lab.responses.changes import Edit
 
 
 class Filter:
@@ -15,6 +16,8 @@ class Filter:
     """True once nothing more will come, whatever is fed."""
     blocked = ""
     """Why the answer was broken off for safety; "" while it wasn't."""
+    consumed: int | None = None
+    """Characters that were read until ``ended``; None where the filter doesn't count them."""
 
     @property
     def applied(self) -> tuple[str, ...]:
@@ -29,12 +32,27 @@ class Filter:
         """What is left at the end."""
         return ""
 
+    def edits(self, before: str, after: str) -> list[Edit] | None:
+        """What the filter did to the whole text ``before`` to give ``after``, in order.
+
+        It is called after :meth:`finish`, and only when the two differ. None where the filter
+        doesn't note its edits: the texts are compared then.
+        """
+        return None
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """``name`` is what the metadata of a reply calls it; ``data``: it is for answers that are
-    data (JSON), too, and not for words alone."""
+    """One step of a response processor.
+
+    Attributes:
+        name: What the metadata of a reply calls it.
+        open: Makes the filter for an answer of a persona.
+        data: Whether it is for answers that are data (JSON) too, and not for words alone.
+        masks: Whether it removes for safety: what it removed isn't kept among the changes.
+    """
 
     name: str
     open: Callable[[Agent], Filter]
     data: bool = False
+    masks: bool = False

@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from persona_lab.db.tables import Agent
 from persona_lab.errors import ConfigurationError
+from persona_lab.responses.changes import Edit
 from persona_lab.responses.code_fences import CodeFenceTracker
 from persona_lab.responses.filters import Filter, Step
 from persona_lab.responses.pii import KINDS, canonical, find_personal, normalized, plain
@@ -155,7 +156,10 @@ class OutputFilter:
         """The step of a :class:`~persona_lab.responses.processor.ResponseProcessor`."""
         judges = self.personal_data or self.words.longest or self._limits
         return Step(
-            "safety", lambda agent: SafetyFilter(self, agent) if judges else Filter(), data=True
+            "safety",
+            lambda agent: SafetyFilter(self, agent) if judges else Filter(),
+            data=True,
+            masks=True,
         )
 
     async def review(self, text: str, agent: Agent) -> tuple[str, list[str]]:
@@ -265,6 +269,9 @@ class SafetyFilter(Filter):
         self._before = ""
         self._given = ""
         """The last characters that were given out."""
+        self._read = 0
+        """Characters before those that are held."""
+        self._edits: list[Edit] = []
 
     @property
     def applied(self) -> tuple[str, ...]:
@@ -286,6 +293,13 @@ class SafetyFilter(Filter):
 
     def finish(self) -> str:
         return "" if self.ended or not self._held else self._release(finished=True)
+
+    def edits(self, before: str, after: str) -> list[Edit]:
+        if not self.ended:
+            return self._edits
+        grown = sum(edit.length - (edit.end - edit.start) for edit in self._edits)
+        refused = Edit(self._read, len(before), len(after) - self._read - grown)
+        return [*self._edits, refused]
 
     def _is_unit(self, character: str) -> bool:
         if not plain(character):  # it parts nothing
@@ -322,6 +336,7 @@ class SafetyFilter(Filter):
             self._applied.append(f"block:{refused[1]}")
             return self._farewell() + self._rules.safe_words(self._agent, refused[0])
         out = self._masked(unit, signs, worded)
+        self._read += len(unit)
         self._before = (self._before + unit)[-_REACH:]
         self._given = (self._given + out)[-2:]
         self._fences.feed(unit)
@@ -370,7 +385,11 @@ class SafetyFilter(Filter):
                     start, end = places[start], places[end - 1] + 1
                 if not any(start < last and first < end for first, last, _ in found):
                     found.append((start, end, "word"))
-        for start, end, kind in sorted(found, reverse=True):
+        found.sort()
+        for start, end, kind in found:
+            mask = self._rules.mask_of(kind, self._agent.language)
+            self._edits.append(Edit(self._read + start, self._read + end, len(mask)))
+        for start, end, kind in reversed(found):
             self._applied.append(f"mask:{kind}")
             unit = unit[:start] + self._rules.mask_of(kind, self._agent.language) + unit[end:]
         return unit

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 
 from persona_lab.redaction import _ROW, MASK, MOST_OF_IT, SECRET_LENGTH, redact
+from persona_lab.responses.changes import Change, Edit, compose, difference
 from persona_lab.responses.filters import Filter
 
 
@@ -36,6 +38,37 @@ class RedactSecrets(Filter):
             if begun >= MOST_OF_IT * len(secret):
                 return held[: len(held) - begun] + MASK
         return held
+
+    def edits(self, before: str, after: str) -> list[Edit]:
+        """The places of the secrets. Where they can't be told exactly, all from the first
+        difference to the last."""
+        text, changes = before, list[Change]()
+        for secret in self._secrets:
+            found = [
+                Edit(*match.span(), len(MASK))
+                for match in re.finditer(re.escape(secret), text, re.IGNORECASE)
+            ]
+            if found:
+                masked = redact(text, [secret])
+                changes = compose(changes, found, text, masked, "")
+                text = masked
+        if text != after:
+            tail = difference(text, after, masks=True)
+            if len(text) - tail[0].end or tail[0].length != len(MASK):
+                return difference(before, after, masks=True)
+            changes = compose(changes, tail, text, after, "")
+        return [
+            Edit(start, start + len(change.was), change.end - change.start)
+            for change, start in _starts(changes)
+        ]
+
+
+def _starts(changes: Sequence[Change]) -> Iterator[tuple[Change, int]]:
+    """Each change with its place in the text before."""
+    shift = 0
+    for change in changes:
+        yield change, change.start + shift
+        shift += len(change.was) - (change.end - change.start)
 
 
 def _overlap(text: str, secret: str) -> int:

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from persona_lab.db.tables import Agent
 from persona_lab.errors import TemplateError
 from persona_lab.japanese.rewrite import Rule, Rules
+from persona_lab.responses.changes import Edit, trim
 from persona_lab.responses.code_fences import CodeFenceTracker
 from persona_lab.responses.filters import Filter, Step
 from persona_lab.yaml_config import load_yaml
@@ -184,6 +185,9 @@ class ToneFilter(Filter):
         self._quotes = ""
         self._line_begins = True
         self._raw_line = False
+        self._read = 0
+        """Characters before those that are held."""
+        self._edits: list[Edit] = []
 
     @property
     def applied(self) -> tuple[str, ...]:
@@ -195,9 +199,13 @@ class ToneFilter(Filter):
     def finish(self) -> str:
         return self._release()
 
+    def edits(self, before: str, after: str) -> list[Edit]:
+        return self._edits
+
     def _take(self, character: str) -> str:
         if self._raw_line or self._fences.open:
             self._fences.feed(character)
+            self._read += 1
             if character == "\n":
                 self._raw_line, self._line_begins = False, True
             return character
@@ -233,9 +241,14 @@ class ToneFilter(Filter):
         self._raw_line = raw
         self._line_begins = held.endswith("\n")
         self._fences.feed(held)
+        start = self._read
+        self._read += len(held)
         if raw:
             return held
-        return self._tone.apply(held, keep=self._keep, endings=self._endings)
+        text = self._tone.apply(held, keep=self._keep, endings=self._endings)
+        if text != held:
+            self._edits.append(trim(start, held, text))
+        return text
 
 
 _OPENING = {"「": "」", "『": "』", "“": "”"}

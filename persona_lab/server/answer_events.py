@@ -26,6 +26,7 @@ from persona_lab.clients.options import Sampling
 from persona_lab.db.tables import Chat, Message
 from persona_lab.errors import PersonaLabError
 from persona_lab.lab import Lab
+from persona_lab.responses.changes import metadata_with_raw
 from persona_lab.server.auth import Caller
 from persona_lab.server.error_responses import AnswerFailed, error_response
 from persona_lab.types import Event, now
@@ -62,7 +63,8 @@ class MessageOut(BaseModel):
     status: str = Field(description="ok, streaming, stopped, interrupted or failed.")
     timestamp: datetime
     metadata: dict[str, Any] = Field(
-        description="Of an answer: model, usage, processing_applied, cost, prompt and more."
+        description="Of an answer: model, usage, processing_applied, cost, prompt and more; raw is "
+        "the model's own text, and changes name the step, the span of content and the text before."
     )
 
     @classmethod
@@ -73,7 +75,11 @@ class MessageOut(BaseModel):
             sender=message.sender,
             status=message.status,
             timestamp=message.created_at,
-            metadata=message.details,
+            metadata=(
+                metadata_with_raw(message.content, message.details)
+                if message.sender == "ai"
+                else message.details
+            ),
         )
 
 

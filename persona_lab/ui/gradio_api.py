@@ -23,6 +23,7 @@ from persona_lab.errors import InputError
 from persona_lab.insights import SPAN, Figures, Summary, zone_of
 from persona_lab.lab import Lab
 from persona_lab.personas.persona import PERSONA_FIELDS, Persona, clean_persona, persona_of
+from persona_lab.responses.changes import metadata_with_raw
 from persona_lab.types import Event, Prompt
 from persona_lab.ui.csv_export import spreadsheet
 from persona_lab.ui.session import Visitor, Visitors
@@ -73,7 +74,9 @@ def message_data(message: Message) -> dict[str, Any]:
         "content": message.content,
         "status": message.status,
         "timestamp": message.created_at.isoformat(),
-        "metadata": message.details,
+        "metadata": metadata_with_raw(message.content, message.details)
+        if message.sender == "ai"
+        else message.details,
     }
 
 

@@ -20,6 +20,7 @@ from websockets.exceptions import ConnectionClosed
 
 from persona_lab.errors import DiskFull
 from persona_lab.lab import Lab
+from persona_lab.responses.changes import metadata_with_raw
 from persona_lab.server import COOKIE
 from persona_lab.server.websocket import WAITING, ChatSocket
 from persona_lab.types import Chunk, Options, Prompt
@@ -126,7 +127,7 @@ async def test_a_message_is_echoed_as_it_is_kept_and_answered_piece_by_piece(doo
         "content": "".join(chunk["content"] for chunk in chunks),
         "sender": "ai",
         "timestamp": rows[1].created_at.isoformat(),
-        "metadata": rows[1].details,
+        "metadata": metadata_with_raw(rows[1].content, rows[1].details),
     }
     assert doors.thread(program) == [("user", "やあ", "ok"), ("ai", end["content"], "ok")]
 

@@ -34,6 +34,9 @@ from persona_lab.errors import (
 )
 from persona_lab.lab import Lab, open_lab
 from persona_lab.pipeline.service import LLMService
+from persona_lab.redaction import MASK
+from persona_lab.responses.changes import restore
+from persona_lab.server.answer_events import MessageOut
 from persona_lab.settings import Settings
 from persona_lab.types import Chunk, Event, Options, Prompt, Usage
 
@@ -198,6 +201,78 @@ async def test_the_model_is_stopped_once_it_speaks_for_the_user(make_lab: MakeLa
     assert pulled == ["はい。", "\nユーザー："]
     assert reply.metadata["estimated"]
     assert reply.metadata["usage"]["completion_tokens"] > 0
+
+
+async def test_reply_keeps_the_raw_text_and_its_changes(make_lab: MakeLab) -> None:
+    visitor = Visitor(make_lab(says("テスト太郎", "：はい。\n\n\n", "\nどうぞ。")))
+    reply = await visitor.lab.service.generate_response(message=ASKED, **visitor.where)
+    assert reply.raw == reply.metadata["raw"] == "テスト太郎：はい。\n\n\n\nどうぞ。"
+    assert [each["step"] for each in reply.changes] == ["leading_name", "blank_lines"]
+    assert restore(reply.content, reply.changes) == reply.raw
+    row = visitor.lab.store.get_message(reply.message_id, user_id=visitor.user_id)
+    assert (row.details["changes"], "raw" in row.details) == (reply.changes, False)
+    assert MessageOut.of(row).metadata["raw"] == reply.raw
+
+
+async def test_raw_takes_no_room_when_nothing_changed(make_lab: MakeLab) -> None:
+    visitor = Visitor(make_lab(says("はい。")))
+    reply = await visitor.lab.service.generate_response(message=ASKED, **visitor.where)
+    row = visitor.lab.store.get_message(reply.message_id, user_id=visitor.user_id)
+    assert not {"raw", "changes"} & set(row.details)
+    read = MessageOut.of(row).metadata
+    assert (read["raw"], read["changes"]) == (reply.raw, reply.changes) == ("はい。", [])
+
+
+@pytest.mark.parametrize("said", [(), ("テスト太郎：半分",)])
+async def test_raw_leaves_out_the_words_of_a_fallback(
+    make_lab: MakeLab, said: tuple[str, ...]
+) -> None:
+    visitor = Visitor(make_lab(says(*said, error=Offline(provider="mock", model="scripted"))))
+    reply = await visitor.lab.service.generate_response(message=ASKED, **visitor.where)
+    assert reply.metadata["fallback"]
+    assert reply.raw == "".join(said)
+    assert restore(reply.content, reply.changes) == reply.raw
+    assert reply.changes[-1]["step"] == "fallback"
+
+
+async def test_raw_of_a_cached_answer_is_the_models_own(make_lab: MakeLab) -> None:
+    lab = make_lab(says("テスト太郎：はい。"), cache_ttl=60)
+    visitor = Visitor(lab)
+    replies = []
+    for _ in range(2):
+        chat = lab.store.create_chat(user_id=visitor.user_id, agent_id=visitor.agent.id)
+        where = visitor.where | {"chat_id": chat.id}
+        replies.append(await lab.service.generate_response(message=ASKED, **where))
+    assert [reply.metadata["cache_hit"] for reply in replies] == [False, True]
+    assert [reply.raw for reply in replies] == ["テスト太郎：はい。"] * 2
+
+
+async def test_raw_of_a_stopped_answer_is_what_has_come(make_lab: MakeLab) -> None:
+    visitor = Visitor(make_lab(says("テスト太郎：はい。", "どうぞ。")))
+    events = visitor.lab.service.generate_streaming(message=ASKED, **visitor.where)
+    async for event in events:
+        if event.type == "delta":
+            break
+    await events.aclose()
+    row = visitor.lab.store.messages(visitor.chat.id, user_id=visitor.user_id)[1]
+    assert row.status == "stopped"
+    assert MessageOut.of(row).metadata["raw"] == "テスト太郎：はい。"
+
+
+async def test_raw_masks_personal_data_and_what_is_moderated(make_lab: MakeLab) -> None:
+    visitor = Visitor(make_lab(says("電話は090-1234-5678だよ。"), mask_personal_data=True))
+    reply = await visitor.lab.service.generate_response(message=ASKED, **visitor.where)
+    assert reply.raw == f"電話は{MASK}だよ。"
+
+    class Strict:
+        async def review(self, text: str) -> list[str]:
+            return ["violence"]
+
+    assert visitor.lab.service.output_filter is not None
+    visitor.lab.service.output_filter.moderator = Strict()
+    reply = await visitor.lab.service.generate_response(message=ASKED, **visitor.where)
+    assert (reply.metadata["blocked"], reply.raw) == ("moderation", MASK)
+    assert [each["step"] for each in reply.changes] == ["moderation"]
 
 
 async def test_times_are_counted_from_the_start_without_the_loading_of_a_model(

@@ -26,12 +26,15 @@ from persona_lab.errors import (
     ProviderError,
 )
 from persona_lab.pipeline.input import InputValidator
+from persona_lab.redaction import MASK
+from persona_lab.responses.changes import restore
 from persona_lab.responses.cleanup import LAST_STEPS, STEPS
 from persona_lab.responses.output_filter import OutputFilter
 from persona_lab.responses.pii import find_personal
 from persona_lab.responses.processor import ResponseProcessor
 from persona_lab.responses.tone import Tones
 from persona_lab.settings import ROOT, Settings
+from persona_lab.unicode_text import storable
 
 validate = InputValidator(2000).validate_message
 
@@ -602,6 +605,43 @@ def test_all_steps_together_give_the_same_for_every_cut(
     rest, applied = stream.finish()
     whole = ALL.process(text, agent)
     assert (streamed + rest, applied) == (whole.content, whole.applied)
+
+
+@settings(deadline=None)
+@given(texts, st.lists(st.integers(0, 200), max_size=14), st.sampled_from(PERSONAS))
+@example("電話は０９０-1234-5678だ。爆弾の作り方", [1, 5, 9, 12, 20], PERSONAS[0])
+def test_changes_of_all_steps_give_the_raw_text_for_every_cut(
+    text: str, cuts: list[int], agent: Agent
+) -> None:
+    edges = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
+    stream = ALL.open_stream(agent)
+    content = ""
+    for a, b in itertools.pairwise(edges):
+        content += stream.feed(text[a:b])
+        if stream.ended:
+            break
+    content += stream.finish()[0]
+    whole = ALL.process(text, agent)
+    assert (content, stream.changes()) == (whole.content, whole.changes)
+    assert restore(content, whole.changes) == whole.raw
+    if not any(change.masked for change in whole.changes) and not stream.ended:
+        assert whole.raw == storable(text)
+
+
+@pytest.mark.parametrize(
+    "secret", ["taro@example.com", "090-1234-5678", "4111 1111 1111 1111", *KEYS, "kill yourself"]
+)
+def test_changes_keep_no_part_of_what_is_masked(secret: str) -> None:
+    processed = ALL.process(f"あのさ、これは {secret} だよ。\n\n\n\n{secret}", PERSONAS[1])
+    kept = processed.raw + "".join(change.was for change in processed.changes)
+    assert not any(secret[at : at + 4] in kept for at in range(len(secret) - 3))
+    assert all(change.was == MASK for change in processed.changes if change.step == "safety")
+    assert any(change.step == "safety" for change in processed.changes)
+
+
+def test_changes_keep_nothing_of_a_refused_answer() -> None:
+    processed = ALL.process("はい。\n爆弾の作り方は、まず。\n次に090-1234-5678へ。", persona())
+    assert processed.raw == f"はい。\n{MASK}"
 
 
 @pytest.mark.parametrize(

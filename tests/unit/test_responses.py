@@ -7,10 +7,13 @@ from hypothesis import strategies as st
 
 from persona_lab.db.tables import Agent
 from persona_lab.redaction import MASK, redact
-from persona_lab.responses.cleanup import LAST_STEPS
+from persona_lab.responses.changes import restore
+from persona_lab.responses.cleanup import LAST_STEPS, STEPS
+from persona_lab.responses.filters import Filter, Step
 from persona_lab.responses.processor import ResponseProcessor
 from persona_lab.responses.secret_filter import RedactSecrets
 from persona_lab.responses.speaker_labels import USER_LABELS
+from persona_lab.unicode_text import storable
 
 AGENT = Agent(name="さくら")
 processor = ResponseProcessor()
@@ -266,3 +269,89 @@ def test_whoever_tries_letters_learns_nothing_of_a_secret(known: int) -> None:
 def test_a_word_that_a_server_takes_for_a_key_stays_a_word() -> None:
     assert redact("none of ollama", ["none", "ollama", ""]) == "none of ollama"
     assert "SECRET" not in redact("KEY-SECRET-1 key-Secret-1", ["key-secret-1"]).upper()
+
+
+# ── raw and changes ──
+
+
+class _Shout(Filter):
+    """A step that doesn't note its edits."""
+
+    def feed(self, text: str) -> str:
+        return text.upper().replace("US", "")
+
+
+@given(texts, st.lists(st.integers(0, 200), max_size=12))
+@example("さくら：はい\n\n\n\nユーザー：え", [1, 2, 3, 9, 10])
+def test_changes_give_the_raw_text_for_every_cut(text: str, cuts: list[int]) -> None:
+    edges = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
+    stream = processor.open_stream(AGENT)
+    streamed = ""
+    for a, b in itertools.pairwise(edges):
+        streamed += stream.feed(text[a:b])
+        if stream.ended:
+            break
+    streamed += stream.finish()[0]
+    whole = processor.process(text, AGENT)
+    assert stream.changes() == whole.changes
+    assert restore(streamed, stream.changes()) == whole.raw
+    if not stream.ended:
+        assert whole.raw == storable(text)
+    assert storable(text).startswith(whole.raw)
+
+
+@given(st.text("aUSb\n ", max_size=40))
+def test_changes_are_compared_when_a_step_notes_none(text: str) -> None:
+    shouting = ResponseProcessor([Step("shout", lambda _: _Shout()), *STEPS, *LAST_STEPS])
+    processed = shouting.process(text, AGENT)
+    assert restore(processed.content, processed.changes) == processed.raw == text
+
+
+@given(st.text("aUSb\n ", max_size=40))
+def test_changes_keep_nothing_that_a_masking_step_removed(text: str) -> None:
+    hiding = ResponseProcessor([Step("hide", lambda _: _Shout(), masks=True)])
+    changes = hiding.process(text, AGENT).changes
+    assert all(change.was == MASK and change.step == "hide" for change in changes)
+    assert bool(changes) == (text != text.upper().replace("US", ""))
+
+
+def test_changes_name_the_step_and_the_span() -> None:
+    processed = processor.process("さくら：はい。\n\n\n\n```\ncode\nユーザー：", AGENT)
+    assert [change.as_dict() for change in processed.changes] == [
+        {"start": 0, "end": 0, "was": "さくら：", "step": "leading_name"},
+        {"start": 5, "end": 5, "was": "\n\n", "step": "blank_lines"},
+        {"start": 19, "end": 23, "was": "", "step": "close_fence"},
+    ]
+
+
+def test_changes_are_empty_when_nothing_changed() -> None:
+    processed = processor.process("はい。", AGENT)
+    assert (processed.changes, processed.raw) == ((), "はい。")
+
+
+@pytest.mark.parametrize(
+    ("text", "raw"),
+    [
+        (f"a {KEY} b {KEY.upper()} c", f"a {MASK} b {MASK} c"),
+        (f"a {KEY[:-2]}", f"a {MASK}"),
+        (f"さくら： {KEY}\n\n\n\nx", f"さくら： {MASK}\n\n\n\nx"),
+        (f"{MASK} and {KEY}", f"{MASK} and {MASK}"),
+    ],
+)
+def test_changes_mask_a_secret(text: str, raw: str) -> None:
+    stream = processor.open_stream(AGENT, [KEY])
+    content = "".join(map(stream.feed, text)) + stream.finish()[0]
+    changes = stream.changes()
+    assert restore(content, changes) == raw
+    assert "hidden_secrets" in [change.step for change in changes]
+    assert not any(KEY[:6].lower() in change.was.lower() for change in changes)
+
+
+def test_changes_of_a_long_text_are_quick() -> None:
+    text = "さくら：" + "あ\n\n\n\n" * 20_000
+    stream = processor.open_stream(AGENT)
+    stream.feed(text)
+    stream.finish()
+    began = time.process_time()
+    assert len(stream.changes()) == 20_001
+    assert time.process_time() - began < 1
