@@ -1,5 +1,5 @@
 """``python -m bench [startup] [preview] [streaming] [memory] [overhead]
-[watching]``; without names, all.
+[watching] [growth]``; without names, all.
 
 Exits with 1 when a goal was missed, and says which in its last line.
 """
@@ -12,7 +12,7 @@ import os
 import platform
 import sys
 
-NAMES = ("startup", "preview", "streaming", "memory", "overhead", "watching")
+NAMES = ("startup", "preview", "streaming", "memory", "overhead", "watching", "growth")
 
 
 def main() -> int:

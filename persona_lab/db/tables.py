@@ -153,7 +153,10 @@ class Chat(SQLModel, table=True):
     doesn't know them, goes on writing during an update.
     """
 
-    __table_args__ = (Index("ix_chat_user_id_updated_at", "user_id", "updated_at"),)
+    __table_args__ = (
+        Index("ix_chat_user_id_updated_at", "user_id", "updated_at"),
+        Index("ix_chat_agent_id_user_id_updated_at", "agent_id", "user_id", "updated_at"),
+    )
 
     id: str = Field(default_factory=new_id, primary_key=True)
     user_id: str = Field(foreign_key="user.id", index=True)

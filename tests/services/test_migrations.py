@@ -116,8 +116,10 @@ ROWS: dict[str, list[dict[str, Any]]] = {
     "message": [
         {"id": "m", "chat_id": "c", "position": 0, "sender": "user", "content": "やあ👩‍👩‍👧"},
         {"id": "n", "chat_id": "c", "position": 1, "sender": "ai", "content": "はい",
-         "status": "ok", "details": {"prompt": "あ"}},
+         "status": "ok", "details": {"prompt": "あ"}, "prompt_parts": {}},
     ],
+    "prompt": [{"hash": "h", "user_id": "u", "content": "文章"}],
+    "chatprompt": [{"chat_id": "c", "hash": "h"}],
     "turnrecord": [
         {"id": "x", "user_id": "u", "agent_id": "a", "chat_id": "c", "provider": "mock",
          "model": "echo", "status": "ok", "cost": 0.5},
@@ -134,7 +136,7 @@ def fill(connection: Connection) -> None:
     known.reflect(connection)
     for table in known.sorted_tables:
         for given in ROWS.get(table.name, []):
-            row = dict(given)
+            row = {name: value for name, value in given.items() if name in table.columns}
             for column in table.columns:
                 if column.name not in row and not column.nullable and column.server_default is None:
                     row[column.name] = _any(column.type.python_type)
