@@ -18,26 +18,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from persona_lab.errors import ConfigurationError
-from persona_lab.yaml_config import FAST, load_yaml, unfold
+from persona_lab.yaml_config import read_yaml, unfold
 
 LANGUAGES = ("ja", "en")
-
-
-class _Loader(FAST):  # type: ignore[misc]
-    """Refuse equal keys: in YAML the second one silently replaces the first."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if not isinstance(key, str):
-                raise _Wrong(str(key), "a key must be a word (put quotes around it)")
-            if keys.count(key) > 1:
-                raise _Wrong(key, "stands here twice")
-        mapping: dict[Any, Any] = super().construct_mapping(node, deep=deep)
-        return mapping
 
 
 class _Wrong(Exception):
@@ -57,7 +41,7 @@ class Translations:
         self._texts: dict[str, dict[str, str]] = {}
         self._blanks: dict[str, frozenset[str]] = {}
         try:
-            tree = load_yaml(path, loader=_Loader)
+            tree = read_yaml(path)
             if not isinstance(tree, dict):
                 raise _Wrong("top level", "must be a mapping of keys to words")
             for key, texts in _leaves(tree):

@@ -1,43 +1,119 @@
-"""Load YAML files strictly: an error is one line that names the file and the place."""
+"""Load YAML files strictly: a fault is one line that names the file and the place.
+
+:func:`load` validates a file against a pydantic model. :func:`read_yaml` returns the plain content
+of a file whose keys are free, such as translations.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from persona_lab.errors import ConfigurationError
 
-FAST: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""The safe loader; the compiled one, where it is installed, is ten times as fast."""
+Location = tuple[int | str, ...]
+"""Where a fault is: keys, and positions in lists from 0."""
 
+_Model = TypeVar("_Model", bound=BaseModel)
 _FOLD = re.compile(r"(?<=[\u2e80-\uffef]) (?=[\u2e80-\uffef])")
+# The compiled reader, where there is one, is ten times as fast.
+_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-def unfold(text: str) -> str:
-    """Remove the spaces that YAML's folded lines put between Japanese characters."""
-    return _FOLD.sub("", text)
+class StrictModel(BaseModel):
+    """A part of a file: unknown keys are refused, and what is read cannot be changed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def load_yaml(
-    path: Path, *, loader: Any = FAST, error: type[ConfigurationError] = ConfigurationError
-) -> Any:
-    """Return the content of a YAML file.
+class _Loader(_SafeLoader):  # type: ignore[misc]
+    """Refuse equal keys, of which YAML silently takes the last, and keys that aren't text."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise _WrongKeyError(f"{key}: a key must be a word (put quotes around it)")
+            if key in seen:
+                raise _WrongKeyError(f"{key}: stands here twice")
+            seen.add(key)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep=deep)
+        return mapping
+
+
+class _WrongKeyError(Exception):
+    pass
+
+
+def numbered_place(location: Location) -> str:
+    """Return ``location`` as ``tone 2: rule 3: words``, counted from 1."""
+    place = ""
+    for part in location:
+        if isinstance(part, int):
+            place = f"{_singular(place)} {part + 1}"
+        else:
+            place = f"{place}: {part}" if place else part
+    return place
+
+
+def dotted_place(location: Location) -> str:
+    """Return ``location`` as ``persona 2: examples.1.ai``, counted from 1."""
+    at = 2 if len(location) > 1 and isinstance(location[1], int) else 1
+    rest = ".".join(str(part + 1 if isinstance(part, int) else part) for part in location[at:])
+    return ": ".join(part for part in (numbered_place(location[:at]), rest) if part)
+
+
+def load(
+    path: Path,
+    model: type[_Model],
+    *,
+    error: type[ConfigurationError] = ConfigurationError,
+    place: Callable[[Location], str] = numbered_place,
+) -> _Model:
+    """Return the content of a YAML file as ``model``.
 
     Args:
         path: The file.
-        loader: A safe loader.
-        error: The type of error to raise.
+        model: What the file must hold. It should forbid unknown keys, as :class:`StrictModel`.
+        error: The class of the errors that are raised.
+        place: Writes where in the file a fault is.
 
     Raises:
-        ConfigurationError: The file can't be read or is no YAML; of the type ``error``, with one
-            line that names the file and the line.
+        ConfigurationError: As ``error``; one line that names the file, the place and the fault.
+    """
+    content = read_yaml(path, error=error)
+    try:
+        return model.model_validate(content)
+    except ValidationError as invalid:
+        fault = invalid.errors(include_url=False)[0]
+        location: Location = fault["loc"]
+        reason = fault["msg"].removeprefix("Value error, ")
+        if not location and fault["type"] != "value_error":
+            location = ("the file",)
+        where = place(location)
+        line = ": ".join(part for part in (path.name, where, reason) if part)
+        raise error(line, file=path.name, where=where) from None
+
+
+def read_yaml(path: Path, *, error: type[ConfigurationError] = ConfigurationError) -> Any:
+    """Return the plain values of a YAML file.
+
+    Raises:
+        ConfigurationError: As ``error``; one line that names the file, and the line or the key.
     """
     try:
         with path.open(encoding="utf-8") as file:
-            return yaml.load(file, loader)  # noqa: S506 - loaders here are safe ones
+            return yaml.load(file, _Loader)  # noqa: S506 - a subclass of the safe loader
+    except _WrongKeyError as wrong:
+        raise error(f"{path.name}: {wrong}", file=path.name) from None
     except yaml.YAMLError as wrong:
         mark = getattr(wrong, "problem_mark", None)
         where = f"line {mark.line + 1}" if mark else "not YAML"
@@ -46,3 +122,12 @@ def load_yaml(
     except (OSError, UnicodeDecodeError) as wrong:
         why = getattr(wrong, "strerror", None) or "not UTF-8"
         raise error(f"{path.name}: can't be read: {why}", file=path.name) from wrong
+
+
+def unfold(text: str) -> str:
+    """Return ``text`` without the spaces that folded YAML lines put between Japanese letters."""
+    return _FOLD.sub("", text)
+
+
+def _singular(place: str) -> str:
+    return f"{place[:-3]}y" if place.endswith("ies") else place.removesuffix("s")

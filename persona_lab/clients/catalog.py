@@ -6,27 +6,18 @@ from datetime import date
 from pathlib import Path
 from typing import Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    ValidationError,
-)
-
 from persona_lab import settings
 from persona_lab.clients.options import Sampling
 from persona_lab.clients.registry import get_provider
-from persona_lab.errors import (
-    ConfigurationError,
-    UnknownModel,
-)
+from persona_lab.errors import UnknownModel
 from persona_lab.settings import ProviderName
-from persona_lab.yaml_config import load_yaml
+from persona_lab.yaml_config import StrictModel, dotted_place, load
 
 NAME_LENGTH = 300
 """Characters of a model's name with its provider: they stand in records, logs and labels."""
 
 
-class ModelInfo(BaseModel):
+class ModelInfo(StrictModel):
     """Facts of one model: one entry of ``data/models.yaml``.
 
     A name that ends in ``*`` stands for every unlisted model whose name begins so. If several
@@ -51,8 +42,6 @@ class ModelInfo(BaseModel):
         source: For local models: ``package:NAME``, a path, or ``repo:file``.
         licence: Its licence.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     provider: ProviderName
     name: str
@@ -81,26 +70,18 @@ class ModelInfo(BaseModel):
         return get_provider(self.provider).free
 
 
+class _File(StrictModel):
+    models: tuple[ModelInfo, ...]
+
+
 class Catalog:
     """The models that ``data/models.yaml`` knows, in its order, and facts for any other."""
 
     def __init__(self, path: Path) -> None:
         """Raises ConfigurationError naming the file and the entry that is wrong."""
-        try:
-            entries = list(load_yaml(path)["models"])
-        except (KeyError, TypeError) as wrong:
-            raise ConfigurationError(f"{path.name}: there is no list of models") from wrong
         self.models: dict[str, ModelInfo] = {}
         self._families: dict[str, ModelInfo] = {}
-        for number, entry in enumerate(entries, 1):
-            try:
-                info = ModelInfo.model_validate(entry)
-            except ValidationError as wrong:
-                first = wrong.errors(include_url=False)[0]
-                where = ".".join(map(str, first["loc"]))
-                raise ConfigurationError(
-                    f"{path.name}: model {number}: {where}: {first['msg']}"
-                ) from None
+        for info in load(path, _File, place=dotted_place).models:
             if info.name.endswith("*"):
                 self._families[info.spec[:-1]] = info
             else:

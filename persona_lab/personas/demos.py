@@ -5,14 +5,14 @@ This module only reads and checks. The store decides what becomes a row.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
 
-from persona_lab.errors import ConfigurationError
 from persona_lab.personas.persona import LANGUAGES, PERSONA_FIELDS, TRAITS, PersonaField
-from persona_lab.yaml_config import load_yaml, unfold
+from persona_lab.yaml_config import dotted_place, load, unfold
 
 
 def _folded(value: object) -> object:
@@ -31,13 +31,6 @@ class _Strict(BaseModel):
 class _Exchange(_Strict):
     user: _Text
     ai: _Text
-
-
-class _DemoKeys(_Strict):
-    """What an entry holds beside the fields of a persona."""
-
-    id: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
-    messages: Annotated[list[_Text], Field(min_length=1, alias="try")]
 
 
 def _definition(field: PersonaField) -> tuple[Any, Any]:
@@ -61,71 +54,71 @@ def _definition(field: PersonaField) -> tuple[Any, Any]:
     return type_, empty if field.demo == "optional" else ...
 
 
-def _model(name: str, base: type[_Base], definitions: dict[str, Any]) -> type[_Base]:
-    return create_model(name, __base__=base, **definitions)
+def _with_fields(definitions: dict[str, Any]) -> Callable[[type[_Base]], type[_Base]]:
+    """Return a class decorator that adds the fields of ``definitions`` to a model."""
+    return lambda model: create_model(model.__name__, __base__=model, **definitions)
 
 
-_Demo = _model(
-    "_Demo", _DemoKeys, {field.name: _definition(field) for field in PERSONA_FIELDS.values()}
-)
-_Choices = _model("_Choices", _Strict, dict.fromkeys(TRAITS, (_Lines, ...)))
-_Suggestions = _model("_Suggestions", _Strict, dict.fromkeys(LANGUAGES, (_Choices, ...)))
+@_with_fields({field.name: _definition(field) for field in PERSONA_FIELDS.values()})
+class _Demo(_Strict):
+    """A persona, its id, and messages to begin with."""
+
+    id: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
+    messages: Annotated[list[_Text], Field(min_length=1, alias="try")]
+
+
+@_with_fields(dict.fromkeys(TRAITS, (_Lines, ...)))
+class _Choices(_Strict):
+    """Names that the editor suggests."""
+
+
+@_with_fields(dict.fromkeys(LANGUAGES, (_Choices, ...)))
+class _Suggestions(_Strict):
+    """Names that the editor suggests, by language."""
+
+
+class _File(_Strict):
+    personas: list[_Demo]
+    choices: _Suggestions
+
+    @model_validator(mode="after")
+    def _check_ids(self) -> _File:
+        ids: set[str] = set()
+        for number, demo in enumerate(self.personas, 1):
+            if demo.id in ids:
+                raise ValueError(f"persona {number}: id: another persona has {demo.id!r}")
+            ids.add(demo.id)
+        return self
 
 
 def load_demos(path: Path) -> list[dict[str, Any]]:
-    """The demo personas, in the file's order: ``id`` and the fields of a persona.
+    """Return the demo personas in the file's order, as ``Store.seed_agents`` takes them.
 
-    The form that ``Store.seed_agents`` takes. Raises ConfigurationError naming the file and the
-    number of the entry that is wrong.
+    Each has ``id`` and the fields of a persona.
+
+    Raises:
+        ConfigurationError: One line that names the file and the number of the wrong entry.
     """
-    return [persona.model_dump(exclude={"messages"}) for persona in _personas(path)]
+    return [demo.model_dump(exclude={"messages"}) for demo in _load(path).personas]
 
 
 def load_messages(path: Path) -> dict[str, list[str]]:
-    """For each demo's ``id``, messages to begin with. Raises as :func:`load_seeds` does."""
-    return {persona.id: persona.messages for persona in _personas(path)}
+    """Return messages to begin with, by the ``id`` of the demo.
 
-
-def _personas(path: Path) -> list[_DemoKeys]:
-    entries = _read(path, "personas")
-    if not isinstance(entries, list):
-        raise ConfigurationError(f"{path.name}: personas: must be a list")
-    personas: dict[str, _DemoKeys] = {}
-    for number, entry in enumerate(entries, 1):
-        try:
-            persona = _Demo.model_validate(entry)
-        except ValidationError as wrong:
-            raise _fault(f"{path.name}: persona {number}", wrong) from None
-        if persona.id in personas:
-            raise ConfigurationError(
-                f"{path.name}: persona {number}: id: another persona has {persona.id!r}"
-            )
-        personas[persona.id] = persona
-    return list(personas.values())
+    Raises:
+        ConfigurationError: As :func:`load_demos`.
+    """
+    return {demo.id: demo.messages for demo in _load(path).personas}
 
 
 def load_choices(path: Path) -> dict[str, dict[str, list[str]]]:
-    """The words that the editor offers: language → personalities, roles, tones.
+    """Return the words that the editor suggests, by language and field.
 
-    Raises ConfigurationError naming the file and the place in it that is wrong.
+    Raises:
+        ConfigurationError: One line that names the file and the wrong place in it.
     """
-    try:
-        return _Suggestions.model_validate(_read(path, "choices")).model_dump()
-    except ValidationError as wrong:
-        raise _fault(f"{path.name}: choices", wrong) from None
+    return _load(path).choices.model_dump()
 
 
-def _read(path: Path, key: str) -> Any:
-    content = load_yaml(path)
-    if not isinstance(content, dict) or key not in content:
-        raise ConfigurationError(f"{path.name}: there is no {key!r}")
-    unknown = set(content) - {"personas", "choices"}
-    if unknown:
-        raise ConfigurationError(f"{path.name}: unknown key {min(map(str, unknown))!r}")
-    return content[key]
-
-
-def _fault(where: str, wrong: ValidationError) -> ConfigurationError:
-    fault = wrong.errors(include_url=False)[0]
-    place = ".".join(str(part + 1 if isinstance(part, int) else part) for part in fault["loc"])
-    return ConfigurationError(": ".join(part for part in (where, place, fault["msg"]) if part))
+def _load(path: Path) -> _File:
+    return load(path, _File, place=dotted_place)

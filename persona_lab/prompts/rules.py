@@ -5,16 +5,12 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from persona_lab.errors import TemplateError
-from persona_lab.yaml_config import load_yaml
-
-if TYPE_CHECKING:
-    pass
-
+from persona_lab.yaml_config import StrictModel, load
 
 LANGUAGES = ("ja", "en")
 """Every template that a rule names exists in these; others may be added beside them."""
@@ -25,16 +21,12 @@ _Text = Annotated[str, Field(min_length=1)]
 _LISTS = ("personalities", "roles", "tones")
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class _Localized(_Strict):
+class _Localized(StrictModel):
     ja: _Text
     en: _Text
 
 
-class _Condition(_Strict):
+class _Condition(StrictModel):
     """Holds when one of its words stands in the persona's list of that name."""
 
     personalities: tuple[_Text, ...] = ()
@@ -57,7 +49,7 @@ class _Condition(_Strict):
         return None
 
 
-class _When(_Strict):
+class _When(StrictModel):
     """Holds when each of its conditions does."""
 
     when: Annotated[tuple[_Condition, ...], Field(min_length=1)]
@@ -75,7 +67,7 @@ class _Form(_When):
     prefix: _Name
 
 
-class _Label(_Strict):
+class _Label(StrictModel):
     """Who speaks in a transcript, and where an answer ends. ``persona`` for one without a name."""
 
     user: _Text
@@ -83,12 +75,12 @@ class _Label(_Strict):
     stop: tuple[_Text, ...]
 
 
-class _Labels(_Strict):
+class _Labels(StrictModel):
     ja: _Label
     en: _Label
 
 
-class _Words(_Strict):
+class _Words(StrictModel):
     personalities: _Localized
     roles: _Localized
     tones: _Localized
@@ -99,7 +91,7 @@ class _Words(_Strict):
     transcript: _Localized
 
 
-class _RuleFile(_Strict):
+class RuleFile(StrictModel):
     rules: tuple[_Rule, ...]
     forms: tuple[_Form, ...] = ()
     transcript: _Labels
@@ -110,26 +102,10 @@ def _fold(word: str) -> str:
     return unicodedata.normalize("NFKC", word).strip().casefold()
 
 
-def _read_rules(path: Path) -> _RuleFile:
-    content = load_yaml(path, error=TemplateError)
-    try:
-        return _RuleFile.model_validate(content)
-    except ValidationError as wrong:
-        where, reason = _first_fault(wrong)
-        raise TemplateError(
-            f"{path.name}: {where}: {reason}", file=path.name, where=where
-        ) from None
+def read_rules(path: Path) -> RuleFile:
+    """Return the rules of ``path``.
 
-
-def _first_fault(wrong: ValidationError) -> tuple[str, str]:
-    """Where the first fault is (``rule 2: when 1: role``, counted from 1) and what it is."""
-    fault = wrong.errors(include_url=False)[0]
-    singular = {"rules": "rule", "forms": "form"}
-    place = ""
-    for part in fault["loc"]:
-        if isinstance(part, int):
-            place = f"{place} {part + 1}"
-        else:
-            name = singular.get(part, part) if not place else part
-            place = f"{place}: {name}" if place else name
-    return place or "the file", fault["msg"].removeprefix("Value error, ")
+    Raises:
+        TemplateError: One line that names the file and the rule.
+    """
+    return load(path, RuleFile, error=TemplateError)

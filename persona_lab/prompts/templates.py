@@ -23,7 +23,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from persona_lab.errors import TemplateError
 from persona_lab.personas.persona import PERSONA_FIELDS, Example, Persona
-from persona_lab.prompts.rules import LANGUAGES, _read_rules
+from persona_lab.prompts.rules import LANGUAGES, read_rules
 from persona_lab.prompts.trace import unmark
 from persona_lab.prompts.variables import template_variables
 from persona_lab.types import Span
@@ -65,7 +65,7 @@ class PromptTemplateEngine:
 
     def __init__(self, templates_dir: Path) -> None:
         """Raises TemplateError, one line that names the file and where in it the fault is."""
-        self._rules = _read_rules(templates_dir / "rules.yaml")
+        self._rules = read_rules(templates_dir / "rules.yaml")
         self._environment = ImmutableSandboxedEnvironment(
             loader=jinja2.FileSystemLoader(templates_dir / "prompts"),
             undefined=jinja2.StrictUndefined,

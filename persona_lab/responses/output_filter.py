@@ -19,15 +19,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from persona_lab.db.tables import Agent
-from persona_lab.errors import ConfigurationError
 from persona_lab.responses.changes import Edit
 from persona_lab.responses.code_fences import CodeFenceTracker
 from persona_lab.responses.filters import Filter, Step
 from persona_lab.responses.pii import KINDS, canonical, find_personal, normalized, plain
-from persona_lab.yaml_config import load_yaml
+from persona_lab.yaml_config import Location, load
 
 
 class Moderator(Protocol):
@@ -121,6 +120,10 @@ class _File(_Strict):
         return self
 
 
+def _place(location: Location) -> str:
+    return ": ".join(str(part + 1 if isinstance(part, int) else part) for part in location)
+
+
 class OutputFilter:
     """Masks personal data and words, and keeps back what may not be said at all.
 
@@ -138,13 +141,7 @@ class OutputFilter:
         moderator: Moderator | None = None,
     ) -> None:
         """Raises ConfigurationError, one line that names the file and the entry."""
-        try:
-            self.rules = _File.model_validate(load_yaml(path))
-        except ValidationError as wrong:
-            fault = wrong.errors(include_url=False)[0]
-            place = [f"{part + 1}" if isinstance(part, int) else part for part in fault["loc"]]
-            reason = fault["msg"].removeprefix("Value error, ")
-            raise ConfigurationError(": ".join([path.name, *place, reason])) from None
+        self.rules = load(path, _File, place=_place)
         self.safe_words = safe_words
         self.moderator = moderator
         self.personal_data = personal_data

@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from persona_lab.db.tables import Agent
 from persona_lab.errors import TemplateError
@@ -25,7 +25,7 @@ from persona_lab.japanese.rewrite import Rule, Rules
 from persona_lab.responses.changes import Edit, trim
 from persona_lab.responses.code_fences import CodeFenceTracker
 from persona_lab.responses.filters import Filter, Step
-from persona_lab.yaml_config import load_yaml
+from persona_lab.yaml_config import StrictModel, load
 
 _JAPANESE = re.compile("[\u3041-\u30ff\u3400-\u9fff]")
 _LONGEST = 1000
@@ -37,10 +37,8 @@ _BLANKS = ("ending",)
 _Text = Annotated[str, Field(min_length=1)]
 
 
-class Tone(BaseModel):
+class Tone(StrictModel):
     """A way to say sentences. ``base`` is applied first: what the rules are written for."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: _Text
     words: Annotated[tuple[_Text, ...], Field(min_length=1)]
@@ -114,9 +112,7 @@ def _is_bare_item(sentence: str) -> bool:
     return bool(_ITEM.match(sentence)) and not sentence.rstrip().endswith(tuple(_MARKS))
 
 
-class _File(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+class _File(StrictModel):
     tones: tuple[Tone, ...]
 
 
@@ -125,15 +121,7 @@ class Tones:
 
     def __init__(self, path: Path) -> None:
         """Raises TemplateError, one line that names the file, the tone and the rule."""
-        try:
-            self.tones = _File.model_validate(load_yaml(path, error=TemplateError)).tones
-        except ValidationError as wrong:
-            fault = wrong.errors(include_url=False)[0]
-            where = _place(fault["loc"])
-            reason = fault["msg"].removeprefix("Value error, ")
-            raise TemplateError(
-                f"{path.name}: {where}: {reason}", file=path.name, where=where
-            ) from None
+        self.tones = load(path, _File, error=TemplateError).tones
 
     def of(self, agent: Agent) -> Tone | None:
         """The tone of the first of the persona's own tones that has one; None for no Japanese."""
@@ -154,17 +142,6 @@ class Tones:
             return Filter() if tone is None else ToneFilter(tone, agent)
 
         return Step("tone", opened)
-
-
-def _place(location: tuple[int | str, ...]) -> str:
-    """``tone 2: rule 3: becomes``, counted from 1."""
-    place = ""
-    for part in location:
-        if isinstance(part, int):
-            place = f"{place.removesuffix('s')} {part + 1}"
-        else:
-            place = f"{place}: {part}" if place else part
-    return place or "the file"
 
 
 def _fold(word: str) -> str:

@@ -109,7 +109,7 @@ def test_a_broken_suggestion_is_named(edited):
 
 def test_a_key_that_nobody_reads_is_refused(edited):
     path = edited(lambda content: content.update(choises={}))
-    with pytest.raises(ConfigurationError, match="unknown key 'choises'"):
+    with pytest.raises(ConfigurationError, match=r"^personas\.yaml: choises: "):
         load_choices(path)
 
 
