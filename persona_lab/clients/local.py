@@ -42,9 +42,10 @@ from persona_lab.llama import (
     open_engine,
     release_engines,
 )
-from persona_lab.llama.bindings import MIN_P, TOP_K, TOP_P, Progress, grammar_from_schema
-from persona_lab.llama.engine import Listener
+from persona_lab.llama.bindings import Progress
+from persona_lab.llama.generation import Listener
 from persona_lab.llama.prefix_cache import common_prefix_length
+from persona_lab.llama.sampling import MIN_P, TOP_K, TOP_P, grammar_from_schema
 from persona_lab.types import Chunk, Options, Prompt, Usage
 
 if TYPE_CHECKING:

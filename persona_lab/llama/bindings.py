@@ -1,8 +1,8 @@
-"""What llama.cpp gives, owned and typed: a model, a context of many sequences, a sampler.
+"""Typed wrappers of llama.cpp: a model, and a context of many sequences.
 
-The only module that calls llama.cpp. Its objects belong to one thread at a time, except that
-what only reads of a :class:`Model` may be called from any, and raises ModelUnavailable once the
-model is closed.
+Only this module and :mod:`persona_lab.llama.sampling` call llama.cpp. An object belongs to one
+thread at a time. The methods of :class:`Model` that only read are thread-safe, and raise
+ModelUnavailable once the model is closed.
 """
 
 from __future__ import annotations
@@ -10,36 +10,27 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-import json
 import logging
-import math
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from persona_lab.errors import BadRequest, ModelUnavailable
+from persona_lab.errors import ModelUnavailable
 
 log = logging.getLogger(__name__)
 
 _LOG_LEVELS = {3: logging.DEBUG, 4: logging.INFO}
-"""llama.cpp's words are notes to developers; what fails becomes an error of ours anyway."""
-REPEAT_WINDOW = 64
-"""Tokens of the answer that ``repeat_penalty`` looks back on, as in llama.cpp."""
-TOP_K = 40
-TOP_P = 0.95
-MIN_P = 0.05
-"""What llama.cpp takes when nothing is said."""
+"""llama.cpp's levels and ours. Its messages are for developers: failures raise errors here."""
 
 
 @functools.cache
 def load_llama() -> Any:
-    """llama_cpp, loaded when first used (0.2 s) and made quiet."""
-    # OpenMP's threads spin where they wait for each other. As soon as anything else wants a
-    # processor (a page, a second model) that made it five to ten times slower here. Not to spin at
-    # all costs a third where nothing else does; a few microseconds cost next to nothing in either.
+    """Import llama_cpp at the first use, which takes 0.2 s, and send its log to ours."""
+    # OpenMP's threads spin while they wait for each other. If anything else needs a processor (a
+    # page, a second model), that made decoding five to ten times slower here. Without spinning,
+    # decoding alone is a third slower. Spinning for a few microseconds costs little in both cases.
     for name, value in (("OMP_WAIT_POLICY", "passive"), ("GOMP_SPINCOUNT", "300")):
         os.environ.setdefault(name, value)
     import llama_cpp
@@ -56,10 +47,10 @@ def load_llama() -> Any:
 
 
 _callbacks: list[Any] = []
-"""Callbacks that C code holds on to."""
+"""Callbacks that C code refers to, kept from garbage collection."""
 
 Progress = Callable[[float], None]
-"""Hears what share of a model is loaded, from 0 to 1, on the thread that loads it."""
+"""Receives the loaded share of a model, from 0 to 1, on the thread that loads it."""
 
 
 class Model:
@@ -73,9 +64,16 @@ class Model:
         low_memory: bool = False,
         progress: Progress | None = None,
     ) -> None:
-        """``lean``: no weights are copied into a form that is faster to compute with.
+        """Load a file.
 
-        Raises ModelUnavailable; ``reason`` says whether file, content or memory is at fault.
+        Args:
+            path: A GGUF file.
+            vocab_only: Load no weights.
+            low_memory: Don't copy weights into a form that is faster to compute with.
+            progress: Receives the loaded share.
+
+        Raises:
+            ModelUnavailable: ``reason`` says whether the file, its content or memory is at fault.
         """
         self.path = path
         self._using = threading.Condition()
@@ -101,7 +99,11 @@ class Model:
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[Any]:
-        """llama.cpp, while nobody can close the model. Raises ModelUnavailable if somebody has."""
+        """Yield llama.cpp, and keep the model open meanwhile.
+
+        Raises:
+            ModelUnavailable: It is closed.
+        """
         with self._using:
             if not self._pointer:
                 raise model_closed(self.path)
@@ -114,9 +116,12 @@ class Model:
                 self._using.notify_all()
 
     def tokenize(self, text: str, *, special: bool = False, bos: bool = False) -> list[int]:
-        """``special``: names of control tokens in ``text`` become them.
+        """Return the tokens of ``text``.
 
-        ``bos``: begin as the model wants a text to begin.
+        Args:
+            text: Any text.
+            special: Whether names of control tokens in ``text`` become these tokens.
+            bos: Whether to add what the model wants at the beginning of a text.
         """
         data = text.encode("utf-8", "replace")
         room = len(data) + 8
@@ -131,7 +136,7 @@ class Model:
             room = -count
 
     def token_bytes(self, token: int, *, special: bool = False) -> bytes:
-        """The bytes of a token; those of a control token only if ``special``."""
+        """Return the bytes of a token; of a control token only if ``special``."""
         for room in (64, 4096):
             buffer = ctypes.create_string_buffer(room)
             with self.in_use() as llama:
@@ -141,21 +146,25 @@ class Model:
         return b""
 
     def is_end(self, token: int) -> bool:
+        """Return whether ``token`` ends an answer."""
         with self.in_use() as llama:
             return bool(llama.llama_vocab_is_eog(self._vocab, token))
 
     def is_control(self, token: int) -> bool:
+        """Return whether ``token`` is a control token."""
         with self.in_use() as llama:
             return bool(llama.llama_vocab_is_control(self._vocab, token))
 
     @property
     def bos(self) -> str:
+        """The name of the token that begins a text; "" if there is none."""
         with self.in_use() as llama:
             token = llama.llama_vocab_bos(self._vocab)
         return self._token_name(token)
 
     @property
     def eos(self) -> str:
+        """The name of the token that ends a text; "" if there is none."""
         with self.in_use() as llama:
             token = llama.llama_vocab_eos(self._vocab)
         return self._token_name(token)
@@ -166,7 +175,7 @@ class Model:
         )
 
     def metadata(self, key: str) -> str:
-        """A value of the file's header, "" when it has none."""
+        """Return a value of the file's header, "" if it has none."""
         name = key.encode()
         with self.in_use() as llama:
             length = llama.llama_model_meta_val_str(self._pointer, name, None, 0)
@@ -178,9 +187,9 @@ class Model:
 
     @property
     def cell_bytes(self) -> int:
-        """Bytes that one token takes in a context: keys and values of each layer, two bytes each.
+        """Bytes of one token in a context: keys and values of each layer, of two bytes each.
 
-        By the file's header; 0 where it doesn't say, as a recurrent model's.
+        Computed from the file's header; 0 if it lacks the numbers, as a recurrent model's does.
         """
 
         def number(key: str) -> int:
@@ -196,6 +205,7 @@ class Model:
         return 2 * number("block_count") * shared * (keys + values)
 
     def close(self) -> None:
+        """Free the weights, once no thread uses them."""
         with self._using:
             self._using.wait_for(lambda: not self._users)
             if self._pointer:
@@ -204,6 +214,7 @@ class Model:
 
 
 def model_unavailable(path: Path, why: str, reason: str, **details: Any) -> ModelUnavailable:
+    """Return the error for a file that can't be used; ``why`` is its code for translations."""
     return ModelUnavailable(
         f"{path}: {reason}",
         provider="local",
@@ -215,6 +226,7 @@ def model_unavailable(path: Path, why: str, reason: str, **details: Any) -> Mode
 
 
 def model_closed(path: Path) -> ModelUnavailable:
+    """Return the error for a model that is closed."""
     return model_unavailable(path, "closed", "it was closed")
 
 
@@ -228,16 +240,16 @@ def _load(
     if progress is not None:
 
         @llama.llama_progress_callback  # type: ignore[untyped-decorator, unused-ignore]
-        def tell(share: float, _: object) -> bool:
+        def report(share: float, _: object) -> bool:
             progress(share)
             return True
 
-        params.progress_callback = tell
+        params.progress_callback = report
     return llama.llama_model_load_from_file(str(path).encode(), params)
 
 
 class BatchEntry(NamedTuple):
-    """One token of a batch: where it stands, whose it is, whether the next one is asked for."""
+    """One token of a batch, and whether the next one will be sampled."""
 
     token: int
     position: int
@@ -246,7 +258,7 @@ class BatchEntry(NamedTuple):
 
 
 class Context:
-    """``cells`` of memory shared by ``sequences`` (numbered from 0)."""
+    """A KV cache that several sequences share, and the computation with it."""
 
     def __init__(
         self,
@@ -258,11 +270,20 @@ class Context:
         threads: int,
         flash: bool = False,
     ) -> None:
-        """``batch``: most tokens of one :meth:`decode`; one next token a sequence may be wanted.
-        ``flash``: attention passes over other sequences' cells, where else it computes them all
-        and throws them away, but takes longer for those that it computes.
+        """Allocate the memory.
 
-        Raises ModelUnavailable when memory is short.
+        Args:
+            model: The model.
+            cells: Tokens that all sequences together can have.
+            sequences: Number of sequences, which are numbered from 0.
+            batch: Largest number of tokens of one :meth:`decode`. Each sequence can have one
+                token in it whose successor will be sampled.
+            threads: Threads to compute with.
+            flash: Use flash attention where it is available. It skips the cells of other
+                sequences, which are else computed and discarded, but is slower for the rest.
+
+        Raises:
+            ModelUnavailable: Memory is short.
         """
         llama = load_llama()
         params = llama.llama_context_default_params()
@@ -272,21 +293,25 @@ class Context:
         params.n_threads = params.n_threads_batch = threads
         params.n_outputs_max = params.n_seq_max  # by default ``batch``: 0.5 GB of logits for Gemma
         params.kv_unified = True  # sequences can share cells
-        params.swa_full = True  # so can those of models with a sliding window
-        params.flash_attn_type = -1 if flash else 0  # -1: where it can be had
+        params.swa_full = True  # also in models with a sliding window
+        params.flash_attn_type = -1 if flash else 0  # -1: where it is available
         self._model = model
         self._pointer = llama.llama_init_from_model(model._pointer, params)
         if not self._pointer:
             raise model_unavailable(model.path, "no_memory", "not enough memory")
         self._memory = llama.llama_get_memory(self._pointer)
         self._scratch_sequence = sequences
-        """A sequence for what is copied out of the context and into it."""
+        """A sequence to copy cells from and to memory."""
         self._window: int = llama.llama_model_n_swa(model._pointer)
         self._batch = llama.llama_batch_init(batch, 0, 1)
         self.cells: int = llama.llama_n_ctx(self._pointer)
 
     def decode(self, entries: Sequence[BatchEntry]) -> None:
-        """Read the tokens. Raises ModelUnavailable when llama.cpp couldn't."""
+        """Evaluate a batch.
+
+        Raises:
+            ModelUnavailable: llama.cpp reports a failure.
+        """
         batch = self._batch
         batch.n_tokens = len(entries)
         for i, entry in enumerate(entries):
@@ -302,27 +327,30 @@ class Context:
             )
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """Let ``target`` begin with the first ``length`` cells of ``source``."""
+        """Share the first ``length`` cells of ``source`` with the empty ``target``."""
         load_llama().llama_memory_seq_cp(self._memory, source, target, 0, length)
 
     def truncate(self, sequence: int, length: int = 0) -> bool:
-        """Keep the first ``length`` cells of ``sequence``; False if its kind of memory can't."""
+        """Keep the first ``length`` cells; return whether this kind of memory can."""
         return bool(load_llama().llama_memory_seq_rm(self._memory, sequence, length, -1))
 
     def intact(self, sequence: int, length: int) -> bool:
-        """Whether what follows the first ``length`` tokens of ``sequence`` finds all it looks at.
+        """Return whether the token after the first ``length`` has every cell that it looks at.
 
-        llama.cpp gives others the cells that a sliding window has passed. ``length`` 0: whether it
-        has all of its cells still.
+        llama.cpp frees the cells that a sliding window has passed. With a ``length`` of 0: return
+        whether the sequence still has all of its cells.
         """
         first = load_llama().llama_memory_seq_pos_min(self._memory, sequence)
         return bool(0 <= first <= max(0, length - self._window + 1 if self._window else 0))
 
     def save(self, sequence: int, begin: int, end: int, into: memoryview) -> int:
-        """Copy the cells of tokens ``begin`` to ``end`` of ``sequence``; how many bytes those are.
+        """Copy the cells of the tokens from ``begin`` to ``end`` into memory.
 
-        0, and nothing is copied, where ``into`` is too small. Of a sequence of their own, for of
-        a longer one llama.cpp leaves out what a sliding window has passed.
+        The cells go through a sequence of their own. From a longer one, llama.cpp omits the cells
+        that a sliding window has passed.
+
+        Returns:
+            How many bytes they have; 0, and nothing is copied, if ``into`` is too small.
         """
         llama = load_llama()
         llama.llama_memory_seq_cp(self._memory, sequence, self._scratch_sequence, begin, end)
@@ -338,9 +366,10 @@ class Context:
             self.truncate(self._scratch_sequence)
 
     def load(self, sequence: int, begin: int, end: int, data: memoryview) -> bool:
-        """Let ``sequence`` go on with what was saved of tokens ``begin`` to ``end``.
+        """Append the saved cells of the tokens from ``begin`` to ``end`` to ``sequence``.
 
-        False, and nothing is changed, where there aren't cells enough.
+        Returns:
+            Whether enough cells were free; if not, nothing changes.
         """
         llama = load_llama()
         room = (ctypes.c_uint8 * len(data)).from_buffer(data)
@@ -353,6 +382,7 @@ class Context:
         return bool(done)
 
     def clear(self) -> None:
+        """Remove all cells."""
         load_llama().llama_memory_clear(self._memory, True)
 
     def rewind(self) -> None:
@@ -360,191 +390,12 @@ class Context:
         load_llama().llama_memory_clear(self._memory, False)
 
     def use_threads(self, threads: int) -> None:
+        """Compute with so many threads from now on."""
         load_llama().llama_set_n_threads(self._pointer, threads, threads)
 
     def close(self) -> None:
+        """Free the memory."""
         if self._pointer:
             load_llama().llama_batch_free(self._batch)
             load_llama().llama_free(self._pointer)
             self._pointer = None
-
-
-@dataclass(frozen=True, slots=True)
-class SamplerOptions:
-    """Temperature 0 takes the likeliest token. ``seed`` None: another answer each time."""
-
-    temperature: float = 0.8
-    top_k: int = TOP_K
-    top_p: float = TOP_P
-    min_p: float = MIN_P
-    repeat_penalty: float = 1.0
-    seed: int | None = None
-    grammar: str = ""
-    """In llama.cpp's GBNF: what an answer must be, from its ``root``; "" for anything."""
-
-
-class Sampler:
-    """llama.cpp's own chain of samplers, with its memory of what it chose."""
-
-    def __init__(self, model: Model, options: SamplerOptions) -> None:
-        """Raises BadRequest for a grammar that is none."""
-        llama = load_llama()
-        self._model = model
-        self._grammar = None
-        if options.grammar:
-            grammar = options.grammar.encode("utf-8", "replace")
-            self._grammar = llama.llama_sampler_init_grammar(model._vocab, grammar, b"root")
-            if not self._grammar:
-                raise BadRequest("not a grammar", provider="local", model=model.path.stem)
-        self._pointer = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
-        penalties = (
-            [
-                llama.llama_sampler_init_penalties(
-                    model.vocabulary_size, REPEAT_WINDOW, options.repeat_penalty, 0.0, 0.0
-                )
-            ]
-            if options.repeat_penalty != 1
-            else []
-        )
-        if options.temperature <= 0:
-            chain = [*penalties, llama.llama_sampler_init_greedy()]
-        else:
-            # Penalties after top-k: over a vocabulary of 262,144 they'd cost more than a step.
-            seed = 0xFFFFFFFF if options.seed is None else options.seed % 0xFFFFFFFF
-            chain = [
-                llama.llama_sampler_init_top_k(options.top_k),
-                *penalties,
-                llama.llama_sampler_init_top_p(options.top_p, 1),
-                llama.llama_sampler_init_min_p(options.min_p, 1),
-                llama.llama_sampler_init_temp(options.temperature),
-                llama.llama_sampler_init_dist(seed),
-            ]
-        for sampler in chain:
-            llama.llama_sampler_chain_add(self._pointer, sampler)
-
-    def sample(self, context: Context, index: int) -> int:
-        """The token that follows entry ``index`` of the batch just decoded."""
-        if self._grammar:
-            return self._sample_with_grammar(context, index)
-        return int(load_llama().llama_sampler_sample(self._pointer, context._pointer, index))
-
-    def _sample_with_grammar(self, context: Context, index: int) -> int:
-        """What the chain likes if the grammar allows it; else what it likes of all that is allowed.
-
-        To ask the grammar about each word of a vocabulary takes longer than the model does, and
-        the likeliest is nearly always right.
-        """
-        import numpy as np
-
-        llama = load_llama()
-        logits = llama.llama_get_logits_ith(context._pointer, index)
-        candidates = np.zeros(self._model.vocabulary_size, _CANDIDATE)
-        candidates["id"] = np.arange(self._model.vocabulary_size)
-        candidates["logit"] = np.ctypeslib.as_array(logits, (self._model.vocabulary_size,))
-        liked = self._apply(candidates.copy(), self._pointer)
-        alone = candidates[liked["id"] : liked["id"] + 1].copy()
-        if not self._allowed(self._apply(alone, self._grammar, choose=False)):
-            self._apply(candidates, self._grammar, choose=False)
-            liked = self._apply(candidates, self._pointer)
-            if not self._allowed(liked):  # to accept it would end the process
-                raise BadRequest(
-                    "the grammar leads nowhere", provider="local", model=self._model.path.stem
-                )
-        token = int(liked["id"])
-        for sampler in (self._grammar, self._pointer):
-            llama.llama_sampler_accept(sampler, token)
-        return token
-
-    @staticmethod
-    def _apply(candidates: Any, sampler: Any, *, choose: bool = True) -> Any:
-        """The candidate that ``sampler`` chooses, else the first, after it has weighed them all."""
-        llama = load_llama()
-        pointer = candidates.ctypes.data_as(ctypes.POINTER(llama.llama_token_data))
-        array = llama.llama_token_data_array(pointer, len(candidates), -1, False)
-        llama.llama_sampler_apply(sampler, ctypes.byref(array))
-        return candidates[array.selected if choose else 0]
-
-    @staticmethod
-    def _allowed(candidate: Any) -> bool:
-        return math.isfinite(candidate["logit"])
-
-    def close(self) -> None:
-        if self._pointer:
-            load_llama().llama_sampler_free(self._pointer)
-            self._pointer = None
-        if self._grammar:
-            load_llama().llama_sampler_free(self._grammar)
-            self._grammar = None
-
-
-_CANDIDATE = [("id", "i4"), ("logit", "f4"), ("p", "f4")]
-"""llama.cpp's ``llama_token_data``."""
-
-
-MAX_REPETITIONS = 1000
-"""Items or letters that a schema may ask for: each is a rule of its own in the grammar."""
-MAX_SCHEMA_CHARACTERS = 32_000
-"""Characters."""
-MAX_SCHEMA_NODES = 5_000
-"""Values of a schema with every reference written out. llama.cpp follows all of them that an answer
-may stand at, and where alternatives begin alike they multiply with each letter."""
-
-
-def grammar_from_schema(schema: Mapping[str, Any]) -> str:
-    """A JSON schema as a grammar for :class:`SamplerOptions`. Raises BadRequest."""
-    load_llama()
-    from llama_cpp.llama_grammar import json_schema_to_gbnf
-
-    try:
-        if (
-            len(json.dumps(schema)) > MAX_SCHEMA_CHARACTERS
-            or _max_repetitions(schema) > MAX_REPETITIONS
-        ):
-            raise ValueError("it would take too much work")
-        _check_references(schema)
-        return str(json_schema_to_gbnf(json.dumps(schema)))
-    except Exception as wrong:  # it raises whatever it stumbles over
-        raise BadRequest("not a JSON schema", provider="local") from wrong
-
-
-def _max_repetitions(schema: Any) -> float:
-    """The largest number of items, properties or letters that ``schema`` speaks of."""
-    if isinstance(schema, list):
-        return max(map(_max_repetitions, schema), default=0)
-    if not isinstance(schema, Mapping):
-        return 0
-    counts = (
-        n
-        for key, n in schema.items()
-        if key.startswith(("min", "max")) and key[3:] in _COUNT_SUFFIXES
-    )
-    numbers = [n for n in counts if isinstance(n, int | float)]
-    if "pattern" in schema:  # llama.cpp writes it out, and has no bound for it
-        return math.inf
-    return max([*numbers, *map(_max_repetitions, schema.values())], default=0)
-
-
-def _check_references(schema: Mapping[str, Any]) -> None:
-    """Raises ValueError where references lead in a circle, or to more than MOST_PLACES."""
-    places = 0
-    waiting: list[tuple[Any, tuple[str, ...]]] = [(schema, ())]
-    while waiting:
-        value, through = waiting.pop()
-        places += 1
-        if places > MAX_SCHEMA_NODES:
-            raise ValueError("it would take too much work")
-        if isinstance(value, list):
-            waiting += [(item, through) for item in value]
-        elif isinstance(value, Mapping):
-            waiting += [(item, through) for item in value.values()]
-            reference = value.get("$ref")
-            if isinstance(reference, str):
-                if reference in through:
-                    raise ValueError("it refers to itself")
-                target: Any = schema
-                for name in reference.removeprefix("#").strip("/").split("/"):
-                    target = target[name] if name else target
-                waiting.append((target, (*through, reference)))
-
-
-_COUNT_SUFFIXES = ("Items", "Length", "Properties")

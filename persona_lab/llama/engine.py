@@ -1,4 +1,4 @@
-"""The worker: takes requests, advances all of them together, a step at a time."""
+"""The worker: accepts requests and advances all of them together, one step at a time."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ from persona_lab.llama.bindings import (
     Context,
     Model,
     Progress,
-    Sampler,
-    SamplerOptions,
     model_closed,
     model_unavailable,
 )
+from persona_lab.llama.generation import Generation, Listener, Step
 from persona_lab.llama.kv_cache import (
     BATCH_TOKENS,
     MIN_CHUNK,
@@ -31,54 +30,42 @@ from persona_lab.llama.kv_cache import (
     prefillable_length,
 )
 from persona_lab.llama.prefix_cache import common_prefix_length
+from persona_lab.llama.sampling import Sampler, SamplerOptions
 from persona_lab.llama.stream_decoder import StreamDecoder
 
 log = logging.getLogger(__name__)
 
 MAX_RUNNING = 16
-"""Answers that are written at a time; further ones wait."""
+"""Answers that are generated at the same time; further requests wait."""
 SEQUENCES = MAX_RUNNING + 1
-"""There is always one for who begins."""
+"""One more than can run, so that a new answer always finds an idle one."""
 MAX_QUEUED = 64
 """Requests that may wait; further ones are refused."""
 PREFILL_CHUNK = 64
-"""Tokens of prompts in a step in which somebody's answer is being written: 0.1 s of a stall."""
+"""Prompt tokens per step while any answer is being written: a delay of about 0.1 s."""
 UNKNOWN_CACHE_BYTES = 64_000_000
-"""Bytes that a context's cells may take where the file's header doesn't say."""
-RESERVED_CELLS = 64
-"""Cells that must be free for an answer before it is begun."""
+"""Bytes to assume for a context's cells if the file's header doesn't give their size."""
 MIN_SHARED_TOKENS = 32
-"""Tokens that a neighbour is about to read which make it worth waiting for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """News of an answer; the last has ``finish``. ``cached_tokens`` weren't read anew.
-
-    ``ahead``: requests that come first, while it waits for its turn."""
-
-    text: str = ""
-    queue_position: int | None = None
-    finish: Literal["stop", "length"] | None = None
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    completion_tokens: int = 0
-
-
-Listener = Callable[[Step | Exception], None]
-"""Receives the steps of one answer, or the exception that ended it, which may be anybody's.
-
-Called on the worker's thread: hand the value over and return. A listener that raises, as one with
-a closed event loop does, cancels its answer."""
+"""A request waits for another's prompt if it can reuse at least as many more tokens of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """What an engine is doing and has done, at a moment. Cells and tokens, ``seconds`` of writing.
+    """What an engine does and has done, at one moment.
 
-    ``waiting``: answers that wait to be begun. ``reused_tokens`` of the ``prompt_tokens`` had been
-    read before; ``paced_tokens`` are those ``written_tokens`` that came in ``seconds`` (the first
-    of an answer comes with the end of reading)."""
+    Attributes:
+        name: The model's name.
+        cells: Cells of the context, one for each token.
+        cells_used: Those in use.
+        live: Answers that are being generated.
+        waiting: Requests in the queue.
+        prompt_tokens: Tokens of all prompts.
+        reused_tokens: Those of them that were reused from the cache.
+        written_tokens: Tokens of all answers.
+        paced_tokens: Those of them that were written within ``seconds``. The first token of an
+            answer comes with the end of its prompt and doesn't count.
+        seconds: Time in which at least one answer was written.
+    """
 
     name: str
     cells: int
@@ -93,12 +80,12 @@ class EngineStats:
 
     @property
     def reuse_ratio(self) -> float:
-        """Share of the prompts that needn't be read; 0 before the first."""
+        """Share of the prompts' tokens that were reused; 0 before the first prompt."""
         return self.reused_tokens / self.prompt_tokens if self.prompt_tokens else 0.0
 
     @property
     def tokens_per_second(self) -> float:
-        """Tokens a second, of all answers together, while any was being written."""
+        """Tokens per second of all answers together, while any was being written."""
         return self.paced_tokens / self.seconds if self.seconds else 0.0
 
     def __add__(self, other: EngineStats) -> EngineStats:
@@ -108,46 +95,6 @@ class EngineStats:
             if field.name != "name"
         }
         return EngineStats(self.name, **sums)
-
-
-class Generation:
-    """An answer asked for. ``tokens`` are the prompt's and then, as it grows, the answer's."""
-
-    def __init__(
-        self,
-        tokens: Sequence[int],
-        *,
-        max_tokens: int,
-        sampler: Sampler,
-        text: StreamDecoder,
-        listener: Listener,
-    ) -> None:
-        self.tokens = list(tokens)
-        self.prompt_tokens = len(tokens)
-        self.cached_tokens: int | None = None
-        self.max_tokens = max_tokens
-        self.sampler = sampler
-        self.text = text
-        self.listener = listener
-        self.queue_position = 0
-        self.cancelled = False
-
-    def cancel(self) -> None:
-        """Stop before the next step. From any thread; harmless when the answer is over."""
-        self.cancelled = True
-
-    @property
-    def completion_tokens(self) -> int:
-        return len(self.tokens) - self.prompt_tokens
-
-    def pending_tokens(self, sequence: kv_cache.Sequence) -> list[int]:
-        """What ``sequence`` hasn't read yet: one token while the answer is being written."""
-        return self.tokens[len(sequence.tokens) :]
-
-    def cells_needed(self, cached: int) -> int:
-        """Cells that it will soon need, with ``read`` tokens in the context already."""
-        coming = min(RESERVED_CELLS, self.max_tokens - self.completion_tokens)
-        return len(self.tokens) - cached + coming
 
 
 class Engine:
@@ -164,11 +111,20 @@ class Engine:
         progress: Progress | None = None,
         claim: Callable[[int], None] = lambda _: None,
     ) -> None:
-        """``context``: tokens of memory, shared by all answers; the shelf has room for as many.
-        ``flash``: flash attention. Loads the model.
+        """Load the model and start the thread.
 
-        ``claim`` hears how many bytes context and shelf will take, before they are taken, and
-        may raise. Raises ModelUnavailable.
+        Args:
+            path: A GGUF file.
+            context: Tokens that all running answers share. The prefix cache has the same size.
+            threads: Threads to compute with.
+            flash: Use flash attention where the model has it.
+            name: Its name in errors and statistics; the file's name if empty.
+            progress: Receives the share that is loaded.
+            claim: Receives the bytes of context and prefix cache before they are allocated. It
+                may raise.
+
+        Raises:
+            ModelUnavailable: The file can't be loaded, or memory is short.
         """
         self.name = name or path.stem
         self.model = Model(path, progress=progress)
@@ -199,24 +155,24 @@ class Engine:
         self.context_limit = min(
             self._context.cells, self.model.trained_context or self._context.cells
         )
-        """Most tokens of one prompt with its answer."""
+        """Largest number of tokens of one prompt with its answer."""
         self._running: dict[Generation, kv_cache.Sequence] = {}
         self._waiting: list[Generation] = []
         self._prefill_queue: list[list[int]] = []
-        """Beginnings to be read while nobody wants an answer, the newest last: it comes first."""
+        """Prefixes to evaluate while no request runs; the last one comes first."""
         self._inbox: queue.SimpleQueue[Generation | list[int] | None] = queue.SimpleQueue()
         self._threads = self._threads_used = threads
         self._closed = False
         self._submit_lock = threading.Lock()
-        """What is put in while it is held is seen by the worker, at its end too."""
+        """The worker sees every item that is enqueued under it, also when it stops."""
         self._submitted = self._received = self._completed = 0
-        """News put into the inbox, taken out of it, and taken when nothing was left to do."""
+        """Items enqueued, items received, and items received when it last was idle."""
         self._prompt_tokens = self._reused_tokens = self._written_tokens = self._paced_tokens = 0
         self._writing_seconds = 0.0
         self.last_used = time.monotonic()
-        """When it was last asked for something."""
+        """Time of the last request, on the monotonic clock."""
         self.unloaded = False
-        """Closed to make room: it may be opened again."""
+        """Whether it was closed to free its memory. Its owners may open it again."""
         self._thread = threading.Thread(target=self._run, name=f"llama-{self.name}", daemon=True)
         self._thread.start()
 
@@ -229,10 +185,20 @@ class Engine:
         options: SamplerOptions | None = None,
         stop: Sequence[str] = (),
     ) -> Generation:
-        """Ask for what follows ``tokens``; ``listener`` hears of it. From any thread.
+        """Request a continuation of ``tokens``. Thread-safe.
 
-        Raises ContextTooLong, BadRequest when there are no tokens, Overloaded when too many
-        wait, ModelUnavailable when closed.
+        Args:
+            tokens: The prompt.
+            listener: Receives the steps of the answer.
+            max_tokens: Longest answer, in tokens.
+            options: Sampling options.
+            stop: Strings that end the answer and aren't part of it.
+
+        Raises:
+            BadRequest: The prompt is empty, or the grammar isn't valid.
+            ContextTooLong: The prompt doesn't fit into the context.
+            Overloaded: Too many requests wait.
+            ModelUnavailable: The engine is closed.
         """
         if not tokens:
             raise BadRequest("an empty prompt", provider="local", model=self.name)
@@ -262,10 +228,14 @@ class Engine:
         return generation
 
     def prefill(self, tokens: Sequence[int]) -> None:
-        """Read ``tokens`` while nobody wants an answer, and pin them. From any thread.
+        """Evaluate ``tokens`` while no request runs, and pin them. Thread-safe.
 
-        A request never waits for this longer than for one step of :data:`PIECE` tokens, and
-        takes over what was read by then. Raises ContextTooLong, ModelUnavailable when closed.
+        A request waits for at most one step of :data:`PREFILL_CHUNK` tokens, and reuses what was
+        evaluated by then.
+
+        Raises:
+            ContextTooLong: They don't fit into the context.
+            ModelUnavailable: The engine is closed.
         """
         if len(tokens) >= self.context_limit:
             raise ContextTooLong(
@@ -277,24 +247,24 @@ class Engine:
             self._enqueue(list(tokens))
 
     def _enqueue(self, news: Generation | list[int]) -> None:
-        """Called with the door held."""
+        """Hand ``news`` to the worker. The caller holds the submit lock."""
         self._submitted += 1
         self.last_used = time.monotonic()
         self._inbox.put(news)
 
     @property
     def waiting(self) -> int:
-        """Requests that wait for their turn. From any thread."""
+        """Number of requests in the queue. Thread-safe."""
         return len(self._waiting)
 
     @property
     def idle(self) -> bool:
-        """Whether all that was asked for until now is done. From any thread."""
+        """Whether every request until now is complete. Thread-safe."""
         return self._completed == self._submitted
 
     @property
     def stats(self) -> EngineStats:
-        """What it is doing and has done. From any thread; nobody waits for anybody."""
+        """Statistics of this moment. Thread-safe and without locks."""
         return EngineStats(
             name=self.name,
             cells=self._context.cells,
@@ -309,14 +279,14 @@ class Engine:
         )
 
     def close(self) -> None:
-        """End what is being written, stop the thread, give the memory back. From any thread."""
+        """End all answers, stop the thread and free the memory. Thread-safe."""
         with self._submit_lock:
             self._closed = True
             self._inbox.put(None)
         self._thread.join()
 
     def unload(self) -> bool:
-        """Close it if it has nothing to do; False if it has. From any thread."""
+        """Close it if it is idle; return whether it was. Thread-safe."""
         with self._submit_lock:
             if self._closed or not self.idle:
                 return False
@@ -337,9 +307,9 @@ class Engine:
                     self._step()
                 elif self._prefill_queue:
                     self._prefill_step()
-            except Exception as wrong:  # the worker outlives whatever befalls a request
+            except Exception as error:  # the worker must survive any error of a request
                 log.exception("a step of %s failed", self.name)
-                self._fail(list(self._running), wrong)
+                self._fail(list(self._running), error)
                 self._prefill_queue.clear()
                 self.cache.clear()
         _busy_engines.discard(self)
@@ -354,7 +324,7 @@ class Engine:
             self.model.close()
 
     def _drain_inbox(self) -> None:
-        """Take in what was submitted; sleep while there is nothing to do."""
+        """Receive what was submitted; sleep while there is nothing to do."""
         while True:
             busy = bool(self._running or self._waiting or self._prefill_queue)
             if not busy:
@@ -376,8 +346,10 @@ class Engine:
         self._share_threads()
 
     def _share_threads(self) -> None:
-        """Engines that work at the same time divide the threads: more of them than processors
-        would wait for one another."""
+        """Divide the threads among the busy engines.
+
+        More threads than processors would wait for one another.
+        """
         _busy_engines.add(self)
         threads = max(1, self._threads // len(_busy_engines))
         if threads != self._threads_used:
@@ -389,14 +361,15 @@ class Engine:
             self._finish(generation)
 
     def _admit(self) -> None:
-        """Begin what fits, first come first served; who can share soon waits for it."""
+        """Start requests in their order, and tell the others their place in the queue."""
         self._start_waiting()
-        for ahead, generation in enumerate(self._waiting, 1):
-            if generation.queue_position != ahead:
-                generation.queue_position = ahead
-                self._notify(generation, Step(queue_position=ahead))
+        for position, generation in enumerate(self._waiting, 1):
+            if generation.queue_position != position:
+                generation.queue_position = position
+                self._notify(generation, Step(queue_position=position))
 
     def _start_waiting(self) -> None:
+        """Start what fits. A request waits for a running prompt that it can reuse."""
         for generation in list(self._waiting):
             if len(self._running) == MAX_RUNNING:
                 return
@@ -415,8 +388,8 @@ class Engine:
                 return
             try:
                 sequence = self.cache.acquire(generation.tokens)
-            except Exception as wrong:
-                self._fail([generation], wrong)  # it would be tried again and again
+            except Exception as error:
+                self._fail([generation], error)  # or it would be tried for ever
                 raise
             if generation.cached_tokens is None:
                 generation.cached_tokens = len(sequence.tokens)
@@ -426,7 +399,7 @@ class Engine:
             self._running[generation] = sequence
 
     def _step(self) -> None:
-        """One decode: a token for everyone who is writing, a piece for those who still read."""
+        """Decode one batch: a token of each answer, and a chunk of each unfinished prompt."""
         began, written = time.perf_counter(), self._written_tokens
         unread = {g: g.pending_tokens(sequence) for g, sequence in self._running.items()}
         writing = sum(1 for tokens in unread.values() if len(tokens) == 1)
@@ -457,16 +430,16 @@ class Engine:
         for generation, index in complete:
             try:
                 self._sample_token(generation, index)
-            except ProviderError as wrong:  # nobody else's fault
-                self._fail([generation], wrong)
+            except ProviderError as error:  # only this request is at fault
+                self._fail([generation], error)
         if writing:
             self._paced_tokens += self._written_tokens - written
             self._writing_seconds += time.perf_counter() - began
 
     def _prefill_step(self) -> None:
-        """A piece of what was asked for last. It is held in between, for whoever comes."""
+        """Evaluate a chunk of the newest queued prefix, and keep it reusable in between."""
         tokens = self._prefill_queue[-1][: prefillable_length(len(self._prefill_queue[-1]))]
-        beyond = [*tokens, *[-1] * MIN_CHUNK]  # as much of a request as this can be of use to
+        beyond = [*tokens, *[-1] * MIN_CHUNK]  # the shortest request that can reuse all of them
         known = self.cache.find_prefix(beyond)[1]
         if known == len(tokens):
             self._prefill_queue.pop()
@@ -483,11 +456,11 @@ class Engine:
             self.cache.append(sequence, following, bit_exact=True)
         finally:
             self.cache.retain(sequence)
-        if self.cache.find_prefix(beyond)[1] <= known:  # it can't be kept
+        if self.cache.find_prefix(beyond)[1] <= known:  # there is no room to keep it
             self._prefill_queue.pop()
 
     def _sample_token(self, generation: Generation, index: int) -> None:
-        """Choose the next token and tell what it makes readable."""
+        """Choose the next token, and notify the listener of complete text."""
         token = generation.sampler.sample(self._context, index)
         finish: Literal["stop", "length"] | None = None
         if self.model.is_end(token):
@@ -516,33 +489,33 @@ class Engine:
             self._finish(generation)
 
     def _requeue(self, generation: Generation) -> None:
-        """Let the youngest wait again, with all it has written, until there are cells for it."""
+        """Queue a running answer again, with its text so far, until cells are free."""
         self.cache.retain(self._running.pop(generation), generation.prompt_tokens)
-        generation.queue_position = 0  # it is told anew
+        generation.queue_position = 0  # the next position is sent
         self._waiting.insert(0, generation)
 
     def _finish(self, generation: Generation) -> None:
         if generation in self._running:
-            # What it wrote was read a token at a time, which isn't how a prompt is read.
+            # Its answer was evaluated one token at a time, so only its prompt is bit-exact.
             self.cache.retain(self._running.pop(generation), generation.prompt_tokens)
         else:
             self._waiting.remove(generation)
         generation.sampler.close()
 
-    def _fail(self, generations: list[Generation], wrong: Exception) -> None:
+    def _fail(self, generations: list[Generation], error: Exception) -> None:
         for generation in generations:
             self._finish(generation)
-            self._notify(generation, wrong)
+            self._notify(generation, error)
 
     def _notify(self, generation: Generation, news: Step | Exception) -> None:
         if generation.cancelled:
             return
         try:
             generation.listener(news)
-        except Exception as wrong:  # noqa: BLE001 - whoever listens must not end the worker
-            log.info("nobody listens any more: %r", wrong)
+        except Exception as error:  # noqa: BLE001 - a listener must not end the worker
+            log.info("the listener of an answer failed: %r", error)
             generation.cancel()
 
 
 _busy_engines: set[Engine] = set()
-"""Engines that are computing. Threads take from it and put into it what is theirs only."""
+"""Engines that are computing. Each thread adds and removes only its own engine."""

@@ -1,7 +1,7 @@
-"""A file's first reading, in a process of its own.
+"""Load a file once in a process of its own, to detect files that crash llama.cpp.
 
-llama.cpp ends the process that reads certain damaged files (its asserts). Here that costs nothing:
-weights are mapped, not copied, so the reading takes half a second and little memory.
+Failed asserts of llama.cpp end the process that loads certain damaged files. Weights are mapped,
+not copied, so the check takes half a second and little memory.
 """
 
 from __future__ import annotations
@@ -17,16 +17,18 @@ from persona_lab.llama.bindings import Context, Model, model_unavailable
 
 _ROOT = Path(__file__).parents[2]
 _CRASHES = {signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE}
-"""How a process ends over a damaged file; who is killed for want of memory ends otherwise."""
+"""Signals that end a process over a damaged file. A lack of memory ends it by SIGKILL."""
 _TIMEOUT_S = 600.0
-"""Seconds for the largest of files on the slowest of disks."""
+"""Enough for the largest file on a slow disk."""
 
 
 def check_file(path: Path) -> None:
-    """Raises ModelUnavailable for a file that would end the process that opens it.
+    """Check that loading a file doesn't crash. A file is checked again only if it changed.
 
-    What is wrong with any other is for that process to find out. A file that didn't change is
-    read once.
+    Loading reports all other faults of a file.
+
+    Raises:
+        ModelUnavailable: It would end the process that loads it.
     """
     try:
         facts = path.stat()
@@ -45,7 +47,7 @@ def _loads_safely(path: Path, size: int, changed: int) -> bool:
         return known
     command = [sys.executable, "-m", __name__, str(path.resolve())]
     try:
-        ended = subprocess.run(  # noqa: S603 - ourselves, and a path that the settings name
+        ended = subprocess.run(  # noqa: S603 - this module, with a path from the settings
             command, cwd=_ROOT, capture_output=True, timeout=_TIMEOUT_S, check=False
         )
     except subprocess.TimeoutExpired:

@@ -1,14 +1,14 @@
-"""What has been read, and who shares it.
+"""Which tokens each sequence has evaluated, and which cells sequences share.
 
-llama.cpp keeps the cells; this keeps the books: which tokens each sequence has read, how many
-cells are in use (llama.cpp doesn't tell), what is on the shelf, and which beginnings are *pinned*:
-they are the last to go.
+llama.cpp holds the cells. This module records which tokens each sequence has evaluated, how many
+cells are in use (llama.cpp doesn't report it), what is in the prefix cache, and which prefixes are
+pinned, that is evicted last.
 
-Reading gives the same numbers, bit by bit, if it is done in the same way: alone, from the first
-cell on, in pieces that begin at a multiple of :data:`GRAIN` tokens and aren't shorter than
-:data:`SHORTEST`. What was read so is *exact*, and who comes alone takes over no more than that; who
-comes while others are answered takes over what there is. (A recurrent model's state can't be taken
-over in part: nothing is exact there.)
+Evaluation gives the same numbers, bit by bit, only if it is done in the same way: alone, from the
+first cell on, in chunks that begin at a multiple of :data:`ALIGNMENT` tokens and have at least
+:data:`MIN_CHUNK` tokens. A prefix that was evaluated so is *bit-exact*. A request that runs alone
+reuses only bit-exact prefixes; concurrent requests reuse any. A recurrent model's state can't be
+reused in part, so nothing is bit-exact there.
 """
 
 from __future__ import annotations
@@ -27,35 +27,55 @@ from persona_lab.llama.prefix_cache import (
 )
 
 BATCH_TOKENS = 512
-"""Most tokens of a piece, as in llama.cpp: pieces end at its multiples."""
+"""Largest chunk, in tokens, as in llama.cpp. Chunks end at its multiples."""
 ALIGNMENT = 4
 """Tokens that llama.cpp sums up together."""
 MIN_CHUNK = 8
-"""Tokens. A piece of fewer is summed up in another way."""
+"""Tokens. llama.cpp sums up a smaller chunk in another way."""
 MAX_PINS = 8
-"""Beginnings that are kept whatever else goes; one more lets go of the oldest."""
+"""Prefixes that can be pinned; one more replaces the oldest."""
 
 
 class CellStore(Protocol):
-    """The part of :class:`native.Context` that is needed here."""
+    """The part of :class:`~persona_lab.llama.bindings.Context` that is needed here."""
 
     cells: int
 
-    def copy(self, source: int, target: int, length: int) -> None: ...
-    def truncate(self, sequence: int, length: int = 0) -> bool: ...
-    def clear(self) -> None: ...
-    def rewind(self) -> None: ...
-    def intact(self, sequence: int, length: int) -> bool: ...
-    def save(self, sequence: int, begin: int, end: int, into: memoryview) -> int: ...
-    def load(self, sequence: int, begin: int, end: int, data: memoryview) -> bool: ...
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Share the first ``length`` cells of ``source`` with ``target``."""
+
+    def truncate(self, sequence: int, length: int = 0) -> bool:
+        """Keep the first ``length`` cells; return whether this kind of memory can."""
+
+    def clear(self) -> None:
+        """Remove all cells."""
+
+    def rewind(self) -> None:
+        """Let an empty context begin at its first cell again."""
+
+    def intact(self, sequence: int, length: int) -> bool:
+        """Return whether the cells that the next token looks at are all there."""
+
+    def save(self, sequence: int, begin: int, end: int, into: memoryview) -> int:
+        """Copy cells into memory; return how many bytes they have, 0 if they don't fit."""
+
+    def load(self, sequence: int, begin: int, end: int, data: memoryview) -> bool:
+        """Append saved cells to ``sequence``; return whether enough cells were free."""
 
 
 @dataclass(eq=False, slots=True)
 class Sequence:
-    """Tokens that were read one after another, the first ``exact`` of them exactly.
+    """Tokens that were evaluated one after another.
 
-    ``shares``: a name for each token's cell, which sequences that share it have in common.
-    ``alone``: no other was live since it is."""
+    Attributes:
+        number: Its number in llama.cpp.
+        tokens: The tokens.
+        cells: An id for each token's cell. Sequences that share a cell have its id in common.
+        bit_exact: How many of the first tokens are bit-exact.
+        live: Whether an answer uses it now.
+        exclusive: Whether no other sequence has been live since it is.
+        last_used: The tick at which it was last used.
+    """
 
     number: int
     tokens: list[int] = field(default_factory=list)
@@ -67,7 +87,10 @@ class Sequence:
 
 
 def next_chunk_size(begun: int, end: int, most: int) -> int:
-    """How many tokens to read at once of those from ``begun`` to ``end``, at most ``most``."""
+    """Return the size of the next chunk of the tokens from ``begun`` to ``end``.
+
+    It is at most ``most``, and keeps the result bit-exact.
+    """
     left = min(end, begun - begun % BATCH_TOKENS + BATCH_TOKENS) - begun
     if left <= most:
         return left
@@ -76,22 +99,21 @@ def next_chunk_size(begun: int, end: int, most: int) -> int:
 
 
 def _reusable_length(known: int, tokens: int) -> int:
-    """How many of ``known`` tokens needn't be read by who has ``tokens``, of which they're the
-    first.
+    """Return how many of the ``known`` leading tokens a prompt of ``tokens`` tokens can reuse.
 
-    Never all: the last has to be read for what comes after it to be known.
+    Never all of the prompt: its last token must be evaluated to get the next one.
     """
     known = min(known, tokens - 1)
     known -= known % ALIGNMENT
     batch = known - known % BATCH_TOKENS
-    end = min(tokens, batch + BATCH_TOKENS)  # of the piece that begins there
+    end = min(tokens, batch + BATCH_TOKENS)  # of the chunk that begins there
     if known > batch and end - known < MIN_CHUNK:
         known = max(batch, (end - MIN_CHUNK) // ALIGNMENT * ALIGNMENT)
     return known
 
 
 def prefillable_length(length: int) -> int:
-    """How many of ``length`` tokens can be read ahead of what follows them, and be exact."""
+    """Return how many of the first ``length`` tokens can be evaluated early and be bit-exact."""
     length -= length % ALIGNMENT
     over = length % BATCH_TOKENS
     if over < MIN_CHUNK:
@@ -100,6 +122,8 @@ def prefillable_length(length: int) -> int:
 
 
 class KVCache:
+    """The sequences of one context, and the prefix cache beside it."""
+
     def __init__(
         self,
         context: CellStore,
@@ -108,9 +132,16 @@ class KVCache:
         prefix_cache_bytes: int = 0,
         partial_reuse: bool = True,
     ) -> None:
-        """``shelf``: its bytes. ``divisible``: a sequence's beginning can be taken over without its
-        end, as it can from attention's cells and can't from a recurrent model's single state: that
-        isn't put on the shelf."""
+        """Create empty sequences.
+
+        Args:
+            context: Holds the cells.
+            sequences: How many sequences there are.
+            prefix_cache_bytes: Size of the prefix cache.
+            partial_reuse: Whether the first part of a sequence can be reused without the rest.
+                Attention allows it. A recurrent model has a single state, which isn't put into
+                the prefix cache either.
+        """
         self._context = context
         self.partial_reuse = partial_reuse
         self.sequences = [Sequence(number) for number in range(sequences)]
@@ -122,11 +153,11 @@ class KVCache:
 
     @property
     def cells_used(self) -> int:
-        """Cells in use."""
+        """Number of cells in use."""
         return len(self._cell_users)
 
     def find_prefix(self, tokens: Tokens[int]) -> tuple[Sequence | list[CachedBlock] | None, int]:
-        """Whose beginning serves most of ``tokens``, and how many of them."""
+        """Return where the longest reusable prefix of ``tokens`` is, and its length."""
         alone = not any(sequence.live for sequence in self.sequences)
         best: Sequence | list[CachedBlock] | None = None
         length = 0
@@ -141,26 +172,26 @@ class KVCache:
             whole = not self.partial_reuse or self._context.intact(sequence.number, known)
             if known > length and whole:
                 best, length = sequence, known
-        pages, known = self.prefix_cache.find(tokens, bit_exact=alone)
+        blocks, known = self.prefix_cache.find(tokens, bit_exact=alone)
         known = _reusable_length(known, len(tokens))
-        return (pages, known) if known > length else (best, length)
+        return (blocks, known) if known > length else (best, length)
 
     def acquire(self, tokens: Tokens[int]) -> Sequence:
-        """A live sequence that has read as much of ``tokens`` as :meth:`find` says.
+        """Return a live sequence that begins with the prefix that :meth:`find_prefix` finds.
 
-        What nobody is using leaves the context, which is the live ones' alone. One sequence must be
-        idle: there are more than live streams.
+        Idle sequences move out of the context into the prefix cache. At least one sequence must
+        be idle, so there are more sequences than running answers.
         """
         live = [sequence for sequence in self.sequences if sequence.live]
-        if not live:  # what was read beside others lies among cells that were theirs
+        if not live:  # what ran beside others lies among their cells
             self._offload([s for s in self._idle() if not s.exclusive])
         source, length = self.find_prefix(tokens)
         others = [sequence for sequence in self._idle() if sequence is not source]
-        pages = source if isinstance(source, list) else []
+        blocks = source if isinstance(source, list) else []
         if self.partial_reuse:
-            self._offload(others, protected=pages)
-            if pages:  # more exact ones may stand in their place
-                pages, known = self.prefix_cache.find(tokens, bit_exact=not live)
+            self._offload(others, protected=blocks)
+            if blocks:  # offloading may have replaced them by bit-exact ones
+                blocks, known = self.prefix_cache.find(tokens, bit_exact=not live)
                 length = min(length, _reusable_length(known, len(tokens)))
             if not self.cells_used:
                 self._context.rewind()
@@ -174,13 +205,14 @@ class KVCache:
             if isinstance(source, Sequence):
                 self._copy_prefix(taken, source, length)
             else:
-                self._restore_blocks(taken, pages, length, bit_exact=not live)
+                self._restore_blocks(taken, blocks, length, bit_exact=not live)
         for sequence in live:
             sequence.exclusive = False
         taken.live, taken.exclusive = True, not live
         return taken
 
     def _empty_sequence(self, held: list[Sequence]) -> Sequence:
+        """Return an empty sequence; the least recently used of ``held`` makes way."""
         empty = [s for s in self.sequences if not (s.live or s.tokens)]
         if not empty:
             empty = [min(held, key=lambda sequence: sequence.last_used)]
@@ -188,37 +220,37 @@ class KVCache:
         return empty[0]
 
     def _copy_prefix(self, taken: Sequence, source: Sequence, length: int) -> None:
-        """Let the empty ``taken`` begin with the first cells of ``source``, which is live."""
+        """Share the first ``length`` cells of the live ``source`` with the empty ``taken``."""
         self._context.copy(source.number, taken.number, length)
         taken.tokens, taken.cells = source.tokens[:length], source.cells[:length]
         taken.bit_exact = min(source.bit_exact, length)
         self._cell_users.update(taken.cells)
 
     def _restore_blocks(
-        self, taken: Sequence, pages: list[CachedBlock], length: int, *, bit_exact: bool
+        self, taken: Sequence, blocks: list[CachedBlock], length: int, *, bit_exact: bool
     ) -> None:
-        """Let the empty ``taken`` begin with what stands on ``pages``, while there are cells."""
-        for page in pages:
+        """Load the blocks into the empty ``taken`` while there are free cells."""
+        for block in blocks:
             begun = len(taken.tokens)
             if begun >= length:
                 break
-            end, data = begun + len(page.tokens), self.prefix_cache.data_of(page)
-            if self._context.cells - self.cells_used < len(page.tokens) or not self._context.load(
+            end, data = begun + len(block.tokens), self.prefix_cache.data_of(block)
+            if self._context.cells - self.cells_used < len(block.tokens) or not self._context.load(
                 taken.number, begun, end, data
             ):
                 break
-            page.last_used = next(self._ticks)
-            self.append(taken, page.tokens)
-            taken.bit_exact += page.bit_exact if bit_exact and taken.bit_exact == begun else 0
+            block.last_used = next(self._ticks)
+            self.append(taken, block.tokens)
+            taken.bit_exact += block.bit_exact if bit_exact and taken.bit_exact == begun else 0
         self._truncate(taken, min(length, len(taken.tokens) // ALIGNMENT * ALIGNMENT))
         if taken.tokens and not self._context.intact(taken.number, len(taken.tokens)):
             self._truncate(taken, 0)
 
     def pin(self, tokens: Tokens[int]) -> None:
-        """Keep the beginning ``tokens`` from now on: what begins so goes last.
+        """Pin the prefix ``tokens``: what begins with it is evicted last.
 
-        Each is at most a quarter, together they are at most half as many tokens as there are cells;
-        the oldest give way.
+        A pin covers at most a quarter of the cells, and all pins at most half of them. The oldest
+        pins are removed first.
         """
         tokens = tokens[: self._context.cells // 4]
         if len(tokens) < MIN_BLOCK_TOKENS:
@@ -233,9 +265,10 @@ class KVCache:
             self._pins.pop(0)
 
     def ensure_free(self, wanted: int) -> bool:
-        """Make ``wanted`` cells free: what nobody is using leaves the context.
+        """Free ``wanted`` cells by moving idle sequences out of the context.
 
-        False, and nothing leaves it, where live sequences leave too few.
+        Returns:
+            Whether they are free. If live sequences leave too few, nothing is moved.
         """
         if self._context.cells - self.cells_used >= wanted:
             return True
@@ -246,34 +279,39 @@ class KVCache:
         return True
 
     def append(self, sequence: Sequence, tokens: Tokens[int], *, bit_exact: bool = False) -> None:
-        """``sequence`` has read ``tokens`` too; ``exactly``: of a prompt, and nothing beside."""
-        shares = [next(self._cell_ids) for _ in tokens]
+        """Record that ``sequence`` evaluated ``tokens``.
+
+        Args:
+            sequence: The sequence.
+            tokens: The tokens.
+            bit_exact: Whether they are part of a prompt and were evaluated alone.
+        """
+        cells = [next(self._cell_ids) for _ in tokens]
         sequence.tokens.extend(tokens)
-        sequence.cells.extend(shares)
-        self._cell_users.update(shares)
+        sequence.cells.extend(cells)
+        self._cell_users.update(cells)
         if bit_exact and sequence.exclusive and len(tokens) >= MIN_CHUNK:
             sequence.bit_exact = len(sequence.tokens)
 
     def retain(self, sequence: Sequence, length: int | None = None) -> None:
-        """Nobody writes on ``sequence`` any more; keep its first ``length`` tokens for whoever
-        begins alike."""
+        """Make ``sequence`` idle, and keep its first ``length`` tokens for reuse."""
         sequence.live, sequence.last_used = False, next(self._ticks)
         if self.partial_reuse:
             length = len(sequence.tokens) if length is None else min(length, len(sequence.tokens))
             self._truncate(sequence, length - length % ALIGNMENT)
 
     def save_idle(self) -> None:
-        """Put what nobody is using on the shelf already: who comes next needn't wait for it."""
+        """Copy idle sequences into the prefix cache now, so that no request waits for it."""
         for held in self._idle():
             self._save(held)
 
     def release(self, sequence: Sequence) -> None:
-        """Forget ``sequence``; cells that others share stay."""
+        """Empty ``sequence``. Cells that others share stay."""
         self._truncate(sequence, 0)
         sequence.live = False
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove everything."""
         self._context.clear()
         self._cell_users.clear()
         self.prefix_cache.clear()

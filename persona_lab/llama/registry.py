@@ -1,9 +1,8 @@
-"""The engines of this process: one for each file, whoever asks, for as long as memory lasts.
+"""The engines of this process: one for each file, within the available memory.
 
-What an engine takes is known before it takes it: its weights and room to work in, and, once the
-file has been read, a cell for each token of context. Where that doesn't fit beside the others,
-those that nobody is using are unloaded, the longest unused first; whoever held one opens it again
-when they need it.
+The size of an engine is known before it is loaded: its weights, a working area and, once the file's
+header is read, a cell for each token of context. If it doesn't fit beside the others, idle engines
+are unloaded, the least recently used first. Their owners open them again on demand.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ from persona_lab.llama.bindings import Progress, model_unavailable
 from persona_lab.llama.engine import Engine
 
 ENGINE_OVERHEAD_BYTES = 250_000_000
-"""Bytes that an engine takes beside weights and cells, at most (of both packaged models)."""
+"""Bytes that an engine takes beside weights and cells: the larger of the two packaged models."""
 
 _CGROUP = Path("/sys/fs/cgroup")
-"""Where Linux says what a container may have."""
+"""Where Linux publishes the limits of a container."""
 
 
 @dataclass(slots=True)
@@ -46,39 +45,50 @@ def open_engine(
     max_bytes: int = 0,
     progress: Progress | None = None,
 ) -> Engine:
-    """The process's engine for ``path``, which is ``owner``'s too from now on.
+    """Return the process's engine for ``path``, and record ``owner`` as one of its owners.
 
-    Loaded for the first of its owners (it takes a moment: call it off the event loop); it stays
-    until the last has called :func:`release_engines`, or until its memory is needed. ``most``:
-    bytes that all engines may take together, 0 for what the machine has; ``progress`` hears what
-    share is loaded. Raises ModelUnavailable.
+    The first owner loads it, which blocks: don't call this on the event loop. It stays until the
+    last owner calls :func:`release_engines`, or until its memory is needed.
+
+    Args:
+        path: A GGUF file.
+        context: Tokens that all running answers share.
+        threads: Threads to compute with.
+        flash: Use flash attention.
+        owner: Any object that identifies the owner.
+        name: Its name in errors and statistics.
+        max_bytes: Memory that all engines may take together; 0 for what is available.
+        progress: Receives the loaded share.
+
+    Raises:
+        ModelUnavailable: The file can't be loaded, or memory is short.
     """
     with _registry_lock:
         key = (path.resolve(), context, threads, flash)
         if key not in _engines:
             _engines[key] = _load(path, context, threads, flash, name, max_bytes, progress)
-        kept = _engines[key]
-        kept.owners.add(owner)
-        return kept.engine
+        entry = _engines[key]
+        entry.owners.add(owner)
+        return entry.engine
 
 
 def running_engines() -> list[Engine]:
-    """Every engine of this process, at this moment: nobody waits for one that is being loaded."""
-    return [kept.engine for kept in list(_engines.values())]
+    """Return every loaded engine. It doesn't wait for one that is being loaded."""
+    return [entry.engine for entry in list(_engines.values())]
 
 
 def release_engines(owner: object) -> None:
-    """``owner`` needs no engine any more; those that nobody else needs are closed (blocks)."""
+    """Remove ``owner`` from all engines, and close those without owners. Blocks."""
     with _registry_lock:
-        for key, kept in list(_engines.items()):
-            kept.owners.discard(owner)
-            if not kept.owners:
+        for key, entry in list(_engines.items()):
+            entry.owners.discard(owner)
+            if not entry.owners:
                 del _engines[key]
-                kept.engine.close()
+                entry.engine.close()
 
 
 def close_engines() -> None:
-    """Close every engine of the process, whoever owns it. Runs by itself at its end."""
+    """Close every engine. Runs at the end of the process."""
     with _registry_lock:
         while _engines:
             _engines.popitem()[1].engine.close()
@@ -119,26 +129,27 @@ def _load(
 def _file_size(path: Path) -> int:
     try:
         return path.stat().st_size
-    except OSError:  # loading it will say what is wrong
+    except OSError:  # loading it reports the error
         return 0
 
 
 def _free_memory(path: Path, wanted: int, max_bytes: int) -> None:
-    """Unload what nobody is using until ``wanted`` bytes are free.
+    """Unload idle engines until ``wanted`` bytes are free.
 
-    Raises ModelUnavailable where that isn't enough; nothing is unloaded then.
+    Raises:
+        ModelUnavailable: That wouldn't be enough. Nothing is unloaded then.
     """
-    taken = sum(kept.bytes for kept in _engines.values())
+    taken = sum(entry.bytes for entry in _engines.values())
     left = min(max_bytes - taken, available_memory()) if max_bytes else available_memory()
-    idle = [(key, kept) for key, kept in _engines.items() if kept.engine.idle]
+    idle = [(key, entry) for key, entry in _engines.items() if entry.engine.idle]
     idle.sort(key=lambda each: each[1].engine.last_used)
-    enough = left + sum(kept.bytes for _, kept in idle) >= wanted
-    for key, kept in idle if enough else []:
+    enough = left + sum(entry.bytes for _, entry in idle) >= wanted
+    for key, entry in idle if enough else []:
         if left >= wanted:
             break
-        if kept.engine.unload():
+        if entry.engine.unload():
             del _engines[key]
-            left += kept.bytes
+            left += entry.bytes
     if left < wanted:
         needed, free = round(wanted / 1e6), max(0, round(left / 1e6))
         reason = f"it needs {needed} MB of memory, and {free} MB are free"
@@ -146,17 +157,17 @@ def _free_memory(path: Path, wanted: int, max_bytes: int) -> None:
 
 
 def available_memory() -> int:
-    """Bytes that this process can still have: of the machine, or of its container if that has less.
+    """Return the bytes that the machine, or its container if that has fewer, can still give.
 
-    A container's file cache gives way to whoever needs memory, so it isn't counted as taken.
+    A container's file cache shrinks on demand, so it doesn't count as taken.
     """
     import psutil
 
     left = int(psutil.virtual_memory().available)
-    with contextlib.suppress(OSError, ValueError, KeyError):  # no container, or none with a bound
-        bound = int((_CGROUP / "memory.max").read_text("ascii"))
+    with contextlib.suppress(OSError, ValueError, KeyError):  # no container, or one without a limit
+        limit = int((_CGROUP / "memory.max").read_text("ascii"))
         taken = int((_CGROUP / "memory.current").read_text("ascii"))
         lines = (_CGROUP / "memory.stat").read_text("ascii").splitlines()
         cache = int(dict(line.split() for line in lines)["file"])
-        left = min(left, bound - taken + cache)
+        left = min(left, limit - taken + cache)
     return max(0, left)

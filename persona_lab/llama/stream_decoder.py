@@ -1,7 +1,7 @@
-"""From the bytes of tokens to text that can be shown at once.
+"""Decode the bytes of tokens to text that can be shown at once.
 
-A token may end inside a character (emoji, rare kanji) and a stop string may begin in one token
-and end in another. What could still turn into either is held back until it is decided.
+A token may end inside a character (emoji, rare kanji), and a stop string may extend over several
+tokens. Text that could still become part of either is held back until that is decided.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 
 class StreamDecoder:
-    """Feed it bytes, show what it returns. ``stopped`` once a stop string has come."""
+    """An incremental decoder. ``stopped`` is true once a stop string was found."""
 
     def __init__(self, stop: Iterable[str] = ()) -> None:
         self.stopped = False
@@ -20,10 +20,15 @@ class StreamDecoder:
         self._pending = ""
 
     def feed(self, data: bytes, *, final: bool = False) -> str:
-        """Text that no later byte can take back. ``final``: nothing follows."""
+        """Add bytes; return the text that later bytes can't change.
+
+        Args:
+            data: The bytes of a token.
+            final: Whether no more bytes follow.
+        """
         if self.stopped:
             return ""
-        # What no longer comes whole at the end is half a character: nobody can read it.
+        # An incomplete character at the end is dropped: it can't be shown.
         text = self._pending + self._decoder.decode(data)
         found = [at for s in self._stop if (at := text.find(s)) >= 0]
         if found:
@@ -35,7 +40,7 @@ class StreamDecoder:
         return text[: len(text) - keep]
 
     def _stop_prefix_length(self, text: str) -> int:
-        """Length of the longest end of ``text`` that a stop string begins with."""
+        """Return the length of the longest end of ``text`` that begins a stop string."""
         longest = max((len(s) - 1 for s in self._stop), default=0)
         for length in range(min(longest, len(text)), 0, -1):
             if any(s.startswith(text[-length:]) for s in self._stop):

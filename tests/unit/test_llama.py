@@ -38,7 +38,7 @@ from persona_lab.llama import (
 )
 from persona_lab.llama import engine as engine_module
 from persona_lab.llama import registry as engines
-from persona_lab.llama.bindings import BatchEntry, Sampler, grammar_from_schema, load_llama
+from persona_lab.llama.bindings import BatchEntry, load_llama
 from persona_lab.llama.engine import MAX_QUEUED, MAX_RUNNING, PREFILL_CHUNK, SEQUENCES
 from persona_lab.llama.kv_cache import (
     ALIGNMENT,
@@ -49,6 +49,7 @@ from persona_lab.llama.kv_cache import (
     prefillable_length,
 )
 from persona_lab.llama.prefix_cache import BLOCK_TOKENS, PrefixCache
+from persona_lab.llama.sampling import Sampler, grammar_from_schema
 from persona_lab.llama.stream_decoder import StreamDecoder
 from persona_lab.settings import ROOT, Settings
 
