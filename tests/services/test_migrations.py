@@ -124,8 +124,6 @@ ROWS: dict[str, list[dict[str, Any]]] = {
         {"id": "x", "user_id": "u", "agent_id": "a", "chat_id": "c", "provider": "mock",
          "model": "echo", "status": "ok", "cost": 0.5},
     ],
-    "prompt": [{"hash": "h", "user_id": "u", "content": "あ"}],
-    "chatprompt": [{"chat_id": "c", "hash": "h"}],
     "apitoken": [{"id": "k", "user_id": "u", "name": "program", "token_hash": "y" * 64}],
 }  # fmt: skip
 """Of every table there ever was. What is left out and must be there is filled in by type."""
