@@ -26,9 +26,9 @@ from persona_lab.clients.options import Sampling
 from persona_lab.db.tables import Chat, Message
 from persona_lab.errors import PersonaLabError
 from persona_lab.lab import Lab
-from persona_lab.responses.changes import metadata_with_raw
 from persona_lab.server.auth import Caller
 from persona_lab.server.error_responses import AnswerFailed, error_response
+from persona_lab.server.serializers import message_data
 from persona_lab.types import Event, now
 
 AnswerEvent = dict[str, Any]
@@ -69,18 +69,8 @@ class MessageOut(BaseModel):
 
     @classmethod
     def of(cls, message: Message) -> MessageOut:
-        return cls(
-            id=message.id,
-            content=message.content,
-            sender=message.sender,
-            status=message.status,
-            timestamp=message.created_at,
-            metadata=(
-                metadata_with_raw(message.content, message.details)
-                if message.sender == "ai"
-                else message.details
-            ),
-        )
+        """The message as it is stored."""
+        return cls.model_validate(message_data(message))
 
 
 async def stream_answer_events(
@@ -90,14 +80,8 @@ async def stream_answer_events(
 
     What it raises it raises before the first step: InputError, NotFound, StorageError.
     """
-    events = lab.service.generate_streaming(
-        said.content,
-        chat.agent_id,
-        chat.id,
-        caller.user_id,
-        model=said.model,
-        language=caller.language,
-        **said.options(),
+    events = caller.operations(lab).send(
+        said.content, chat.id, chat.agent_id, model=said.model, **said.options()
     )
     async with aclosing(events):
         async for event in events:

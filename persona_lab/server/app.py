@@ -21,6 +21,7 @@ from persona_lab.lab import Lab
 from persona_lab.monitor.request_context import request
 from persona_lab.server.auth import Caller, caller, spoken
 from persona_lab.server.error_responses import headers_of, ours, status_of
+from persona_lab.server.operations import Operations
 from persona_lab.types import Language
 
 Shape = Callable[[PersonaLabError, Lab, Language], Any]
@@ -45,6 +46,14 @@ async def authenticate(
 
 LabDep = Annotated[Lab, Depends(lab_of)]
 CallerDep = Annotated[Caller, Depends(authenticate)]
+
+
+def operations_of(lab: LabDep, caller: CallerDep) -> Operations:
+    """What the caller can do."""
+    return caller.operations(lab)
+
+
+OperationsDep = Annotated[Operations, Depends(operations_of)]
 
 
 def create_api_app(

@@ -14,6 +14,8 @@ from starlette.requests import HTTPConnection
 
 from persona_lab.db.store import PREFIX, Store
 from persona_lab.errors import NotFound, Unauthorized
+from persona_lab.lab import Lab
+from persona_lab.server.operations import Operations
 from persona_lab.server.session_cookie import from_another_site, language_of, visitor_secret
 from persona_lab.types import Language
 
@@ -26,6 +28,10 @@ class Caller:
     user_id: str
     language: Language
     by_token: bool = False
+
+    def operations(self, lab: Lab) -> Operations:
+        """What the caller can do, answered by the lab's own service."""
+        return Operations(lab, self.user_id, self.language, lab.service)
 
 
 async def caller(connection: HTTPConnection, store: Store) -> Caller:

@@ -15,7 +15,6 @@ persona has no use for (tools, logprobs, …) are passed over.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
@@ -33,8 +32,9 @@ from persona_lab.errors import InvalidRequest, NotFound, PersonaLabError
 from persona_lab.lab import Lab
 from persona_lab.pipeline.context import Entry
 from persona_lab.pipeline.input import InputValidator
-from persona_lab.server.app import CallerDep, LabDep, create_api_app
+from persona_lab.server.app import CallerDep, LabDep, OperationsDep, create_api_app
 from persona_lab.server.error_responses import AnswerFailed, error_response, ours, status_of
+from persona_lab.server.operations import Operations
 from persona_lab.server.sse import EventStreamResponse, as_json, cancel_on_disconnect, sse
 from persona_lab.translations import Translations
 from persona_lab.types import Event, Language, new_id
@@ -236,9 +236,9 @@ door = APIRouter(responses=_REFUSALS)
 
 
 @door.get("/models")
-async def list_models(lab: LabDep, caller: CallerDep) -> ModelList:
+async def list_models(operations: OperationsDep) -> ModelList:
     """Your personas, the last changed first, then the demos."""
-    agents = await asyncio.to_thread(lab.store.list_agents, user_id=caller.user_id)
+    agents = await operations.list_personas()
     seen: set[str] = set()
     listed = []
     for agent in agents:  # in the order in which a name is looked up
@@ -248,10 +248,9 @@ async def list_models(lab: LabDep, caller: CallerDep) -> ModelList:
 
 
 @door.get("/models/{model:path}")
-async def read_model(model: str, lab: LabDep, caller: CallerDep) -> ModelOut:
+async def read_model(model: str, operations: OperationsDep) -> ModelOut:
     """One of them, by its name or its id."""
-    agent = await _persona(lab, model, caller.user_id)
-    return _model(agent, model)
+    return _model(await operations.find_persona(model), model)
 
 
 @door.post("/chat/completions", response_model=None, responses=_STREAMED)
@@ -261,18 +260,12 @@ async def complete(
     """The persona's answer to a conversation."""
     if asked.n not in (None, 1):
         raise InvalidRequest(why="one_answer", field="n")
-    agent, model = await _persona_and_model(lab, asked.model, caller.user_id)
+    operations = caller.operations(lab)
+    agent, model = await _persona_and_model(operations, asked.model)
     words: Translations = request.app.state.words
     context, message = conversation(asked.messages, words, agent.language)
-    events = lab.service.answer(
-        agent,
-        message,
-        user_id=caller.user_id,
-        context=context,
-        model=model,
-        kind="api",
-        language=caller.language,
-        **asked.options(),
+    events = operations.answer(
+        agent, message, model=model, context=context, kind="api", **asked.options()
     )
     answer = _Answer(asked.model, "chatcmpl-" + new_id(), int(time.time()))
     if asked.stream:
@@ -362,21 +355,17 @@ def tokens(metadata: Mapping[str, Any]) -> dict[str, Any]:
     return counted | {"prompt_tokens_details": {"cached_tokens": cached}}
 
 
-async def _persona(lab: Lab, name: str, user_id: str) -> Agent:
-    return await asyncio.to_thread(lab.store.agent_named, name, user_id=user_id)
-
-
-async def _persona_and_model(lab: Lab, name: str, user_id: str) -> tuple[Agent, str]:
+async def _persona_and_model(operations: Operations, name: str) -> tuple[Agent, str]:
     """The persona, and the model that is to answer, "" for the default. Raises NotFound and
     UnknownModel."""
     try:
-        return await _persona(lab, name, user_id), ""
+        return await operations.find_persona(name), ""
     except NotFound:
         persona, _, model = name.rpartition("@")
         if not (persona and model):
             raise
-    agent = await _persona(lab, persona, user_id)
-    return agent, lab.clients.info(model).spec
+    agent = await operations.find_persona(persona)
+    return agent, operations.service.clients.info(model).spec
 
 
 def _model(agent: Agent, name: str) -> ModelOut:

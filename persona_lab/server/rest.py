@@ -6,7 +6,6 @@ user: another's id is as good as none. ``/api/v1/openapi.json`` describes it all
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import datetime
@@ -20,14 +19,13 @@ from starlette.responses import JSONResponse
 from persona_lab.db.tables import Agent, ApiToken, Chat
 from persona_lab.errors import PageOnly, PersonaLabError
 from persona_lab.lab import Lab
-from persona_lab.personas.persona import persona_of
 from persona_lab.server.answer_events import (
     AnswerEvent,
     MessageIn,
     MessageOut,
     stream_answer_events,
 )
-from persona_lab.server.app import CallerDep, LabDep, create_api_app
+from persona_lab.server.app import CallerDep, LabDep, OperationsDep, create_api_app
 from persona_lab.server.error_responses import (
     AnswerFailed,
     error_response,
@@ -36,6 +34,7 @@ from persona_lab.server.error_responses import (
     status_of,
 )
 from persona_lab.server.persona_schema import request_fields, response_fields
+from persona_lab.server.serializers import model_data, persona_data
 from persona_lab.server.sse import EventStreamResponse, as_json, cancel_on_disconnect, sse
 from persona_lab.types import Language
 
@@ -93,13 +92,7 @@ class AgentOut(_AgentFields):
 
     @classmethod
     def of(cls, agent: Agent) -> AgentOut:
-        return cls(
-            id=agent.id,
-            demo=agent.owner_id is None,
-            created_at=agent.created_at,
-            updated_at=agent.updated_at,
-            **persona_of(agent),
-        )
+        return cls(**persona_data(agent), created_at=agent.created_at, updated_at=agent.updated_at)
 
 
 class NewChat(BaseModel):
@@ -222,92 +215,75 @@ models = APIRouter(prefix="/models", tags=["models"])
 
 
 @agents.get("", responses=_may_fail())
-async def list_agents(lab: LabDep, caller: CallerDep) -> list[AgentOut]:
+async def list_agents(operations: OperationsDep) -> list[AgentOut]:
     """Your personas, the last changed first, then the demos."""
-    found = await asyncio.to_thread(lab.store.list_agents, user_id=caller.user_id)
-    return [AgentOut.of(agent) for agent in found]
+    return [AgentOut.of(agent) for agent in await operations.list_personas()]
 
 
 @agents.post("", status_code=201, responses=_may_fail())
-async def create_agent(persona: NewPersona, lab: LabDep, caller: CallerDep) -> AgentOut:
+async def create_agent(persona: NewPersona, operations: OperationsDep) -> AgentOut:
     """Make a persona."""
-    fields = persona.given()
-    made = await asyncio.to_thread(lab.store.create_agent, user_id=caller.user_id, **fields)
-    return AgentOut.of(made)
+    return AgentOut.of(await operations.create_persona(**persona.given()))
 
 
 @agents.get("/{agent_id}", responses=_may_fail(404))
-async def read_agent(agent_id: str, lab: LabDep, caller: CallerDep) -> AgentOut:
+async def read_agent(agent_id: str, operations: OperationsDep) -> AgentOut:
     """One persona, your own or a demo."""
-    found = await asyncio.to_thread(lab.store.get_agent, agent_id, user_id=caller.user_id)
-    return AgentOut.of(found)
+    return AgentOut.of(await operations.get_persona(agent_id))
 
 
 @agents.patch("/{agent_id}", responses=_may_fail(404))
 async def change_agent(
-    agent_id: str, persona: PersonaFields, lab: LabDep, caller: CallerDep
+    agent_id: str, persona: PersonaFields, operations: OperationsDep
 ) -> AgentOut:
     """Change a persona. A changed demo becomes a copy of your own: go on with its new id."""
-    change = lab.store.update_agent
-    kept = await asyncio.to_thread(change, agent_id, user_id=caller.user_id, **persona.given())
-    return AgentOut.of(kept)
+    return AgentOut.of(await operations.update_persona(agent_id, **persona.given()))
 
 
 @agents.delete("/{agent_id}", status_code=204, responses=_may_fail(404))
-async def delete_agent(agent_id: str, lab: LabDep, caller: CallerDep) -> None:
+async def delete_agent(agent_id: str, operations: OperationsDep) -> None:
     """Delete a persona of yours. Its conversations stay readable."""
-    await asyncio.to_thread(lab.store.delete_agent, agent_id, user_id=caller.user_id)
+    await operations.delete_persona(agent_id)
 
 
 @chats.get("", responses=_may_fail())
 async def list_chats(
-    lab: LabDep,
-    caller: CallerDep,
+    operations: OperationsDep,
     agent_id: Annotated[str | None, Query(description="Only those with this persona.")] = None,
     limit: Annotated[int, Query(ge=1, le=500, description="How many at most.")] = 50,
 ) -> list[ChatOut]:
     """Your conversations, the last used first."""
-    found = await asyncio.to_thread(
-        lab.store.list_chats, user_id=caller.user_id, agent_id=agent_id or None, limit=limit
-    )
+    found = await operations.list_chats(agent_id or "", limit=limit)
     return [ChatOut.of(chat) for chat in found]
 
 
 @chats.post("", status_code=201, responses=_may_fail(404))
-async def create_chat(begun: NewChat, lab: LabDep, caller: CallerDep) -> ChatOut:
+async def create_chat(begun: NewChat, operations: OperationsDep) -> ChatOut:
     """Begin a conversation with a persona, your own or a demo."""
-    made = await asyncio.to_thread(
-        lab.store.create_chat, user_id=caller.user_id, agent_id=begun.agent_id
-    )
-    return ChatOut.of(made)
+    return ChatOut.of(await operations.create_chat(begun.agent_id))
 
 
 @chats.get("/{chat_id}", responses=_may_fail(404))
-async def read_chat(chat_id: str, lab: LabDep, caller: CallerDep) -> ChatOut:
+async def read_chat(chat_id: str, operations: OperationsDep) -> ChatOut:
     """One conversation, without its messages."""
-    found = await asyncio.to_thread(lab.store.get_chat, chat_id, user_id=caller.user_id)
-    return ChatOut.of(found)
+    return ChatOut.of(await operations.get_chat(chat_id))
 
 
 @chats.delete("/{chat_id}", status_code=204, responses=_may_fail(404))
-async def delete_chat(chat_id: str, lab: LabDep, caller: CallerDep) -> None:
+async def delete_chat(chat_id: str, operations: OperationsDep) -> None:
     """Delete a conversation."""
-    await asyncio.to_thread(lab.store.delete_chat, chat_id, user_id=caller.user_id)
+    await operations.delete_chat(chat_id)
 
 
 @chats.get("/{chat_id}/messages", responses=_may_fail(404))
 async def list_messages(
     chat_id: str,
-    lab: LabDep,
-    caller: CallerDep,
+    operations: OperationsDep,
     limit: Annotated[int, Query(ge=1, le=500, description="How many at most.")] = 500,
     before: Annotated[str, Query(description="Those ahead of the message with this id.")] = "",
 ) -> list[MessageOut]:
     """The last messages of a conversation, the oldest first."""
-    messages = lab.store.messages
-    found = await asyncio.to_thread(
-        messages, chat_id, user_id=caller.user_id, limit=limit, before=before
-    )
+    found = await operations.list_messages(chat_id, limit=limit, before=before)
     return [MessageOut.of(message) for message in found]
 
 
@@ -328,7 +304,7 @@ async def send_message(
 ) -> Response:
     """Say something to the persona. An answer that fails has the status of its error, and beside
     it stands what was kept."""
-    chat = await asyncio.to_thread(lab.store.get_chat, chat_id, user_id=caller.user_id)
+    chat = await caller.operations(lab).get_chat(chat_id)
     steps = stream_answer_events(lab, chat, said, caller)
     if said.stream:
         return EventStreamResponse(_events(steps), partial(_excuse, lab, caller.language))
@@ -379,42 +355,30 @@ def _message_out(step: AnswerEvent) -> Any:
 
 
 @tokens.get("", responses=_may_fail())
-async def list_tokens(lab: LabDep, caller: CallerDep) -> list[TokenOut]:
+async def list_tokens(operations: OperationsDep) -> list[TokenOut]:
     """Your tokens that hold, the newest first."""
-    found = await asyncio.to_thread(lab.store.list_tokens, user_id=caller.user_id)
-    return [TokenOut.of(token) for token in found]
+    return [TokenOut.of(token) for token in await operations.list_tokens()]
 
 
 @tokens.post("", status_code=201, responses=_may_fail(403))
-async def create_token(wanted: NewToken, lab: LabDep, caller: CallerDep) -> MadeToken:
+async def create_token(wanted: NewToken, operations: OperationsDep, caller: CallerDep) -> MadeToken:
     """Make a token, from the page alone. Keep its secret: it is shown this once."""
     if caller.by_token:
         raise PageOnly
-    token, secret = await asyncio.to_thread(
-        lab.store.create_token, user_id=caller.user_id, name=wanted.name
-    )
+    token, secret = await operations.create_token(wanted.name)
     return MadeToken(**TokenOut.of(token).model_dump(), token=secret)
 
 
 @tokens.delete("/{token_id}", status_code=204, responses=_may_fail(404))
-async def revoke_token(token_id: str, lab: LabDep, caller: CallerDep) -> None:
+async def revoke_token(token_id: str, operations: OperationsDep) -> None:
     """Revoke a token: from now on it leads to nobody."""
-    await asyncio.to_thread(lab.store.revoke_token, token_id, user_id=caller.user_id)
+    await operations.revoke_token(token_id)
 
 
 @models.get("", responses=_may_fail())
-async def list_models(lab: LabDep, caller: CallerDep) -> list[ModelOut]:
+async def list_models(operations: OperationsDep) -> list[ModelOut]:
     """The models that can be asked, the default first."""
-    return [
-        ModelOut(
-            model=info.spec,
-            label=info.label or info.name,
-            available=lab.clients.available(info),
-            context=info.context,
-            languages=list(info.languages),
-        )
-        for info in lab.clients.listed()
-    ]
+    return [ModelOut(**model_data(*listed)) for listed in operations.list_models()]
 
 
 def rest_app(lab: Lab) -> FastAPI:

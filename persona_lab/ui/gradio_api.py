@@ -6,25 +6,32 @@ without the page's cookie works in a space of its own, which lasts as long as it
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import asdict
 from typing import Any, get_type_hints
 
 import gradio as gr
 from gradio.utils import get_function_description
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from persona_lab.comparison.runner import Comparison, Contestant
-from persona_lab.db.tables import Agent, Chat, Message
+from persona_lab.comparison.runner import Contestant
+from persona_lab.db.tables import Agent
 from persona_lab.errors import InputError
-from persona_lab.insights import SPAN, Figures, Summary, zone_of
+from persona_lab.insights import SPAN, zone_of
 from persona_lab.lab import Lab
 from persona_lab.personas.persona import PERSONA_FIELDS, Persona, clean_persona, persona_of
-from persona_lab.responses.changes import metadata_with_raw
-from persona_lab.types import Event, Prompt
+from persona_lab.server.operations import Operations
+from persona_lab.server.serializers import (
+    cell_data,
+    chat_data,
+    message_data,
+    model_data,
+    persona_data,
+    prompt_data,
+    summary_data,
+)
+from persona_lab.types import Event
 from persona_lab.ui.csv_export import spreadsheet
 from persona_lab.ui.session import Visitor, Visitors
 from persona_lab.ui.streaming import paced
@@ -38,88 +45,6 @@ def _field_names() -> str:
         form = "a list of user and ai" if field.kind == "examples" else " or ".join(field.values)
         names.append(f"{field.name} ({form})" if form else field.name)
     return ", ".join(names)
-
-
-def agent_data(agent: Agent) -> dict[str, Any]:
-    return {"id": agent.id, "demo": agent.owner_id is None, **persona_of(agent)}
-
-
-def prompt_data(prompt: Prompt) -> dict[str, Any]:
-    return {
-        "prompt": str(prompt),
-        "system": prompt.system,
-        "turns": [{"role": turn.role, "content": turn.content} for turn in prompt.turns],
-        "kind": prompt.kind,
-        "stop": list(prompt.stop),
-        "template": prompt.trace.template,
-        "rule": prompt.trace.rule,
-        "reason": prompt.trace.reason,
-        "spans": [[span.start, span.end, span.field] for span in prompt.trace.spans],
-    }
-
-
-def chat_data(chat: Chat) -> dict[str, Any]:
-    return {
-        "id": chat.id,
-        "persona": chat.agent_id,
-        "title": chat.title,
-        "updated_at": chat.updated_at.isoformat(),
-    }
-
-
-def message_data(message: Message) -> dict[str, Any]:
-    return {
-        "id": message.id,
-        "sender": message.sender,
-        "content": message.content,
-        "status": message.status,
-        "timestamp": message.created_at.isoformat(),
-        "metadata": metadata_with_raw(message.content, message.details)
-        if message.sender == "ai"
-        else message.details,
-    }
-
-
-def figures_data(figures: Figures) -> dict[str, Any]:
-    return {
-        "answers": figures.answers,
-        "stopped": figures.stopped,
-        "errors": figures.errors,
-        "error_rate": figures.error_rate,
-        "cache_hits": figures.cache_hits,
-        "cache_hit_rate": figures.cache_hit_rate,
-        "first_token_ms": asdict(figures.first),
-        "total_ms": asdict(figures.whole),
-        "tokens": {
-            "prompt": figures.prompt_tokens,
-            "cached": figures.cached_tokens,
-            "completion": figures.completion_tokens,
-        },
-        "cost": figures.cost,
-        "unpriced": figures.unpriced,
-    }
-
-
-def summary_data(summary: Summary) -> dict[str, Any]:
-    models = [(part.key.partition(":"), part.figures) for part in summary.models]
-    return {
-        "span": summary.span,
-        "zone": summary.zone,
-        "since": summary.since.isoformat() if summary.since else None,
-        "until": summary.until.isoformat(),
-        "total": figures_data(summary.total),
-        "kinds": dict(summary.kinds),
-        "error_types": dict(summary.error_types),
-        "by_persona": [
-            {"id": p.key, "name": p.name, "demo": p.demo, **figures_data(p.figures)}
-            for p in summary.personas
-        ],
-        "by_model": [
-            {"provider": provider, "model": name, **figures_data(figures)}
-            for (provider, _, name), figures in models
-        ],
-        "by_day": [{"day": p.key, **figures_data(p.figures)} for p in summary.days],
-    }
 
 
 async def grown(
@@ -191,35 +116,39 @@ def describe(page: gr.Blocks) -> None:
                 component._api_info = {**component._api_info, "additional_description": text}
 
 
-def name_endpoints(page: gr.Blocks, lab: Lab, visitors: Visitors) -> None:
-    """Declares the named endpoints. Call it inside the Blocks."""
-    store = lab.store
+class Endpoints:
+    """The named endpoints, a method each. Names, parameters and docstrings are public."""
 
-    async def find(persona: str, user_id: str) -> Agent:
-        return await asyncio.to_thread(store.get_agent, persona, user_id=user_id)
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
 
-    async def meant(persona_id: str, changes: dict[str, Any] | None, visitor: Visitor) -> Agent:
-        """A kept persona, or one that isn't kept: fields, or changes to the kept one."""
+    def _operations(self, visitor: Visitor) -> Operations:
+        return visitor.operations(self._lab)
+
+    async def _draft(
+        self, persona_id: str, changes: dict[str, Any] | None, visitor: Visitor
+    ) -> Agent:
+        """A saved persona, or one that isn't saved: fields, or changes to the saved one."""
+        operations = self._operations(visitor)
         if not changes:
-            return await find(persona_id, visitor.user_id)
+            return await operations.get_persona(persona_id)
         base = (
-            persona_of(await find(persona_id, visitor.user_id))
+            persona_of(await operations.get_persona(persona_id))
             if persona_id
             else Persona(name="?").to_dict()
         )
         return unsaved({**base, **clean_persona(changes)}, persona_id)
 
-    async def list_personas(*, visitor: Visitor) -> list[dict[str, Any]]:
+    async def list_personas(self, *, visitor: Visitor) -> list[dict[str, Any]]:
         """Your personas, the newest change first, then the demos.
 
         Returns:
             Personas with id, demo and every editable field.
         """
-        agents = await asyncio.to_thread(store.list_agents, user_id=visitor.user_id)
-        return [agent_data(agent) for agent in agents]
+        return [persona_data(a) for a in await self._operations(visitor).list_personas()]
 
     async def save_persona(
-        persona: dict[str, Any], persona_id: str = "", *, visitor: Visitor
+        self, persona: dict[str, Any], persona_id: str = "", *, visitor: Visitor
     ) -> dict[str, Any]:
         """Create a persona, or change one; a changed demo becomes a copy of your own.
 
@@ -232,19 +161,15 @@ def name_endpoints(page: gr.Blocks, lab: Lab, visitors: Visitors) -> None:
         """
         # What list_personas gives may come back as it is.
         fields = clean_persona({k: v for k, v in persona.items() if k not in ("id", "demo")})
+        operations = self._operations(visitor)
         if persona_id:
-            agent = await asyncio.to_thread(
-                store.update_agent, persona_id, user_id=visitor.user_id, **fields
-            )
-        else:
-            named = {"name": "", **fields}
-            agent = await asyncio.to_thread(store.create_agent, user_id=visitor.user_id, **named)
-        return agent_data(agent)
+            return persona_data(await operations.update_persona(persona_id, **fields))
+        return persona_data(await operations.create_persona(**{"name": "", **fields}))
 
     save_persona.__doc__ = str(save_persona.__doc__).format(fields=_field_names())
 
     async def duplicate_persona(
-        persona_id: str, name: str = "", *, visitor: Visitor
+        self, persona_id: str, name: str = "", *, visitor: Visitor
     ) -> dict[str, Any]:
         """Copy a persona, a demo too, into your own.
 
@@ -255,13 +180,11 @@ def name_endpoints(page: gr.Blocks, lab: Lab, visitors: Visitors) -> None:
         Returns:
             The copy.
         """
-        agent = await find(persona_id, visitor.user_id)
-        copy = await asyncio.to_thread(
-            store.duplicate_agent, persona_id, user_id=visitor.user_id, name=name or agent.name
-        )
-        return agent_data(copy)
+        operations = self._operations(visitor)
+        agent = await operations.get_persona(persona_id)
+        return persona_data(await operations.duplicate_persona(persona_id, name or agent.name))
 
-    async def delete_persona(persona_id: str, *, visitor: Visitor) -> dict[str, Any]:
+    async def delete_persona(self, persona_id: str, *, visitor: Visitor) -> dict[str, Any]:
         """Delete a persona of yours; restore_persona brings it back.
 
         Args:
@@ -270,10 +193,10 @@ def name_endpoints(page: gr.Blocks, lab: Lab, visitors: Visitors) -> None:
         Returns:
             The id of what was deleted.
         """
-        await asyncio.to_thread(store.delete_agent, persona_id, user_id=visitor.user_id)
+        await self._operations(visitor).delete_persona(persona_id)
         return {"deleted": persona_id}
 
-    async def restore_persona(persona_id: str, *, visitor: Visitor) -> dict[str, Any]:
+    async def restore_persona(self, persona_id: str, *, visitor: Visitor) -> dict[str, Any]:
         """Bring a deleted persona back.
 
         Args:
@@ -282,10 +205,9 @@ def name_endpoints(page: gr.Blocks, lab: Lab, visitors: Visitors) -> None:
         Returns:
             The persona.
         """
-        agent = await asyncio.to_thread(store.restore_agent, persona_id, user_id=visitor.user_id)
-        return agent_data(agent)
+        return persona_data(await self._operations(visitor).restore_persona(persona_id))
 
-    async def undo_persona(persona_id: str, *, visitor: Visitor) -> dict[str, Any]:
+    async def undo_persona(self, persona_id: str, *, visitor: Visitor) -> dict[str, Any]:
         """Step back to what a persona was before its last change.
 
         Args:
@@ -294,27 +216,20 @@ def name_endpoints(page: gr.Blocks, lab: Lab, visitors: Visitors) -> None:
         Returns:
             The persona as it is now; unchanged where there was no earlier state.
         """
-        agent = await asyncio.to_thread(store.undo_agent, persona_id, user_id=visitor.user_id)
-        return agent_data(agent or await find(persona_id, visitor.user_id))
+        operations = self._operations(visitor)
+        undone = await operations.undo_persona(persona_id)
+        return persona_data(undone or await operations.get_persona(persona_id))
 
-    async def list_models(*, visitor: Visitor) -> list[dict[str, Any]]:
+    async def list_models(self, *, visitor: Visitor) -> list[dict[str, Any]]:
         """The models that can be chosen, the default first.
 
         Returns:
             For each: model (provider:name, what the other endpoints take), label, available, context.
         """  # noqa: E501 - Gradio reads one line a return value
-        return [
-            {
-                "model": info.spec,
-                "label": info.label or info.name,
-                "available": visitor.service.clients.available(info),
-                "context": info.context,
-                "languages": list(info.languages),
-            }
-            for info in lab.clients.listed()
-        ]
+        return [model_data(*listed) for listed in self._operations(visitor).list_models()]
 
     async def preview_prompt(
+        self,
         persona_id: str = "",
         message: str = "",
         model: str = "",
@@ -333,10 +248,11 @@ def name_endpoints(page: gr.Blocks, lab: Lab, visitors: Visitors) -> None:
         Returns:
             prompt, system, turns, kind, stop, template, rule, reason and spans (start, end, field).
         """
-        agent = await meant(persona_id, persona, visitor)
-        return prompt_data(await visitor.service.preview(agent, message, model=model))
+        agent = await self._draft(persona_id, persona, visitor)
+        return prompt_data(await self._operations(visitor).preview(agent, message, model=model))
 
     async def try_message(
+        self,
         message: str,
         persona_id: str = "",
         model: str = "",
@@ -355,16 +271,14 @@ def name_endpoints(page: gr.Blocks, lab: Lab, visitors: Visitors) -> None:
         Returns:
             content, chat_id (empty), done, and on the last step metadata.
         """  # noqa: E501 - Gradio reads one line a description
-        agent = await meant(persona_id, persona, visitor)
-        events = visitor.service.answer(
-            agent, message, user_id=visitor.user_id, model=model, language=visitor.language
-        )
+        agent = await self._draft(persona_id, persona, visitor)
+        events = self._operations(visitor).answer(agent, message, model=model)
         async with aclosing(grown(events, "")) as steps:
             async for step in steps:
                 yield step
 
     async def compare(
-        message: str, models: list[str], persona_ids: list[str], *, visitor: Visitor
+        self, message: str, models: list[str], persona_ids: list[str], *, visitor: Visitor
     ) -> AsyncGenerator[list[dict[str, Any]], None]:
         """One message to several columns at once; each step is a snapshot of all columns.
 
@@ -379,26 +293,15 @@ def name_endpoints(page: gr.Blocks, lab: Lab, visitors: Visitors) -> None:
         ids = persona_ids * len(models) if len(persona_ids) == 1 else persona_ids
         if len(ids) != len(models):
             raise InputError
-        agents = [await find(id_, visitor.user_id) for id_ in ids]
-        players = [Contestant(m, a) for m, a in zip(models, agents, strict=True)]
-        runs = Comparison(visitor.service).run(
-            message, players, visitor.user_id, language=visitor.language
-        )
-        async with aclosing(runs) as snapshots:
+        operations = self._operations(visitor)
+        agents = [await operations.get_persona(id_) for id_ in ids]
+        contestants = [Contestant(m, a) for m, a in zip(models, agents, strict=True)]
+        async with aclosing(operations.compare(message, contestants)) as snapshots:
             async for cells in snapshots:
-                yield [
-                    {
-                        "model": player.model,
-                        "persona": player.agent.id,
-                        "text": cell.text,
-                        "state": cell.state,
-                        "error": cell.error,
-                        "metadata": cell.metadata,
-                    }
-                    for player, cell in zip(players, cells, strict=True)
-                ]
+                yield [cell_data(*column) for column in zip(contestants, cells, strict=True)]
 
     async def chat(
+        self,
         message: str,
         persona_id: str,
         chat_id: str = "",
@@ -417,22 +320,15 @@ def name_endpoints(page: gr.Blocks, lab: Lab, visitors: Visitors) -> None:
         Returns:
             content, chat_id, done, and on the last step metadata.
         """
-        text = lab.input_validator.validate_message(message)
-        lab.clients.info(model)
-        if not chat_id:
-            begun = await asyncio.to_thread(
-                store.create_chat, user_id=visitor.user_id, agent_id=persona_id
-            )
-            chat_id = begun.id
-        events = visitor.service.generate_streaming(
-            text, persona_id, chat_id, visitor.user_id, model=model, language=visitor.language
-        )
-        async with aclosing(grown(events, chat_id)) as steps:
+        operations = self._operations(visitor)
+        text, chat = await operations.chat_for(message, chat_id, persona_id, model=model)
+        events = operations.send(text, chat.id, persona_id, model=model)
+        async with aclosing(grown(events, chat.id)) as steps:
             async for step in steps:
                 yield step
 
     async def regenerate(
-        chat_id: str, model: str = "", *, visitor: Visitor
+        self, chat_id: str, model: str = "", *, visitor: Visitor
     ) -> AsyncGenerator[dict[str, Any], None]:
         """Another answer to the last message of a conversation; the one before is kept.
 
@@ -443,14 +339,12 @@ def name_endpoints(page: gr.Blocks, lab: Lab, visitors: Visitors) -> None:
         Returns:
             content, chat_id, done, and on the last step metadata.
         """
-        events = visitor.service.regenerate_streaming(
-            chat_id, visitor.user_id, model=model, language=visitor.language
-        )
+        events = self._operations(visitor).regenerate(chat_id, model=model)
         async with aclosing(grown(events, chat_id)) as steps:
             async for step in steps:
                 yield step
 
-    async def list_chats(persona_id: str = "", *, visitor: Visitor) -> list[dict[str, Any]]:
+    async def list_chats(self, persona_id: str = "", *, visitor: Visitor) -> list[dict[str, Any]]:
         """Your conversations, the newest first.
 
         Args:
@@ -459,12 +353,9 @@ def name_endpoints(page: gr.Blocks, lab: Lab, visitors: Visitors) -> None:
         Returns:
             For each: id, persona, title, updated_at.
         """
-        chats = await asyncio.to_thread(
-            store.list_chats, user_id=visitor.user_id, agent_id=persona_id or None
-        )
-        return [chat_data(chat) for chat in chats]
+        return [chat_data(c) for c in await self._operations(visitor).list_chats(persona_id)]
 
-    async def get_chat(chat_id: str, *, visitor: Visitor) -> list[dict[str, Any]]:
+    async def get_chat(self, chat_id: str, *, visitor: Visitor) -> list[dict[str, Any]]:
         """The messages of a conversation, the oldest first.
 
         Args:
@@ -473,10 +364,9 @@ def name_endpoints(page: gr.Blocks, lab: Lab, visitors: Visitors) -> None:
         Returns:
             For each: id, sender (user or ai), content, status, timestamp, metadata.
         """
-        messages = await asyncio.to_thread(store.messages, chat_id, user_id=visitor.user_id)
-        return [message_data(message) for message in messages]
+        return [message_data(m) for m in await self._operations(visitor).list_messages(chat_id)]
 
-    async def delete_chat(chat_id: str, *, visitor: Visitor) -> dict[str, Any]:
+    async def delete_chat(self, chat_id: str, *, visitor: Visitor) -> dict[str, Any]:
         """Delete a conversation; restore_chat brings it back.
 
         Args:
@@ -485,10 +375,10 @@ def name_endpoints(page: gr.Blocks, lab: Lab, visitors: Visitors) -> None:
         Returns:
             The id of what was deleted.
         """
-        await asyncio.to_thread(store.delete_chat, chat_id, user_id=visitor.user_id)
+        await self._operations(visitor).delete_chat(chat_id)
         return {"deleted": chat_id}
 
-    async def restore_chat(chat_id: str, *, visitor: Visitor) -> dict[str, Any]:
+    async def restore_chat(self, chat_id: str, *, visitor: Visitor) -> dict[str, Any]:
         """Bring a deleted conversation back.
 
         Args:
@@ -497,11 +387,11 @@ def name_endpoints(page: gr.Blocks, lab: Lab, visitors: Visitors) -> None:
         Returns:
             The conversation.
         """
-        await asyncio.to_thread(store.restore_chat, chat_id, user_id=visitor.user_id)
-        found = await asyncio.to_thread(store.get_chat, chat_id, user_id=visitor.user_id)
-        return chat_data(found)
+        return chat_data(await self._operations(visitor).restore_chat(chat_id))
 
-    async def insights(span: str = SPAN, zone: str = "UTC", *, visitor: Visitor) -> dict[str, Any]:
+    async def insights(
+        self, span: str = SPAN, zone: str = "UTC", *, visitor: Visitor
+    ) -> dict[str, Any]:
         """What your personas did, how long it took and what it cost: waits at P50, P95 and P99, tokens, cost, errors, cache hits.
 
         Args:
@@ -511,12 +401,9 @@ def name_endpoints(page: gr.Blocks, lab: Lab, visitors: Visitors) -> None:
         Returns:
             span, zone, since, until, total, kinds, error_types, by_persona, by_model and by_day. Times are in milliseconds and cost in US dollars: null where no price is known, unpriced counting what it leaves out.
         """  # noqa: E501 - Gradio reads one line a description
-        found = await asyncio.to_thread(
-            lab.insights.summary, user_id=visitor.user_id, span=span, zone=zone
-        )
-        return summary_data(found)
+        return summary_data(await self._operations(visitor).summary(span, zone))
 
-    async def export_turns(span: str = SPAN, zone: str = "UTC", *, visitor: Visitor) -> str:
+    async def export_turns(self, span: str = SPAN, zone: str = "UTC", *, visitor: Visitor) -> str:
         """The figures of every answer of a span as CSV, without what was said.
 
         Args:
@@ -526,16 +413,36 @@ def name_endpoints(page: gr.Blocks, lab: Lab, visitors: Visitors) -> None:
         Returns:
             The file's text, with headings in your language.
         """
-        turns = await asyncio.to_thread(
-            lab.insights.turns, user_id=visitor.user_id, span=span, zone=zone
-        )
+        turns = await self._operations(visitor).list_turns(span, zone)
         return spreadsheet(turns, zone_of(zone), visitor)
 
-    for function in (
-        list_personas, save_persona, duplicate_persona, delete_persona, restore_persona,
-        undo_persona, list_models, preview_prompt, try_message, compare, chat, regenerate,
-        list_chats, get_chat, delete_chat, restore_chat, insights, export_turns,
-    ):  # fmt: skip
+    def all(self) -> list[Callable[..., Any]]:
+        """Every endpoint, in the order in which clients list them."""
+        return [
+            self.list_personas,
+            self.save_persona,
+            self.duplicate_persona,
+            self.delete_persona,
+            self.restore_persona,
+            self.undo_persona,
+            self.list_models,
+            self.preview_prompt,
+            self.try_message,
+            self.compare,
+            self.chat,
+            self.regenerate,
+            self.list_chats,
+            self.get_chat,
+            self.delete_chat,
+            self.restore_chat,
+            self.insights,
+            self.export_turns,
+        ]
+
+
+def name_endpoints(page: gr.Blocks, lab: Lab, visitors: Visitors) -> None:
+    """Declare the named endpoints. Call it inside the Blocks."""
+    for function in Endpoints(lab).all():
         name = function.__name__
         gr.api(endpoint(function, visitors), api_name=name, concurrency_limit=None)
     describe(page)

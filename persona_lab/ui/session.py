@@ -21,6 +21,7 @@ from persona_lab.lab import Lab
 from persona_lab.pipeline.fallback import ErrorHandler
 from persona_lab.pipeline.service import LLMService
 from persona_lab.server import language_of, visitor_secret
+from persona_lab.server.operations import Operations
 from persona_lab.translations import Translations
 from persona_lab.types import Language
 from persona_lab.ui.visitor_keys import Page, UserKeyStore
@@ -49,6 +50,10 @@ class Visitor:
         """What is remembered of the open page, their keys too, belongs to it: nobody else's,
         whatever session they name."""
         return self.user_id, self.session
+
+    def operations(self, lab: Lab) -> Operations:
+        """What the visitor can do, answered by their own service."""
+        return Operations(lab, self.user_id, self.language, self.service)
 
     def translate(self, key: str, **details: object) -> str:
         """Words of ``templates/ui.yaml`` in the visitor's language."""

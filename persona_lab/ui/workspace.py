@@ -160,8 +160,7 @@ class Desk:
 
     async def listing(self, visitor: Visitor, chosen: str) -> Update:
         """The choosers, with ``chosen`` open: one's own first, then demos in one's language."""
-        names = self.lab.store.list_agent_names
-        agents = await asyncio.to_thread(names, user_id=visitor.user_id)
+        agents = await visitor.operations(self.lab).list_persona_names()
         agents.sort(key=lambda agent: (agent.demo, agent.language != visitor.language))
         listed = [(persona_label(agent, visitor), agent.id) for agent in agents]
         name = next((agent.name for agent in agents if agent.id == chosen), "…")
@@ -174,28 +173,26 @@ class Desk:
     async def find(self, persona: str, visitor: Visitor) -> Agent:
         """The visitor's persona or a demo; the first that speaks their language if it's gone, and a
         new one where there is none."""
-        store = self.lab.store
+        operations = visitor.operations(self.lab)
         try:
-            return await asyncio.to_thread(store.get_agent, persona, user_id=visitor.user_id)
+            return await operations.get_persona(persona)
         except NotFound:
-            agents = await asyncio.to_thread(store.list_agent_names, user_id=visitor.user_id)
+            agents = await operations.list_persona_names()
         if not agents:
             return await self.blank(visitor)
         first = min(agents, key=lambda agent: agent.language != visitor.language)
-        return await asyncio.to_thread(store.get_agent, first.id, user_id=visitor.user_id)
+        return await operations.get_persona(first.id)
 
     async def blank(self, visitor: Visitor) -> Agent:
         """A new persona of the visitor's that has a name only; one is enough until it is written
         on."""
-        store = self.lab.store
+        operations = visitor.operations(self.lab)
         name, language = visitor.translate("editor.new_name"), visitor.language
         untouched = persona_of(Agent(name=name, language=language))
-        for agent in await asyncio.to_thread(store.list_agents, user_id=visitor.user_id, name=name):
+        for agent in await operations.list_personas(name=name):
             if agent.owner_id is not None and persona_of(agent) == untouched:
                 return agent
-        return await asyncio.to_thread(
-            store.create_agent, user_id=visitor.user_id, name=name, language=language
-        )
+        return await operations.create_persona(name=name, language=language)
 
     async def open(self, persona: str, model: str, visitor: Visitor) -> Update:
         """Everything on the page for ``persona``, with its newest conversation."""
@@ -386,25 +383,21 @@ class Desk:
             return await self.open(agent.id, model, visitor)
 
     async def duplicate(self, persona: str, model: str, request: gr.Request) -> Update:
-        store = self.lab.store
         visitor = await self.visitors.of(request)
+        operations = visitor.operations(self.lab)
         with visitor.error_toasts():
-            agent = await asyncio.to_thread(store.get_agent, persona, user_id=visitor.user_id)
+            agent = await operations.get_persona(persona)
             name = visitor.translate("editor.copy_name", name=agent.name)
-            copy = await asyncio.to_thread(
-                store.duplicate_agent, persona, user_id=visitor.user_id, name=name
-            )
+            copy = await operations.duplicate_persona(persona, name)
             return await self.open(copy.id, model, visitor)
 
     async def revert(self, persona: str, model: str, request: gr.Request) -> Update:
         """One step back to what the persona was before."""
-        store = self.lab.store
         visitor = await self.visitors.of(request)
+        operations = visitor.operations(self.lab)
         with visitor.error_toasts():
-            agent = await asyncio.to_thread(
-                store.get_agent, persona, user_id=visitor.user_id, deleted=True
-            )
-            back = await asyncio.to_thread(store.undo_agent, persona, user_id=visitor.user_id)
+            agent = await operations.get_persona(persona, deleted=True)
+            back = await operations.undo_persona(persona)
             if back is None:  # another tab has taken the last step back
                 return {self.editor.buttons["revert"]: gr.update(interactive=False)}
             step = Undone(persona_of(agent), persona_of(back))
@@ -413,19 +406,15 @@ class Desk:
 
     async def redo(self, persona: str, model: str, request: gr.Request) -> Update:
         """Does again what was undone last, unless something else was done since."""
-        store = self.lab.store
         visitor = await self.visitors.of(request)
+        operations = visitor.operations(self.lab)
         with visitor.error_toasts():
-            agent = await asyncio.to_thread(
-                store.get_agent, persona, user_id=visitor.user_id, deleted=True
-            )
+            agent = await operations.get_persona(persona, deleted=True)
             steps = self.again(agent, visitor)
             if not steps:
                 return {self.editor.buttons["redo"]: gr.update(visible=False)}
             step = steps.pop()
-            agent = await asyncio.to_thread(
-                store.update_agent, persona, user_id=visitor.user_id, **step.before
-            )
+            agent = await operations.update_persona(persona, **step.before)
             return await self.stepped(agent, "editor.redone", step, model, visitor)
 
     async def stepped(
@@ -441,13 +430,11 @@ class Desk:
         return update | {self.editor.saved: f'<p class="saved" role="status">{told}</p>'}
 
     async def delete(self, persona: str, model: str, request: gr.Request) -> Update:
-        store = self.lab.store
         visitor = await self.visitors.of(request)
+        operations = visitor.operations(self.lab)
         with visitor.error_toasts():
-            agent = await asyncio.to_thread(
-                store.get_agent, persona, user_id=visitor.user_id, deleted=True
-            )
-            await asyncio.to_thread(store.delete_agent, persona, user_id=visitor.user_id)
+            agent = await operations.get_persona(persona, deleted=True)
+            await operations.delete_persona(persona)
             words = escape(visitor.translate("editor.deleted", name=agent.name))
             return await self.open("", model, visitor) | {
                 self.editor.saved: f'<p class="saved" role="status">{words}</p>',
@@ -456,7 +443,7 @@ class Desk:
     async def restore(self, persona: str, model: str, request: gr.Request) -> Update:
         visitor = await self.visitors.of(request)
         with visitor.error_toasts():
-            await asyncio.to_thread(self.lab.store.restore_agent, persona, user_id=visitor.user_id)
+            await visitor.operations(self.lab).restore_persona(persona)
             return await self.open(persona, model, visitor)
 
     async def warm(self, model: str, request: gr.Request) -> AsyncGenerator[str, None]:

@@ -122,19 +122,15 @@ class ChatActions:
 
     async def past(self, persona: str, visitor: Visitor) -> list[tuple[str, str]]:
         """The visitor's conversations with a persona, newest first, as (title, id)."""
-        chats = await asyncio.to_thread(
-            self.lab.store.list_chats, user_id=visitor.user_id, agent_id=persona, limit=1000
-        )
+        chats = await visitor.operations(self.lab).list_chats(persona, limit=1000)
         return [(title_of(chat, visitor), chat.id) for chat in chats]
 
     async def thread(self, persona: str, chat_id: str, visitor: Visitor) -> Thread:
-        store = self.lab.store
-        agent = await asyncio.to_thread(
-            store.get_agent, persona, user_id=visitor.user_id, deleted=True
-        )
+        operations = visitor.operations(self.lab)
+        agent = await operations.get_persona(persona, deleted=True)
         if not chat_id:
             return thread_of([], agent, visitor)
-        messages = await asyncio.to_thread(store.messages, chat_id, user_id=visitor.user_id)
+        messages = await operations.list_messages(chat_id)
         return thread_of(messages, agent, visitor)
 
     async def show(self, persona: str, chat_id: str, visitor: Visitor) -> tuple[Any, ...]:
@@ -152,29 +148,14 @@ class ChatActions:
         self, message: str, persona: str, chat_id: str, model: str, visitor: Visitor
     ) -> AsyncGenerator[tuple[str, Thread, bool], None]:
         """(chat id, thread, whether the message is kept and the box may be emptied) as it goes."""
-        store = self.lab.store
-        message = self.lab.input_validator.validate_message(message)
-        # A model or a persona that isn't there must not cost the message.
-        visitor.service.clients.info(model)
-        if chat_id:  # whose it is by now: a demo that was changed elsewhere hands its chats on
-            chat = await asyncio.to_thread(store.get_chat, chat_id, user_id=visitor.user_id)
-            persona = chat.agent_id
-        await asyncio.to_thread(store.get_agent, persona, user_id=visitor.user_id)
-        if not chat_id:
-            chat = await asyncio.to_thread(
-                store.create_chat, user_id=visitor.user_id, agent_id=persona
-            )
-            chat_id = chat.id
+        operations = visitor.operations(self.lab)
+        message, chat = await operations.chat_for(message, chat_id, persona, model=model)
+        # The chat's own persona: a demo that was changed elsewhere hands its chats on.
+        chat_id, persona = chat.id, chat.agent_id
+        await operations.get_persona(persona)
         thread = await self.thread(persona, chat_id, visitor)
         thread.append({"role": "user", "content": safe_markdown(message)})
-        events = visitor.service.generate_streaming(
-            message=message,
-            agent_id=persona,
-            chat_id=chat_id,
-            user_id=visitor.user_id,
-            model=model,
-            language=visitor.language,
-        )
+        events = operations.send(message, chat_id, persona, model=model)
         async with aclosing(self._follow(events, thread, chat_id, model, visitor)) as steps:
             async for step in steps:
                 yield step
@@ -186,9 +167,7 @@ class ChatActions:
         thread = await self.thread(persona, chat_id, visitor)
         while thread and thread[-1]["role"] == "assistant" and len(thread) > 1:
             thread.pop()
-        events = visitor.service.regenerate_streaming(
-            chat_id=chat_id, user_id=visitor.user_id, model=model, language=visitor.language
-        )
+        events = visitor.operations(self.lab).regenerate(chat_id, model=model)
         failed = ""
 
         async def heard() -> AsyncGenerator[Event, None]:
@@ -350,8 +329,7 @@ def build_chat(
         visitor = await actions.visitors.of(request)
         with visitor.error_toasts():
             if chat:
-                store = actions.lab.store
-                await asyncio.to_thread(store.get_chat, chat, user_id=visitor.user_id)
+                await visitor.operations(actions.lab).get_chat(chat)
                 await actions.settled(chat)
             return told(await tab.open(persona, chat, visitor))
 
@@ -397,21 +375,19 @@ def build_chat(
     async def delete_chat(persona: str, chat: str, request: gr.Request) -> dict[Component, Any]:
         visitor = await actions.visitors.of(request)
         with visitor.error_toasts():
-            await asyncio.to_thread(actions.lab.store.delete_chat, chat, user_id=visitor.user_id)
+            await visitor.operations(actions.lab).delete_chat(chat)
             return await tab.open(persona, "", visitor)
 
     async def restore_chat(persona: str, chat: str, request: gr.Request) -> dict[Component, Any]:
         visitor = await actions.visitors.of(request)
         with visitor.error_toasts():
-            await asyncio.to_thread(actions.lab.store.restore_chat, chat, user_id=visitor.user_id)
+            await visitor.operations(actions.lab).restore_chat(chat)
             return await tab.open(persona, chat, visitor)
 
     async def about_to_write(persona: str, chat: str, spec: str, request: gr.Request) -> None:
         visitor = await actions.visitors.of(request)
         with visitor.error_toasts():
-            agent = await asyncio.to_thread(
-                actions.lab.store.get_agent, persona, user_id=visitor.user_id, deleted=True
-            )
+            agent = await visitor.operations(actions.lab).get_persona(persona, deleted=True)
             ahead.soon(agent, spec or "", visitor, chat)
 
     message.focus(about_to_write, [editing, chat_id, model], queue=False, **QUIET)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
@@ -14,7 +13,7 @@ import gradio as gr
 from gradio.components import Component
 
 from persona_lab.clients.catalog import ModelInfo
-from persona_lab.comparison.runner import MOST, Cell, Comparison, Contestant
+from persona_lab.comparison.runner import MOST, Cell, Contestant
 from persona_lab.errors import PersonaLabError
 from persona_lab.lab import Lab
 from persona_lab.types import Language
@@ -118,7 +117,7 @@ def speaks(info: ModelInfo, language: Language) -> bool:
 async def fellow(lab: Lab, taken: Collection[str], visitor: Visitor) -> str:
     """The id of a persona in the visitor's language with another name than those that are
     ``taken``; the one in the editor where there is none."""
-    agents = await asyncio.to_thread(lab.store.list_agent_names, user_id=visitor.user_id)
+    agents = await visitor.operations(lab).list_persona_names()
     names = {agent.name for agent in agents if agent.id in taken}
     fellows = (a.id for a in agents if a.language == visitor.language and a.name not in names)
     return next(fellows, CURRENT)
@@ -155,10 +154,8 @@ class CompareActions:
         for model, persona in picks:
             try:
                 visitor.service.clients.info(model)
-                agent = await asyncio.to_thread(
-                    self.lab.store.get_agent,
-                    current if persona == CURRENT else persona,
-                    user_id=visitor.user_id,
+                agent = await visitor.operations(self.lab).get_persona(
+                    current if persona == CURRENT else persona
                 )
             except PersonaLabError as wrong:
                 found.append(wrong)
@@ -188,8 +185,7 @@ class CompareActions:
         if not seats:
             return
         players = [who for who in found if isinstance(who, Contestant)]
-        comparison = Comparison(visitor.service)
-        runs = comparison.run(message, players, visitor.user_id, language=visitor.language)
+        runs = visitor.operations(self.lab).compare(message, players)
         async with aclosing(runs) as snapshots:
             async for cells in snapshots:
                 news: list[Cell | None] = [None] * len(found)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, tzinfo
@@ -102,14 +101,12 @@ class ConnectActions:
 
     async def tokens(self, visitor: Visitor, zone: str = "") -> list[tuple[str, str]]:
         """The visitor's tokens as (label, id), the newest first."""
-        held = await asyncio.to_thread(self.lab.store.list_tokens, user_id=visitor.user_id)
+        held = await visitor.operations(self.lab).list_tokens()
         return [(token_label(token, visitor, zone_of(zone)), token.id) for token in held]
 
     async def make_token(self, name: str, visitor: Visitor) -> str:
         """HTML with the new token, which is shown this once."""
-        _, secret = await asyncio.to_thread(
-            self.lab.store.create_token, user_id=visitor.user_id, name=name
-        )
+        _, secret = await visitor.operations(self.lab).create_token(name)
         say = visitor.translate
         return (
             f'<div class="secret" role="status"><p>{escape(say("connect.once"))}</p>'
@@ -119,9 +116,9 @@ class ConnectActions:
 
     async def revoke_token(self, token_id: str, visitor: Visitor) -> str:
         """HTML that names the token, which leads to nobody from now on."""
-        store = self.lab.store
-        held = await asyncio.to_thread(store.list_tokens, user_id=visitor.user_id)
-        await asyncio.to_thread(store.revoke_token, token_id, user_id=visitor.user_id)
+        operations = visitor.operations(self.lab)
+        held = await operations.list_tokens()
+        await operations.revoke_token(token_id)
         name = next((token.name for token in held if token.id == token_id), "")
         words = visitor.translate(
             "connect.revoked", name=name or visitor.translate("connect.nameless")

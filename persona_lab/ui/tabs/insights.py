@@ -6,7 +6,6 @@ same figures to read.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from html import escape
@@ -79,18 +78,14 @@ class InsightsActions:
         """The tab's contents for a span, days ending at midnight in ``zone``; or why there are
         none."""
         try:
-            summary = await asyncio.to_thread(
-                self.lab.insights.summary, user_id=visitor.user_id, span=span, zone=zone
-            )
+            summary = await visitor.operations(self.lab).summary(span, zone)
         except PersonaLabError as wrong:
             return f'<p class="warning" role="alert">{escape(visitor.error_text(wrong))}</p>'
         return board_html(summary, visitor)
 
     async def sheet(self, span: str, zone: str, visitor: Visitor) -> str:
         """The turns of a span as CSV, without what was said."""
-        turns = await asyncio.to_thread(
-            self.lab.insights.turns, user_id=visitor.user_id, span=span, zone=zone
-        )
+        turns = await visitor.operations(self.lab).list_turns(span, zone)
         return spreadsheet(turns, zone_of(zone), visitor)
 
 

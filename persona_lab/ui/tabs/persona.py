@@ -173,7 +173,7 @@ class EditorActions:
     async def prompt_panel(self, agent: Agent, model: str, message: str, visitor: Visitor) -> str:
         clients = visitor.service.clients
         try:
-            prompt = await visitor.service.preview(agent, message, model=model)
+            prompt = await visitor.operations(self.lab).preview(agent, message, model=model)
             info = clients.info(model)
             client = await clients.open(model) if clients.available(info) else None
         except PersonaLabError as wrong:
@@ -198,8 +198,8 @@ class EditorActions:
         if demo.owner_id is not None:
             return None
         fields = clean_persona(dict(persona))
-        named = self.lab.store.list_agents
-        agents = await asyncio.to_thread(named, user_id=visitor.user_id, name=fields.get("name"))
+        named = visitor.operations(self.lab).list_personas
+        agents = await named(name=fields.get("name"))
         return next((a for a in agents if a.owner_id and persona_of(a) == fields), None)
 
     def shown(self, agent: Agent, visitor: Visitor) -> None:
@@ -233,18 +233,14 @@ class EditorActions:
         persona don't undo each other's work. A changed demo becomes a copy of the visitor's: the
         row has a new id.
         """
-        store = self.lab.store
+        operations = visitor.operations(self.lab)
         fields = clean_persona(dict(persona))
         before = self._shown.get((visitor.page, editing), {})
         changed = {name: v for name, v in fields.items() if name not in before or before[name] != v}
-        agent = await asyncio.to_thread(
-            store.get_agent, editing, user_id=visitor.user_id, deleted=True
-        )
+        agent = await operations.get_persona(editing, deleted=True)
         if not changed:
             return agent, False
-        agent = await asyncio.to_thread(
-            store.update_agent, editing, user_id=visitor.user_id, **changed
-        )
+        agent = await operations.update_persona(editing, **changed)
         self._shown[visitor.page, agent.id] = fields
         if self.is_open(editing, visitor):
             self._open[visitor.page] = agent.id
@@ -301,9 +297,7 @@ async def try_message(
     agent = unsaved(persona, actions.holds(visitor) or "")
     name = escape(agent.name)
     text = ""
-    stream = visitor.service.answer(
-        agent, message, model=model, user_id=visitor.user_id, language=visitor.language
-    )
+    stream = visitor.operations(actions.lab).answer(agent, message, model=model)
 
     async def waiting() -> str:
         line = waiting_html(await waits_for(model, visitor), visitor)

@@ -1,0 +1,213 @@
+"""Every action that more than one interface offers, once.
+
+REST, ``/v1``, the WebSocket, Gradio's named endpoints and the page call :class:`Operations`. It
+checks nothing that the store and the service check already; it knows no HTTP and no component.
+:mod:`persona_lab.server.serializers` turns what it returns into plain data.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from persona_lab.clients.catalog import ModelInfo
+from persona_lab.comparison.runner import Cell, Comparison, Contestant
+from persona_lab.db.generations import GenerationRow
+from persona_lab.db.store import AgentName, Store
+from persona_lab.db.tables import Agent, ApiToken, Chat, Message
+from persona_lab.insights import Summary
+from persona_lab.lab import Lab
+from persona_lab.pipeline.service import LLMService
+from persona_lab.types import Event, Language, Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Operations:
+    """The actions of one user.
+
+    Attributes:
+        lab: The parts that do the work.
+        user_id: Owns what is read and made. Another user's id is as good as none: NotFound.
+        language: Of the texts that a failed answer shows.
+        service: Answers. It is the lab's, or one that holds the API keys of a visitor.
+    """
+
+    lab: Lab
+    user_id: str
+    language: Language
+    service: LLMService
+
+    @property
+    def store(self) -> Store:
+        """The lab's store."""
+        return self.lab.store
+
+    # ── personas ──────────────────────────────────────────────────────────────────────────
+
+    async def list_personas(self, *, name: str | None = None) -> list[Agent]:
+        """The user's personas, the last changed first, then the demos; by ``name`` if given."""
+        return await asyncio.to_thread(self.store.list_agents, user_id=self.user_id, name=name)
+
+    async def list_persona_names(self) -> list[AgentName]:
+        """Id, name and language of each of them, without the rest of its row."""
+        return await asyncio.to_thread(self.store.list_agent_names, user_id=self.user_id)
+
+    async def get_persona(self, persona_id: str, *, deleted: bool = False) -> Agent:
+        """The user's persona or a demo; with ``deleted``, also one that was deleted."""
+        return await asyncio.to_thread(
+            self.store.get_agent, persona_id, user_id=self.user_id, deleted=deleted
+        )
+
+    async def find_persona(self, name: str) -> Agent:
+        """The persona whose id or name is ``name``."""
+        return await asyncio.to_thread(self.store.agent_named, name, user_id=self.user_id)
+
+    async def create_persona(self, **fields: Any) -> Agent:
+        """A new persona. Raises InvalidPersona."""
+        return await asyncio.to_thread(self.store.create_agent, user_id=self.user_id, **fields)
+
+    async def update_persona(self, persona_id: str, **fields: Any) -> Agent:
+        """Change a persona; a demo's change makes a copy with a new id. Raises InvalidPersona."""
+        return await asyncio.to_thread(
+            self.store.update_agent, persona_id, user_id=self.user_id, **fields
+        )
+
+    async def duplicate_persona(self, persona_id: str, name: str) -> Agent:
+        """A copy of the user's persona or of a demo, under another name."""
+        return await asyncio.to_thread(
+            self.store.duplicate_agent, persona_id, user_id=self.user_id, name=name
+        )
+
+    async def delete_persona(self, persona_id: str) -> None:
+        """Delete a persona of the user's. Its conversations stay."""
+        await asyncio.to_thread(self.store.delete_agent, persona_id, user_id=self.user_id)
+
+    async def restore_persona(self, persona_id: str) -> Agent:
+        """Bring a deleted persona back."""
+        return await asyncio.to_thread(self.store.restore_agent, persona_id, user_id=self.user_id)
+
+    async def undo_persona(self, persona_id: str) -> Agent | None:
+        """Undo the last change; None where there is none."""
+        return await asyncio.to_thread(self.store.undo_agent, persona_id, user_id=self.user_id)
+
+    # ── conversations ─────────────────────────────────────────────────────────────────────
+
+    async def list_chats(self, persona_id: str = "", *, limit: int = 50) -> list[Chat]:
+        """The user's conversations, the last used first; an empty id means every persona's."""
+        return await asyncio.to_thread(
+            self.store.list_chats, user_id=self.user_id, agent_id=persona_id or None, limit=limit
+        )
+
+    async def get_chat(self, chat_id: str) -> Chat:
+        """One conversation, without its messages."""
+        return await asyncio.to_thread(self.store.get_chat, chat_id, user_id=self.user_id)
+
+    async def create_chat(self, persona_id: str) -> Chat:
+        """Begin a conversation with the user's persona or a demo."""
+        return await asyncio.to_thread(
+            self.store.create_chat, user_id=self.user_id, agent_id=persona_id
+        )
+
+    async def list_messages(
+        self, chat_id: str, *, limit: int | None = None, before: str = ""
+    ) -> list[Message]:
+        """The last ``limit`` messages ahead of the message ``before``, the oldest first."""
+        return await asyncio.to_thread(
+            self.store.messages, chat_id, user_id=self.user_id, limit=limit, before=before
+        )
+
+    async def delete_chat(self, chat_id: str) -> None:
+        """Delete a conversation."""
+        await asyncio.to_thread(self.store.delete_chat, chat_id, user_id=self.user_id)
+
+    async def restore_chat(self, chat_id: str) -> Chat:
+        """Bring a deleted conversation back."""
+        await asyncio.to_thread(self.store.restore_chat, chat_id, user_id=self.user_id)
+        return await self.get_chat(chat_id)
+
+    # ── answers ───────────────────────────────────────────────────────────────────────────
+
+    async def preview(self, agent: Agent, message: str, *, model: str = "") -> Prompt:
+        """The exact prompt that would be sent. ``agent`` may be unsaved."""
+        return await self.service.preview(agent, message, model=model)
+
+    def answer(
+        self, agent: Agent, message: str, *, model: str = "", **options: Any
+    ) -> AsyncGenerator[Event, None]:
+        """Answer one message without a conversation. ``agent`` may be unsaved."""
+        return self.service.answer(
+            agent, message, user_id=self.user_id, model=model, language=self.language, **options
+        )
+
+    async def chat_for(
+        self, message: str, chat_id: str, persona_id: str, *, model: str = ""
+    ) -> tuple[str, Chat]:
+        """The cleaned message and its conversation, which an empty ``chat_id`` begins.
+
+        The message and the model are checked first: what can't be answered begins nothing.
+        ``persona_id`` counts for a new conversation only.
+
+        Raises:
+            InputError: The message or the model can't be used.
+            NotFound: The user has no such conversation, or no such persona.
+        """
+        text = self.lab.input_validator.validate_message(message)
+        self.service.clients.info(model)
+        if not chat_id:
+            return text, await self.create_chat(persona_id)
+        return text, await self.get_chat(chat_id)
+
+    def send(
+        self, message: str, chat_id: str, persona_id: str, *, model: str = "", **options: Any
+    ) -> AsyncGenerator[Event, None]:
+        """Say something in a conversation, and get the answer as it comes."""
+        return self.service.generate_streaming(
+            message, persona_id, chat_id, self.user_id,
+            model=model, language=self.language, **options,
+        )  # fmt: skip
+
+    def regenerate(self, chat_id: str, *, model: str = "") -> AsyncGenerator[Event, None]:
+        """Another answer to the last message of a conversation. The old answer is kept."""
+        return self.service.regenerate_streaming(
+            chat_id, self.user_id, model=model, language=self.language
+        )
+
+    def compare(
+        self, message: str, contestants: Sequence[Contestant]
+    ) -> AsyncGenerator[list[Cell], None]:
+        """One message to several contestants at once, as snapshots of all cells."""
+        return Comparison(self.service).run(
+            message, contestants, self.user_id, language=self.language
+        )
+
+    # ── models, usage, tokens ─────────────────────────────────────────────────────────────
+
+    def list_models(self) -> list[tuple[ModelInfo, bool]]:
+        """The models, the default first, and whether the user can use each."""
+        return [(info, self.service.clients.available(info)) for info in self.lab.clients.listed()]
+
+    async def summary(self, span: str, zone: str) -> Summary:
+        """The usage statistics of a span, in days of a time zone."""
+        return await asyncio.to_thread(
+            self.lab.insights.summary, user_id=self.user_id, span=span, zone=zone
+        )
+
+    async def list_turns(self, span: str, zone: str) -> Sequence[GenerationRow]:
+        """The records of the turns behind :meth:`summary`."""
+        return await asyncio.to_thread(
+            self.lab.insights.turns, user_id=self.user_id, span=span, zone=zone
+        )
+
+    async def list_tokens(self) -> list[ApiToken]:
+        """The user's valid API tokens, the newest first."""
+        return await asyncio.to_thread(self.store.list_tokens, user_id=self.user_id)
+
+    async def create_token(self, name: str) -> tuple[ApiToken, str]:
+        """A new API token and its secret, which can't be read again."""
+        return await asyncio.to_thread(self.store.create_token, user_id=self.user_id, name=name)
+
+    async def revoke_token(self, token_id: str) -> None:
+        """Revoke an API token."""
+        await asyncio.to_thread(self.store.revoke_token, token_id, user_id=self.user_id)
