@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import gradio as gr
 
-STATIC = Path(__file__).parent / "static"
+from persona_lab.ui.scripts import STATIC, bundle
+
 FACES = [
     "Hiragino Sans",
     "Noto Sans CJK JP",
@@ -64,5 +63,4 @@ def theme() -> gr.themes.Base:
 def head() -> str:
     """The style, and the script that runs before Gradio's."""
     style = (STATIC / "page.css").read_text("utf-8")
-    script = (STATIC / "boot.js").read_text("utf-8")
-    return f"<style>{style}</style><script>{script}</script>"
+    return f"<style>{style}</style><script>{bundle()}</script>"

@@ -47,7 +47,7 @@ LOOK = 0.5
 """Seconds between two looks at how far a model is loaded."""
 
 OPENING: Mapping[str, Any] = {**QUIET, "js": "(...values) => personaLab.opening(values)"}
-"""Closes the form until :data:`OPENED` (boot.js says why)."""
+"""Closes the form until :data:`OPENED` (form_lock.js says why)."""
 REOPENING: Mapping[str, Any] = {**QUIET, "js": "(...values) => personaLab.reopening(values)"}
 """The same; the last value becomes what the browser kept of the persona that comes first."""
 OPENED = "() => personaLab.opened()"

@@ -270,7 +270,7 @@ def build_chat(
                 height="58vh",
                 buttons=[],
                 feedback_options=None,
-                autoscroll=False,  # boot.js does
+                autoscroll=False,  # chat_scroll.js does
                 placeholder=i18n("chat.empty"),
                 allow_tags=False,
             )

@@ -107,7 +107,7 @@ class Editor:
     editing: gr.Textbox
     """The id of the persona in the form; set together with the fields, never by the chooser."""
     touched: gr.Textbox
-    """Not empty once the visitor's own hand changed the form (boot.js says how it knows)."""
+    """Not empty once the visitor's own hand changed the form (draft.js says how it knows)."""
     removed: gr.Textbox
     """The id of the persona that was deleted last: what "Undo delete" brings back."""
     head: gr.HTML

@@ -1,0 +1,18 @@
+// Sets the language and the color scheme before Gradio renders, so that nothing flickers.
+
+const cookie = document.cookie.match(/(?:^|; )persona_lab_language=(ja|en)/);
+export const language = cookie ? cookie[1] : (navigator.language || "ja").toLowerCase().startsWith("ja") ? "ja" : "en";
+for (const [name, value] of [["language", language], ["languages", [language]]])
+  Object.defineProperty(navigator, name, { get: () => value, configurable: true });
+const keepLanguage = () => {
+  if (document.documentElement.lang !== language) document.documentElement.lang = language;
+};
+keepLanguage();
+new MutationObserver(keepLanguage).observe(document.documentElement, { attributeFilter: ["lang"] });
+
+const light = localStorage.getItem("persona_lab.light");
+const applyLight = () => light && document.body.classList.toggle("dark", light === "dark");
+document.addEventListener("DOMContentLoaded", () => {
+  applyLight();
+  setTimeout(applyLight, 300);
+});
