@@ -1,10 +1,10 @@
-"""HTTP around the pages and beside them.
+"""HTTP around the page and beside it, without Gradio components.
 
-``visitors.py`` knows who a browser is, ``pages.py`` shapes the front page and shuts doors,
-``instance.py`` takes the port. The doors for programs: ``who.py`` says who calls, ``rest.py`` is
-``/api/v1``, ``completions.py`` ``/v1`` in OpenAI's form, ``socket.py`` ``/ws/{chat_id}``,
-``probes.py`` whether all is well; ``telling.py``, ``stream.py`` and ``refusals.py`` are how they
-tell an answer, send it, and say no. ``routes.py`` lists them.
+``gradio_middleware.py`` limits what Gradio serves, ``session_cookie.py`` knows visitors,
+``auth.py`` knows callers. ``rest.py`` is ``/api/v1``, ``openai_api.py`` is ``/v1`` in OpenAI's
+form, ``websocket.py`` is ``/ws/{chat_id}``, ``health.py`` and ``metrics_endpoint.py`` are for
+operators; ``routes.py`` lists them. All act through ``operations.py`` and share
+``serializers.py``, ``answer_events.py``, ``sse.py`` and ``error_responses.py``.
 """
 
 from persona_lab.server.gradio_middleware import (

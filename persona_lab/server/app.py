@@ -1,5 +1,4 @@
-"""A door for programs: bounded bodies, an id for each request, and one shape for whatever goes
-wrong behind it."""
+"""The base of the apps for programs: authentication, body limits, request ids, error shapes."""
 
 from __future__ import annotations
 
@@ -25,10 +24,11 @@ from persona_lab.server.operations import Operations
 from persona_lab.types import Language
 
 Shape = Callable[[PersonaLabError, Lab, Language], Any]
-"""The body of a refusal: what is wrong, in words of the language."""
+"""Makes the body of an error response, with a message in the language."""
 
 
 def lab_of(request: Request) -> Lab:
+    """The lab of the app that serves the request."""
     lab: Lab = request.app.state.lab
     return lab
 
@@ -65,10 +65,15 @@ def create_api_app(
     statuses: Mapping[int, int] | None = None,
     **described: Any,
 ) -> FastAPI:
-    """An app of ``routers`` over ``lab``. Nobody gets behind it who isn't known.
+    """An app of ``routers`` over ``lab``. Every route requires authentication.
 
-    ``max_body`` in bytes; ``statuses``: those that this door calls otherwise; ``described`` is
-    FastAPI's.
+    Args:
+        lab: What the routes work on.
+        routers: The routes.
+        shape: Makes the body of an error response.
+        max_body: Size of a request's body in bytes.
+        statuses: Status codes that this app replaces by others.
+        described: Passed on to FastAPI: title, version and the like.
     """
 
     def refuse(scope: Scope, error: Exception) -> Response:
@@ -100,9 +105,11 @@ def create_api_app(
 
 
 class _Bounds:
-    """Refuses a body that is too large before it is read, or as soon as it turns out to be; and
-    answers for what nobody foresaw, so that the server doesn't print it. The request's lines in
-    the log and its answer have the caller's ``X-Request-ID``, or one of ours."""
+    """Middleware: limits the body, answers unexpected errors, and sets the request id.
+
+    A body that is too large is refused before it is read if its length is declared, else while it
+    is read. Log lines and the response carry the caller's ``X-Request-ID``, or a new id.
+    """
 
     def __init__(
         self, app: ASGIApp, refuse: Callable[[Scope, Exception], Response], max_body: int

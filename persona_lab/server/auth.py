@@ -22,8 +22,13 @@ from persona_lab.types import Language
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """``user_id`` owns what the call reads and makes; ``language`` is what it is told in;
-    ``by_token``: it is a program, and not the page."""
+    """An authenticated caller.
+
+    Attributes:
+        user_id: Owns what the call reads and makes.
+        language: Of the messages that the caller gets.
+        by_token: The caller is a program with an API token, not the page.
+    """
 
     user_id: str
     language: Language
@@ -51,6 +56,7 @@ async def caller(connection: HTTPConnection, store: Store) -> Caller:
 
 
 def spoken(connection: HTTPConnection) -> Language:
+    """The language of messages to this client."""
     return language_of(connection.cookies, connection.headers)
 
 

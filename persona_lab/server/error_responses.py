@@ -79,6 +79,7 @@ class AnswerFailed(PersonaLabError):
 
 
 def status_of(error: PersonaLabError) -> int:
+    """The HTTP status of an error."""
     if isinstance(error, AnswerFailed):
         kind = errors_by_code().get(error.metadata["code"], PersonaLabError)
     elif error.details.get("status") and isinstance(error, InvalidRequest):
@@ -89,6 +90,7 @@ def status_of(error: PersonaLabError) -> int:
 
 
 def headers_of(error: PersonaLabError) -> dict[str, str]:
+    """The headers that an error response has in addition."""
     if isinstance(error, Unauthorized):
         return {"www-authenticate": "Bearer"}
     seconds = _retry_after(error)
@@ -123,8 +125,10 @@ def _retry_after(error: PersonaLabError) -> int | None:
 
 
 def ours(error: Exception) -> PersonaLabError:
-    """Our error for whatever a door raised; what nobody foresaw is logged, without its text,
-    which may hold what nobody else should read."""
+    """The project's error for any exception.
+
+    An unexpected exception is logged without its text, which may contain private data.
+    """
     if isinstance(error, HTTPException):
         return _of_http(error)
     if isinstance(error, RequestValidationError | ValidationError):

@@ -57,6 +57,7 @@ class FrontPage:
         self._mark, self._head = b"<head>", b"<head>" + head.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request; change the front page only."""
         if scope["type"] != "http" or _path(scope) != "/" or scope["method"] != "GET":
             await self.app(scope, receive, send)
             return
@@ -98,6 +99,7 @@ class AllowGradioRoutes:
         self._own = own
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request, or refuse it."""
         if scope["type"] == "http":
             refusal = self._refusal(scope)
             if refusal is not None:
@@ -158,6 +160,7 @@ class RejectFileInputs:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request, or refuse its body."""
         if (
             scope["type"] != "http"
             or scope["method"] != "POST"

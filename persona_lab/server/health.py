@@ -19,6 +19,7 @@ PATIENCE = 5.0
 
 
 async def healthz(request: Request) -> Response:
+    """Liveness: the process answers."""
     return JSONResponse({"status": "alive"})
 
 
@@ -35,6 +36,7 @@ class Readiness:
         self._asking: asyncio.Task[bool] | None = None
 
     async def answer(self, request: Request) -> Response:
+        """Readiness: 200, or 503 where the database or the model doesn't answer."""
         parts = {"database": await self._database(), "model": await self._model()}
         well = all(parts.values())
         return JSONResponse({"ready": well, **parts}, 200 if well else 503)

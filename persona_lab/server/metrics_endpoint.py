@@ -31,6 +31,7 @@ class MetricsEndpoint:
         self._alone = is_local_only(lab, shared=shared)
 
     async def answer(self, request: Request) -> Response:
+        """The metrics, or 404 for a client that may not read them."""
         if not self._opens_to(request):
             return PlainTextResponse("Not found", 404)
         body, kind = self._lab.monitor.metrics.render(request.headers.get("accept", ""))

@@ -288,8 +288,11 @@ async def _last(events: AsyncGenerator[Event, None]) -> Event:
 async def _chunks(
     events: AsyncGenerator[Event, None], answer: _Answer, *, usage: bool
 ) -> AsyncGenerator[bytes, None]:
-    """The answer as server-sent events. One that failed raises what it failed of: before the first
-    word it may have a status of its own still."""
+    """The answer as server-sent events.
+
+    A failed answer raises AnswerFailed: before the first event the response can still get an
+    error status.
+    """
     begun = False
     async with aclosing(events):
         async for event in events:
@@ -350,14 +353,19 @@ def finish_reason(metadata: Mapping[str, Any]) -> str:
 
 
 def tokens(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The usage in OpenAI's form."""
     counted = dict(metadata["usage"])
     cached = counted.pop("cached_tokens")
     return counted | {"prompt_tokens_details": {"cached_tokens": cached}}
 
 
 async def _persona_and_model(operations: Operations, name: str) -> tuple[Agent, str]:
-    """The persona, and the model that is to answer, "" for the default. Raises NotFound and
-    UnknownModel."""
+    """The persona and the model that answers, "" for the default.
+
+    Raises:
+        NotFound: The user has no such persona.
+        UnknownModel: No such model is listed.
+    """
     try:
         return await operations.find_persona(name), ""
     except NotFound:

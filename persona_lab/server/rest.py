@@ -68,6 +68,7 @@ class PersonaFields(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     def given(self) -> dict[str, Any]:
+        """The fields that the request contains."""
         return self.model_dump(exclude_unset=True)
 
 
@@ -92,6 +93,7 @@ class AgentOut(_AgentFields):
 
     @classmethod
     def of(cls, agent: Agent) -> AgentOut:
+        """The persona of a row."""
         return cls(**persona_data(agent), created_at=agent.created_at, updated_at=agent.updated_at)
 
 
@@ -114,6 +116,7 @@ class ChatOut(BaseModel):
 
     @classmethod
     def of(cls, chat: Chat) -> ChatOut:
+        """The conversation of a row."""
         return cls.model_validate(chat, from_attributes=True)
 
 
@@ -160,6 +163,7 @@ class TokenOut(BaseModel):
 
     @classmethod
     def of(cls, token: ApiToken) -> TokenOut:
+        """The token of a row."""
         return cls.model_validate(token, from_attributes=True)
 
 
@@ -302,8 +306,10 @@ _STREAMED: dict[str, Any] = {
 async def send_message(
     chat_id: str, said: Sending, request: Request, lab: LabDep, caller: CallerDep
 ) -> Response:
-    """Say something to the persona. An answer that fails has the status of its error, and beside
-    it stands what was kept."""
+    """Say something to the persona.
+
+    An answer that fails has the status of its error, and beside it stands what was kept.
+    """
     chat = await caller.operations(lab).get_chat(chat_id)
     steps = stream_answer_events(lab, chat, said, caller)
     if said.stream:

@@ -1,4 +1,4 @@
-"""The doors beside the pages, in the order in which they are tried."""
+"""The routes beside the page, in the order in which they are tried."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ from persona_lab.server.websocket import ChatSocket
 
 
 def routes(lab: Lab, *, shared: bool = False) -> list[BaseRoute]:
-    """For the app that serves the pages, ahead of its own. ``shared``: a public link leads here."""
+    """The project's own routes, which stand ahead of Gradio's.
+
+    Args:
+        lab: What the routes work on.
+        shared: A public share link leads to this app.
+    """
     return [
         Route("/healthz", healthz),
         Route("/readyz", Readiness(lab).answer),

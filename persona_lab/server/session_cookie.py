@@ -1,4 +1,4 @@
-"""Who is visiting: a secret in a cookie that scripts can't read; the store keeps its hash."""
+"""The visitor's cookie: a secret that scripts can't read. The store keeps its hash."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; "
     "connect-src 'self' data: blob: ws: wss:; object-src 'none'; base-uri 'self'"
 )
-"""Nothing on the page may load from anywhere else, whoever wrote it."""
+"""Content-Security-Policy: the page loads nothing from other hosts."""
 
 
 def visitor_secret(cookies: Mapping[str, str]) -> str | None:
@@ -31,7 +31,7 @@ def visitor_secret(cookies: Mapping[str, str]) -> str | None:
 
 
 def language_of(cookies: Mapping[str, str], headers: Mapping[str, str]) -> Language:
-    """The switch in the page first, then the client's language; Japanese for who names none."""
+    """The language chosen on the page, else the client's, else Japanese."""
     chosen = cookies.get(LANGUAGE_COOKIE, "")
     if chosen in ("ja", "en"):
         return "ja" if chosen == "ja" else "en"
@@ -39,8 +39,10 @@ def language_of(cookies: Mapping[str, str], headers: Mapping[str, str]) -> Langu
 
 
 def _preferred(accepted: str) -> Language:
-    """Of an ``Accept-Language``: what is wanted most, and of two alike the first; English for who
-    names neither."""
+    """The preferred language of an ``Accept-Language`` header.
+
+    Of equal weights the first wins. English if neither Japanese nor English is named.
+    """
     best, wanted = 0.0, "en"
     for part in accepted.split(",")[:50]:
         name, *about = (each.strip() for each in part.lower().split(";"))
@@ -56,15 +58,16 @@ def _preferred(accepted: str) -> Language:
 
 
 class VisitorCookie:
-    """Gives every browser that opens the page a secret of its own, and keeps it fresh.
+    """Sets the visitor's cookie when the page is opened, and renews it.
 
-    A page of another site calls without it: Gradio answers every origin, cookies included.
+    Cookies of requests that another site's page sends are dropped: Gradio answers every origin.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request or a WebSocket."""
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return

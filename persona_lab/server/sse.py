@@ -26,8 +26,11 @@ _LINE_ENDS = {ord(mark): f"\\u{ord(mark):04x}" for mark in "\x85\u2028\u2029"}
 
 
 def as_json(data: Any) -> str:
-    """``data`` as one line for every reader, some of which take U+2028 for a line's end; without
-    half surrogates, which no wire takes."""
+    """``data`` as JSON in one line.
+
+    U+2028 and its like are escaped, since some readers break lines there. Lone surrogates, which
+    UTF-8 can't encode, are replaced.
+    """
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).translate(_LINE_ENDS)
     return text.encode("utf-8", "replace").decode()
 
@@ -58,6 +61,7 @@ class EventStreamResponse(Response):
         self.init_headers({"cache-control": "no-cache, no-transform", "x-accel-buffering": "no"})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send all events; stop when the client disconnects."""
         out = _Out(send, {"status": self.status_code, "headers": self.raw_headers})
         sending = asyncio.create_task(self._send_all(out))
         beside = [
@@ -111,8 +115,11 @@ class _Out:
 
 
 async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, _T]) -> _T:
-    """What ``work`` gives. Raises ClientDisconnect when the client went away: it is cancelled
-    then."""
+    """The result of ``work``.
+
+    Raises:
+        ClientDisconnect: The client disconnected; ``work`` was cancelled.
+    """
     doing, gone = asyncio.create_task(work), asyncio.create_task(_wait_disconnect(request.receive))
     try:
         await asyncio.wait([doing, gone], return_when=asyncio.FIRST_COMPLETED)

@@ -59,7 +59,7 @@ SOCKETS = 50
 
 
 class ChatSocket:
-    """:meth:`hold` is the endpoint over ``lab``."""
+    """:meth:`handle` is the endpoint over ``lab``."""
 
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
@@ -69,6 +69,7 @@ class ChatSocket:
         """Characters of a frame: the longest message with every character escaped, and the rest."""
 
     async def handle(self, socket: WebSocket) -> None:
+        """Serve one socket until it is closed."""
         await socket.accept(subprotocol(socket))  # else no client would see why it is closed
         user = ""
         try:
@@ -139,8 +140,11 @@ class ChatSocket:
         return MessageIn.model_validate(data)
 
     async def _answer(self, socket: WebSocket, inbox: asyncio.Queue[MessageIn]) -> None:
-        """One message after the other. Raises what :meth:`_admitted` does: a token may have been
-        revoked and a conversation deleted since."""
+        """Answer one message after the other.
+
+        Raises what :meth:`_admitted` raises: a token may have been revoked and a conversation
+        deleted since.
+        """
         while True:
             said = await inbox.get()
             try:
