@@ -404,7 +404,7 @@ TRAITS = {each.name: each.table for each in PERSONA_FIELDS.values() if each.kind
 
 
 def clean_text(text: str) -> str:
-    """Return ``text`` in NFC with ``\\n`` line ends and no control characters except tabs.
+    r"""Return ``text`` in NFC with ``\n`` line ends and no control characters except tabs.
 
     Compatibility ideographs stay as typed: NFC would turn a name's 神 (U+FA19) into another form.
     """

@@ -1,0 +1,1 @@
+"""Build the exact prompt from persona, history and message, with its trace."""

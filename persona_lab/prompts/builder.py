@@ -30,11 +30,16 @@ class PromptBuilder:
         *,
         info: ModelInfo | None = None,
     ) -> Prompt:
-        """What would be sent to the model of ``info`` (a chat model without one), to the byte.
+        """Build what is sent to a model, to the byte. The agent may be unsaved.
 
-        ``context``: earlier messages, oldest first, ``{"sender": "user"|"ai", "content": …}``.
-        An empty ``message`` is a preview before anything is typed: the prompt has no turn for it.
-        Needs nothing from the store: the agent may be unsaved. Raises TemplateError.
+        Args:
+            agent: The persona's row.
+            message: The user's message. Empty is a preview: the prompt then has no turn for it.
+            context: Earlier messages, oldest first, ``{"sender": "user"|"ai", "content": …}``.
+            info: The model; None is a chat model.
+
+        Raises:
+            TemplateError: The template failed.
         """
         kind: Kind = info.prompt if info is not None else "chat"
         as_turns = kind == "chat" and info is not None and info.examples == "turns"

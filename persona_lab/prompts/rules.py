@@ -13,7 +13,7 @@ from persona_lab.errors import TemplateError
 from persona_lab.yaml_config import StrictModel, load
 
 LANGUAGES = ("ja", "en")
-"""Every template that a rule names exists in these; others may be added beside them."""
+"""Languages that every template of a rule must have. It may have further ones."""
 
 
 _Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
@@ -27,7 +27,7 @@ class _Localized(StrictModel):
 
 
 class _Condition(StrictModel):
-    """Holds when one of its words stands in the persona's list of that name."""
+    """Matches if one of its words is in the persona's list of that name."""
 
     personalities: tuple[_Text, ...] = ()
     roles: tuple[_Text, ...] = ()
@@ -40,7 +40,7 @@ class _Condition(StrictModel):
         return self
 
     def match(self, persona: Mapping[str, Sequence[str]]) -> tuple[str, str] | None:
-        """The list and the persona's own word that made it hold."""
+        """Return the list and the persona's word that match, or None."""
         for name in _LISTS:
             words = {_fold(word) for word in getattr(self, name)}
             for word in persona[name]:
@@ -50,7 +50,7 @@ class _Condition(StrictModel):
 
 
 class _When(StrictModel):
-    """Holds when each of its conditions does."""
+    """Matches if all of its conditions match."""
 
     when: Annotated[tuple[_Condition, ...], Field(min_length=1)]
 
@@ -68,7 +68,7 @@ class _Form(_When):
 
 
 class _Label(StrictModel):
-    """Who speaks in a transcript, and where an answer ends. ``persona`` for one without a name."""
+    """Labels and stop texts of a transcript; ``persona`` is the label without a name."""
 
     user: _Text
     persona: _Text
@@ -92,6 +92,8 @@ class _Words(StrictModel):
 
 
 class RuleFile(StrictModel):
+    """The content of ``rules.yaml``."""
+
     rules: tuple[_Rule, ...]
     forms: tuple[_Form, ...] = ()
     transcript: _Labels

@@ -1,12 +1,11 @@
-"""From a persona to the exact text that is sent: choose a template, render it, keep the trace.
+"""Choose a prompt template by the rules, and render it with a trace.
 
-:class:`PromptTemplateEngine` knows the files: ``rules.yaml`` chooses, ``prompts/*.j2`` speak.
-:class:`PromptBuilder` knows personas and makes a :class:`~persona_lab.types.Prompt`. Neither
-knows a provider, the store, or how much of a conversation fits a model.
+``rules.yaml`` chooses, and ``prompts/*.j2`` are the templates. This module knows no provider, no
+database, and not how much of a conversation fits a model.
 
-Persona text is always a value in a template, never template source. On its way through the
-template a value carries marks that name its field (:class:`Traced`), and the marks become the
-prompt's trace; so the trace needs nothing from the templates and holds for any of them.
+A persona's text is always a value in a template, never template source. In a template a value
+carries marks that name its field (:class:`~persona_lab.prompts.trace.Traced`), and the marks become
+the prompt's trace. So a trace needs no support from templates.
 """
 
 from __future__ import annotations
@@ -34,9 +33,10 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A template and why it was chosen. ``rule`` counts from 1; 0 where no rule decided.
+    """A template and the reason for its choice.
 
-    ``reasons`` has a reader's words for it in each language, ``file`` the template's name.
+    ``rule`` counts from 1; 0 means that no rule matched. ``reasons`` has the reason's text in each
+    language.
     """
 
     name: str
@@ -47,24 +47,28 @@ class Choice:
 
     @property
     def file(self) -> str:
+        """The name of the template's file."""
         return f"{self.name}.{self.language}.j2"
 
     @property
     def reason(self) -> str:
-        """In the persona's language, or in English."""
+        """The reason in the persona's language, or else in English."""
         return self.reasons.get(self.language, self.reasons["en"])
 
 
 class PromptTemplateEngine:
     """Chooses a template by the rules and renders it.
 
-    Everything is read once, at the start: rules are checked, each template is compiled and
-    rendered for a full and for an empty persona, so that a fault is named here, by its file and
-    its number or line, and not found in a chat.
+    Everything is loaded once, at the start. Each template is rendered for a full and for an empty
+    persona, so an error is found here, by file and line, and not in a chat.
     """
 
     def __init__(self, templates_dir: Path) -> None:
-        """Raises TemplateError, one line that names the file and where in it the fault is."""
+        """Load rules and templates.
+
+        Raises:
+            TemplateError: A file is wrong. One line names the file and the place.
+        """
         self._rules = read_rules(templates_dir / "rules.yaml")
         self._environment = ImmutableSandboxedEnvironment(
             loader=jinja2.FileSystemLoader(templates_dir / "prompts"),
@@ -76,7 +80,7 @@ class PromptTemplateEngine:
             auto_reload=False,
             cache_size=-1,
         )
-        # A prompt is the same each time it is rendered.
+        # Rendering must be deterministic.
         del self._environment.filters["random"]
         del self._environment.globals["lipsum"]
         self._templates = {
@@ -90,7 +94,7 @@ class PromptTemplateEngine:
 
     @property
     def names(self) -> list[str]:
-        """The templates that can be rendered, as ``name.language``; parts (``_base``) aren't."""
+        """The templates that can be rendered, as ``name.language``, without parts (``_base``)."""
         return [key for key in self._templates if not key.startswith("_")]
 
     def get_template(
@@ -102,10 +106,13 @@ class PromptTemplateEngine:
         language: str = "ja",
         kind: Kind = "chat",
     ) -> Choice:
-        """The template for a persona with these traits, the first rule that fits deciding.
+        """Choose the template for a persona with these traits, by the first rule that matches.
 
-        A rule gives the name, then a form its prefix (``casual_``); where that form has no file,
-        its base is taken. Raises TemplateError when the language has no templates at all.
+        A rule gives the name, then a form gives its prefix (``casual_``). If there is no file for
+        the form, the name without the prefix is used.
+
+        Raises:
+            TemplateError: The language has no templates.
         """
         if kind == "transcript":
             reasons = self._rules.words.transcript.model_dump()
@@ -130,11 +137,15 @@ class PromptTemplateEngine:
         return self._choice(name, number, reasons, language)
 
     def render(self, choice: Choice, variables: Mapping[str, Any]) -> tuple[str, tuple[Span, ...]]:
-        """The text and the spans of it that are traced values. Raises TemplateError."""
+        """Return the rendered text, and its spans that are traced values.
+
+        Raises:
+            TemplateError: The template failed.
+        """
         return unmark(self._render(f"{choice.name}.{choice.language}", variables).strip())
 
     def labels(self, language: str, name: str) -> tuple[str, str, tuple[str, ...]]:
-        """For a transcript: the user's label, the persona's, and the stop strings."""
+        """Return the labels of user and persona in a transcript, and its stop texts."""
         labels = self._rules.transcript
         label = labels.ja if language == "ja" else labels.en
         persona = " ".join(name.split()) or label.persona
@@ -149,7 +160,7 @@ class PromptTemplateEngine:
         return Choice(name, rule, MappingProxyType(reasons), template, language)
 
     def _reasons(self, found: Sequence[tuple[str, str]], form: str) -> dict[str, str]:
-        """What was ``found`` in the persona; ``form``: of the default, that it chose alone."""
+        """Word the reason: what was ``found``, and the ``form`` if only a form matched."""
         words = self._rules.words
         if not found:
             return words.default.model_dump()
@@ -194,7 +205,7 @@ class PromptTemplateEngine:
 
 
 def _naming(file: str, work: Callable[[], _T]) -> _T:
-    """Do ``work``. A template can raise anything (1/0): all of it names its file and line."""
+    """Do ``work``. A template can raise any error (1/0); name its file and line."""
     try:
         return work()
     except jinja2.TemplateSyntaxError as wrong:
@@ -206,7 +217,7 @@ def _naming(file: str, work: Callable[[], _T]) -> _T:
 
 
 def _place(file: str, wrong: Exception) -> tuple[str, int | None]:
-    """Jinja puts its files into the traceback: the innermost is where the fault is."""
+    """Return file and line of the error: those of the innermost template in the traceback."""
     for frame in reversed(traceback.extract_tb(wrong.__traceback__)):
         if frame.filename.endswith(".j2"):
             return Path(frame.filename).name, frame.lineno
