@@ -1,10 +1,10 @@
-"""The pages: one tab, one file. They receive a Lab and know no SDK and no SQL.
+"""The Gradio page: one tab, one file. It receives a Lab and knows no SDK and no SQL.
 
-``frame.py`` sets the tabs into the page; ``editor.py``, ``compare.py``, ``chat.py``,
-``insights.py`` and ``connect.py`` are the tabs; ``desk.py`` opens a persona in all of them;
-``look.py`` and ``page.css`` are how it looks; ``api.py`` names what a program may call;
-``text.py``, ``stream.py``, ``charts.py`` and ``export.py`` turn what the parts say into what a page
-shows; ``visitor.py`` knows who is looking, and ``keyring.py`` whose keys they bring.
+``page.py`` builds the page; ``tabs/`` has its tabs; ``workspace.py`` opens, saves and deletes a
+persona in all of them. ``session.py`` is the visitor; ``visitor_keys.py`` keeps provider keys of
+visitors. ``streaming.py`` paces streams, ``prefetch.py`` lets a local model read ahead, and
+``render/`` turns values into HTML. ``gradio_api.py`` names the endpoints for programs. ``theme.py``
+and ``static/`` are the look and the browser's scripts.
 """
 
 from __future__ import annotations
@@ -15,9 +15,17 @@ from persona_lab.settings import Settings
 
 
 def serve(settings: Settings, *, share: bool = False) -> None:
-    """Opens the lab and serves its pages until interrupted. Raises ConfigurationError."""
-    # What the start makes stays: to look through it for garbage takes a sixth of the start, and
-    # would take its time again at every full collection.
+    """Open a lab and serve its page until interrupted.
+
+    Args:
+        settings: The settings of the lab.
+        share: Whether to make a public link.
+
+    Raises:
+        ConfigurationError: The deployment is wrong.
+    """
+    # Objects of the start live on. Collecting garbage among them takes a sixth of the start, and
+    # takes time again at every full collection.
     gc.disable()
     from persona_lab.lab import open_lab
     from persona_lab.monitor import logs

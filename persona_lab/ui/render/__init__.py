@@ -1,0 +1,1 @@
+"""Turn values into HTML and SVG for the page."""
