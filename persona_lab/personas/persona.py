@@ -14,13 +14,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, Protocol, get_type_hints
 
 from persona_lab.errors import InvalidPersona
 from persona_lab.unicode_text import composed, is_blank, storable
-
-if TYPE_CHECKING:
-    from persona_lab.db.tables import Agent
 
 NAME_LENGTH = 100
 TEXT_LENGTH = 10_000
@@ -42,6 +39,13 @@ DemoRule = Literal["optional", "required", "filled", "folded"]
 same, and the spaces between Japanese lines are removed.
 """
 Section = Literal["identity", "voice", "examples"]
+
+
+class PersonaRow(Protocol):
+    """A row with an attribute for each field of a persona, such as an agent."""
+
+    name: str
+    language: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,7 +348,7 @@ class Persona:
     ] = "ja"
 
     @classmethod
-    def from_agent(cls, agent: Agent) -> Persona:
+    def from_agent(cls, agent: PersonaRow) -> Persona:
         """Return the persona that ``agent`` stores. A column without a value counts as empty."""
         values: dict[str, Any] = {}
         for field in PERSONA_FIELDS.values():
@@ -411,7 +415,7 @@ def clean_text(text: str) -> str:
     return composed(storable(text))
 
 
-def persona_of(agent: Agent) -> dict[str, Any]:
+def persona_of(agent: PersonaRow) -> dict[str, Any]:
     """Return the persona of ``agent`` as plain data that create and update accept."""
     return Persona.from_agent(agent).to_dict()
 
