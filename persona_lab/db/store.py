@@ -31,6 +31,7 @@ from sqlalchemy.pool import StaticPool
 from sqlmodel import Session, SQLModel, col, delete, func, select, update
 
 from persona_lab.db import migrations
+from persona_lab.db.deprecated import FormerNames
 from persona_lab.db.engine import (
     _expect_words,
     create_db_engine,
@@ -118,7 +119,7 @@ class ChatState:
     summary_through: int = -1
 
 
-class Store:
+class Store(FormerNames):
     """The database behind ``url``: ``sqlite:///file``, ``sqlite://`` (in memory), ``postgresql://``.
 
     Safe to use from many threads. SQLite takes one writer at a time: writers of this process wait

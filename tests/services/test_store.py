@@ -223,11 +223,32 @@ def test_a_list_holds_ones_own_rows_only(store: Store, world: World, method: str
     assert not LISTS[method](store, store.create_user().id)
 
 
+FORMER_NAMES = {
+    "exchanges": "list_exchanges",
+    "mark": "chat_state",
+    "spent": "total_cost",
+    "past_turns": "list_generation_rows",
+}
+
+
+def test_a_former_name_warns_and_does_the_same(store: Store, world: World) -> None:
+    given: dict[str, dict[str, Any]] = {
+        "exchanges": {"chat_id": world.chat, "user_id": world.user, "limit": 5},
+        "mark": {"chat_id": world.chat, "user_id": world.user},
+        "spent": {"since": datetime(2020, 1, 1, tzinfo=UTC)},
+        "past_turns": {"user_id": world.user},
+    }
+    for old, new in FORMER_NAMES.items():
+        with pytest.warns(DeprecationWarning, match=new):
+            found = getattr(store, old)(**given[old])
+        assert found == getattr(store, new)(**given[old])
+
+
 def test_every_public_method_takes_the_user_it_is_for_or_is_known_not_to() -> None:
     methods = {
         name: inspect.signature(method).parameters
         for name, method in inspect.getmembers(Store, inspect.isfunction)
-        if not name.startswith("_")
+        if not name.startswith("_") and name not in FORMER_NAMES
     }
     assert set(methods) == set(BY_ID) | set(LISTS) | set(FOR_NOBODY) | SAYS_WHOSE
     for name in {*BY_ID, *LISTS, *SAYS_WHOSE}:
