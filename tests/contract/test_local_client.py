@@ -29,13 +29,12 @@ from persona_lab.clients.base import estimate_tokens
 from persona_lab.clients.catalog import ModelInfo
 from persona_lab.clients.local import (
     LocalClient,
-    find_local_weights,
-    find_weights,
     neutralize_control_tokens,
     plain_transcript,
     probe,
 )
 from persona_lab.clients.middleware.wrapper import ClientWrapper
+from persona_lab.clients.weights import find_local_weights, find_weights
 from persona_lab.errors import (
     BadRequest,
     ContextTooLong,

@@ -70,7 +70,7 @@ def test_imports_by_name_are_few() -> None:
         if (isinstance(node, ast.Attribute) and node.attr == "import_module")
         or (isinstance(node, ast.Name) and node.id in ("import_module", "__import__"))
     }
-    assert users == {"__init__.py", "lazy_imports.py", "clients/registry.py", "clients/local.py"}
+    assert users == {"__init__.py", "lazy_imports.py", "clients/registry.py", "clients/weights.py"}
 
 
 @pytest.mark.parametrize("module", LIGHT_MODULES)

@@ -18,7 +18,7 @@ from support import tiny_gguf as tiny_gguf
 from support.app_process import missing, until
 
 from persona_lab.clients.catalog import Catalog
-from persona_lab.clients.local import find_weights
+from persona_lab.clients.weights import find_weights
 from persona_lab.errors import (
     BadRequest,
     ContextTooLong,
