@@ -92,7 +92,7 @@ def validated_usage(told: Usage | None, prompt: Prompt, text: str) -> Usage:
 
 
 def http_timeout(options: Options) -> httpx2.Timeout:
-    """Of the socket: connecting has its own bound, and :func:`timely` keeps all the others."""
+    """Return the socket's timeouts. :func:`with_deadlines` bounds the wait for each event."""
     import httpx2
 
     longest = max(options.timeout, options.idle)
@@ -129,8 +129,11 @@ async def with_deadlines(
 
 @contextlib.contextmanager
 def ignore_errors_after_end(over: Callable[[], bool], *foreign: type[Exception]) -> Iterator[None]:
-    """What goes wrong at the provider's when an answer is ``over``, at the count of its tokens or
-    at the connection's end, costs nothing of it. ``foreign`` as :func:`our_errors` takes it."""
+    """Ignore provider errors once the answer is complete, that is when ``over()`` is true.
+
+    They come from reading the usage event or from closing the connection. ``foreign`` are the SDK's
+    errors, as in :func:`translate_errors`.
+    """
     try:
         yield
     except _transport_errors() + foreign + (ProviderError,):
@@ -140,10 +143,10 @@ def ignore_errors_after_end(over: Callable[[], bool], *foreign: type[Exception])
 
 @contextlib.contextmanager
 def translate_errors(info: ModelInfo, key: str, *foreign: type[Exception]) -> Iterator[None]:
-    """Errors of the wire and of the SDK (``foreign``) leave as ours, their cause behind them.
+    """Raise our errors for those of the connection and of the SDK (``foreign``).
 
-    Some servers repeat the key that they refuse, and h11 prints a header it can't send: a cause
-    that tells the key is left out, because a traceback would carry it into the log.
+    Some servers repeat the key that they refuse, and h11 prints a header that it can't send. A
+    cause that contains the key is dropped, because a traceback would write it to the log.
     """
     try:
         yield

@@ -1,15 +1,15 @@
-"""Clients around a client, and the one place where they are put together.
+"""The one place where a client's middleware is put together.
 
 ::
 
     Fallback([Cached(Limited(Breaker(Retrying(sdk)))), …])
 
-What must outlive a call (a model's retries need nothing, its breaker does) is put around a client
-once, by :meth:`Layers.keep`; what belongs to a caller goes around it at each call, by
-:meth:`Layers.for_call`. :class:`Fallback` stands above them all. A prompt is worded for one model,
-so it doesn't hand the same one on: it asks for each model's answer by the model's name.
+Middleware with state that outlives a call, such as the circuit breaker, wraps a client once, in
+:meth:`ClientStack.wrap_shared`. Middleware of one caller wraps it at each call, in
+:meth:`ClientStack.wrap_for_call`. A prompt is written for one model, so the fallback is above all
+middleware: it builds the next model's prompt and calls that model's client.
 
-Once a word of an answer has come, nothing here begins again: it stays, and the error follows it.
+After the first text of an answer, nothing here retries: the text stays, and the error follows it.
 """
 
 from __future__ import annotations

@@ -84,9 +84,15 @@ class ClientWrapper(LLMClientInterface):
 
 @dataclass(frozen=True, slots=True)
 class CallContext:
-    """Whose call it is. ``fresh``: they want another answer than the one that they had; ``own``:
-    they pay for it with a key of their own; ``again``: it is for the same message as the one
-    before, which counted as their request."""
+    """Facts of one call.
+
+    Attributes:
+        user_id: Whose call it is.
+        bypass_cache: Whether the user wants another answer than the cached one.
+        user_key: Whether the user's own key pays for it.
+        is_fallback: Whether it is a second model for the same message, which doesn't count as
+            another request.
+    """
 
     user_id: str
     bypass_cache: bool = False
