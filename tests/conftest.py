@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from support.fakes import AS_SAID, Play, ScriptedClient
+from support.seeded_store import SeededStore
 
 from persona_lab.lab import Lab, open_lab
 from persona_lab.prompts.templates import PromptTemplateEngine
@@ -102,6 +103,7 @@ async def make_lab(
         return _template_engine if shared else PromptTemplateEngine(folder)
 
     monkeypatch.setattr("persona_lab.lab.PromptTemplateEngine", engine)
+    monkeypatch.setattr("persona_lab.lab.Store", SeededStore)
     opened: list[Lab] = []
 
     def make(

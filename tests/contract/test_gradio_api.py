@@ -681,7 +681,7 @@ def test_every_endpoint_is_tried_with_anothers_ids() -> None:
     assert not set(foreign("", "", "")) & WITHOUT_IDS
 
 
-@pytest.mark.parametrize("api_name", slow_after(3, sorted(PUBLIC - WITHOUT_IDS)))
+@pytest.mark.parametrize("api_name", slow_after(1, sorted(PUBLIC - WITHOUT_IDS)))
 def test_anothers_ids_are_refused_like_missing_ones(connect: Connect, api_name: str) -> None:
     theirs, stranger = Mine(connect()), connect()
     own = demo(stranger)["id"]
