@@ -33,9 +33,11 @@ from persona_lab.redaction import MASK, SECRET_LENGTH, redact, secret_pattern
 if TYPE_CHECKING:
     from structlog.stdlib import ProcessorFormatter
 
+    from persona_lab.db.generations import GenerationResult
     from persona_lab.settings import Settings
 
 log = logging.getLogger("persona_lab.monitor")
+_turns = logging.getLogger("persona_lab.service")
 
 SERVICE = "persona-lab"
 FIELDS = (
@@ -314,3 +316,49 @@ def _exception_lines(stacks: Sequence[Mapping[str, Any]]) -> list[str]:
             *(part for chain in stack.get("exceptions", ()) for part in _exception_lines(chain)),
         )
     ]
+
+
+# ── the line of a turn ──
+
+
+def log_turn(outcome: GenerationResult, *, texts: bool) -> None:
+    """Write the log line of a generation that is over.
+
+    Args:
+        outcome: The generation.
+        texts: Whether the line has the message and the answer.
+    """
+    record = outcome.record
+    said = {"message_text": outcome.message, "answer_text": outcome.answer}
+    _turns.info(
+        "turn",
+        extra={
+            "event": "turn",
+            "kind": record.kind,
+            "chat_id": record.chat_id,
+            "agent_id": record.agent_id,
+            "user_id": record.user_id,
+            "provider": record.provider,
+            "model": outcome.spec,
+            "status": record.status,
+            "error": record.error_type,
+            "code": outcome.code,
+            "attempts": outcome.attempts,
+            "retries": outcome.attempts - 1,
+            "fallback_from": [
+                {"model": each.spec, "code": each.code, "attempts": each.attempts}
+                for each in outcome.failed_attempts
+            ],
+            "tokens": {
+                "prompt": record.prompt_tokens,
+                "completion": record.completion_tokens,
+                "total": record.prompt_tokens + record.completion_tokens,
+                "cached": record.cached_tokens,
+            },
+            "first_token_ms": record.first_token_ms,
+            "latency_ms": record.total_ms,
+            "cost": record.cost,
+            "cache_hit": record.cache_hit,
+            **(said if texts else {}),
+        },
+    )

@@ -30,7 +30,7 @@ import logging
 import time
 import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import KW_ONLY, asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
@@ -38,7 +38,6 @@ from persona_lab.clients.base import estimate_tokens
 from persona_lab.clients.error_mapping import map_error
 from persona_lab.clients.middleware.wrapper import CallContext
 from persona_lab.clients.options import STRUCTURED_OUTPUT_OPTIONS, check_options
-from persona_lab.clients.pricing import priced
 from persona_lab.clients.registry import get_provider
 from persona_lab.db.generations import FailedAttempt, GenerationResult
 from persona_lab.db.tables import Agent, Generation, Message
@@ -48,28 +47,30 @@ from persona_lab.errors import (
     NotFound,
     PersonaLabError,
     ProviderError,
-    RateLimitError,
     StorageError,
 )
-from persona_lab.monitor.request_context import bind_fields, request_id, with_request_context
+from persona_lab.monitor.logs import log_turn
+from persona_lab.monitor.request_context import bind_fields, with_request_context
 from persona_lab.pipeline.drafts import Draft, finish_despite_cancel
 from persona_lab.pipeline.fallback_chain import Fallback
+from persona_lab.pipeline.turn import TurnRequest, TurnState, milliseconds
+from persona_lab.pipeline.turn_metadata import (
+    answer_metadata,
+    cost_of,
+    language_of,
+    message_metadata,
+)
 from persona_lab.pipeline.write_retry import FailedWriteRetrier
 from persona_lab.redaction import MASK, redact
 from persona_lab.responses.changes import (
-    FALLBACK_STEP,
     MODERATION_STEP,
     Change,
-    Edit,
-    compose,
-    restore,
     stored_details,
 )
-from persona_lab.types import Chunk, Completion, Event, Language, Prompt, Reply, Status, Usage
+from persona_lab.types import Chunk, Completion, Event, Language, Prompt, Reply
 from persona_lab.unicode_text import is_blank
 
 if TYPE_CHECKING:
-    from persona_lab.clients.base import LLMClientInterface
     from persona_lab.clients.catalog import ModelInfo
     from persona_lab.clients.middleware.stack import ClientStack
     from persona_lab.clients.pool import ClientPool
@@ -79,7 +80,8 @@ if TYPE_CHECKING:
     from persona_lab.pipeline.input import InputValidator
     from persona_lab.prompts.builder import PromptBuilder
     from persona_lab.responses.output_filter import OutputFilter
-    from persona_lab.responses.processor import ReplyStream, ResponseProcessor
+    from persona_lab.responses.processor import ResponseProcessor
+
 
 log = logging.getLogger("persona_lab.service")
 
@@ -89,107 +91,10 @@ Observer = Callable[[GenerationResult], None]
 _UNLIKE = ("A", "ん")
 """Messages with nothing in common: what two prompts share has no message in it."""
 _SUMMARY_TOKENS = 400
+TURN_MARKUP_TOKENS = 8
+"""Tokens that a chat's form puts around each turn, at most."""
 _PORTIONS = 3
 """Summaries that one turn has made at most."""
-_MARKS = 8
-"""Tokens that a chat's form puts around each turn, at most."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Task:
-    """What is to be answered. ``context`` is looked up where there is a chat."""
-
-    kind: str
-    user_id: str
-    agent: Agent
-    message: str
-    _: KW_ONLY
-    model: str
-    options: Mapping[str, Any]
-    language: Language | None
-    context: Sequence[Entry] = ()
-    chat_id: str | None = None
-    asked: Message | None = None
-    fresh: bool = False
-
-
-@dataclass(slots=True)
-class _Course:
-    """How far a turn has come. Times are the clock's seconds."""
-
-    began: float
-    info: ModelInfo | None = None
-    client: LLMClientInterface | None = None
-    prompt: Prompt | None = None
-    context: Sequence[Entry] = ()
-    failed: Sequence[ProviderError] = ()
-    told: dict[str, Any] = field(default_factory=dict)
-    stream: ReplyStream | None = None
-    text: str = ""
-    applied: tuple[str, ...] = ()
-    changes: Sequence[Change] = ()
-    blocked: str = ""
-    first: float | None = None
-    shown: float | None = None
-    load: float = 0
-    usage: Usage | None = None
-    finish_reason: str | None = None
-    model: str = ""
-    status: Status = "stopped"
-    error: PersonaLabError | None = None
-    excuse: Reply | None = None
-    metadata: dict[str, Any] = field(default_factory=dict)
-
-    def finish(self) -> str:
-        """What the processor still held back; "" when asked again."""
-        if self.stream is None:
-            return ""
-        rest, self.applied = self.stream.finish()
-        self.blocked = self.stream.blocked
-        self.changes = self.stream.changes()
-        self.stream = None
-        self.text += rest
-        return rest
-
-    def since_began(self, moment: float | None) -> float | None:
-        """Milliseconds, without those for loading the model."""
-        return None if moment is None else _milliseconds(moment - self.began - self.load)
-
-    @property
-    def unseen(self) -> bool:
-        """Whether it was stopped before a word was shown."""
-        return self.status == "stopped" and self.shown is None
-
-    @property
-    def content(self) -> str:
-        """The answer as it is shown and kept."""
-        excuse = self.excuse.content if self.excuse else ""
-        return "\n\n".join(filter(None, [self.text, excuse]))
-
-    @property
-    def content_changes(self) -> Sequence[Change]:
-        """The changes of :attr:`content`: the error handler's words are one of them."""
-        text, content = self.text, self.content
-        if text == content:
-            return self.changes
-        added = Edit(len(text), len(text), len(content) - len(text))
-        return compose(self.changes, [added], text, content, FALLBACK_STEP)
-
-    @property
-    def spent(self) -> Usage:
-        """The provider's count, or an estimate where the answer ended before it came.
-
-        One that failed before its first word is counted as nothing; who stopped it had it read.
-        """
-        read = self.first is not None or self.status == "stopped"
-        if self.usage is not None or not (read and self.client and self.prompt):
-            return self.usage or Usage()
-        prompt = str(self.prompt)
-        try:
-            count = self.client.count_tokens
-            return Usage(count(prompt), count(self.text), estimated=True)
-        except Exception:  # noqa: BLE001 - an answer isn't lost for want of a number
-            return Usage(estimate_tokens(prompt), estimate_tokens(self.text), estimated=True)
 
 
 class LLMService:
@@ -395,8 +300,10 @@ class LLMService:
             get = self.store.get_agent
             agent = await asyncio.to_thread(get, chat.agent_id, user_id=user_id)
             asked = await finish_despite_cancel(asyncio.to_thread(ask))
-            task = _Task("chat", user_id, agent, asked.content, chat_id=chat_id, asked=asked, **how)
-            async with contextlib.aclosing(self._turn(task)) as events:
+            request = TurnRequest(
+                "chat", user_id, agent, asked.content, chat_id=chat_id, asked=asked, **how
+            )
+            async with contextlib.aclosing(self._turn(request)) as events:
                 async for event in events:
                     if event.type == "done":  # it is kept, and may be read at leisure
                         await turn.aclose()
@@ -423,7 +330,7 @@ class LLMService:
         """
         check_options(options)
         text = self.input_validator.validate_message(message)
-        task = _Task(
+        request = TurnRequest(
             kind,
             user_id,
             agent,
@@ -433,7 +340,7 @@ class LLMService:
             language=language,
             context=context,
         )
-        async with contextlib.aclosing(self._turn(task)) as events:
+        async with contextlib.aclosing(self._turn(request)) as events:
             async for event in events:
                 yield event
 
@@ -456,7 +363,7 @@ class LLMService:
         count: Callable[[str], int] = estimate_tokens
         if chat_id is not None:
             context = await self.context_manager.get_context(
-                chat_id, user_id=user_id, language=_language(agent)
+                chat_id, user_id=user_id, language=language_of(agent)
             )
             if self.clients.available(info):
                 count = (await self.clients.open(model)).count_tokens
@@ -482,82 +389,87 @@ class LLMService:
 
     # ── the path ──────────────────────────────────────────────────────────────────────────
 
-    async def _turn(self, task: _Task) -> AsyncGenerator[Event, None]:
-        bind_fields(chat_id=task.chat_id, agent_id=task.agent.id, user_id=task.user_id)
-        course = _Course(began=self.clock())
+    async def _turn(self, request: TurnRequest) -> AsyncGenerator[Event, None]:
+        bind_fields(chat_id=request.chat_id, agent_id=request.agent.id, user_id=request.user_id)
+        state = TurnState(began=self.clock())
         draft = None
-        if task.chat_id is not None:
+        if request.chat_id is not None:
             draft = Draft(
                 self.store,
-                task.chat_id,
-                task.user_id,
+                request.chat_id,
+                request.user_id,
                 self.clock,
                 self.save_every,
-                instead=task.fresh,
+                instead=request.fresh,
             )
         rest = ""
         try:
-            yield Event("start", metadata=_asked(task.asked))
-            course.began = self.clock()
-            async with contextlib.aclosing(self._pieces(task, course)) as pieces:
+            yield Event("start", metadata=message_metadata(request.asked))
+            state.began = self.clock()
+            async with contextlib.aclosing(self._pieces(request, state)) as pieces:
                 async for piece in pieces:
-                    if course.shown is None:
-                        course.shown = self.clock()
+                    if state.shown is None:
+                        state.shown = self.clock()
                     if draft is not None:
-                        draft.append(course.text)
+                        draft.append(state.text)
                     yield Event(
                         "delta", piece, message_id=draft.message_id if draft is not None else ""
                     )
-            course.status = "ok"
+            state.status = "ok"
         except (InputError, NotFound) as error:
-            course.status, course.error = "failed", error
+            state.status, state.error = "failed", error
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the user gets an answer
-            course.status = "failed"
-            course.error = map_error(
+            state.status = "failed"
+            state.error = map_error(
                 error,
-                provider=course.info.provider if course.info else "",
-                model=course.info.name if course.info else "",
+                provider=state.info.provider if state.info else "",
+                model=state.info.name if state.info else "",
             )
-            rest = course.finish()
+            rest = state.finish()
             excuse = await self.error_handler.handle(
                 # An error that stays unknown is passed on as it was: the log wants its trace.
-                error if type(course.error) is PersonaLabError else course.error,
-                task.message,
-                task.agent,
-                language=task.language,
-                begun=bool(course.text),
+                error if type(state.error) is PersonaLabError else state.error,
+                request.message,
+                request.agent,
+                language=request.language,
+                begun=bool(state.text),
             )
-            course.excuse = Reply(
+            state.excuse = Reply(
                 redact(excuse.content, self._secrets),
                 excuse.metadata | {"error": redact(excuse.metadata["error"], self._secrets)},
             )
         finally:
-            if course.unseen and task.fresh:
-                course.stream = None  # the answer before stands again: nobody saw a word of this
-            course.finish()
-            await finish_despite_cancel(self._keep(task, course, draft))
+            if state.unseen and request.fresh:
+                state.stream = None  # the answer before stands again: nobody saw a word of this
+            state.finish()
+            await finish_despite_cancel(self._keep(request, state, draft))
         if rest:
             yield Event("delta", rest, message_id=draft.message_id if draft else "")
-        if course.excuse is not None:
-            lead = "\n\n" if course.text else ""
-            yield Event("delta", lead + course.excuse.content, metadata={"fallback": True})
-        yield Event("done", course.content, course.metadata, draft.message_id if draft else "")
+        if state.excuse is not None:
+            lead = "\n\n" if state.text else ""
+            yield Event("delta", lead + state.excuse.content, metadata={"fallback": True})
+        yield Event("done", state.content, state.metadata, draft.message_id if draft else "")
 
-    async def _pieces(self, task: _Task, course: _Course) -> AsyncGenerator[str, None]:
-        """Steps 4 to 7: finished text as it comes, with ``course`` kept up to date."""
-        context, agent = task.context, task.agent
-        course.info = info = self.clients.info(task.model)
-        if task.chat_id is not None and task.asked is not None:
+    async def _pieces(self, request: TurnRequest, state: TurnState) -> AsyncGenerator[str, None]:
+        """Steps 4 to 7: finished text as it comes, with ``state`` kept up to date."""
+        context, agent = request.context, request.agent
+        state.info = info = self.clients.info(request.model)
+        if request.chat_id is not None and request.asked is not None:
             context = await self.context_manager.get_context(
-                task.chat_id, user_id=task.user_id, before=task.asked, language=_language(agent)
+                request.chat_id,
+                user_id=request.user_id,
+                before=request.asked,
+                language=language_of(agent),
             )
-        models = self.clients.fallback_chain(task.model) if task.chat_id is not None else [info]
-        self.clients.options(info, **task.options)  # one that it can't keep to is told now
-        forms = {form for form in STRUCTURED_OUTPUT_OPTIONS if task.options.get(form)}
+        models = (
+            self.clients.fallback_chain(request.model) if request.chat_id is not None else [info]
+        )
+        self.clients.options(info, **request.options)  # one that it can't keep to is told now
+        forms = {form for form in STRUCTURED_OUTPUT_OPTIONS if request.options.get(form)}
         models = [each for each in models if forms <= get_provider(each.provider).structured_output]
-        answers = Fallback(models, functools.partial(self._ask, task, course, context))
-        course.failed = answers.failed
+        answers = Fallback(models, functools.partial(self._ask, request, state, context))
+        state.failed = answers.failed
         if self.clients.keys.changing:  # a key is hidden from the first answer on that it pays for
             await asyncio.to_thread(self.clients.keys.refresh)
         stream = self.response_processor.open_stream(agent, self._secrets, data=bool(forms))
@@ -565,7 +477,7 @@ class LLMService:
         moderation = filter_ if filter_ is not None and filter_.moderator is not None else None
         held = ""
         if moderation is None:  # what nobody has looked at isn't kept when the turn breaks off
-            course.stream = stream
+            state.stream = stream
         try:
             async with contextlib.aclosing(answers.stream()) as chunks:
                 async for chunk in chunks:
@@ -573,77 +485,81 @@ class LLMService:
                     if moderation is not None:
                         held += text
                     elif text:
-                        course.text += text
+                        state.text += text
                         yield text
                     if stream.ended:
                         break
         except ProviderError as error:
-            if error in course.failed and course.info is not info:  # nobody could stand in
-                course.info, course.model, course.usage = info, "", None
+            if error in state.failed and state.info is not info:  # nobody could stand in
+                state.info, state.model, state.usage = info, "", None
             raise
         if moderation is not None:
-            rest, course.applied = stream.finish()
-            course.blocked = stream.blocked
-            course.changes = stream.changes()
-            course.text, flagged = await moderation.review(held + rest, agent)
+            rest, state.applied = stream.finish()
+            state.blocked = stream.blocked
+            state.changes = stream.changes()
+            state.text, flagged = await moderation.review(held + rest, agent)
             if flagged:
-                course.blocked = "moderation"
-                course.applied += tuple(f"block:{name}" for name in flagged)
-                course.changes = [Change(0, len(course.text), MASK, MODERATION_STEP, masked=True)]
-            text = course.text
+                state.blocked = "moderation"
+                state.applied += tuple(f"block:{name}" for name in flagged)
+                state.changes = [Change(0, len(state.text), MASK, MODERATION_STEP, masked=True)]
+            text = state.text
         else:
-            text = course.finish()
+            text = state.finish()
         if text:
             yield text
-        course.finish_reason = course.finish_reason or "stop"
-        if is_blank(course.text):
-            raise InvalidResponse(provider=course.info.provider, model=course.info.name)
+        state.finish_reason = state.finish_reason or "stop"
+        if is_blank(state.text):
+            raise InvalidResponse(provider=state.info.provider, model=state.info.name)
 
     async def _ask(
         self,
-        task: _Task,
-        course: _Course,
+        request: TurnRequest,
+        state: TurnState,
         context: Sequence[Entry],
         info: ModelInfo,
     ) -> AsyncGenerator[Chunk, None]:
         """Steps 5 and 6 with one model: a prompt made for it, and what it says."""
-        course.info, course.model, course.told = info, "", {}
-        course.first = course.usage = course.finish_reason = None
+        state.info, state.model, state.told = info, "", {}
+        state.first = state.usage = state.finish_reason = None
         client = await self.clients.open(info.spec)
         if self.layers is not None:
-            fresh = task.fresh or task.kind != "chat"  # elsewhere people look how a model varies
+            fresh = (
+                request.fresh or request.kind != "chat"
+            )  # elsewhere people look how a model varies
             own = self.clients.user_pays(info)
-            again = bool(course.failed)
-            asking = CallContext(task.user_id, bypass_cache=fresh, user_key=own, is_fallback=again)
+            again = bool(state.failed)
+            asking = CallContext(
+                request.user_id, bypass_cache=fresh, user_key=own, is_fallback=again
+            )
             client = self.layers.wrap_for_call(client, asking)
-        course.client = client
+        state.client = client
         if not client.is_loaded:
             loading = self.clock()
             await client.load()
-            course.load += self.clock() - loading
-        course.prompt, course.context = await self._prompt(
-            task.agent, task.message, context, info, client.count_tokens, task.options
+            state.load += self.clock() - loading
+        state.prompt, state.context = await self._prompt(
+            request.agent, request.message, context, info, client.count_tokens, request.options
         )
-        options = self.clients.options(info, **task.options)
-        if course.failed:  # who stands in has what is left of the time for the whole answer
-            left = options.total_timeout - (self.clock() - course.began - course.load)
+        options = self.clients.options(info, **request.options)
+        if state.failed:  # who stands in has what is left of the time for the whole answer
+            left = options.total_timeout - (self.clock() - state.began - state.load)
             if left <= 0:  # not this one's fault
-                raise course.failed[-1]
+                raise state.failed[-1]
             options = replace(options, total_timeout=left)
         said = ""
-        async with contextlib.aclosing(client.stream(course.prompt, options)) as chunks:
+        async with contextlib.aclosing(client.stream(state.prompt, options)) as chunks:
             async for chunk in chunks:
-                if chunk.text and course.first is None:
-                    course.first = self.clock()
+                if chunk.text and state.first is None:
+                    state.first = self.clock()
                 said += chunk.text
-                course.usage = chunk.usage or course.usage
-                course.finish_reason = chunk.finish_reason or course.finish_reason
-                course.model = redact(chunk.model, self._secrets) or course.model
-                course.told |= chunk.metadata
+                state.usage = chunk.usage or state.usage
+                state.finish_reason = chunk.finish_reason or state.finish_reason
+                state.model = redact(chunk.model, self._secrets) or state.model
+                state.told |= chunk.metadata
                 yield chunk
-        course.finish_reason = course.finish_reason or "stop"
-        model = course.model or info.name
-        client.validate_response(Completion(said, model, course.spent, course.finish_reason))
+        state.finish_reason = state.finish_reason or "stop"
+        model = state.model or info.name
+        client.validate_response(Completion(said, model, state.spent, state.finish_reason))
 
     async def _prompt(
         self,
@@ -662,13 +578,15 @@ class LLMService:
         # A token is a byte at least. Odd text takes long to count: off the loop.
         if (
             context
-            and _tokens(prompt, lambda text: len(text.encode("utf-8", "replace"))) > room
-            and await asyncio.to_thread(_tokens, prompt, count) > room
+            and prompt_tokens(prompt, lambda text: len(text.encode("utf-8", "replace"))) > room
+            and await asyncio.to_thread(prompt_tokens, prompt, count) > room
         ):
             bare = await build(agent, message, (), info=info)
             context = await asyncio.to_thread(
                 lambda: self.context_manager.fit(
-                    context, room - _tokens(bare, count), lambda text: count(text) + _MARKS
+                    context,
+                    room - prompt_tokens(bare, count),
+                    lambda text: count(text) + TURN_MARKUP_TOKENS,
                 )
             )
             prompt = await build(agent, message, context, info=info)
@@ -677,24 +595,24 @@ class LLMService:
             prompt = replace(prompt, trace=replace(prompt.trace, summary=summary))
         return prompt, context
 
-    async def _keep(self, task: _Task, course: _Course, draft: Draft | None) -> None:
-        """Step 8: the answer and the turn's record. Fills ``course.metadata``; never raises."""
-        record = await self._record_of(task, course)
-        course.metadata = _metadata(task, course, record)
-        passed_over = [error for error in course.failed if error is not course.error]
+    async def _keep(self, request: TurnRequest, state: TurnState, draft: Draft | None) -> None:
+        """Step 8: the answer and the turn's record. Fills ``state.metadata``; never raises."""
+        record = await self._record_of(request, state)
+        state.metadata = answer_metadata(request, state, record)
+        passed_over = [error for error in state.failed if error is not state.error]
         outcome = GenerationResult(
             record,
-            course.metadata["spec"],
-            code=course.error.code if course.error else None,
-            attempts=course.metadata["attempts"],
+            state.metadata["spec"],
+            code=state.error.code if state.error else None,
+            attempts=state.metadata["attempts"],
             failed_attempts=tuple(
                 FailedAttempt(f"{error.provider}:{error.model}", error.code, error.attempts)
                 for error in passed_over
             ),
-            message=task.message,
-            answer=course.content,
+            message=request.message,
+            answer=state.content,
         )
-        settle = functools.partial(self._settle, task, course, draft)
+        settle = functools.partial(self._settle, request, state, draft)
         writes: list[Callable[[], Awaitable[object]]] = [
             settle,
             lambda: asyncio.to_thread(self._record, outcome),
@@ -703,33 +621,33 @@ class LLMService:
             try:
                 await write()
             except Exception as error:  # noqa: BLE001 - one failed write must not cost the next
-                if write is settle and task.chat_id and isinstance(error, StorageError):
-                    self._unkept.add(task.chat_id, settle)
+                if write is settle and request.chat_id and isinstance(error, StorageError):
+                    self._unkept.add(request.chat_id, settle)
                 excuse = await self.error_handler.handle(
-                    error, task.message, task.agent, language=task.language
+                    error, request.message, request.agent, language=request.language
                 )
                 noted = {k: v for k, v in excuse.metadata.items() if k != "fallback"}
-                course.metadata = noted | course.metadata
+                state.metadata = noted | state.metadata
 
-    async def _record_of(self, task: _Task, course: _Course) -> Generation:
-        usage, info = course.spent, course.info
-        provider, _, name = task.model.partition(":")
+    async def _record_of(self, request: TurnRequest, state: TurnState) -> Generation:
+        usage, info = state.spent, state.info
+        provider, _, name = request.model.partition(":")
         return Generation(
-            user_id=task.user_id,
-            agent_id=task.agent.id,
-            chat_id=task.chat_id,
-            kind=task.kind,
+            user_id=request.user_id,
+            agent_id=request.agent.id,
+            chat_id=request.chat_id,
+            kind=request.kind,
             provider=info.provider if info else provider,
             model=info.name if info else name,
-            status=course.status,
-            error_type=course.error.type.value if course.error else None,
+            status=state.status,
+            error_type=state.error.type.value if state.error else None,
             prompt_tokens=usage.prompt_tokens,
             completion_tokens=usage.completion_tokens,
             cached_tokens=usage.cached_tokens,
-            first_token_ms=course.since_began(course.first),
-            total_ms=course.since_began(self.clock()) or 0.0,
-            cost=await _cost(info, usage, course.client),
-            cache_hit=bool(course.told.get("cache_hit")),
+            first_token_ms=state.since_began(state.first),
+            total_ms=state.since_began(self.clock()) or 0.0,
+            cost=await cost_of(info, usage, state.client),
+            cache_hit=bool(state.told.get("cache_hit")),
             user_key=info is not None and self.clients.user_pays(info),
         )
 
@@ -741,40 +659,7 @@ class LLMService:
             self._announce(outcome)
 
     def _announce(self, outcome: GenerationResult) -> None:
-        record = outcome.record
-        words = {"message_text": outcome.message, "answer_text": outcome.answer}
-        log.info(
-            "turn",
-            extra={
-                "event": "turn",
-                "kind": record.kind,
-                "chat_id": record.chat_id,
-                "agent_id": record.agent_id,
-                "user_id": record.user_id,
-                "provider": record.provider,
-                "model": outcome.spec,
-                "status": record.status,
-                "error": record.error_type,
-                "code": outcome.code,
-                "attempts": outcome.attempts,
-                "retries": outcome.attempts - 1,
-                "fallback_from": [
-                    {"model": each.spec, "code": each.code, "attempts": each.attempts}
-                    for each in outcome.failed_attempts
-                ],
-                "tokens": {
-                    "prompt": record.prompt_tokens,
-                    "completion": record.completion_tokens,
-                    "total": record.prompt_tokens + record.completion_tokens,
-                    "cached": record.cached_tokens,
-                },
-                "first_token_ms": record.first_token_ms,
-                "latency_ms": record.total_ms,
-                "cost": record.cost,
-                "cache_hit": record.cache_hit,
-                **(words if self.log_messages else {}),
-            },
-        )
+        log_turn(outcome, texts=self.log_messages)
         for observe in self.observers:
             try:
                 observe(outcome)
@@ -789,37 +674,37 @@ class LLMService:
                     },
                 )
 
-    async def _settle(self, task: _Task, course: _Course, draft: Draft | None) -> None:
+    async def _settle(self, request: TurnRequest, state: TurnState, draft: Draft | None) -> None:
         if draft is None:
             return
-        answer = await draft.finalize(
-            course.content, course.status, stored_details(course.metadata)
-        )
-        if answer is not None and task.chat_id is not None and task.asked is not None:
-            await self.context_manager.update_context(task.chat_id, task.asked, answer)
-            if course.status == "ok" and self.context_manager.summarizes:
-                self._begin_summary(task.chat_id, task, course)
+        answer = await draft.finalize(state.content, state.status, stored_details(state.metadata))
+        if answer is not None and request.chat_id is not None and request.asked is not None:
+            await self.context_manager.update_context(request.chat_id, request.asked, answer)
+            if state.status == "ok" and self.context_manager.summarizes:
+                self._begin_summary(request.chat_id, request, state)
 
-    def _begin_summary(self, chat_id: str, task: _Task, course: _Course) -> None:
+    def _begin_summary(self, chat_id: str, request: TurnRequest, state: TurnState) -> None:
         """One at a time: what falls out meanwhile is in the next."""
         if chat_id not in self._jobs:
-            job = self._jobs[chat_id] = asyncio.create_task(self._summarize(chat_id, task, course))
+            job = self._jobs[chat_id] = asyncio.create_task(
+                self._summarize(chat_id, request, state)
+            )
             job.add_done_callback(lambda _: self._jobs.pop(chat_id))
 
-    async def _summarize(self, chat_id: str, task: _Task, course: _Course) -> None:
+    async def _summarize(self, chat_id: str, request: TurnRequest, state: TurnState) -> None:
         """Have the model that answered put in short what fell out of the conversation.
 
         It goes on beside the talk, on the user's quota, a few portions a turn where much fell out
         (the summary was switched on later, say). Where it fails the next turn tries again.
         """
-        info, asked = course.info, task.asked
+        info, asked = state.info, request.asked
         if info is None or asked is None:
             return
-        sent = (entry["position"] for entry in course.context if "position" in entry)
+        sent = (entry["position"] for entry in state.context if "position" in entry)
         sent_from = min(sent, default=asked.position)
         try:
             for _ in range(_PORTIONS):
-                if not await self._sum_up(info, task, chat_id, sent_from):
+                if not await self._sum_up(info, request, chat_id, sent_from):
                     return
         except Exception as error:  # noqa: BLE001 - the talk goes on without
             log.warning(
@@ -828,17 +713,19 @@ class LLMService:
                 extra={"event": "summary_failed", "chat_id": chat_id},
             )
 
-    async def _sum_up(self, info: ModelInfo, task: _Task, chat_id: str, sent_from: int) -> bool:
+    async def _sum_up(
+        self, info: ModelInfo, request: TurnRequest, chat_id: str, sent_from: int
+    ) -> bool:
         """Fold the next portion into the summary; False where there is none."""
-        began, agent, user_id = self.clock(), task.agent, task.user_id
+        began, agent, user_id = self.clock(), request.agent, request.user_id
         client = await self.clients.open(info.spec)
         wanted = await self.context_manager.to_summarize(
             chat_id,
             user_id=user_id,
-            language=_language(agent),
+            language=language_of(agent),
             sent_from=sent_from,
             fits=lambda prompt: (
-                _tokens(prompt, client.count_tokens) + _SUMMARY_TOKENS <= info.context
+                prompt_tokens(prompt, client.count_tokens) + _SUMMARY_TOKENS <= info.context
             ),
         )
         if wanted is None:
@@ -868,101 +755,14 @@ class LLMService:
             prompt_tokens=made.usage.prompt_tokens,
             completion_tokens=made.usage.completion_tokens,
             cached_tokens=made.usage.cached_tokens,
-            total_ms=_milliseconds(self.clock() - began),
-            cost=await _cost(info, made.usage, client),
+            total_ms=milliseconds(self.clock() - began),
+            cost=await cost_of(info, made.usage, client),
             user_key=own,
         )
         await asyncio.to_thread(self._record, GenerationResult(record, info.spec))
         return True
 
 
-def _tokens(prompt: Prompt, count: Callable[[str], int]) -> int:
-    turns = sum(count(turn.content) + _MARKS for turn in prompt.turns)
-    return count(prompt.system) + _MARKS + turns
-
-
-async def _cost(
-    info: ModelInfo | None, usage: Usage, client: LLMClientInterface | None
-) -> float | None:
-    """In US dollars; None where nobody knows."""
-    if info is None:
-        return None
-    try:
-        return await priced(info, usage, server=client.base_url if client else "")
-    except Exception as error:  # noqa: BLE001 - an answer isn't lost for want of a price
-        about = {"event": "price_failed", "model": info.spec, "error_class": type(error).__name__}
-        log.warning("no price: %s", info.spec, extra=about)
-        return None
-
-
-def _metadata(task: _Task, course: _Course, record: Generation) -> dict[str, Any]:
-    """What an answer tells of itself. ``model`` is the provider's own name of it."""
-    info, usage = course.info, course.spent
-    # Who is turned away for asking too much doesn't fill the store with what wasn't sent.
-    sent = None if isinstance(course.error, RateLimitError) else course.prompt
-    changes = course.content_changes
-    about = {
-        "model": course.model or record.model,
-        "provider": record.provider,
-        "spec": info.spec if info else task.model,
-        "usage": usage.as_dict(),
-        "cached_tokens": usage.cached_tokens,
-        "estimated": usage.estimated,
-        "processing_applied": list(course.applied),
-        "finish_reason": course.finish_reason,
-        "first_token_ms": record.first_token_ms,
-        "first_shown_ms": course.since_began(course.shown),
-        "total_ms": record.total_ms,
-        "load_ms": _milliseconds(course.load),
-        "cost": record.cost,
-        "status": course.status,
-        **({"blocked": course.blocked} if course.blocked else {}),
-        "prompt": sent.system if sent else "",
-        "turns": len(sent.turns) if sent else 0,
-        "sent": _sent(sent),
-        "summary": course.prompt.trace.summary if course.prompt else "",
-        "cache_hit": False,
-        "attempts": 1,
-        "request_id": request_id(),
-        **course.told,
-        "raw": restore(course.content, changes),
-        "changes": [change.as_dict() for change in changes],
-    }
-    if isinstance(course.error, ProviderError):
-        about["attempts"] = course.error.attempts
-    if any(error is not course.error for error in course.failed):
-        about["fallback_from"] = [_failure(error) for error in course.failed]
-    return about | (course.excuse.metadata if course.excuse is not None else {})
-
-
-def _sent(prompt: Prompt | None) -> list[dict[str, str]]:
-    """The conversation as it went along with the persona, in the form that travels."""
-    turns = prompt.turns if prompt else ()
-    return [{"role": turn.role, "content": turn.content} for turn in turns]
-
-
-def _asked(message: Message | None) -> dict[str, Any]:
-    """The user's message as it is kept."""
-    if message is None:
-        return {"user_message_id": ""}
-    moment = message.created_at.isoformat()
-    return {"user_message_id": message.id, "content": message.content, "timestamp": moment}
-
-
-def _failure(error: ProviderError) -> dict[str, Any]:
-    """Of a model that gave no word: who, why, and how often it was asked."""
-    return {
-        "model": f"{error.provider}:{error.model}",
-        "error_type": error.type.value,
-        "code": error.code,
-        "status": error.status,
-        "attempts": error.attempts,
-    }
-
-
-def _language(agent: Agent) -> Language:
-    return "en" if agent.language == "en" else "ja"
-
-
-def _milliseconds(seconds: float) -> float:
-    return round(seconds * 1000, 1)
+def prompt_tokens(prompt: Prompt, count: Callable[[str], int]) -> int:
+    turns = sum(count(turn.content) + TURN_MARKUP_TOKENS for turn in prompt.turns)
+    return count(prompt.system) + TURN_MARKUP_TOKENS + turns

@@ -1,0 +1,108 @@
+"""The metadata of an answer, and of the user's message, as events and rows have it."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from persona_lab.clients.pricing import priced
+from persona_lab.db.tables import Agent, Generation, Message
+from persona_lab.errors import (
+    ProviderError,
+    RateLimitError,
+)
+from persona_lab.monitor.request_context import request_id
+from persona_lab.pipeline.turn import TurnRequest, TurnState, milliseconds
+from persona_lab.responses.changes import (
+    restore,
+)
+from persona_lab.types import Language, Prompt, Usage
+
+if TYPE_CHECKING:
+    from persona_lab.clients.base import LLMClientInterface
+    from persona_lab.clients.catalog import ModelInfo
+
+log = logging.getLogger("persona_lab.service")
+
+
+async def cost_of(
+    info: ModelInfo | None, usage: Usage, client: LLMClientInterface | None
+) -> float | None:
+    """In US dollars; None where nobody knows."""
+    if info is None:
+        return None
+    try:
+        return await priced(info, usage, server=client.base_url if client else "")
+    except Exception as error:  # noqa: BLE001 - an answer isn't lost for want of a price
+        about = {"event": "price_failed", "model": info.spec, "error_class": type(error).__name__}
+        log.warning("no price: %s", info.spec, extra=about)
+        return None
+
+
+def answer_metadata(request: TurnRequest, state: TurnState, record: Generation) -> dict[str, Any]:
+    """What an answer tells of itself. ``model`` is the provider's own name of it."""
+    info, usage = state.info, state.spent
+    # Who is turned away for asking too much doesn't fill the store with what wasn't sent.
+    sent = None if isinstance(state.error, RateLimitError) else state.prompt
+    changes = state.content_changes
+    about = {
+        "model": state.model or record.model,
+        "provider": record.provider,
+        "spec": info.spec if info else request.model,
+        "usage": usage.as_dict(),
+        "cached_tokens": usage.cached_tokens,
+        "estimated": usage.estimated,
+        "processing_applied": list(state.applied),
+        "finish_reason": state.finish_reason,
+        "first_token_ms": record.first_token_ms,
+        "first_shown_ms": state.since_began(state.shown),
+        "total_ms": record.total_ms,
+        "load_ms": milliseconds(state.load),
+        "cost": record.cost,
+        "status": state.status,
+        **({"blocked": state.blocked} if state.blocked else {}),
+        "prompt": sent.system if sent else "",
+        "turns": len(sent.turns) if sent else 0,
+        "sent": sent_turns(sent),
+        "summary": state.prompt.trace.summary if state.prompt else "",
+        "cache_hit": False,
+        "attempts": 1,
+        "request_id": request_id(),
+        **state.told,
+        "raw": restore(state.content, changes),
+        "changes": [change.as_dict() for change in changes],
+    }
+    if isinstance(state.error, ProviderError):
+        about["attempts"] = state.error.attempts
+    if any(error is not state.error for error in state.failed):
+        about["fallback_from"] = [failed_attempt(error) for error in state.failed]
+    return about | (state.excuse.metadata if state.excuse is not None else {})
+
+
+def sent_turns(prompt: Prompt | None) -> list[dict[str, str]]:
+    """The conversation as it went along with the persona, in the form that travels."""
+    turns = prompt.turns if prompt else ()
+    return [{"role": turn.role, "content": turn.content} for turn in turns]
+
+
+def message_metadata(message: Message | None) -> dict[str, Any]:
+    """The user's message as it is kept."""
+    if message is None:
+        return {"user_message_id": ""}
+    moment = message.created_at.isoformat()
+    return {"user_message_id": message.id, "content": message.content, "timestamp": moment}
+
+
+def failed_attempt(error: ProviderError) -> dict[str, Any]:
+    """Of a model that gave no word: who, why, and how often it was asked."""
+    return {
+        "model": f"{error.provider}:{error.model}",
+        "error_type": error.type.value,
+        "code": error.code,
+        "status": error.status,
+        "attempts": error.attempts,
+    }
+
+
+def language_of(agent: Agent) -> Language:
+    return "en" if agent.language == "en" else "ja"
