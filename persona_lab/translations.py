@@ -60,9 +60,11 @@ class Translations:
         return text.format_map(details) if self._blanks[key] else text.format()
 
     def __contains__(self, key: str) -> bool:
+        """Return whether there is a text for ``key``."""
         return key in self._texts
 
     def __iter__(self) -> Iterator[str]:
+        """Iterate over the keys."""
         return iter(self._texts)
 
     def blanks(self, key: str) -> frozenset[str]:
