@@ -2,8 +2,8 @@
 
 A rule names consecutive words by SudachiPy's analysis, and the text that replaces them::
 
-    {words: [{base: だ, form: 終止形}, よ], right: end, becomes: やで}      学生だよ。→ 学生やで。
-    {words: [{kind: 動詞, form: 終止形}], right: end, becomes: "{1}でござる"}
+    {words: [{base: だ, form: 終止形}, よ], right: end, replacement: やで}  学生だよ。→ 学生やで。
+    {words: [{kind: 動詞, form: 終止形}], right: end, replacement: "{1}でござる"}
 
 ``python -m persona_lab.japanese 学生だよ。`` prints the analysis of each word. A sentence is
 rewritten in one pass from left to right; at each word the first rule that fits is applied.
@@ -68,12 +68,12 @@ class Pattern(BaseModel):
 
 
 class Rule(BaseModel):
-    """Replaces ``words`` by ``becomes`` if the words to the ``left`` and ``right`` match too.
+    """Replaces ``words`` by ``replacement`` if the words to the ``left`` and ``right`` match too.
 
     ``left: start`` and ``right: end`` mean the edges of the sentence, without marks and emoji.
-    In ``becomes``, {1} is the first of ``words`` as it is, {1.base} its dictionary form; {1.te},
-    {1.past}, {1.negative}, {1.negative_past}, {1.stem}, {1.volitional} and {1.if} are the verb in
-    that form. The caller fills in other names in braces.
+    In ``replacement``, {1} is the first of ``words`` as it is, {1.base} its dictionary form;
+    {1.te}, {1.past}, {1.negative}, {1.negative_past}, {1.stem}, {1.volitional} and {1.if} are the
+    verb in that form. The caller fills in other names in braces.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -81,12 +81,14 @@ class Rule(BaseModel):
     words: Annotated[tuple[Pattern, ...], Field(min_length=1)]
     left: Literal["start"] | Pattern | None = Field(default=None, union_mode="left_to_right")
     right: Literal["end"] | Pattern | None = Field(default=None, union_mode="left_to_right")
-    becomes: str
+    replacement: str
 
     @model_validator(mode="before")
     @classmethod
     def _edges(cls, value: Any) -> Any:
         if isinstance(value, dict):
+            if "becomes" in value:
+                raise ValueError('"becomes" is now "replacement"')
             for side in ("left", "right"):
                 if isinstance(value.get(side), str) and value[side] not in ("start", "end"):
                     value = {**value, side: {"word": value[side]}}
@@ -99,15 +101,15 @@ class Rule(BaseModel):
             if not number.isdigit():
                 continue
             if not 1 <= int(number) <= len(self.words):
-                raise ValueError(f"becomes: {{{name}}}: there are {len(self.words)} words")
+                raise ValueError(f"replacement: {{{name}}}: there are {len(self.words)} words")
             if form and form not in ("base", *_FORMS):
-                raise ValueError(f"becomes: {{{name}}}: a form is base, {', '.join(_FORMS)}")
+                raise ValueError(f"replacement: {{{name}}}: a form is base, {', '.join(_FORMS)}")
         return self
 
     @cached_property
     def blanks(self) -> list[str]:
-        """The names in braces in ``becomes``."""
-        parts = string.Formatter().parse(self.becomes)
+        """The names in braces in ``replacement``."""
+        parts = string.Formatter().parse(self.replacement)
         return [name for _, name, _, _ in parts if name is not None]
 
     def fits(self, words: Sequence[Word], at: int, end: int) -> bool:
@@ -131,7 +133,7 @@ class Rule(BaseModel):
     def written(self, words: Sequence[Word], blanks: Mapping[str, str]) -> str:
         """Return the text that replaces ``words``."""
         out = ""
-        for text, name, _, _ in string.Formatter().parse(self.becomes):
+        for text, name, _, _ in string.Formatter().parse(self.replacement):
             out += text
             if name is None:
                 continue

@@ -15,7 +15,7 @@ import unicodedata
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -45,11 +45,18 @@ class Tone(StrictModel):
     """A persona with one of these among its tones speaks so."""
     base: Literal["polite", "plain", "casual", "as it is"] = "as it is"
     enabled: bool = True
-    settled: tuple[_Text, ...] = ()
+    already_matches: tuple[_Text, ...] = ()
     """A sentence that ends so is in the tone already."""
     rules: tuple[Rule, ...] = ()
     examples: dict[_Text, _Text] = Field(default_factory=dict)
     """Sentences and what becomes of them; the tests hold the rules to them."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_old_keys(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "settled" in value:
+            raise ValueError('"settled" is now "already_matches"')
+        return value
 
     @model_validator(mode="after")
     def _does_something(self) -> Tone:
@@ -62,7 +69,7 @@ class Tone(StrictModel):
         for number, rule in enumerate(self.rules, 1):
             for name in rule.blanks:
                 if not name.partition(".")[0].isdigit() and name not in _BLANKS:
-                    raise ValueError(f"rule {number}: becomes: there is no {{{name}}}")
+                    raise ValueError(f"rule {number}: replacement: there is no {{{name}}}")
         return self
 
     @cached_property
@@ -91,8 +98,8 @@ class Tone(StrictModel):
         from persona_lab.japanese.morphology import words_of
         from persona_lab.japanese.rewrite import rewrite
 
-        settled = (*self.settled, *(endings if self.takes_ending else ()))
-        if sentence.rstrip(_MARKS + "」』）) 　\n♪～").endswith(settled):
+        endings_in_tone = (*self.already_matches, *(endings if self.takes_ending else ()))
+        if sentence.rstrip(_MARKS + "」』）) 　\n♪～").endswith(endings_in_tone):
             return sentence
         text = sentence
         if self.base == "polite" and not _is_bare_item(sentence):

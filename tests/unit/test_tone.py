@@ -168,22 +168,30 @@ def test_english_needs_no_sudachipy() -> None:
         ("tones: [{name: a, words: [a]}]", "tone 1: has neither"),
         ("tones: [{name: a, words: [a], base: x}]", "tone 1: base"),
         ("tones: [{name: a, words: [a], base: plain, colour: x}]", "tone 1: colour"),
-        ("tones: [{name: a, words: [a], rules: [{words: [だ]}]}]", "tone 1: rule 1: becomes"),
+        ("tones: [{name: a, words: [a], rules: [{words: [だ]}]}]", "tone 1: rule 1: replacement"),
         (
-            "tones: [{name: a, words: [a], rules: [{words: [だ], becomes: '{2}'}]}]",
-            "tone 1: rule 1: becomes: {2}",
+            "tones: [{name: a, words: [a], rules: [{words: [だ], replacement: '{2}'}]}]",
+            "tone 1: rule 1: replacement: {2}",
         ),
         (
-            "tones: [{name: a, words: [a], rules: [{words: [だ], becomes: '{1.x}'}]}]",
-            "tone 1: rule 1: becomes: {1.x}",
+            "tones: [{name: a, words: [a], rules: [{words: [だ], replacement: '{1.x}'}]}]",
+            "tone 1: rule 1: replacement: {1.x}",
         ),
         (
-            "tones: [{name: a, words: [a], rules: [{words: [だ], becomes: '{x}'}]}]",
-            "tone 1: rule 1: becomes: there is no {x}",
+            "tones: [{name: a, words: [a], rules: [{words: [だ], replacement: '{x}'}]}]",
+            "tone 1: rule 1: replacement: there is no {x}",
         ),
         (
-            "tones: [{name: a, words: [a], rules: [{words: [{kin: 動詞}], becomes: x}]}]",
+            "tones: [{name: a, words: [a], rules: [{words: [{kin: 動詞}], replacement: x}]}]",
             "tone 1: rule 1: word 1: kin",
+        ),
+        (
+            "tones: [{name: a, words: [a], rules: [{words: [だ], becomes: や}]}]",
+            'tone 1: rule 1: "becomes" is now "replacement"',
+        ),
+        (
+            "tones: [{name: a, words: [a], base: plain, settled: [や]}]",
+            'tone 1: "settled" is now "already_matches"',
         ),
         ("tones: [", "line 2"),
     ],
