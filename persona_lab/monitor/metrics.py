@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
     from persona_lab.db.generations import GenerationResult
+    from persona_lab.llama import EngineStats
 
 OTHER = "other"
 PREFIX = "persona_lab"
@@ -77,7 +78,7 @@ class Metrics:
         *,
         circuits: Circuits = dict,
         cache: Callable[[], tuple[int, int]] = lambda: (0, 0),
-        engines: Callable[[], Iterable[Any]] = tuple,
+        engines: Callable[[], Iterable[EngineStats]] = tuple,
     ) -> None:
         """Create metrics without any count.
 
@@ -194,24 +195,32 @@ class Metrics:
                 counter.add_metric((model,), value(figures))
             yield counter
 
-    def _by_model(self) -> dict[str, Any]:
+    def _by_model(self) -> dict[str, EngineStats]:
         """Return the engines' statistics by label, added up where two share one."""
-        found: dict[str, Any] = {}
+        found: dict[str, EngineStats] = {}
         for figures in self._engines():
             model = self.names(f"local:{figures.name}")[1]
             found[model] = found[model] + figures if model in found else figures
         return found
 
 
-_ENGINE_GAUGES: tuple[tuple[str, str, Callable[[Any], float]], ...] = (
+_ENGINE_GAUGES: tuple[tuple[str, str, Callable[[EngineStats], float]], ...] = (
     ("cells", "Tokens that the engine's memory holds at most.", lambda f: f.cells),
     ("cells_used", "Tokens that it holds.", lambda f: f.cells_used),
     ("live", "Answers that are being written.", lambda f: f.live),
     ("waiting", "Answers that wait.", lambda f: f.waiting),
-    ("reuse_ratio", "Share of the prompts' tokens that had been read before.", lambda f: f.reuse),
-    ("tokens_per_second", "Tokens written a second while it was writing.", lambda f: f.speed),
+    (
+        "reuse_ratio",
+        "Share of the prompts' tokens that had been read before.",
+        lambda f: f.reuse_ratio,
+    ),
+    (
+        "tokens_per_second",
+        "Tokens written a second while it was writing.",
+        lambda f: f.tokens_per_second,
+    ),
 )
-_ENGINE_COUNTERS: tuple[tuple[str, str, Callable[[Any], float]], ...] = (
+_ENGINE_COUNTERS: tuple[tuple[str, str, Callable[[EngineStats], float]], ...] = (
     ("prompt_tokens", "Tokens of the prompts that were begun.", lambda f: f.prompt_tokens),
     ("reused_tokens", "Those of them that had been read before.", lambda f: f.reused_tokens),
     ("written_tokens", "Tokens of answers.", lambda f: f.written_tokens),
