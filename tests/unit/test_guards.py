@@ -138,11 +138,6 @@ address | 埼玉県さいたま市大宮区桜木町1丁目7番地5
 address | 京都府京都市下京区烏丸通塩小路下る東塩小路町901番地
 address | 〒150-0041
 address | 東京都港区芝公園4丁目2-8 タワーマンション301号室
-address | 123 Main Street, Springfield, IL 62704
-address | 221B Baker Street, London NW1 6XE
-address | 1600 Pennsylvania Ave, Washington, DC 20500
-address | 350 5th Ave
-address | 12 rue de la Paix, 75002 Paris
 address | 東京都新宿区西新宿２－８－１
 address | 愛知県名古屋市中区三の丸三丁目1番2号
 address | 千葉県浦安市舞浜１番地１
@@ -150,10 +145,6 @@ address | 長野県松本市大字里山辺1234
 address | 京都府京都市下京区東塩小路町901
 address | 北海道虻田郡倶知安町字山田204
 address | 神奈川県横浜市中区本町１２３４
-address | 1984 Elm Street, Springfield, IL 62704
-address | 1900 Main Street, Apt 5
-address | 11 Wall Street, New York, NY 10005
-address | 12 Second Street
 card | 4111 1111 1111 1111
 card | 4111-1111-1111-1111
 card | 5555555555554444
@@ -195,22 +186,6 @@ phone | +86 138 0013 8000
 phone | +44 (0)20 7946 0958
 phone | 0044 20 7946 0958
 address | 札幌市中央区北1条西2丁目
-address | 1600 Pennsylvania Avenue NW, Washington, DC 20500
-address | 1600 Pennsylvania Ave. NW, Washington, D.C. 20500
-address | 350 Fifth Ave, New York, NY 10118
-address | 350 Fifth Avenue, 21st Floor, New York, NY 10118-1234
-address | 123 N. Main St., Apt. 4B, Los Angeles, CA 90012
-address | 1455 K Street NW, Washington, DC 20005
-address | 1 Infinite Loop, Cupertino, CA 95014
-address | 1681 Broadway, New York, NY 10019
-address | 1221 Avenue of the Americas, New York, NY 10020
-address | 2300 Oracle Pkwy. Suite 100, Redwood City, CA 94065
-address | 10 Downing Street, London SW1A 2AA
-address | 12 O'Connell Street, Dublin
-address | 10 St James's Park Road, London
-address | 24 Sussex Drive, Ottawa, ON K1M 1M4
-address | 1 Macquarie Street, Sydney NSW 2000
-address | ２２１Ｂ　Ｂａｋｅｒ　Ｓｔｒｅｅｔ，　Ｌｏｎｄｏｎ　ＮＷ１　６ＸＥ
 address | 神南1丁目19番11号渋谷区神南1丁目19番11号
 """
 HARMLESS = """
@@ -426,7 +401,6 @@ def test_a_wrong_check_digit_makes_it_no_card_and_no_my_number(digits: str) -> N
         "東京都港区" + "の字" * 60 + "1",
         "415-555-2671 " * 300,
         "注文番号 " + "1 " * 900 + "ではなく",
-        "2 " + "Aa " * 300 + "Court",
     ],
 )
 def test_no_text_makes_the_search_slow(text: str) -> None:
@@ -581,7 +555,6 @@ PIECES = [
     "-----BEGIN RSA ", "PRIVATE KEY-----", "\nMIIa\n", "-----END RSA PRIVATE KEY-----", "行く",
     "薬", "二錠", "飲んでください", "医師", "Mr. ", "A. ", "ユーザー：", "\n\n\n", "「", "」", "\n",
     "😊", "？", "```", "212 555", " 0123", "(212) ", "+44 20", " 7946 0958", "1-800-", "555-0199",
-    "221B Baker ", "Street, ", "London NW1", " 6XE", "350 Fifth", " Ave. ", "NW, Washington, D.C. ",
     "20500", "chapters ",
 ]  # fmt: skip
 texts = st.one_of(st.lists(st.sampled_from(PIECES), max_size=25).map("".join), st.text(max_size=60))
