@@ -113,7 +113,7 @@ def _logging(lab: Lab, lines: TextIO, form: str) -> list[float]:
     """The service's own call, with nobody else to tell."""
     outcome = _outcome()
     logs.configure(Settings(log_format=form, openai_api_key="sk-to-look-for"), stream=lines)
-    return _each(lambda: lab.service._announce(outcome))
+    return _each(lambda: lab.service._notify_observers(outcome))
 
 
 def _recording(lab: Lab) -> Callable[[], object]:

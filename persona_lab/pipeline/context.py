@@ -1,16 +1,16 @@
-"""What of a conversation is sent along: the exchanges before the message being answered.
+"""Choose the exchanges of a chat that are sent with a message.
 
-Only whole exchanges count, a question with its answer: a model never sees two questions in a row,
-nor half of one. For sending they are trimmed in steps, so that the beginning stays the same for
-several turns and its computation can be reused by whoever keeps it.
+The context has whole exchanges only, a message with its answer. A model never gets two user
+messages in a row. The context is trimmed in steps: its beginning stays the same for several turns,
+so that a prefix cache can reuse it.
 
 The cache is read first, then the store. A cached context is used only while the store's
 :class:`~persona_lab.db.store.ChatState` is unchanged. A regeneration, an edit, a crash, another
 tab, another replica or an unreachable Redis can't bring back an old context. The check costs one
 small query instead of one that reads the prompts of ten messages.
 
-What falls out at the beginning can live on in a summary that a model makes (``CONTEXT_SUMMARY``).
-It goes ahead of the conversation as an exchange of its own, and stands with it in the database.
+A model can summarize the exchanges that are trimmed (``CONTEXT_SUMMARY``). The summary is sent as
+an exchange before the others. The row of the chat stores it.
 """
 
 from __future__ import annotations
@@ -32,29 +32,41 @@ if TYPE_CHECKING:
     from persona_lab.translations import Translations
 
 Entry = dict[str, Any]
-"""``sender`` ("user" or "ai"), ``content`` and ``timestamp`` (ISO 8601, UTC); ``position`` in the
-conversation, where it has one; ``summary`` where it is none of the conversation's messages."""
+"""A message of the context: ``sender`` ("user" or "ai"), ``content``, ``timestamp`` (ISO 8601,
+UTC). A stored message has its ``position`` in the chat. An entry of the summary has ``summary``."""
 
-_STEP = 4
-"""Positions that are trimmed at once: two exchanges."""
-_MOST = 40
-"""Exchanges that go into a summary at a time; where more fell out, the next time takes them."""
-_SHORTEST = 200
-"""Characters to which a message that is too long for a summary is cut at most."""
+_TRIM_STEP = 4
+"""Positions that one step trims: two exchanges."""
+_MAX_EXCHANGES = 40
+"""Exchanges that one call summarizes. The next call takes the rest."""
+_MIN_CUT_LENGTH = 200
+"""Characters that stay of a long message when it is cut for a summary."""
 
 
 @dataclass(frozen=True, slots=True)
 class ToSummarize:
-    """``text`` is to be put in short; :meth:`ContextManager.keep_summary` takes it back."""
+    """A prompt for a summary.
+
+    Attributes:
+        prompt: The prompt that asks a model for the summary.
+        until: The state to pass to :meth:`ContextManager.keep_summary` with the summary.
+    """
 
     prompt: Prompt
     until: ChatState
 
 
 class ContextManager:
-    """``max_context_length`` counts messages, ``context_ttl`` seconds.
+    """Reads, caches, trims and summarizes the context of chats.
 
-    With ``summary_words`` (those of ``templates/summary.yaml``) what falls out is summarised.
+    Args:
+        store: The store of the chats.
+        max_context_length: Messages in a context, at most.
+        context_ttl: Seconds that a cached context lives.
+        summary_words: The texts of ``templates/summary.yaml``. With None, trimmed exchanges aren't
+            summarized.
+        shared: Redis, for a cache that replicas share.
+        clock: Counts seconds.
     """
 
     def __init__(
@@ -80,12 +92,19 @@ class ContextManager:
         before: Message | None = None,
         language: Language | None = None,
     ) -> list[Entry]:
-        """The last exchanges, the newest last; with ``before``, those ahead of that message.
+        """Return the last exchanges of a chat, the newest last.
 
-        Pass the message that is being answered as ``before``: it is stored already and isn't its
-        own past, nor is the answer that is being replaced. ``user_id`` None doesn't ask whose the
-        conversation is. With ``language``, the persona's, it is what is to be sent: trimmed in
-        steps, the summary ahead of it. Raises NotFound, StorageError.
+        Args:
+            chat_id: The chat.
+            user_id: The owner of the chat. None skips the check of the owner.
+            before: The message that is being answered. It is stored already. The context ends
+                before it.
+            language: The persona's language. With it, the result is the context to send: trimmed
+                in steps, with the summary first.
+
+        Raises:
+            NotFound: The user has no such chat.
+            StorageError: The store can't be read.
         """
         if before is not None and before.position == 0:
             return []
@@ -94,13 +113,16 @@ class ContextManager:
         if language is None:
             return entries
         full = len(entries) >= 2 * self._exchanges
-        return self._summary(mark, language) + (_steady(entries) if full else entries)
+        return self._summary_entries(mark, language) + (_trim_to_step(entries) if full else entries)
 
     async def _window(
         self, chat_id: str, mark: ChatState, before: Message | None = None
     ) -> dict[str, Any]:
-        """The end of the conversation as plain data: ``entries``, all messages looked at
-        ``through`` that position, ``unstored`` texts told at its end, and the ``revision``."""
+        """Return the last exchanges as plain data, from the cache or the store.
+
+        ``entries`` has the exchanges up to the position ``through``, at the chat's ``revision``.
+        ``unstored`` has the exchanges after them that were given as texts.
+        """
         through = mark.last if before is None else before.position - 1
         kept = await self._windows.get(chat_id)
         if kept is not None and (kept["revision"], kept["through"]) == (mark.revision, through):
@@ -121,8 +143,8 @@ class ContextManager:
             "entries": [_entry(message) for exchange in found for message in exchange],
             "unstored": [],
         }
-        # What is still being answered elsewhere will belong to it; and who told of texts in the
-        # meantime knows more.
+        # Don't cache a chat with a running turn: its answer is missing here. Don't overwrite an
+        # entry that was cached after the read above.
         if not mark.answering and await self._windows.get(chat_id) == kept:
             await self._windows.put(chat_id, window)
         return window
@@ -130,23 +152,30 @@ class ContextManager:
     async def update_context(
         self, chat_id: str, user_message: Message | str, ai_response: Message | str
     ) -> None:
-        """Take in an exchange that has just ended.
+        """Add an exchange that has just ended to the cached context.
 
-        Given as the stored messages, it spares the next reader the reading. Given as texts it
-        can't be placed in the conversation: it counts until something is stored.
+        Stored messages save the next read. Texts have no position in the chat: they belong to the
+        context until a message is stored.
+
+        Args:
+            chat_id: The chat.
+            user_message: The user's message, as its row or as a text.
+            ai_response: The answer, as its row or as a text.
         """
         if isinstance(user_message, Message) and isinstance(ai_response, Message):
-            await self._take_in(chat_id, user_message, ai_response)
+            await self._append_exchange(chat_id, user_message, ai_response)
             return
         mark = await asyncio.to_thread(self._store.chat_state, chat_id, user_id=None)
         window = await self._window(chat_id, mark)
         exchange = [_entry(user_message, "user"), _entry(ai_response, "ai")]
-        if [_words(entry) for entry in window["entries"][-2:]] == [_words(e) for e in exchange]:
+        if [_sender_and_content(entry) for entry in window["entries"][-2:]] == [
+            _sender_and_content(e) for e in exchange
+        ]:
             return
         told = (window["entries"] + exchange)[-2 * self._exchanges :] if self._exchanges else []
         await self._windows.put(chat_id, {**window, "entries": [], "unstored": told})
 
-    async def _take_in(self, chat_id: str, asked: Message, answer: Message) -> None:
+    async def _append_exchange(self, chat_id: str, asked: Message, answer: Message) -> None:
         window = await self._windows.get(chat_id)
         if window is None:
             return
@@ -163,9 +192,10 @@ class ContextManager:
 
     @property
     def summarizes(self) -> bool:
+        """Whether trimmed exchanges are summarized."""
         return self._summary_words is not None
 
-    def _summary(self, mark: ChatState, language: Language) -> list[Entry]:
+    def _summary_entries(self, mark: ChatState, language: Language) -> list[Entry]:
         if self._summary_words is None or not mark.summary:
             return []
         told = self._summary_words("told", language, summary=mark.summary)
@@ -185,12 +215,24 @@ class ContextManager:
         sent_from: int | None = None,
         fits: Callable[[Prompt], bool] = lambda prompt: True,
     ) -> ToSummarize | None:
-        """The oldest of what fell out and stands in no summary yet, as a prompt that asks for one;
-        None where there is nothing. Asked again it gives what comes next.
+        """Return a prompt for the oldest exchanges that were trimmed and have no summary yet.
 
-        ``sent_from``: the position from which on the model was sent the conversation last; what its
-        window had no room for fell out too. ``fits``: whether the model can read a prompt; it is
-        asked in a thread. Raises NotFound, StorageError.
+        Each further call, after :meth:`keep_summary`, returns the next exchanges.
+
+        Args:
+            chat_id: The chat.
+            user_id: The owner of the chat.
+            language: The language of the prompt.
+            sent_from: The position of the first message that was sent to the model. The messages
+                before it exceeded the model's context window.
+            fits: Returns whether a prompt fits the model. It is called on a thread.
+
+        Returns:
+            The prompt; None if there is nothing to summarize, or while a turn is running.
+
+        Raises:
+            NotFound: The user has no such chat.
+            StorageError: The store can't be read.
         """
         if self._summary_words is None:
             return None
@@ -202,21 +244,21 @@ class ContextManager:
             self._store.list_exchanges,
             chat_id,
             user_id=user_id,
-            limit=_MOST,
+            limit=_MAX_EXCHANGES,
             before=max(begins, default=None),
             after=mark.summary_through,
             first=True,
         )
         if not fallen or mark.answering:
             return None
-        ask = functools.partial(_asking, self._summary_words, language, mark.summary)
-        prompt, last = await asyncio.to_thread(_portion, fallen, ask, fits)
+        ask = functools.partial(_summary_prompt, self._summary_words, language, mark.summary)
+        prompt, last = await asyncio.to_thread(_prompt_that_fits, fallen, ask, fits)
         return ToSummarize(prompt, replace(mark, summary_through=last.position))
 
     async def keep_summary(
         self, chat_id: str, *, user_id: str, summary: str, until: ChatState
     ) -> None:
-        """Keep what a model made of :meth:`to_summarize`, unless the conversation was changed."""
+        """Store a model's answer to :meth:`to_summarize`, unless the chat was changed since."""
         await asyncio.to_thread(
             self._store.summarize, chat_id, user_id=user_id, summary=summary, since=until
         )
@@ -227,10 +269,17 @@ class ContextManager:
     def fit(
         context: Sequence[Entry], limit_tokens: int, count: Callable[[str], int]
     ) -> list[Entry]:
-        """``context`` without its oldest exchanges, as many as must go for it to fit, and up to
-        where a step ends. The summary goes last of all.
+        """Remove the oldest exchanges of ``context`` until it fits, up to the end of a step.
 
-        ``count`` gives the tokens of a text; each is counted once.
+        The summary is removed last.
+
+        Args:
+            context: The entries, the oldest first.
+            limit_tokens: The number of tokens that fit.
+            count: Counts the tokens of a text. It is called once for each entry.
+
+        Returns:
+            Copies of the entries that fit.
         """
         summary = [entry for entry in context if "summary" in entry]
         turns = [entry for entry in context if "summary" not in entry]
@@ -246,16 +295,18 @@ class ContextManager:
                 total -= sizes[start]
                 start += 1
         fitting = turns[start:]
-        return [dict(entry) for entry in summary + (_steady(fitting) if start else fitting)]
+        return [dict(entry) for entry in summary + (_trim_to_step(fitting) if start else fitting)]
 
 
-def _portion(
+def _prompt_that_fits(
     fallen: list[tuple[Message, Message]],
     ask: Callable[[Sequence[Message], int | None], Prompt],
     fits: Callable[[Prompt], bool],
 ) -> tuple[Prompt, Message]:
-    """The prompt for as many of the first as fit, and the last message in it. Of an exchange that
-    is too long alone, the beginnings."""
+    """Return the prompt for the first exchanges that fit, and the last message in it.
+
+    The messages of a single exchange are cut when they are too long.
+    """
     messages = [message for exchange in fallen for message in exchange]
     length: int | None = None
     while not fits(prompt := ask(messages, length)):
@@ -263,36 +314,42 @@ def _portion(
             messages = messages[: len(messages) // 4 * 2]  # whole exchanges
             continue
         length = (length or max(len(message.content) for message in messages)) // 2
-        if length < _SHORTEST:
+        if length < _MIN_CUT_LENGTH:
             break
     return prompt, messages[-1]
 
 
-def _asking(
+def _summary_prompt(
     say: Translations,
     language: Language,
     former: str,
     messages: Sequence[Message],
     length: int | None,
 ) -> Prompt:
-    """The prompt that asks to sum up ``messages``, each no longer than ``length``, and what the
-    ``former`` summary tells."""
+    """Return the prompt for a summary of the ``former`` summary and ``messages``.
+
+    Each message is cut to ``length`` characters; None cuts nothing.
+    """
     lines = [say(message.sender, language, words=message.content[:length]) for message in messages]
     begin = say("former", language, summary=former) + "\n\n" if former else ""
     text = begin + "\n".join(lines) + "\n\n" + say("request", language)
     return Prompt(say("task", language), (PromptMessage("user", text),), message=text)
 
 
-def _steady(entries: list[Entry]) -> list[Entry]:
-    """``entries`` from the next step on, counted from the beginning of the conversation; all of
-    them where that would take more than a step."""
+def _trim_to_step(entries: list[Entry]) -> list[Entry]:
+    """Return ``entries`` from the next step on. Steps are counted from the first message.
+
+    All entries are returned when the trimming would remove more than one step or half of them.
+    """
     if not entries or "position" not in entries[0]:
         return entries
-    step = math.ceil(entries[0]["position"] / _STEP) * _STEP
+    step = math.ceil(entries[0]["position"] / _TRIM_STEP) * _TRIM_STEP
     kept = [entry for entry in entries if entry.get("position", step) >= step]
     while kept and kept[0]["sender"] != "user":
         kept = kept[1:]
-    return kept if 2 * len(kept) > len(entries) and len(entries) - len(kept) < _STEP else entries
+    return (
+        kept if 2 * len(kept) > len(entries) and len(entries) - len(kept) < _TRIM_STEP else entries
+    )
 
 
 def _entry(message: Message | str, sender: str = "") -> Entry:
@@ -306,5 +363,5 @@ def _entry(message: Message | str, sender: str = "") -> Entry:
     }
 
 
-def _words(entry: Mapping[str, Any]) -> tuple[str, str]:
+def _sender_and_content(entry: Mapping[str, Any]) -> tuple[str, str]:
     return entry["sender"], entry["content"]

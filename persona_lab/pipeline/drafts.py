@@ -1,4 +1,4 @@
-"""How an answer is kept: while it grows, and when the store was away at its end."""
+"""Store an answer while it grows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _T = TypeVar("_T")
 
 
 class Draft:
-    """An answer's row in the store while it grows: at most one write at a time."""
+    """The row of an answer while the answer grows. At most one write runs at a time."""
 
     def __init__(
         self,
@@ -32,8 +32,16 @@ class Draft:
         *,
         instead: bool = False,
     ) -> None:
-        """``clock`` counts seconds; it is written down ``every`` so many; ``instead`` of another
-        answer."""
+        """Prepare the draft. Nothing is written yet.
+
+        Args:
+            store: The store that gets the row.
+            chat_id: The chat of the answer.
+            user_id: The owner of the chat.
+            clock: Counts seconds.
+            every: Seconds between two writes.
+            instead: Whether the answer replaces another one.
+        """
         self.row: Message | None = None
         self._store = store
         self._chat_id = chat_id
@@ -46,27 +54,28 @@ class Draft:
 
     @property
     def message_id(self) -> str:
+        """The id of the row; "" before the first write."""
         return self.row.id if self.row else ""
 
     def append(self, text: str) -> None:
-        """Write ``text`` down beside the stream, unless that was done just now.
+        """Start a write of ``text`` in the background, unless the last write was too recent.
 
-        A write that fails here is tried again; :meth:`settle` is the one that counts.
+        The next call repeats a write that fails. :meth:`finalize` writes the final text.
         """
         if self._clock() < self._due or (self._writing and not self._writing.done()):
             return
-        self._collect()
+        self._check_write()
         self._due = self._clock() + self._every
         self._writing = asyncio.create_task(self._write(text, "streaming", None))
 
     async def finalize(self, text: str, status: Status, details: dict[str, Any]) -> Message | None:
-        """The last write. Nothing is kept of an answer without a word."""
+        """Write the final text and return the row; None for an empty answer, which has no row."""
         if self._writing:
             await asyncio.wait([self._writing])
-            self._collect()
+            self._check_write()
         return await self._write(text, status, details) if text else None
 
-    def _collect(self) -> None:
+    def _check_write(self) -> None:
         if self._writing and not self._writing.cancelled() and self._writing.exception():
             log.warning("a growing answer couldn't be written", extra={"event": "draft_failed"})
         self._writing = None
@@ -75,7 +84,7 @@ class Draft:
         about: dict[str, Any] = {"content": text, "status": status, "details": details}
 
         def write() -> Message:
-            # Here and not after it: who waits for a write may be cancelled, and it is made.
+            # Set the row in this thread: the write completes even if its caller is cancelled.
             if self.row is None:
                 self.row = self._store.add_message(
                     self._chat_id,
@@ -92,7 +101,7 @@ class Draft:
 
 
 async def finish_despite_cancel(work: Awaitable[_T]) -> _T:
-    """Wait for ``work`` even when cancelled meanwhile; the cancellation follows after it."""
+    """Wait for ``work`` to end even if the caller is cancelled, then raise the cancellation."""
     inner = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
     while not inner.done():

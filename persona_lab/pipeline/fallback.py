@@ -1,4 +1,4 @@
-"""Answers for when no provider can give one: prepared texts from ``fallbacks.yaml``."""
+"""Prepared answers from ``fallbacks.yaml``, for turns that no provider can answer."""
 
 from __future__ import annotations
 
@@ -25,39 +25,45 @@ from persona_lab.errors import (
 log = logging.getLogger("persona_lab.errors")
 
 
-class _Unknown:
-    """Fills a blank whose detail nobody knew."""
+class _UnknownValue:
+    """Fills a placeholder whose value is unknown."""
 
     def __format__(self, spec: str) -> str:
         return "–"
 
 
 class ErrorHandler:
-    """Turns an error into words: what happened, what was kept, what to do next.
+    """Turns an error into a text: what happened, what is stored, what to do next.
 
-    ``words`` are those of ``templates/fallbacks.yaml``: one text for each code, ``persona``
-    (the frame when a persona says it) and ``broken_off`` (the frame after half an answer).
+    Args:
+        words: The texts of ``templates/fallbacks.yaml``: one for each error code, ``persona``
+            (the frame for a persona's answer) and ``broken_off`` (the frame after a partial
+            answer).
     """
 
     def __init__(self, words: Translations) -> None:
-        """Raises ConfigurationError for a code without words."""
+        """Check that each error code has a text.
+
+        Raises:
+            ConfigurationError: An error code has none.
+        """
         self._words = words
         for key in sorted({*errors_by_code(), "persona", "broken_off"}):
             if key not in words:
                 raise ConfigurationError(f"fallbacks.yaml: {key}: has no words")
 
     def error_text(self, error: BaseException, language: str) -> str:
-        """The plain words for ``error``, without a persona: for a page."""
+        """Return the text for ``error`` without a persona's frame, as a page shows it."""
         ours = map_error(error)
         details = dict(ours.details)
         reason = f"reasons.{details.get('why')}"
         if reason in self._words:
-            details["reason"] = self._filled(reason, language, details)
-        return self._filled(ours.code, language, details)
+            details["reason"] = self._fill_in(reason, language, details)
+        return self._fill_in(ours.code, language, details)
 
-    def _filled(self, key: str, language: str, details: dict[str, Any]) -> str:
+    def _fill_in(self, key: str, language: str, details: dict[str, Any]) -> str:
         blanks = {
-            name: _Unknown() if details.get(name) in (None, "") else details[name]
+            name: _UnknownValue() if details.get(name) in (None, "") else details[name]
             for name in self._words.blanks(key)
         }
         return self._words(key, language, **blanks)
@@ -71,12 +77,22 @@ class ErrorHandler:
         language: Language | None = None,
         begun: bool = False,
     ) -> Reply:
-        """The stand-in's answer to ``original_message``, and a line in the log.
+        """Build the prepared answer for ``error``, and log the failure.
 
-        ``agent``: who would have answered, or its id. ``begun``: half an answer stands already,
-        so no one introduces themselves again. The metadata has error (the plain words),
-        error_type, code and fallback=True. Neither the message nor a foreign error's text
-        is logged: either may hold what nobody else should read.
+        The log has neither the message nor the text of a foreign error, since both may contain
+        private data.
+
+        Args:
+            error: What failed.
+            original_message: The user's message. Only its length is logged.
+            agent: The persona that should have answered, or its id.
+            language: The language of the text; None for the persona's language.
+            begun: Whether a part of the answer was shown already. The text then has no
+                introduction.
+
+        Returns:
+            The answer. Its metadata has ``error`` (the text without a frame), ``error_type``,
+            ``code`` and ``fallback=True``.
         """
         ours = map_error(error)
         persona = agent if isinstance(agent, Agent) else None

@@ -1,4 +1,4 @@
-"""Ask the clients of a fallback chain in order until one answers."""
+"""Call the models of a fallback chain in order until one answers."""
 
 from __future__ import annotations
 
@@ -22,20 +22,25 @@ from persona_lab.clients.middleware.wrapper import log_provider_event
 
 
 def can_fall_back(error: Exception) -> TypeGuard[ProviderError]:
-    """Whether another model may be asked instead.
+    """Return whether the next model of the chain may be called after ``error``.
 
-    Whatever is wrong with one provider: not with us, nor with what the user asked for. What one
-    model refuses isn't carried to the next until some small one answers it.
+    The chain continues after a failure of one provider. It stops at our own errors, at invalid
+    input and at a refusal: a refused message must not go from model to model until one accepts it.
     """
     return isinstance(error, ProviderError) and not isinstance(error, Refused)
 
 
 class Fallback:
-    """The first of ``models`` that gives a word. Good for one answer.
+    """Streams the answer of the first model that produces text. Serves one answer.
 
-    ``ask`` streams a model's answer to a prompt that is made for that model, and raises what is
-    wrong with an answer that has no word, or what was wrong with the one before where there is no
-    time for another. ``failed`` are the errors of those that were passed over.
+    Args:
+        models: The models of the chain, in order.
+        ask: Streams one model's answer to a prompt that is built for that model. It raises an
+            error for an answer without text. When no time is left for this model, it raises the
+            error of the model before.
+
+    Attributes:
+        failed: The errors of the models that failed before their first text.
     """
 
     def __init__(
@@ -46,7 +51,13 @@ class Fallback:
         self.failed: list[ProviderError] = []
 
     async def stream(self) -> AsyncGenerator[Chunk, None]:
-        """Raises the first model's error when none gave a word."""
+        """Yield the chunks of the first model that answers.
+
+        Chunks without visible text are held back until text arrives.
+
+        Raises:
+            ProviderError: No model produced text. It is the error of the first model.
+        """
         for info in self._models:
             begun, held = False, []
             try:
@@ -58,7 +69,7 @@ class Fallback:
                             yield held.pop(0)
             except Exception as error:
                 ours = map_error(error, provider=info.provider, model=info.name)
-                if any(ours is former for former in self.failed):  # there is no time for this one
+                if any(ours is former for former in self.failed):  # no time is left for this model
                     break
                 if begun or not can_fall_back(ours):
                     raise

@@ -1,23 +1,23 @@
-"""LLMService: the one path that a message takes, from the box it was typed in to the store.
+"""LLMService: the pipeline of a turn, from the user's message to the stored answer.
 
-validate → keep the user's message → context → prompt → client → processor → keep the answer.
+validate → store the message → context → prompt → client → processor → store the answer.
 
-What a caller can rely on:
+Guarantees for callers:
 
-- Errors that leave a method before its first event mean that nothing was stored; the "start"
-  event says that the user's message is.
-- InputError and NotFound are raised: the caller has something to choose again. Every other
-  failure becomes an answer in the persona's name, with ``fallback`` in its metadata.
-- However a turn ends (whole, stopped, failed) it leaves one :class:`TurnRecord`, and what had
-  come of the answer stays in the chat. A crash keeps all but the last half second of it.
-- A chat has one turn at a time: a second waits until the first is kept, so that the chat is a
-  row of whole exchanges. (Within one process: replicas don't wait for one another.)
-- In a chat, another model of ``LLM_FALLBACK`` answers when the chosen one gave no word; ``model``
-  in the metadata says who answered, ``fallback_from`` whom it stands in for and why. A comparison
-  or a trial looks at one model: there, nobody stands in for it.
-- No key of the settings is in what comes out, even where a provider's answer repeats it.
-- ``error`` in the metadata without ``fallback``: the answer is whole, the store didn't take it. It
-  is tried again until it does.
+- A method that raises before its first event has stored nothing. After the "start" event the
+  user's message is stored.
+- InputError and NotFound are raised, since the caller can correct the request. Every other failure
+  becomes an answer in the persona's name, with ``fallback`` in its metadata.
+- Each turn (complete, stopped or failed) leaves one :class:`~persona_lab.db.tables.Generation`.
+  A partial answer stays in the chat. A crash loses at most the last half second of it.
+- A chat has one turn at a time. A second turn waits until the first is stored, so that a chat has
+  whole exchanges. This holds within one process: replicas don't wait for one another.
+- In a chat, the next model of ``LLM_FALLBACK`` answers when the chosen model produced no text.
+  ``model`` in the metadata names the model that answered. ``fallback_from`` lists the models that
+  failed and their errors. A comparison or a trial has no fallback, since it tests one model.
+- The output has no key of the settings, even if a provider's answer repeats one.
+- ``error`` without ``fallback`` in the metadata: the answer is complete, but the store failed. The
+  write is retried until it succeeds.
 """
 
 from __future__ import annotations
@@ -86,24 +86,35 @@ if TYPE_CHECKING:
 log = logging.getLogger("persona_lab.service")
 
 Observer = Callable[[GenerationResult], None]
-"""Called after each generation, on a thread of its own; what it raises is a line in the log."""
+"""Called after each generation, on a worker thread. An exception that it raises is logged."""
 
-_UNLIKE = ("A", "ん")
-"""Messages with nothing in common: what two prompts share has no message in it."""
-_SUMMARY_TOKENS = 400
+_PREFILL_MESSAGES = ("A", "ん")
+"""Messages without a common prefix. The common prefix of their prompts is the part to prefill."""
+_MAX_SUMMARY_TOKENS = 400
 TURN_MARKUP_TOKENS = 8
-"""Tokens that a chat's form puts around each turn, at most."""
-_PORTIONS = 3
-"""Summaries that one turn has made at most."""
+"""Tokens that a chat template adds to each prompt message, at most."""
+_MAX_SUMMARY_CALLS = 3
+"""Summary calls that one turn makes, at most."""
 
 
 class LLMService:
-    """Answers messages. Holds no state of any user: each turn's is local to it.
+    """Answers messages. The state of a turn is local to the turn.
 
-    ``layers`` puts those of a call around its client. ``observers`` hear of each generation when
-    it is over. ``log_messages``: whether the log's line of a turn has its words. ``clock`` counts
-    seconds; ``save_every`` is how often a growing answer is written down, ``keep_again`` the first
-    pause before one that the store didn't take is tried again.
+    Args:
+        store: The store of chats, messages and generations.
+        clients: Opens the clients of models.
+        input_validator: Cleans and checks messages.
+        context_manager: Chooses the exchanges that are sent with a message.
+        prompt_builder: Builds the prompt.
+        response_processor: Processes the text of the model.
+        error_handler: Writes the answer for an error.
+        layers: Wraps the client of each call in middleware.
+        output_filter: Reviews whole answers, if it has a moderator.
+        observers: Called after each generation.
+        log_messages: Whether the log line of a turn has its texts.
+        clock: Counts seconds.
+        save_every: Seconds between two writes of a growing answer.
+        keep_again: Seconds before the first retry of a failed write.
     """
 
     def __init__(
@@ -138,15 +149,15 @@ class LLMService:
         self.clock = clock
         self.save_every = save_every
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        """The turn of each chat that has one; those who wait for it keep it here."""
+        """The lock of each chat that has a turn. It lives as long as a turn holds it or waits."""
         self._jobs: dict[str, asyncio.Task[None]] = {}
-        """Summaries that are being made, by their chats."""
-        self._unkept = FailedWriteRetrier(self._turns, keep_again)
+        """The running summary tasks, by chat id."""
+        self._failed_writes = FailedWriteRetrier(self._turns, keep_again)
 
     def with_clients(self, clients: ClientPool) -> LLMService:
-        """This service, which asks other clients: those with a visitor's own keys, say.
+        """Return a copy of the service that uses ``clients``, such as those with a visitor's keys.
 
-        A copy that shares all it remembers: chats take turns whoever asks.
+        The copy shares the locks of the chats, so that a chat still has one turn at a time.
         """
         twin = copy.copy(self)
         twin.clients = clients
@@ -157,16 +168,16 @@ class LLMService:
         return self.clients.keys.all_secrets
 
     async def aclose(self) -> None:
-        """Break off what goes on beside the answers, and try once more to keep what isn't kept."""
+        """Cancel the running summaries, and retry the failed writes once more."""
         here = asyncio.get_running_loop()
         jobs = [job for job in self._jobs.values() if job.get_loop() is here]
         for job in jobs:
             job.cancel()
         if jobs:
             await asyncio.wait(jobs)
-        await self._unkept.aclose()
+        await self._failed_writes.aclose()
 
-    # ── with a chat ───────────────────────────────────────────────────────────────────────
+    # ── turns with a chat ─────────────────────────────────────────────────────────────────
 
     async def generate_response(
         self,
@@ -179,7 +190,7 @@ class LLMService:
         language: Language | None = None,
         **options: Any,
     ) -> Reply:
-        """The whole answer of :meth:`generate_streaming`, which see."""
+        """Answer a message, and return the whole answer. See :meth:`generate_streaming`."""
         events = self.generate_streaming(
             message, agent_id, chat_id, user_id, model=model, language=language, **options
         )
@@ -202,24 +213,35 @@ class LLMService:
         language: Language | None = None,
         **options: Any,
     ) -> AsyncGenerator[Event, None]:
-        """The answer as it comes: "start" with the message as it is kept, "delta" …, "done".
+        """Answer a message in a chat, and stream the answer.
 
-        ``model``: ``provider:name``, the default's where empty. ``language``: of the words shown
-        on failure, the persona's where None. ``options`` are fields of
-        :class:`~persona_lab.types.Options`. Closing the generator stops the model and keeps
-        what has come.
+        Closing the generator stops the model and stores the partial answer.
 
-        Raises InputError, NotFound (also for an ``agent_id`` that isn't the chat's), and
-        StorageError when the message itself can't be kept.
+        Args:
+            message: The user's message.
+            agent_id: The agent of the chat.
+            chat_id: The chat.
+            user_id: The owner of the chat.
+            model: ``provider:name``, or "" for the default model.
+            language: The language of error texts; None for the persona's language.
+            **options: Fields of :class:`~persona_lab.types.Options`.
+
+        Yields:
+            "start" with the stored message, "delta" for each text, and "done" with the answer.
+
+        Raises:
+            InputError: The message, the model or an option is invalid.
+            NotFound: The user has no such chat, or ``agent_id`` isn't the agent of the chat.
+            StorageError: The message can't be stored.
         """
-        # Whoever must choose again still has their message: none of this is kept.
+        # Check the model and options before the message is stored.
         self.clients.options(self.clients.info(model), **options)
         text = self.input_validator.validate_message(message)
 
         def ask() -> Message:
             return self.store.add_message(chat_id, user_id=user_id, sender="user", content=text)
 
-        events = self._in_chat(
+        events = self._chat_turn(
             ask, chat_id, user_id, agent_id, model=model, language=language, options=options
         )
         async with contextlib.aclosing(events):
@@ -236,12 +258,27 @@ class LLMService:
         language: Language | None = None,
         **options: Any,
     ) -> AsyncGenerator[Event, None]:
-        """Another answer to the chat's last message; the one before is kept, out of sight, and
-        stands again where no word of a new one came.
+        """Answer the last message of a chat again, and stream the answer.
 
-        Raises NotFound when nothing was asked yet, InputError and StorageError.
+        The previous answer stays in the store, hidden. It is restored when the new answer ends
+        without text.
+
+        Args:
+            chat_id: The chat.
+            user_id: The owner of the chat.
+            model: ``provider:name``, or "" for the default model.
+            language: The language of error texts; None for the persona's language.
+            **options: Fields of :class:`~persona_lab.types.Options`.
+
+        Yields:
+            The same events as :meth:`generate_streaming`.
+
+        Raises:
+            InputError: The model or an option is invalid.
+            NotFound: The user has no such chat, or the chat has no message.
+            StorageError: The store can't be read or written.
         """
-        # An unknown model or option must not cost the answer that stands.
+        # Check the model and options before the previous answer is hidden.
         self.clients.options(self.clients.info(model), **options)
 
         asked: Message | None = None
@@ -253,14 +290,14 @@ class LLMService:
             return asked
 
         async def over() -> None:
-            """The answer that stood before stands again, where no word of another came."""
+            """Restore the previous answer if the new one has no text."""
             if asked is not None and not answered:
                 try:
                     await asyncio.to_thread(self.store.restore_answer, asked.id, user_id=user_id)
-                except StorageError:  # the next start does it; who waits hears of their answer
+                except StorageError:  # the next start of the app restores it
                     log.warning("an answer stays aside", extra={"event": "restore_failed"})
 
-        events = self._in_chat(
+        events = self._chat_turn(
             ask,
             chat_id,
             user_id,
@@ -275,7 +312,7 @@ class LLMService:
                 answered |= event.type == "delta" and "fallback" not in event.metadata
                 yield event
 
-    async def _in_chat(
+    async def _chat_turn(
         self,
         ask: Callable[[], Message],
         chat_id: str,
@@ -284,19 +321,20 @@ class LLMService:
         over: Callable[[], Awaitable[None]] | None = None,
         **how: Any,
     ) -> AsyncGenerator[Event, None]:
-        """One turn of a chat, after those before it: ``ask`` gives the message to be answered.
+        """Run one turn of a chat after the turns before it.
 
-        ``over`` is done when the answer has ended in whatever way, before the next turn begins.
+        ``ask`` returns the message to answer. ``over`` runs when the answer has ended in any way,
+        before the next turn begins.
         """
         chat = await asyncio.to_thread(self.store.get_chat, chat_id, user_id=user_id)
         if agent_id not in (None, chat.agent_id):
             raise NotFound(kind="agent")
         async with contextlib.AsyncExitStack() as turn:
             await turn.enter_async_context(self._turns.setdefault(chat_id, asyncio.Lock()))
-            await self._unkept.keep(chat_id)
+            await self._failed_writes.keep(chat_id)
             if over is not None:
                 turn.push_async_callback(lambda: finish_despite_cancel(over()))
-            # A persona that is gone costs no message.
+            # Read the persona first: without it, no message is stored.
             get = self.store.get_agent
             agent = await asyncio.to_thread(get, chat.agent_id, user_id=user_id)
             asked = await finish_despite_cancel(asyncio.to_thread(ask))
@@ -305,11 +343,11 @@ class LLMService:
             )
             async with contextlib.aclosing(self._turn(request)) as events:
                 async for event in events:
-                    if event.type == "done":  # it is kept, and may be read at leisure
+                    if event.type == "done":  # the answer is stored: let the next turn begin
                         await turn.aclose()
                     yield event
 
-    # ── without a chat ────────────────────────────────────────────────────────────────────
+    # ── turns without a chat ──────────────────────────────────────────────────────────────
 
     @with_request_context
     async def answer(
@@ -324,9 +362,23 @@ class LLMService:
         language: Language | None = None,
         **options: Any,
     ) -> AsyncGenerator[Event, None]:
-        """The path without a chat: ``agent`` may be unsaved, and no message is kept.
+        """Answer a message without a chat, and stream the answer. No message is stored.
 
-        ``kind`` is what the turn's record calls it. Raises InputError.
+        Args:
+            agent: The persona. It may be unsaved.
+            message: The user's message.
+            user_id: The user whose quota the turn uses.
+            context: The exchanges before the message.
+            model: ``provider:name``, or "" for the default model.
+            kind: The kind of the generation's record.
+            language: The language of error texts; None for the persona's language.
+            **options: Fields of :class:`~persona_lab.types.Options`.
+
+        Yields:
+            The same events as :meth:`generate_streaming`.
+
+        Raises:
+            InputError: The message, the model or an option is invalid.
         """
         check_options(options)
         text = self.input_validator.validate_message(message)
@@ -353,10 +405,19 @@ class LLMService:
         user_id: str = "",
         model: str = "",
     ) -> Prompt:
-        """What would be sent, to the byte. An empty message is fine here.
+        """Return the prompt that would be sent, to the byte.
 
-        With ``chat_id``, one of the user's, the conversation so far stands in it. Raises
-        InputError, NotFound and TemplateError.
+        Args:
+            agent: The persona. It may be unsaved.
+            message: The user's message. It may be empty.
+            chat_id: A chat of the user. Its exchanges become part of the prompt.
+            user_id: The owner of the chat.
+            model: ``provider:name``, or "" for the default model.
+
+        Raises:
+            InputError: The message or the model is invalid.
+            NotFound: The user has no such chat.
+            TemplateError: The template of the prompt fails.
         """
         info = self.clients.info(model)
         context: Sequence[Entry] = ()
@@ -374,22 +435,34 @@ class LLMService:
     async def prefill(
         self, agent: Agent, *, chat_id: str | None = None, user_id: str = "", model: str = ""
     ) -> None:
-        """Let a model of this machine read the persona, and the conversation so far, before the
-        next message comes. It does so when it has nothing else to do, once it is loaded.
+        """Prefill a local model with the persona and the context, before the next message.
 
-        Raises as :meth:`preview` does, and ProviderError.
+        Nothing happens while the model isn't loaded. The model prefills when it is idle.
+
+        Args:
+            agent: The persona.
+            chat_id: A chat of the user, whose exchanges are prefilled too.
+            user_id: The owner of the chat.
+            model: ``provider:name``, or "" for the default model.
+
+        Raises:
+            InputError: The model is invalid.
+            NotFound: The user has no such chat.
+            ProviderError: The client can't be opened.
+            TemplateError: The template of the prompt fails.
         """
         client = await self.clients.open(model)
         if client.is_loaded:
             either = [
                 await self.preview(agent, text, chat_id=chat_id, user_id=user_id, model=model)
-                for text in _UNLIKE
+                for text in _PREFILL_MESSAGES
             ]
             await client.prefill(either)
 
-    # ── the path ──────────────────────────────────────────────────────────────────────────
+    # ── the turn ──────────────────────────────────────────────────────────────────────────
 
     async def _turn(self, request: TurnRequest) -> AsyncGenerator[Event, None]:
+        """Run one turn: stream its events, and store the answer and the record at its end."""
         bind_fields(chat_id=request.chat_id, agent_id=request.agent.id, user_id=request.user_id)
         state = TurnState(began=self.clock())
         draft = None
@@ -406,7 +479,7 @@ class LLMService:
         try:
             yield Event("start", metadata=message_metadata(request.asked))
             state.began = self.clock()
-            async with contextlib.aclosing(self._pieces(request, state)) as pieces:
+            async with contextlib.aclosing(self._processed_text(request, state)) as pieces:
                 async for piece in pieces:
                     if state.shown is None:
                         state.shown = self.clock()
@@ -419,7 +492,7 @@ class LLMService:
         except (InputError, NotFound) as error:
             state.status, state.error = "failed", error
             raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, the user gets an answer
+        except Exception as error:  # noqa: BLE001 - the user gets an answer for any error
             state.status = "failed"
             state.error = map_error(
                 error,
@@ -428,7 +501,7 @@ class LLMService:
             )
             rest = state.finish()
             excuse = await self.error_handler.handle(
-                # An error that stays unknown is passed on as it was: the log wants its trace.
+                # Pass on an unknown error unchanged: the log needs its traceback.
                 error if type(state.error) is PersonaLabError else state.error,
                 request.message,
                 request.agent,
@@ -441,9 +514,9 @@ class LLMService:
             )
         finally:
             if state.unseen and request.fresh:
-                state.stream = None  # the answer before stands again: nobody saw a word of this
+                state.stream = None  # the previous answer is restored: drop this text
             state.finish()
-            await finish_despite_cancel(self._keep(request, state, draft))
+            await finish_despite_cancel(self._store_result(request, state, draft))
         if rest:
             yield Event("delta", rest, message_id=draft.message_id if draft else "")
         if state.excuse is not None:
@@ -451,8 +524,10 @@ class LLMService:
             yield Event("delta", lead + state.excuse.content, metadata={"fallback": True})
         yield Event("done", state.content, state.metadata, draft.message_id if draft else "")
 
-    async def _pieces(self, request: TurnRequest, state: TurnState) -> AsyncGenerator[str, None]:
-        """Steps 4 to 7: finished text as it comes, with ``state`` kept up to date."""
+    async def _processed_text(
+        self, request: TurnRequest, state: TurnState
+    ) -> AsyncGenerator[str, None]:
+        """Stream the processed text of the answer, and keep ``state`` up to date."""
         context, agent = request.context, request.agent
         state.info = info = self.clients.info(request.model)
         if request.chat_id is not None and request.asked is not None:
@@ -465,18 +540,18 @@ class LLMService:
         models = (
             self.clients.fallback_chain(request.model) if request.chat_id is not None else [info]
         )
-        self.clients.options(info, **request.options)  # one that it can't keep to is told now
+        self.clients.options(info, **request.options)  # raises for an invalid option
         forms = {form for form in STRUCTURED_OUTPUT_OPTIONS if request.options.get(form)}
         models = [each for each in models if forms <= get_provider(each.provider).structured_output]
-        answers = Fallback(models, functools.partial(self._ask, request, state, context))
+        answers = Fallback(models, functools.partial(self._model_chunks, request, state, context))
         state.failed = answers.failed
-        if self.clients.keys.changing:  # a key is hidden from the first answer on that it pays for
+        if self.clients.keys.changing:  # redact a new key from the first answer that uses it
             await asyncio.to_thread(self.clients.keys.refresh)
         stream = self.response_processor.open_stream(agent, self._secrets, data=bool(forms))
         filter_ = self.output_filter
         moderation = filter_ if filter_ is not None and filter_.moderator is not None else None
         held = ""
-        if moderation is None:  # what nobody has looked at isn't kept when the turn breaks off
+        if moderation is None:  # a stopped turn must not store text without its review
             state.stream = stream
         try:
             async with contextlib.aclosing(answers.stream()) as chunks:
@@ -490,7 +565,7 @@ class LLMService:
                     if stream.ended:
                         break
         except ProviderError as error:
-            if error in state.failed and state.info is not info:  # nobody could stand in
+            if error in state.failed and state.info is not info:  # no model of the chain answered
                 state.info, state.model, state.usage = info, "", None
             raise
         if moderation is not None:
@@ -511,21 +586,20 @@ class LLMService:
         if is_blank(state.text):
             raise InvalidResponse(provider=state.info.provider, model=state.info.name)
 
-    async def _ask(
+    async def _model_chunks(
         self,
         request: TurnRequest,
         state: TurnState,
         context: Sequence[Entry],
         info: ModelInfo,
     ) -> AsyncGenerator[Chunk, None]:
-        """Steps 5 and 6 with one model: a prompt made for it, and what it says."""
+        """Build the prompt for one model, and stream the model's chunks."""
         state.info, state.model, state.told = info, "", {}
         state.first = state.usage = state.finish_reason = None
         client = await self.clients.open(info.spec)
         if self.layers is not None:
-            fresh = (
-                request.fresh or request.kind != "chat"
-            )  # elsewhere people look how a model varies
+            # Trials and comparisons show how the answers of a model vary: don't cache them.
+            fresh = request.fresh or request.kind != "chat"
             own = self.clients.user_pays(info)
             again = bool(state.failed)
             asking = CallContext(
@@ -541,9 +615,9 @@ class LLMService:
             request.agent, request.message, context, info, client.count_tokens, request.options
         )
         options = self.clients.options(info, **request.options)
-        if state.failed:  # who stands in has what is left of the time for the whole answer
+        if state.failed:  # a fallback model gets the rest of the total time
             left = options.total_timeout - (self.clock() - state.began - state.load)
-            if left <= 0:  # not this one's fault
+            if left <= 0:  # the model before used the whole time
                 raise state.failed[-1]
             options = replace(options, total_timeout=left)
         said = ""
@@ -570,12 +644,16 @@ class LLMService:
         count: Callable[[str], int],
         options: Mapping[str, Any],
     ) -> tuple[Prompt, Sequence[Entry]]:
-        """The prompt with as much of ``context`` as leaves the model room to answer, and that."""
+        """Build the prompt with the part of ``context`` that fits, and return both.
+
+        The model's context window must hold the prompt and the answer.
+        """
         build = self.prompt_builder.build
         prompt = await build(agent, message, context, info=info)
         answer = self.clients.options(info, **options).max_tokens
         room = info.context - min(answer, info.context // 2)
-        # A token is a byte at least. Odd text takes long to count: off the loop.
+        # A token has at least one byte, so the byte count is an upper bound. An exact count can
+        # take long: run it on a thread.
         if (
             context
             and prompt_tokens(prompt, lambda text: len(text.encode("utf-8", "replace"))) > room
@@ -595,9 +673,11 @@ class LLMService:
             prompt = replace(prompt, trace=replace(prompt.trace, summary=summary))
         return prompt, context
 
-    async def _keep(self, request: TurnRequest, state: TurnState, draft: Draft | None) -> None:
-        """Step 8: the answer and the turn's record. Fills ``state.metadata``; never raises."""
-        record = await self._record_of(request, state)
+    async def _store_result(
+        self, request: TurnRequest, state: TurnState, draft: Draft | None
+    ) -> None:
+        """Store the answer and the turn's record. Fill ``state.metadata``. Never raises."""
+        record = await self._generation_of(request, state)
         state.metadata = answer_metadata(request, state, record)
         passed_over = [error for error in state.failed if error is not state.error]
         outcome = GenerationResult(
@@ -612,7 +692,7 @@ class LLMService:
             message=request.message,
             answer=state.content,
         )
-        settle = functools.partial(self._settle, request, state, draft)
+        settle = functools.partial(self._finalize_answer, request, state, draft)
         writes: list[Callable[[], Awaitable[object]]] = [
             settle,
             lambda: asyncio.to_thread(self._record, outcome),
@@ -620,16 +700,16 @@ class LLMService:
         for write in writes:
             try:
                 await write()
-            except Exception as error:  # noqa: BLE001 - one failed write must not cost the next
+            except Exception as error:  # noqa: BLE001 - the next write runs even if one fails
                 if write is settle and request.chat_id and isinstance(error, StorageError):
-                    self._unkept.add(request.chat_id, settle)
+                    self._failed_writes.add(request.chat_id, settle)
                 excuse = await self.error_handler.handle(
                     error, request.message, request.agent, language=request.language
                 )
                 noted = {k: v for k, v in excuse.metadata.items() if k != "fallback"}
                 state.metadata = noted | state.metadata
 
-    async def _record_of(self, request: TurnRequest, state: TurnState) -> Generation:
+    async def _generation_of(self, request: TurnRequest, state: TurnState) -> Generation:
         usage, info = state.spent, state.info
         provider, _, name = request.model.partition(":")
         return Generation(
@@ -652,18 +732,18 @@ class LLMService:
         )
 
     def _record(self, outcome: GenerationResult) -> None:
-        """Keep the record of a generation, and tell of it whether that could be done or not."""
+        """Store the record of a generation. Notify the observers even if the write fails."""
         try:
             self.store.record(outcome.record)
         finally:
-            self._announce(outcome)
+            self._notify_observers(outcome)
 
-    def _announce(self, outcome: GenerationResult) -> None:
+    def _notify_observers(self, outcome: GenerationResult) -> None:
         log_turn(outcome, texts=self.log_messages)
         for observe in self.observers:
             try:
                 observe(outcome)
-            except Exception as error:  # noqa: BLE001 - who watches must not cost who is watched
+            except Exception as error:  # noqa: BLE001 - an observer must not fail a turn
                 trace = traceback.extract_tb(error.__traceback__)
                 log.warning(
                     "an observer failed",
@@ -674,7 +754,9 @@ class LLMService:
                     },
                 )
 
-    async def _settle(self, request: TurnRequest, state: TurnState, draft: Draft | None) -> None:
+    async def _finalize_answer(
+        self, request: TurnRequest, state: TurnState, draft: Draft | None
+    ) -> None:
         if draft is None:
             return
         answer = await draft.finalize(state.content, state.status, stored_details(state.metadata))
@@ -684,7 +766,7 @@ class LLMService:
                 self._begin_summary(request.chat_id, request, state)
 
     def _begin_summary(self, chat_id: str, request: TurnRequest, state: TurnState) -> None:
-        """One at a time: what falls out meanwhile is in the next."""
+        """Start a summary task. A chat has one at a time; the next task takes later exchanges."""
         if chat_id not in self._jobs:
             job = self._jobs[chat_id] = asyncio.create_task(
                 self._summarize(chat_id, request, state)
@@ -692,10 +774,11 @@ class LLMService:
             job.add_done_callback(lambda _: self._jobs.pop(chat_id))
 
     async def _summarize(self, chat_id: str, request: TurnRequest, state: TurnState) -> None:
-        """Have the model that answered put in short what fell out of the conversation.
+        """Summarize the trimmed exchanges with the model that answered.
 
-        It goes on beside the talk, on the user's quota, a few portions a turn where much fell out
-        (the summary was switched on later, say). Where it fails the next turn tries again.
+        The task runs in the background and uses the user's quota. A turn makes a few calls when
+        many exchanges were trimmed, for example after summaries were enabled. After a failure the
+        next turn tries again.
         """
         info, asked = state.info, request.asked
         if info is None or asked is None:
@@ -703,20 +786,20 @@ class LLMService:
         sent = (entry["position"] for entry in state.context if "position" in entry)
         sent_from = min(sent, default=asked.position)
         try:
-            for _ in range(_PORTIONS):
-                if not await self._sum_up(info, request, chat_id, sent_from):
+            for _ in range(_MAX_SUMMARY_CALLS):
+                if not await self._summarize_next(info, request, chat_id, sent_from):
                     return
-        except Exception as error:  # noqa: BLE001 - the talk goes on without
+        except Exception as error:  # noqa: BLE001 - the chat works without a summary
             log.warning(
                 "no summary: %s",
                 map_error(error).code,
                 extra={"event": "summary_failed", "chat_id": chat_id},
             )
 
-    async def _sum_up(
+    async def _summarize_next(
         self, info: ModelInfo, request: TurnRequest, chat_id: str, sent_from: int
     ) -> bool:
-        """Fold the next portion into the summary; False where there is none."""
+        """Add the next exchanges to the summary. Return False if there are none."""
         began, agent, user_id = self.clock(), request.agent, request.user_id
         client = await self.clients.open(info.spec)
         wanted = await self.context_manager.to_summarize(
@@ -725,7 +808,7 @@ class LLMService:
             language=language_of(agent),
             sent_from=sent_from,
             fits=lambda prompt: (
-                prompt_tokens(prompt, client.count_tokens) + _SUMMARY_TOKENS <= info.context
+                prompt_tokens(prompt, client.count_tokens) + _MAX_SUMMARY_TOKENS <= info.context
             ),
         )
         if wanted is None:
@@ -735,7 +818,7 @@ class LLMService:
             client = self.layers.wrap_for_call(
                 client, CallContext(user_id, bypass_cache=True, user_key=own)
             )
-        options = self.clients.options(info, max_tokens=_SUMMARY_TOKENS)
+        options = self.clients.options(info, max_tokens=_MAX_SUMMARY_TOKENS)
         prompt = wanted.prompt
         if info.prompt == "transcript":
             prompt = Prompt(f"{prompt}\n\n", kind="transcript", stop=("\n\n",))
@@ -764,5 +847,6 @@ class LLMService:
 
 
 def prompt_tokens(prompt: Prompt, count: Callable[[str], int]) -> int:
+    """Return the tokens of ``prompt`` with the markup of its turns, by the counter ``count``."""
     turns = sum(count(turn.content) + TURN_MARKUP_TOKENS for turn in prompt.turns)
     return count(prompt.system) + TURN_MARKUP_TOKENS + turns

@@ -1,4 +1,4 @@
-"""The values of one turn: what is asked, and how far the turn has come."""
+"""The values of one turn: the request, and the state while it runs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TurnRequest:
-    """What is asked. In a chat ``context`` is empty: the turn reads it from the store."""
+    """The input of one turn.
+
+    Attributes:
+        kind: The kind of the generation, such as "chat" or "try".
+        user_id: The user whose quota the turn uses.
+        agent: The persona that answers.
+        message: The validated text of the user's message.
+        model: ``provider:name``, or "" for the default model.
+        options: Options of the call, by name.
+        language: The language of error texts; None for the persona's language.
+        context: The exchanges before the message. In a chat it is empty, and the turn reads the
+            context from the store.
+        chat_id: The chat, or None for a turn without one.
+        asked: The stored message of the user, in a chat.
+        fresh: Whether the answer replaces another one. A fresh answer bypasses the response cache.
+    """
 
     kind: str
     user_id: str
@@ -47,7 +62,32 @@ class TurnRequest:
 
 @dataclass(slots=True)
 class TurnState:
-    """How far a turn has come. Times are seconds of the service's clock."""
+    """The state of a running turn. Times are seconds of the service's clock.
+
+    Attributes:
+        began: When the turn began.
+        info: The model that is called now, or that answered.
+        client: The client of that model.
+        prompt: The prompt that was sent.
+        context: The exchanges in the prompt.
+        failed: The errors of the models that failed before their first text.
+        told: The metadata of the client's chunks.
+        stream: The processing of the answer while it runs.
+        text: The processed text so far.
+        applied: The names of the response steps that changed the text.
+        changes: Which step changed which span of the text.
+        blocked: Why the answer was blocked for safety; "" for an answer that wasn't.
+        first: When the model's first text arrived.
+        shown: When the first processed text was yielded.
+        load: Seconds that loading the model took.
+        usage: The provider's token count, once it is known.
+        finish_reason: Why the model ended, in the provider's word.
+        model: The provider's own name of the model.
+        status: The status of the answer.
+        error: The error that ended the turn.
+        excuse: The prepared text that the user gets for ``error``.
+        metadata: The metadata of the finished answer.
+    """
 
     began: float
     info: ModelInfo | None = None
@@ -73,7 +113,10 @@ class TurnState:
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def finish(self) -> str:
-        """Finish the stream, and return the text that it held back; "" at a second call."""
+        """Finish the processing, and return the text that it held back.
+
+        A second call returns "".
+        """
         if self.stream is None:
             return ""
         rest, self.applied = self.stream.finish()
@@ -84,23 +127,23 @@ class TurnState:
         return rest
 
     def since_began(self, moment: float | None) -> float | None:
-        """Milliseconds, without those for loading the model."""
+        """Return the milliseconds from the begin to ``moment``, without the model's load time."""
         return None if moment is None else milliseconds(moment - self.began - self.load)
 
     @property
     def unseen(self) -> bool:
-        """Whether it was stopped before a word was shown."""
+        """Whether the turn was stopped before any text was yielded."""
         return self.status == "stopped" and self.shown is None
 
     @property
     def content(self) -> str:
-        """The answer as it is shown and kept."""
+        """The answer as it is shown and stored."""
         excuse = self.excuse.content if self.excuse else ""
         return "\n\n".join(filter(None, [self.text, excuse]))
 
     @property
     def content_changes(self) -> Sequence[Change]:
-        """The changes of :attr:`content`: the error handler's words are one of them."""
+        """The changes of :attr:`content`, with the text of the error handler as one of them."""
         text, content = self.text, self.content
         if text == content:
             return self.changes
@@ -109,9 +152,10 @@ class TurnState:
 
     @property
     def spent(self) -> Usage:
-        """The provider's count, or an estimate where the answer ended before it came.
+        """The tokens of the turn: the provider's count, or an estimate when there is none.
 
-        One that failed before its first word is counted as nothing; who stopped it had it read.
+        An answer that failed before its first text counts as zero. A stopped turn counts its
+        prompt, since the model has read it.
         """
         read = self.first is not None or self.status == "stopped"
         if self.usage is not None or not (read and self.client and self.prompt):
@@ -120,9 +164,10 @@ class TurnState:
         try:
             count = self.client.count_tokens
             return Usage(count(prompt), count(self.text), estimated=True)
-        except Exception:  # noqa: BLE001 - an answer isn't lost for want of a number
+        except Exception:  # noqa: BLE001 - a failed count must not fail the answer
             return Usage(estimate_tokens(prompt), estimate_tokens(self.text), estimated=True)
 
 
 def milliseconds(seconds: float) -> float:
+    """Convert ``seconds`` to milliseconds, rounded to a tenth."""
     return round(seconds * 1000, 1)

@@ -1,4 +1,4 @@
-"""The metadata of an answer, and of the user's message, as events and rows have it."""
+"""Build the metadata of an answer and of the user's message, for events and rows."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ log = logging.getLogger("persona_lab.service")
 async def cost_of(
     info: ModelInfo | None, usage: Usage, client: LLMClientInterface | None
 ) -> float | None:
-    """In US dollars; None where nobody knows."""
+    """Return the cost of a call in US dollars; None if the price is unknown."""
     if info is None:
         return None
     try:
         return await priced(info, usage, server=client.base_url if client else "")
-    except Exception as error:  # noqa: BLE001 - an answer isn't lost for want of a price
+    except Exception as error:  # noqa: BLE001 - a missing price must not fail the answer
         about = {"event": "price_failed", "model": info.spec, "error_class": type(error).__name__}
         log.warning("no price: %s", info.spec, extra=about)
         return None
 
 
 def answer_metadata(request: TurnRequest, state: TurnState, record: Generation) -> dict[str, Any]:
-    """What an answer tells of itself. ``model`` is the provider's own name of it."""
+    """Return the metadata of an answer. Its ``model`` is the provider's own name of the model."""
     info, usage = state.info, state.spent
-    # Who is turned away for asking too much doesn't fill the store with what wasn't sent.
+    # A rate-limited turn sent nothing: don't store its prompt.
     sent = None if isinstance(state.error, RateLimitError) else state.prompt
     changes = state.content_changes
     about = {
@@ -80,13 +80,13 @@ def answer_metadata(request: TurnRequest, state: TurnState, record: Generation) 
 
 
 def sent_turns(prompt: Prompt | None) -> list[dict[str, str]]:
-    """The conversation as it went along with the persona, in the form that travels."""
+    """Return the prompt messages that were sent after the system text, as JSON data."""
     turns = prompt.turns if prompt else ()
     return [{"role": turn.role, "content": turn.content} for turn in turns]
 
 
 def message_metadata(message: Message | None) -> dict[str, Any]:
-    """The user's message as it is kept."""
+    """Return the metadata of the user's stored message."""
     if message is None:
         return {"user_message_id": ""}
     moment = message.created_at.isoformat()
@@ -94,7 +94,7 @@ def message_metadata(message: Message | None) -> dict[str, Any]:
 
 
 def failed_attempt(error: ProviderError) -> dict[str, Any]:
-    """Of a model that gave no word: who, why, and how often it was asked."""
+    """Describe a model that produced no text: its name, the error, the number of attempts."""
     return {
         "model": f"{error.provider}:{error.model}",
         "error_type": error.type.value,
@@ -105,4 +105,5 @@ def failed_attempt(error: ProviderError) -> dict[str, Any]:
 
 
 def language_of(agent: Agent) -> Language:
+    """Return the language of ``agent``; Japanese for a value that isn't supported."""
     return "en" if agent.language == "en" else "ja"
