@@ -1,10 +1,10 @@
 """The Gradio page: one tab, one file. It receives a Lab and knows no SDK and no SQL.
 
 ``page.py`` builds the page; ``tabs/`` has its tabs; ``workspace.py`` opens, saves and deletes a
-persona in all of them. ``session.py`` is the visitor; ``visitor_keys.py`` keeps provider keys of
-visitors. ``streaming.py`` paces streams, ``prefetch.py`` lets a local model read ahead, and
-``render/`` turns values into HTML. ``gradio_api.py`` names the endpoints for programs. ``theme.py``
-and ``static/`` are the look and the browser's scripts.
+persona in all of them. ``session.py`` identifies the visitor; ``visitor_keys.py`` stores visitors'
+provider keys. ``streaming.py`` paces streams, ``prefetch.py`` makes a local model prefill a prompt,
+and ``render/`` turns values into HTML. ``gradio_api.py`` declares the endpoints for programs.
+``theme.py`` and ``static/`` hold the style and the browser's scripts.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def serve(settings: Settings, *, share: bool = False) -> None:
     Raises:
         ConfigurationError: The deployment is wrong.
     """
-    # Objects of the start live on. Collecting garbage among them takes a sixth of the start, and
-    # takes time again at every full collection.
+    # Objects that the start creates are never freed. Garbage collection takes a sixth of the
+    # start, and scans these objects again at every full collection.
     gc.disable()
     from persona_lab.lab import open_lab
     from persona_lab.monitor import logs

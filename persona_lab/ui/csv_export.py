@@ -1,4 +1,4 @@
-"""Recorded turns as a spreadsheet: CSV that Excel opens as it is, without what was said."""
+"""Export recorded generations as CSV that Excel opens directly, without message texts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from persona_lab.ui.render.text import error_words
 from persona_lab.ui.session import Visitor
 
 MARK = "\ufeff"
-"""By which Excel knows UTF-8."""
+"""The byte order mark: Excel needs it to detect UTF-8."""
 
 COLUMNS = (
     "time", "kind", "persona", "provider", "model", "status", "error", "prompt_tokens",
@@ -22,13 +22,21 @@ _FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 
 
 def spreadsheet(turns: Sequence[GenerationRow], zone: tzinfo, visitor: Visitor) -> str:
-    """A line for each turn under headings in the visitor's language.
+    """Write one CSV line per generation, under headings in the visitor's language.
 
-    Times are ISO with their offset, waits in milliseconds, cost in US dollars; what isn't known is
-    an empty cell.
+    Times are ISO 8601 with their offset, latencies are in milliseconds, and costs in US dollars.
+    An unknown value is an empty cell.
+
+    Args:
+        turns: The generations, in the order of the lines.
+        zone: The time zone of the times.
+        visitor: The visitor, whose language is used.
+
+    Returns:
+        The text of the file, with a byte order mark.
     """
 
-    def told(group: str, value: str) -> str:
+    def label(group: str, value: str) -> str:
         key = f"sheet.{group}.{value}"
         return visitor.translate(key) if key in visitor.words else escape_formula(value)
 
@@ -42,11 +50,11 @@ def spreadsheet(turns: Sequence[GenerationRow], zone: tzinfo, visitor: Visitor) 
         writer.writerow(
             (
                 turn.created_at.astimezone(zone).isoformat(timespec="seconds"),
-                told("kinds", turn.kind),
+                label("kinds", turn.kind),
                 escape_formula(persona),
                 escape_formula(turn.provider),
                 escape_formula(turn.model),
-                told("statuses", turn.status),
+                label("statuses", turn.status),
                 error_words(turn.error_type, visitor) if turn.error_type else "",
                 turn.prompt_tokens,
                 turn.cached_tokens,
@@ -61,9 +69,9 @@ def spreadsheet(turns: Sequence[GenerationRow], zone: tzinfo, visitor: Visitor) 
 
 
 def escape_formula(text: str) -> str:
-    """``text`` as one that a spreadsheet shows and doesn't calculate.
+    """Escape ``text`` so that a spreadsheet shows it and doesn't evaluate it as a formula.
 
-    Full-width signs begin a formula, too, where the keyboard is Japanese.
+    Full-width signs also begin a formula where the keyboard is Japanese.
     """
     line = " ".join(text.split())
     return f"'{line}" if line.startswith(_FORMULA) else line

@@ -1,7 +1,7 @@
-"""What a program may call: every action of the tabs, by name, with described parameters.
+"""The named Gradio endpoints: each action of the tabs, with described parameters.
 
-The page's own events are private to it; these are plain functions over the same lab. A client
-without the page's cookie works in a space of its own, which lasts as long as its session.
+The page's own events are private. The endpoints are plain functions over the same lab. A client
+without the page's cookie is a visitor of its own, as long as its Gradio session lasts.
 """
 
 from __future__ import annotations
@@ -50,23 +50,38 @@ def _field_names() -> str:
 async def grown(
     events: AsyncGenerator[Event, None], chat_id: str
 ) -> AsyncGenerator[dict[str, Any], None]:
-    """Each step has the answer so far, as Gradio's clients expect of a stream."""
+    """Turn events into steps that each hold the answer so far, as Gradio's clients expect.
+
+    Args:
+        events: The events of one answer.
+        chat_id: The chat's id; "" outside a chat.
+
+    Yields:
+        content, chat_id, done and, on the last step, metadata.
+    """
     content = ""
     async with aclosing(paced(events)) as batches:
         async for batch in batches:
-            done, told = False, {}
+            done, metadata = False, {}
             for event in batch:
                 done = event.type == "done"
                 content = event.content if done else content + event.content
-                told = event.metadata if done else {}
-            yield {"content": content, "chat_id": chat_id, "done": done, "metadata": told}
+                metadata = event.metadata if done else {}
+            yield {"content": content, "chat_id": chat_id, "done": done, "metadata": metadata}
 
 
 def endpoint(function: Callable[..., Any], visitors: Visitors) -> Callable[..., Any]:
-    """``function`` as Gradio calls it: with a request, from which the visitor is known.
+    """Adapt ``function`` to Gradio, which calls it with a request instead of a visitor.
 
-    A program may send anything: values of another kind than the signature says are refused as
-    InputError, and every error leaves as words for the visitor.
+    A program may send any JSON. A value whose type doesn't match the signature is an InputError.
+    Each error becomes a gr.Error with a text in the visitor's language.
+
+    Args:
+        function: A method of :class:`Endpoints`: a coroutine or an async generator.
+        visitors: Finds the visitor of a request.
+
+    Returns:
+        A function with the name, docstring and parameters of ``function``.
     """
     hints = get_type_hints(function)
     parameters = [p for p in inspect.signature(function).parameters.values() if p.name != "visitor"]
@@ -79,7 +94,7 @@ def endpoint(function: Callable[..., Any], visitors: Visitors) -> Callable[..., 
         except ValidationError as wrong:
             raise InputError from wrong
 
-    async def ask(*values: Any) -> Any:
+    async def call(*values: Any) -> Any:
         visitor = await visitors.of(values[-1])
         with visitor.error_toasts():
             return await function(*valid(values[:-1]), visitor=visitor)
@@ -91,7 +106,7 @@ def endpoint(function: Callable[..., Any], visitors: Visitors) -> Callable[..., 
                 async for step in steps:
                     yield step
 
-    called: Any = stream if inspect.isasyncgenfunction(function) else ask
+    called: Any = stream if inspect.isasyncgenfunction(function) else call
     request = inspect.Parameter(
         "request", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=gr.Request
     )
@@ -107,17 +122,17 @@ def endpoint(function: Callable[..., Any], visitors: Visitors) -> Callable[..., 
 
 
 def describe(page: gr.Blocks) -> None:
-    """Hands clients the parameters' descriptions, which gr.api keeps to itself."""
+    """Add the parameters' descriptions to the API info of ``page``, which gr.api leaves out."""
     for endpoint in page.fns.values():
         if endpoint.api_visibility == "public":
             _, described, _ = get_function_description(endpoint.fn)
-            # Parameters come in the signature's order; the request, which is last, has no input.
+            # Parameters come in the signature's order. The request is last and has no component.
             for component, text in zip(endpoint.inputs, described.values(), strict=False):
                 component._api_info = {**component._api_info, "additional_description": text}
 
 
 class Endpoints:
-    """The named endpoints, a method each. Names, parameters and docstrings are public."""
+    """The named endpoints, one method each. Names, parameters and docstrings are public."""
 
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
@@ -128,7 +143,10 @@ class Endpoints:
     async def _draft(
         self, persona_id: str, changes: dict[str, Any] | None, visitor: Visitor
     ) -> Agent:
-        """A saved persona, or one that isn't saved: fields, or changes to the saved one."""
+        """Return a saved persona, or an unsaved one built from ``changes``.
+
+        With both, the changes apply to the saved persona, but aren't saved.
+        """
         operations = self._operations(visitor)
         if not changes:
             return await operations.get_persona(persona_id)
@@ -159,7 +177,7 @@ class Endpoints:
         Returns:
             The persona as it is kept, with its id.
         """
-        # What list_personas gives may come back as it is.
+        # A client may send back an unchanged value of list_personas.
         fields = clean_persona({k: v for k, v in persona.items() if k not in ("id", "demo")})
         operations = self._operations(visitor)
         if persona_id:
@@ -417,7 +435,7 @@ class Endpoints:
         return spreadsheet(turns, zone_of(zone), visitor)
 
     def all(self) -> list[Callable[..., Any]]:
-        """Every endpoint, in the order in which clients list them."""
+        """Return every endpoint, in the order in which clients list them."""
         return [
             self.list_personas,
             self.save_persona,

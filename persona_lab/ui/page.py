@@ -1,4 +1,4 @@
-"""The page: the bar at the top, the tabs under it, and how they hang together."""
+"""Build and launch the page: the top bar, the tabs, and the events that connect them."""
 
 from __future__ import annotations
 
@@ -34,23 +34,33 @@ STATIC = Path(__file__).parent / "static"
 
 
 def build(lab: Lab, *, shared: bool = False) -> tuple[gr.Blocks, gr.I18n]:
-    """The whole page over a lab, and its words. Nothing here loads a model or asks a provider.
+    """Build the whole page. It loads no model and calls no provider.
 
-    Alerts are for whoever runs the house: they are shown where it serves its own machine only, not
-    where a link makes it ``shared``.
+    Alerts are for the operator of the server. The page shows them only where it serves the local
+    machine alone.
+
+    Args:
+        lab: The open lab.
+        shared: Whether a public link will serve the page.
+
+    Returns:
+        The page, and its translations for Gradio.
     """
     words = Translations(lab.settings.templates_dir / "ui.yaml")
     i18n = gr.I18n(
         **{
-            tongue: {key: words(key, tongue) for key in words if not words.blanks(key)}
-            | key_labels(words, tongue)
-            for tongue in LANGUAGES
+            language: {key: words(key, language) for key in words if not words.blanks(key)}
+            | key_labels(words, language)
+            for language in LANGUAGES
         }
     )
     visitors = Visitors(lab, words)
 
     def both(key: str) -> str:
-        """Words inside HTML, which Gradio doesn't translate: both are there, CSS shows one."""
+        """Return a text in both languages, for HTML, which Gradio doesn't translate.
+
+        CSS shows one of the two.
+        """
         return "".join(
             f'<span class="both" lang="{t}">{escape(words(key, t))}</span>' for t in LANGUAGES
         )
@@ -60,7 +70,7 @@ def build(lab: Lab, *, shared: bool = False) -> tuple[gr.Blocks, gr.I18n]:
     watched = is_local_only(lab, shared=shared)
 
     with gr.Blocks(title="Persona Lab", fill_width=True, analytics_enabled=False) as page:
-        name_endpoints(page, lab, visitors)  # first, so that no event of the page takes a name
+        name_endpoints(page, lab, visitors)  # first: an event of the page could take a name
         with gr.Row(elem_id="topbar", equal_height=False):
             gr.HTML(f"<h1>Persona Lab</h1><p>{both('bar.line')}</p>", elem_id="brand")
             who = gr.Dropdown([], label=i18n("bar.who"), elem_id="who")
@@ -121,9 +131,16 @@ def build(lab: Lab, *, shared: bool = False) -> tuple[gr.Blocks, gr.I18n]:
 
 
 def launch(page: gr.Blocks, i18n: gr.I18n, lab: Lab, *, share: bool = False) -> None:
-    """Serves until interrupted, with the doors for programs beside the page.
+    """Serve the page and the API routes until interrupted.
 
-    Raises ConfigurationError when the port can't be had.
+    Args:
+        page: The page from :func:`build`.
+        i18n: Its translations.
+        lab: The open lab.
+        share: Whether to create a public link.
+
+    Raises:
+        ConfigurationError: The server can't listen on its address and port.
     """
     settings = lab.settings
     own = routes(lab, shared=share)

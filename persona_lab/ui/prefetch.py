@@ -1,4 +1,4 @@
-"""Reading ahead: what a visitor has open is read by a local model before they send a message."""
+"""Prefetching: a local model prefills a visitor's open prompt before they send a message."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from persona_lab.ui.session import Visitor
 from persona_lab.ui.visitor_keys import Page
 
 STILL = 0.7
-"""Seconds without a change that are a moment's rest."""
+"""Seconds without a change on a page before its prefill begins."""
 
 
 @dataclass(frozen=True)
@@ -25,37 +25,46 @@ class _Open:
 
 
 class PromptPrefetcher:
-    """Reads for each page what it showed last, once it has been still for a moment."""
+    """Prefills, for each page, the prompt that it showed last, after an idle delay."""
 
     def __init__(self, *, still: float = STILL) -> None:
         self._still = still
         self._shown: LRUCache[Page, _Open] = LRUCache(1000)
-        self._reading: dict[Page, asyncio.Task[None]] = {}
+        self._tasks: dict[Page, asyncio.Task[None]] = {}
 
     def soon(self, agent: Agent, model: str, visitor: Visitor, chat_id: str = "") -> None:
-        """The page shows ``agent`` now, as it is or isn't saved. Call it from a running loop."""
+        """Schedule a prefill of the prompt that the visitor's page shows now.
+
+        Call it from a running event loop.
+
+        Args:
+            agent: The persona, saved or unsaved.
+            model: The model, as provider:name; "" is the default.
+            visitor: The visitor, whose page it is.
+            chat_id: The open chat; "" for a new one.
+        """
         self._shown[visitor.page] = _Open(agent, model, chat_id or None)
         self.again(visitor)
 
     def again(self, visitor: Visitor) -> None:
-        """What the page showed last may be read now: its model was loaded, say."""
+        """Schedule the prefill of the page's last prompt again, such as after a model load."""
         shown = self._shown.get(visitor.page)
         if shown is None:
             return
-        former = self._reading.get(visitor.page)
+        former = self._tasks.get(visitor.page)
         if former is not None:
             former.cancel()
-        task = asyncio.create_task(self._read(shown, visitor))
-        self._reading[visitor.page] = task
-        task.add_done_callback(lambda _: self._over(visitor.page, task))
+        task = asyncio.create_task(self._prefill(shown, visitor))
+        self._tasks[visitor.page] = task
+        task.add_done_callback(lambda _: self._forget(visitor.page, task))
 
-    async def _read(self, shown: _Open, visitor: Visitor) -> None:
+    async def _prefill(self, shown: _Open, visitor: Visitor) -> None:
         await asyncio.sleep(self._still)
-        with suppress(PersonaLabError):  # an answer would say what is wrong
+        with suppress(PersonaLabError):  # the answer itself will report the error
             await visitor.service.prefill(
                 shown.agent, chat_id=shown.chat_id, user_id=visitor.user_id, model=shown.model
             )
 
-    def _over(self, page: Page, task: asyncio.Task[None]) -> None:
-        if self._reading.get(page) is task:
-            del self._reading[page]
+    def _forget(self, page: Page, task: asyncio.Task[None]) -> None:
+        if self._tasks.get(page) is task:
+            del self._tasks[page]

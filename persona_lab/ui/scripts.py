@@ -29,14 +29,14 @@ MODULES = (
     "answers",
     "main",
 )
-"""In the order in which they run: a module stands after those that it imports."""
+"""The modules in the order in which they run: a module follows those that it imports."""
 
 _IMPORT = re.compile(r"^import .*;\n", re.MULTILINE)
 _EXPORT = re.compile(r"^export ", re.MULTILINE)
 
 
 def bundle() -> str:
-    """All modules as one script with a scope of its own."""
+    """Return all modules as one script with its own scope."""
     sources = [(STATIC / f"{name}.js").read_text("utf-8") for name in MODULES]
     merged = "\n".join(_EXPORT.sub("", _IMPORT.sub("", source)) for source in sources)
     return f'(() => {{\n"use strict";\n{merged}}})();\n'

@@ -1,4 +1,4 @@
-"""Who is looking at the page, in which language, and how they are told what went wrong."""
+"""The visitor of a page: identity, language, service, and error messages."""
 
 from __future__ import annotations
 
@@ -29,14 +29,21 @@ from persona_lab.ui.visitor_keys import Page, UserKeyStore
 log = logging.getLogger(__name__)
 
 QUIET: Mapping[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-"""For the page's own events: no program's, and without Gradio's curtain."""
+"""Options of the page's own events: hidden from API clients, without Gradio's loading overlay."""
 
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
-    """``user_id`` owns what they make; ``session`` is the page that is open, until it is reloaded;
-    ``language`` is what it speaks to them; ``service`` answers them, with keys of their own where
-    the page has any."""
+    """One visitor, as one open page has them.
+
+    Attributes:
+        user_id: The id of the user, who owns the visitor's personas and chats.
+        session: The Gradio session of the open page; a reload begins a new one.
+        language: The language of the page's texts.
+        words: The texts of ``templates/ui.yaml``.
+        error_handler: Writes error texts.
+        service: Answers the visitor, with the page's own provider keys where it has any.
+    """
 
     user_id: str
     session: str
@@ -47,20 +54,25 @@ class Visitor:
 
     @property
     def page(self) -> Page:
-        """What is remembered of the open page, their keys too, belongs to it: nobody else's,
-        whatever session they name."""
+        """The key of all state that the server has of the open page, such as provider keys.
+
+        It includes the user, because a client may send another visitor's session.
+        """
         return self.user_id, self.session
 
     def operations(self, lab: Lab) -> Operations:
-        """What the visitor can do, answered by their own service."""
+        """Return the operations of ``lab`` for this visitor, answered by their service."""
         return Operations(lab, self.user_id, self.language, self.service)
 
     def translate(self, key: str, **details: object) -> str:
-        """Words of ``templates/ui.yaml`` in the visitor's language."""
+        """Return a text of ``templates/ui.yaml`` in the visitor's language."""
         return self.words(key, self.language, **details)
 
     def error_text(self, error: PersonaLabError) -> str:
-        """What happened, what was kept, what to do next: words of ``templates/fallbacks.yaml``."""
+        """Return the text of ``templates/fallbacks.yaml`` for an error.
+
+        It says what happened, what was saved, and what to do next.
+        """
         if isinstance(error, InvalidPersona):
             field, reason = error.details["field"], error.details["reason"]
             known = f"field.{field}" in self.words
@@ -72,11 +84,14 @@ class Visitor:
 
     @contextmanager
     def error_toasts(self) -> Iterator[None]:
-        """Errors inside become a message on the page (or in a client) in plain words.
+        """Turn errors inside into a message on the page, or in a client.
 
-        What was typed stays where it was: the page's components are left as they are. The page
-        shows the message as HTML, and a name or a model in it is anybody's text. A foreign
-        error's own text isn't logged: it may hold what nobody else should read.
+        The page's components stay unchanged, and so does what the visitor typed. The page shows
+        the message as HTML, so names in it are escaped. The text of a foreign error isn't logged:
+        it may contain private data.
+
+        Raises:
+            gr.Error: An error happened inside; it has a text in the visitor's language.
         """
         try:
             yield
@@ -96,7 +111,7 @@ class Visitor:
 
 
 class Visitors:
-    """Knows visitors by the secret in their cookie; a client without one, by its session."""
+    """Identifies visitors by the secret in their cookie, or else by their Gradio session."""
 
     def __init__(self, lab: Lab, words: Translations) -> None:
         self._lab = lab
@@ -105,8 +120,12 @@ class Visitors:
         self.keyring = UserKeyStore(lab)
 
     async def of(self, request: gr.Request) -> Visitor:
-        """Who sends ``request``. Errors are told as :meth:`Visitor.told` does."""
-        # A call with neither cookie nor session is nobody's: what it makes, no one finds again.
+        """Return the visitor who sent ``request``.
+
+        Raises:
+            gr.Error: A new user couldn't be saved.
+        """
+        # A call with neither cookie nor session gets a user that no later request can reach.
         secret = _secret(request) or f"session:{secrets.token_hex()}"
         visitor = Visitor(
             self._known.get(secret, ""),
@@ -118,22 +137,22 @@ class Visitors:
         )
         if visitor.user_id:
             return self.again(visitor)
-        with visitor.error_toasts():  # a new visitor is a new row, which a full disk doesn't take
+        with visitor.error_toasts():  # a new visitor is a new row: a full disk fails here
             user = await asyncio.to_thread(self._lab.store.user_for_secret, secret)
         self._known[secret] = user.id
         return self.again(replace(visitor, user_id=user.id))
 
     def again(self, visitor: Visitor) -> Visitor:
-        """The visitor as their page's keys are now."""
+        """Return the visitor with the service for their page's current keys."""
         return replace(visitor, service=self.keyring.service(visitor.page))
 
     async def leave(self, request: gr.Request) -> None:
-        """A page was closed, or its connection broke."""
+        """Handle a closed page, or a broken connection: forget its keys after a grace period."""
         user_id = self._known.get(_secret(request), "")
         await self.keyring.leave((user_id, request.session_hash or ""))
 
 
 def _secret(request: gr.Request) -> str:
-    """By which a visitor is known: their cookie's, else their page's session; "" for neither."""
+    """Return the secret of a visitor: their cookie's, or else their session; "" for neither."""
     session = f"session:{request.session_hash}" if request.session_hash else ""
     return visitor_secret(dict(request.cookies)) or session

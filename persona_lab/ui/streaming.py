@@ -1,4 +1,4 @@
-"""Streams at a pace that a page can follow, and what to say until they begin."""
+"""Pace streams to what a browser can draw, and describe what a stream waits for."""
 
 from __future__ import annotations
 
@@ -11,20 +11,28 @@ from persona_lab.types import Event
 from persona_lab.ui.session import Visitor
 
 TICK = 0.05
-"""Seconds between two redraws: faster only makes browsers fall behind."""
+"""Seconds between two redraws. Browsers fall behind a shorter interval."""
 SMOOTH = 16
-"""Streams that one process draws at that pace; with more of them each is drawn less often, so that
-none waits for the others' redraws."""
+"""Streams that one process redraws every ``TICK``. With more streams, each is redrawn less often,
+so that no stream waits for the redraws of the others."""
 HEARTBEAT = 1.0
-"""Seconds after which silence is passed on too: a closed page is noticed only when one yields."""
+"""Seconds without an event before an empty batch. A closed page is detected only at a yield."""
 
 
 _live: set[asyncio.Task[None]] = set()
 
 
 async def waits_for(model: str, visitor: Visitor) -> str:
-    """What an answer of ``model`` that hasn't begun waits for, as far as is known."""
-    with suppress(PersonaLabError):  # the answer will say what is wrong
+    """Describe what an answer of ``model`` waits for before its first token.
+
+    Args:
+        model: The model, as provider:name; "" is the default.
+        visitor: The visitor, whose language and service are used.
+
+    Returns:
+        A text such as the position in the queue or the progress of loading.
+    """
+    with suppress(PersonaLabError):  # the answer itself will report the error
         clients = visitor.service.clients
         if clients.info(model).provider == "local":
             client = await clients.open(model)
@@ -37,10 +45,16 @@ async def waits_for(model: str, visitor: Visitor) -> str:
 
 
 async def paced(events: AsyncGenerator[Event, None]) -> AsyncGenerator[list[Event], None]:
-    """What came since the last tick, in order; an empty list as heartbeat.
+    """Group events into batches, one per tick. The first text comes without a delay.
 
-    The first words come at once. Closing it closes ``events``. Their errors come out where they
-    happened.
+    Closing this generator closes ``events``. An error of ``events`` is raised after the batches
+    that came before it.
+
+    Args:
+        events: The events of one answer.
+
+    Yields:
+        The events since the last batch, in order; an empty list as a heartbeat.
     """
     queue: asyncio.Queue[Event | None] = asyncio.Queue()
 
@@ -54,7 +68,7 @@ async def paced(events: AsyncGenerator[Event, None]) -> AsyncGenerator[list[Even
 
     task = asyncio.create_task(pump())
     _live.add(task)
-    begun = False
+    started = False
     try:
         while True:
             try:
@@ -63,14 +77,14 @@ async def paced(events: AsyncGenerator[Event, None]) -> AsyncGenerator[list[Even
                 yield []
                 continue
             if batch[0] is not None and batch[0].type == "delta":
-                if begun:
+                if started:
                     await asyncio.sleep(TICK * max(1, len(_live) / SMOOTH))
-                begun = True
+                started = True
             while not queue.empty():
                 batch.append(queue.get_nowait())
-            news = [event for event in batch if event is not None]
-            if news:
-                yield news
+            received = [event for event in batch if event is not None]
+            if received:
+                yield received
             if None in batch:
                 await task
                 return

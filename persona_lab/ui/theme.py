@@ -1,4 +1,4 @@
-"""How the page looks: Gradio's theme by the page's own colours, and what stands in its head."""
+"""Gradio's theme in the page's own colours, and the content of the HTML head."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ FACES = [
 
 
 def theme() -> gr.themes.Base:
+    """Return the theme, whose colours are the CSS variables of ``page.css``."""
     look = gr.themes.Base(
         primary_hue=gr.themes.colors.indigo,
         neutral_hue=gr.themes.colors.stone,
@@ -55,12 +56,12 @@ def theme() -> gr.themes.Base:
         "color_accent_soft": "var(--accent-soft)",
         "link_text_color": "var(--accent)",
     }
-    # The variables themselves change in the dark; Gradio's own dark values must not win.
+    # page.css changes the variables in dark mode. Gradio's own dark values must not override them.
     dark = {f"{name}_dark": value for name, value in paper.items() if name != "color_accent"}
     return look.set(**paper, **dark)
 
 
 def head() -> str:
-    """The style, and the script that runs before Gradio's."""
+    """Return the style element, and the script that runs before Gradio's."""
     style = (STATIC / "page.css").read_text("utf-8")
     return f"<style>{style}</style><script>{bundle()}</script>"

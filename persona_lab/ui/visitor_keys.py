@@ -1,7 +1,8 @@
-"""Visitors' own provider keys: one page's, while it is open, in this process's memory alone.
+"""Visitors' own provider keys. Each belongs to one open page and stays in this process's memory.
 
-They are in no database, log, file or browser storage. Reloading the page forgets them. A page whose
-keys were forgotten is never answered with the house's in their place: it is told to enter them.
+No database, log, file or browser storage has them. A reload of the page forgets them. When the
+server has forgotten a page's keys, it never answers that page with the server's keys instead: the
+visitor gets an error that asks for the key.
 """
 
 from __future__ import annotations
@@ -20,18 +21,18 @@ from persona_lab.lab import Lab
 from persona_lab.pipeline.service import LLMService
 
 MOST = 1000
-"""Pages that can have keys of their own; the one that has asked nothing for longest loses them."""
+"""Maximum number of pages with keys. The page that has been idle longest loses its keys first."""
 EACH = 4
-"""Pages of one visitor's that can."""
+"""Maximum number of pages with keys of one visitor."""
 IDLE = 12 * 60 * 60
-"""Seconds without a word from a page after which its keys go, though nobody said it was closed."""
+"""Seconds without a request from a page before its keys are forgotten, even if it isn't closed."""
 MARKS = 10_000
-"""Pages of which it is remembered that they had keys."""
+"""Maximum number of remembered pages that have or had keys."""
 GRACE = 30
-"""Seconds in which a page that was taken to be closed may turn out to be open."""
+"""Seconds in which a page that seemed to be closed can keep its keys by sending a request."""
 
 Page = tuple[str, str]
-"""Whose it is (``user_id``), and its session."""
+"""The ``user_id`` of a page's visitor, and its session."""
 
 
 @dataclass
@@ -40,11 +41,17 @@ class _Held:
     service: LLMService
     used: float
     live: bool = False
-    """Whether there is a key; else the page had one, and it was forgotten."""
+    """Whether the keys are there; if not, they were forgotten."""
 
 
 class UserKeyStore:
-    """The keys of each page. ``clock`` counts seconds."""
+    """The keys of each page.
+
+    Args:
+        lab: The lab, whose service answers pages without keys.
+        grace: Seconds between the closing of a page and the loss of its keys.
+        clock: Returns the time in seconds.
+    """
 
     def __init__(
         self, lab: Lab, *, grace: float = GRACE, clock: Callable[[], float] = time.monotonic
@@ -53,13 +60,13 @@ class UserKeyStore:
         self._grace = grace
         self._clock = clock
         self._held: OrderedDict[Page, _Held] = OrderedDict()
-        """The longest silent first."""
+        """The page that has been idle longest is first."""
         self._tidy_at = clock() + GRACE
         self._closing: set[asyncio.Task[None]] = set()
 
     def service(self, page: Page) -> LLMService:
-        """What answers this page: the lab's service, asking with the page's keys if it has any."""
-        self._tidy()
+        """Return the service for a page: the lab's, or one that uses the page's keys."""
+        self._forget_idle()
         held = self._held.get(page)
         if held is None:
             return self._lab.service
@@ -68,8 +75,10 @@ class UserKeyStore:
         return held.service
 
     async def put(self, page: Page, provider: str, key: str) -> None:
-        """From now on the page's messages to ``provider`` are paid for with ``key``; answers under
-        way go on with what they began with."""
+        """Use ``key`` for the page's requests to ``provider``, from the next request on.
+
+        An answer that is being generated keeps the key that it began with.
+        """
         self._make_room(page)
         if page not in self._held:
             clients, keys = self._lab.clients.with_user_keys(self._lab.layers.wrap_private)
@@ -80,12 +89,15 @@ class UserKeyStore:
         held.live = True
 
     def drop(self, page: Page, provider: str) -> None:
-        """The house's key again, if it has one."""
+        """Use the server's key for ``provider`` again, where the server has one."""
         if page in self._held:
             self._held[page].keys.drop(provider)
 
     async def leave(self, page: Page) -> None:
-        """The page seems to be closed: unless it asks for something soon, its keys go."""
+        """Forget the keys of a page that seems to be closed, after the grace period.
+
+        A request from the page within that time keeps them.
+        """
         held = self._held.get(page)
         if held is None:
             return
@@ -95,22 +107,27 @@ class UserKeyStore:
             self._forget(held)
             await asyncio.gather(*self._closing)
 
-    def _tidy(self) -> None:
-        """Who has said nothing for long gives up their keys, whoever comes by."""
+    def _forget_idle(self) -> None:
+        """Forget the keys of all idle pages. Any page's request may trigger it."""
         if self._clock() < self._tidy_at:
             return
         self._tidy_at = self._clock() + GRACE
-        late = self._clock() - IDLE
-        for held in itertools.takewhile(lambda held: held.used < late, self._held.values()):
+        oldest = self._clock() - IDLE
+        for held in itertools.takewhile(lambda held: held.used < oldest, self._held.values()):
             if held.live:
                 self._forget(held)
 
     def _make_room(self, wanted: Page) -> None:
-        """The longest silent give up their keys. A page that had some isn't taken for one that had
-        none, as long as it is remembered."""
+        """Forget keys of the pages that have been idle longest, until ``wanted`` fits in.
+
+        A page whose keys were forgotten stays remembered as such, up to ``MARKS`` pages.
+        """
         live = [page for page, held in self._held.items() if held.live and page != wanted]
-        theirs = [page for page in live if page[0] == wanted[0]]
-        surplus = {*live[: max(0, len(live) - MOST + 1)], *theirs[: max(0, len(theirs) - EACH + 1)]}
+        of_visitor = [page for page in live if page[0] == wanted[0]]
+        surplus = {
+            *live[: max(0, len(live) - MOST + 1)],
+            *of_visitor[: max(0, len(of_visitor) - EACH + 1)],
+        }
         for page in surplus:
             self._forget(self._held[page])
         while len(self._held) > MARKS:

@@ -1,7 +1,7 @@
-"""The persona on the desk: opening, keeping, making, deleting one, and all that changes with it.
+"""The open persona: open, save, create, undo, delete it, and update all components that show it.
 
-Opening a persona touches every tab: the form and its prompt, the chooser of the bar, the columns'
-choosers, the past conversations. That is why it stands here and in none of the tabs.
+Opening a persona changes every tab: the form and its prompt, the dropdown of the bar, the columns'
+dropdowns, the list of chats. The code is therefore here and not in a tab.
 """
 
 from __future__ import annotations
@@ -44,27 +44,36 @@ from persona_lab.ui.visitor_keys import Page
 Update = dict[Component, Any]
 
 LOOK = 0.5
-"""Seconds between two looks at how far a model is loaded."""
+"""Seconds between two updates of a model's load progress."""
 
 OPENING: Mapping[str, Any] = {**QUIET, "js": "(...values) => personaLab.opening(values)"}
-"""Closes the form until :data:`OPENED` (form_lock.js says why)."""
+"""Locks the form until :data:`OPENED` (form_lock.js explains why)."""
 REOPENING: Mapping[str, Any] = {**QUIET, "js": "(...values) => personaLab.reopening(values)"}
-"""The same; the last value becomes what the browser kept of the persona that comes first."""
+"""The same; the last value becomes the browser's unsaved draft of the persona in the first."""
 OPENED = "() => personaLab.opened()"
 NAMED = "() => personaLab.opened('name')"
-"""The same, and the name waits to be written over."""
+"""The same, and selects the text of the name field."""
 CHOSEN = "(id) => personaLab.chosen(id)"
-"""What is open already is no choice."""
+"""Ignores the choice of the persona that is already open."""
 KEPT = "(mark) => personaLab.kept(mark)"
-"""Tells the page that what it sent is answered for."""
+"""Confirms to the page's script that the server has handled the fields that it sent."""
 REGAINED = "(mark) => personaLab.regained(mark)"
-"""The same, of what the browser had kept."""
+"""The same, for the browser's unsaved draft."""
 
 
 def model_choices(
     clients: ClientPool, say: Callable[[str], str], language: Language = "ja"
 ) -> list[tuple[str, str]]:
-    """Models as (label, spec); those that still need a key say so."""
+    """List the models as (label, spec). The label says when a model needs a key.
+
+    Args:
+        clients: The pool that lists the models.
+        say: Translates a key of ``templates/ui.yaml``.
+        language: The visitor's language; the label marks a model that doesn't support it.
+
+    Returns:
+        Choices for a dropdown, in the order of the pool.
+    """
 
     def label(info: ModelInfo) -> str:
         name = info.label or Path(info.name).name
@@ -78,17 +87,26 @@ def model_choices(
 
 
 def persona_label(agent: AgentName, visitor: Visitor) -> str:
+    """Return a persona's name for a dropdown, which marks a demo."""
     if agent.demo:
         return visitor.translate("persona.demo", name=agent.name)
     return agent.name
 
 
 def shortened(name: str, most: int = 20) -> str:
+    """Shorten ``name`` to at most ``most`` characters, with an ellipsis at the end."""
     return name if len(name) <= most else name[: most - 1].rstrip() + "…"
 
 
 def ready_html(key: str, visitor: Visitor, detail: str = "", **blanks: object) -> str:
-    """Whether the chosen model can answer: "ready", "loading", "failed" or "needs_key"."""
+    """Return the state of the chosen model as HTML.
+
+    Args:
+        key: The state: ``ready``, ``loading``, ``failed`` or ``needs_key``.
+        visitor: The visitor, whose language is used.
+        detail: The tooltip.
+        **blanks: Values for the state's text, such as ``percent``.
+    """
     words = escape(visitor.translate("model.state." + key, **blanks))
     return (
         f'<p class="{key}" role="status" title="{escape(detail)}">'
@@ -97,7 +115,7 @@ def ready_html(key: str, visitor: Visitor, detail: str = "", **blanks: object) -
 
 
 def unsaved_html(wrong: PersonaLabError, visitor: Visitor) -> str:
-    """Why the form couldn't be saved, and which field is to blame."""
+    """Return HTML that says why the form wasn't saved, and names the invalid field."""
     why = escape(visitor.error_text(wrong))
     field = escape(str(wrong.details.get("field", "")))
     return f'<p class="saved warning" role="alert" data-wrong="{field}">{why}</p>'
@@ -105,7 +123,7 @@ def unsaved_html(wrong: PersonaLabError, visitor: Visitor) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Bar:
-    """The choosers at the top: persona and model, and whether the model is ready."""
+    """The components of the top bar: dropdowns of persona and model, and the model's state."""
 
     who: gr.Dropdown
     model: gr.Dropdown
@@ -114,14 +132,14 @@ class Bar:
 
 @dataclass(frozen=True)
 class Undone:
-    """A step that was undone: the persona before and after. It can be done again from there."""
+    """An undo step: the persona before and after it. Redo restores ``before``."""
 
     before: dict[str, Any]
     after: dict[str, Any]
 
 
 class Desk:
-    """The components that show the open persona, and what can be done with it."""
+    """The components that show the open persona, and the events that change it."""
 
     def __init__(
         self,
@@ -148,18 +166,21 @@ class Desk:
 
     @property
     def lists(self) -> list[Component]:
-        """Every chooser of personas."""
+        """Every dropdown of personas."""
         return [self.bar.who, *[column.persona for column in self.columns]]
 
     @property
     def everything(self) -> list[Component]:
-        """What changes when a persona is opened."""
+        """The components that change when a persona is opened."""
         return [*self.lists, *self.editor.opened, *self.chat.shown]
 
-    # ── showing ───────────────────────────────────────────────────────────────────────────
+    # ── updates ───────────────────────────────────────────────────────────────────────────
 
     async def listing(self, visitor: Visitor, chosen: str) -> Update:
-        """The choosers, with ``chosen`` open: one's own first, then demos in one's language."""
+        """Return updates of the dropdowns, with ``chosen`` open.
+
+        The visitor's own personas come first, then the demos in their language.
+        """
         agents = await visitor.operations(self.lab).list_persona_names()
         agents.sort(key=lambda agent: (agent.demo, agent.language != visitor.language))
         listed = [(persona_label(agent, visitor), agent.id) for agent in agents]
@@ -171,8 +192,11 @@ class Desk:
         return update | {self.bar.who: gr.update(choices=listed, value=chosen)}
 
     async def find(self, persona: str, visitor: Visitor) -> Agent:
-        """The visitor's persona or a demo; the first that speaks their language if it's gone, and a
-        new one where there is none."""
+        """Return the visitor's persona or a demo.
+
+        If it doesn't exist, return the first persona in the visitor's language. Without any
+        persona, create one.
+        """
         operations = visitor.operations(self.lab)
         try:
             return await operations.get_persona(persona)
@@ -184,8 +208,10 @@ class Desk:
         return await operations.get_persona(first.id)
 
     async def blank(self, visitor: Visitor) -> Agent:
-        """A new persona of the visitor's that has a name only; one is enough until it is written
-        on."""
+        """Return a persona of the visitor that has only a name.
+
+        An unchanged one is used again; otherwise a new one is created.
+        """
         operations = visitor.operations(self.lab)
         name, language = visitor.translate("editor.new_name"), visitor.language
         untouched = persona_of(Agent(name=name, language=language))
@@ -195,7 +221,7 @@ class Desk:
         return await operations.create_persona(name=name, language=language)
 
     async def open(self, persona: str, model: str, visitor: Visitor) -> Update:
-        """Everything on the page for ``persona``, with its newest conversation."""
+        """Return updates of all components for ``persona``, with its newest chat."""
         editor = self.editor
         agent = await self.find(persona, visitor)
         return (
@@ -211,7 +237,7 @@ class Desk:
         )
 
     async def shown(self, agent: Agent, model: str, visitor: Visitor) -> Update:
-        """The editor and the choosers for ``agent``."""
+        """Return updates of the editor and the dropdowns for ``agent``."""
         editor, form, store = self.editor, self.editor.form, self.lab.store
         own = agent.owner_id is not None
         kept = persona_of(agent)
@@ -238,7 +264,7 @@ class Desk:
         }
 
     def restorable(self, gone: Agent | None, visitor: Visitor) -> Update:
-        """The button that brings back ``gone``, the persona that was deleted last."""
+        """Return updates of the button that restores ``gone``, the last deleted persona."""
         name = gone.name if gone else ""
         words = visitor.translate("editor.restore_name", name=shortened(name))
         return {
@@ -247,23 +273,33 @@ class Desk:
         }
 
     def again(self, agent: Agent, visitor: Visitor) -> list[Undone]:
-        """The steps that can be done again from where ``agent`` stands, the next one last."""
+        """Return the steps that redo can apply to ``agent``, the next one last."""
         steps = self._undone.get((visitor.page, agent.id), [])
         return steps if steps and steps[-1].after == persona_of(agent) else []
 
-    # ── what happens ──────────────────────────────────────────────────────────────────────
+    # ── events ────────────────────────────────────────────────────────────────────────────
 
     async def arrive(
         self, persona: str, model: str, unsaved: str, layout: str, request: gr.Request
     ) -> Update:
-        """A page was opened; ``persona`` and ``model`` are what this browser had last, ``unsaved``
-        what was typed there and no server took, ``layout`` the columns that this tab had."""
+        """Handle the load of a page.
+
+        Args:
+            persona: The persona that this browser had open last.
+            model: The model that this browser used last, as provider:name.
+            unsaved: The browser's unsaved draft, as JSON; see :meth:`regain`.
+            layout: The columns that this browser tab had, as JSON; see :func:`kept_layout`.
+            request: The request, which identifies the visitor.
+
+        Returns:
+            Updates of all components.
+        """
         visitor = await self.visitors.of(request)
         with visitor.error_toasts():
             offered = model_choices(visitor.service.clients, visitor.translate, visitor.language)
             try:
                 model = self.lab.clients.info(model or "").spec
-            except PersonaLabError:  # it was typed wrong, or this deployment has it no more
+            except PersonaLabError:  # a wrong name, or a model that this deployment no longer has
                 model = self.lab.clients.info().spec
             update = await self.open(persona or "", model, visitor)
             update |= await self.regain(unsaved, update, model, visitor)
@@ -285,9 +321,16 @@ class Desk:
             return update | {self.bar.model: gr.update(choices=offered, value=model)}
 
     async def regain(self, unsaved: str, update: Update, model: str, visitor: Visitor) -> Update:
-        """Saves and shows what the browser kept of the persona that ``update`` opens.
+        """Save and show the browser's unsaved draft of the persona that ``update`` opens.
 
-        ``unsaved`` is JSON: the persona's id, and fields by name as the form holds them.
+        Args:
+            unsaved: JSON: the persona's id, and fields by name as the form has them.
+            update: The updates that open the persona.
+            model: The model, as provider:name.
+            visitor: The visitor.
+
+        Returns:
+            More updates; none where the draft is invalid or belongs to another persona.
         """
         form, opened = self.editor.form, update[self.editor.editing]
         try:
@@ -296,7 +339,7 @@ class Desk:
             known = await self.find(opened, visitor)
             persona = form.read(form.show(persona_of(known)) | written)
         except (ValueError, LookupError, TypeError, AttributeError):
-            return {}  # not of this page's making
+            return {}  # this page didn't write it
         if kept["persona"] != opened:
             return {}
         try:
@@ -305,7 +348,7 @@ class Desk:
                 agent, _ = await self.actions.save(opened, persona, visitor)
         except PersonaLabError as wrong:
             shown = form.show(persona)
-            for name in TRAITS:  # with the words that they suggest
+            for name in TRAITS:  # with their suggested choices
                 field = form.fields[name]
                 shown[field] = {**update[field], "value": persona[name]}
             self.actions.fills(persona, visitor)
@@ -313,20 +356,20 @@ class Desk:
         return await self.open(agent.id, model, visitor)
 
     async def choose(self, persona: str, model: str, unsaved: str, request: gr.Request) -> Update:
-        """``unsaved`` as :meth:`arrive` takes it."""
+        """Open the persona that the visitor chose. ``unsaved`` is as in :meth:`arrive`."""
         visitor = await self.visitors.of(request)
         with visitor.error_toasts():
             if self.actions.holds(visitor) == persona:
-                return {self.bar.who: gr.skip()}  # the list was opened and left again
+                return {self.bar.who: gr.skip()}  # the list was opened and closed without a choice
             update = await self.open(persona or "", model, visitor)
             return update | await self.regain(unsaved, update, model, visitor)
 
     async def edited(self, values: dict[Component, Any], request: gr.Request) -> Update:
-        """At each keystroke: keep it, and show the prompt that it makes."""
+        """Handle a change of the form: save it, and show its prompt."""
         editor = self.editor
         visitor = await self.visitors.of(request)
         persona = editor.form.read(values)
-        if not values[editor.touched]:  # fields are filled one by one: no mixture of two personas
+        if not values[editor.touched]:  # fields arrive one by one and may mix two personas
             persona = self.actions.filled(visitor) or persona
         agent, update = unsaved(persona), {}
         editing = values[editor.editing]
@@ -340,7 +383,7 @@ class Desk:
                 if changed:
                     update |= await self.kept(agent, persona, editing, visitor)
         if not self.actions.is_open(agent.id if agent.owner_id else editing, visitor):
-            # Another persona was opened meanwhile: this answer comes too late.
+            # Another persona was opened meanwhile: this update is too late.
             return {editor.prompt: gr.skip()}
         model = values[self.bar.model] or ""
         update[editor.prompt] = await self.actions.prompt_panel(
@@ -352,7 +395,14 @@ class Desk:
     async def kept(
         self, agent: Agent, persona: Mapping[str, Any], former: str, visitor: Visitor
     ) -> Update:
-        """After a change was kept. ``former`` is the id that was edited: a demo's gave a copy."""
+        """Return updates after a saved change.
+
+        Args:
+            agent: The saved persona.
+            persona: Its fields.
+            former: The id that was edited. It differs from the agent's for a demo's new copy.
+            visitor: The visitor.
+        """
         editor = self.editor
         update: Update = {
             editor.head: head_html(agent, visitor),
@@ -372,17 +422,20 @@ class Desk:
         return update
 
     async def renamed(self, persona: str, request: gr.Request) -> Update:
+        """Handle a change of the name: update the dropdowns."""
         visitor = await self.visitors.of(request)
         with visitor.error_toasts():
             return await self.listing(visitor, persona)
 
     async def create(self, model: str, request: gr.Request) -> Update:
+        """Create a persona and open it."""
         visitor = await self.visitors.of(request)
         with visitor.error_toasts():
             agent = await self.blank(visitor)
             return await self.open(agent.id, model, visitor)
 
     async def duplicate(self, persona: str, model: str, request: gr.Request) -> Update:
+        """Copy a persona and open the copy."""
         visitor = await self.visitors.of(request)
         operations = visitor.operations(self.lab)
         with visitor.error_toasts():
@@ -392,20 +445,20 @@ class Desk:
             return await self.open(copy.id, model, visitor)
 
     async def revert(self, persona: str, model: str, request: gr.Request) -> Update:
-        """One step back to what the persona was before."""
+        """Undo the last change of a persona."""
         visitor = await self.visitors.of(request)
         operations = visitor.operations(self.lab)
         with visitor.error_toasts():
             agent = await operations.get_persona(persona, deleted=True)
             back = await operations.undo_persona(persona)
-            if back is None:  # another tab has taken the last step back
+            if back is None:  # another tab has undone the last step
                 return {self.editor.buttons["revert"]: gr.update(interactive=False)}
             step = Undone(persona_of(agent), persona_of(back))
             self._undone[visitor.page, persona] = [*self.again(agent, visitor), step]
             return await self.stepped(back, "editor.undone", step, model, visitor)
 
     async def redo(self, persona: str, model: str, request: gr.Request) -> Update:
-        """Does again what was undone last, unless something else was done since."""
+        """Redo the change that was undone last, unless the persona has changed since."""
         visitor = await self.visitors.of(request)
         operations = visitor.operations(self.lab)
         with visitor.error_toasts():
@@ -420,16 +473,17 @@ class Desk:
     async def stepped(
         self, agent: Agent, words: str, step: Undone, model: str, visitor: Visitor
     ) -> Update:
-        """After a step of undo or redo. The conversation and the tried message stay."""
+        """Return updates after an undo or redo. The chat and the tried message stay."""
         changed = [name for name, value in step.after.items() if step.before[name] != value]
         fields = visitor.translate("editor.between").join(
             visitor.translate(f"field.{n}") for n in changed
         )
-        told = escape(visitor.translate(words, fields=fields))
+        status = escape(visitor.translate(words, fields=fields))
         update = await self.shown(agent, model, visitor)
-        return update | {self.editor.saved: f'<p class="saved" role="status">{told}</p>'}
+        return update | {self.editor.saved: f'<p class="saved" role="status">{status}</p>'}
 
     async def delete(self, persona: str, model: str, request: gr.Request) -> Update:
+        """Delete a persona and open another one."""
         visitor = await self.visitors.of(request)
         operations = visitor.operations(self.lab)
         with visitor.error_toasts():
@@ -441,13 +495,14 @@ class Desk:
             }
 
     async def restore(self, persona: str, model: str, request: gr.Request) -> Update:
+        """Restore a deleted persona and open it."""
         visitor = await self.visitors.of(request)
         with visitor.error_toasts():
             await visitor.operations(self.lab).restore_persona(persona)
             return await self.open(persona, model, visitor)
 
     async def warm(self, model: str, request: gr.Request) -> AsyncGenerator[str, None]:
-        """Loads the chosen model ahead, and says how that goes."""
+        """Load the chosen model, and yield its state as HTML."""
         visitor = await self.visitors.of(request)
         try:
             client = await visitor.service.clients.open(model or "")
@@ -461,8 +516,8 @@ class Desk:
                         await asyncio.wait([loading], timeout=LOOK)
                     await loading
                 finally:
-                    loading.cancel()  # whoever closed the page needn't hear of it
-        except Exception as wrong:  # noqa: BLE001 - whatever it is, the light turns red and says so
+                    loading.cancel()  # a closed page needs no further progress
+        except Exception as wrong:  # noqa: BLE001 - any error is shown as the model's state
             ours = map_error(wrong)
             state = "needs_key" if isinstance(ours, MissingKey) else "failed"
             yield ready_html(state, visitor, visitor.error_text(ours))
@@ -473,7 +528,7 @@ class Desk:
     # ── wiring ────────────────────────────────────────────────────────────────────────────
 
     def wire(self, page: gr.Blocks) -> None:
-        """Ties what happens to where it happens. Call it inside the Blocks."""
+        """Connect the events to the components. Call it inside the Blocks."""
         editor, model, ready = self.editor, self.bar.model, self.bar.ready
         fields = editor.form.fields
         last = [gr.Textbox(visible="hidden") for _ in ("persona", "model", "unsaved", "columns")]
@@ -503,9 +558,9 @@ class Desk:
             (editor.buttons["delete"].click, self.delete, [editor.editing]),
             (editor.buttons["restore"].click, self.restore, [editor.removed]),
         ):
-            # Who chooses twice wants the last; who presses a button twice wants one.
+            # Of two choices, the last counts. Of two presses of a button, the first counts.
             mode = "always_last" if act == self.choose else "once"
-            # An answer that is under way stops first: it would go on under another's name.
+            # A running answer is stopped first: it belongs to the persona that was open before.
             halted = trigger(
                 halt, cancels=self.chat.streams, queue=False, trigger_mode=mode, **QUIET
             )

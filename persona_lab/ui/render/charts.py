@@ -1,8 +1,8 @@
-"""Charts as inline SVG that need nothing: no library, no script, nothing to fetch.
+"""Charts as inline SVG, without a library, a script or a request.
 
-Widths are percentages and heights pixels, without a viewBox: a chart is as wide as its place, and
-its words stay as large as they are. What is drawn how is a class of ``page.css``, so that charts
-follow light and dark. Kinds differ in pattern, not in colour alone.
+Widths are percentages and heights are pixels, without a viewBox: a chart fills the width of its
+container, and its text keeps its size. Classes of ``page.css`` set the colours, so charts follow
+light and dark mode. Series differ in pattern, not only in colour.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Literal
 Look = Literal["solid", "hatch", "outline", "error", "line", "dashed"]
 
 HEIGHT = 168
-"""Pixels from the ground line to the highest value."""
+"""Pixels from the baseline to the highest value."""
 HEAD, FOOT = 14, 26
-"""Pixels above that for the topmost number, and below for the words of the axis."""
+"""Pixels above the plot for the top number, and below it for the labels of the axis."""
 ROW, BAR = 46, 13
-"""Pixels of a row with its words, and of its bar."""
+"""Pixels of the height of a row with its text, and of its bar."""
 LABELS = 4
-"""Words along an axis: as many as a phone has room for."""
+"""Maximum number of labels along an axis: a phone's screen fits so many."""
 
 PATTERNS = (
     '<svg class="patterns" width="0" height="0" aria-hidden="true" focusable="false"><defs>'
@@ -34,13 +34,18 @@ PATTERNS = (
     )
     + "</defs></svg>"
 )
-"""Stands once on a page that has charts."""
+"""The fill patterns. A page with charts contains them once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One place along an axis of time: the word under it (there may be none), what it says when one
-    points at it, and a value for each kind that is drawn."""
+    """One position on a time axis.
+
+    Attributes:
+        label: The text under it; may be "".
+        title: The tooltip.
+        values: One value for each series; None where there is none.
+    """
 
     label: str
     title: str
@@ -49,7 +54,14 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A named bar: ``value`` in words at its end, and the lengths of its pieces."""
+    """A horizontal bar.
+
+    Attributes:
+        name: The text at its start.
+        value: The value as text, at its end.
+        title: The tooltip.
+        pieces: The lengths of its segments, one for each look.
+    """
 
     name: str
     value: str
@@ -58,7 +70,7 @@ class Row:
 
 
 def legend(entries: Sequence[tuple[Look, str]]) -> str:
-    """What each look means."""
+    """Return the legend as HTML: a swatch and a text for each look."""
     return "".join(
         f'<span><svg width="22" height="12" aria-hidden="true" focusable="false">'
         f"{_swatch(look)}</svg>{escape(words)}</span>"
@@ -81,8 +93,16 @@ def _rect(look: Look, x: str, y: float, width: str, height: float) -> str:
 
 
 def columns(places: Sequence[Place], looks: Sequence[Look], said: str) -> str:
-    """Values of each place on top of one another, as whole numbers. ``said`` tells in words what
-    the chart shows."""
+    """Draw a stacked column for each place, on a scale of whole numbers.
+
+    Args:
+        places: The positions on the time axis.
+        looks: The look of each series.
+        said: The chart's content as text, for screen readers.
+
+    Returns:
+        The chart as SVG.
+    """
     scale = ticks(max(sum(v or 0 for v in p.values) for p in places), whole=True)
     share = 100 / len(places)
     width = min(0.66 * share, 9)
@@ -100,7 +120,16 @@ def columns(places: Sequence[Place], looks: Sequence[Look], said: str) -> str:
 
 
 def lines(places: Sequence[Place], looks: Sequence[Look], said: str) -> str:
-    """A line for each kind, broken where there is no value."""
+    """Draw a line for each series, with a gap where there is no value.
+
+    Args:
+        places: The positions on the time axis.
+        looks: The look of each series.
+        said: The chart's content as text, for screen readers.
+
+    Returns:
+        The chart as SVG.
+    """
     scale = ticks(max((v for p in places for v in p.values if v is not None), default=0))
     share = 100 / len(places)
     drawn = []
@@ -131,7 +160,7 @@ def _over_time(
     drawn: str,
     said: str,
 ) -> str:
-    """Axes under ``drawn``, and over it for each place something to point at."""
+    """Add the axes below ``drawn``, and above it a hover target for each place."""
     ground = HEAD + HEIGHT
     grid = []
     for value in scale:
@@ -146,7 +175,7 @@ def _over_time(
     words = [
         f'<text class="label" x="{(n + 0.5) * share:.2f}%" y="{ground + 20}">{escape(label)}</text>'
         for position, (n, label) in enumerate(named)
-        if (len(named) - 1 - position) % every == 0  # the last place has its word
+        if (len(named) - 1 - position) % every == 0  # the last place always has its label
     ]
     points = [
         f'<rect class="point" x="{n * share:.2f}%" y="0" width="{share:.2f}%" height="{ground}">'
@@ -157,7 +186,16 @@ def _over_time(
 
 
 def rows(given: Sequence[Row], looks: Sequence[Look], said: str) -> str:
-    """A bar for each row, the longest as long as the chart."""
+    """Draw a bar for each row; the longest fills the width of the chart.
+
+    Args:
+        given: The rows, from top to bottom.
+        looks: The look of each segment.
+        said: The chart's content as text, for screen readers.
+
+    Returns:
+        The chart as SVG.
+    """
     most = max((sum(row.pieces) for row in given), default=0) or 1
     drawn = []
     for number, row in enumerate(given):
@@ -185,7 +223,7 @@ def _svg(kind: str, height: int, said: str, inside: str) -> str:
 
 
 def ticks(most: float, *, whole: bool = False) -> list[float]:
-    """Round numbers from 0 to ``most`` or a little more: two to six."""
+    """Return two to six round numbers from 0 to at least ``most``; integers if ``whole``."""
     if most < 1e-6:
         return [0.0, 1.0]
     rough = most / 4

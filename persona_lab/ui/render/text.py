@@ -1,4 +1,4 @@
-"""Text for the page: model answers as safe Markdown, prompts as traced HTML, figures as words."""
+"""Text for the page: answers as safe Markdown, prompts as traced HTML, metadata as text."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _BOLD = re.compile(r"\*\*(?=\S)(.+?)(?<=\S)\*\*", re.DOTALL)
 
 
 def safe_markdown(answer: str) -> str:
-    """A model's answer as Markdown that shows what was said and loads nothing.
+    """Convert a model's answer to Markdown that contains no HTML of the model and loads nothing.
 
-    Code becomes HTML here, and everything else is escaped: what Markdown takes for code and what
-    this module does can then never differ, and no tag of a model's making reaches the page. An
-    image is a link, or a model could make the browser fetch what it likes. ``**…**`` is bold also
-    beside Japanese brackets, where CommonMark would show the asterisks.
+    This function converts code to HTML and escapes everything else. The page's Markdown parser
+    therefore can't take other parts for code, and no HTML tag of a model reaches the page. An
+    image becomes a link, or a model could make the browser request any URL. ``**…**`` is bold
+    also beside Japanese brackets, where CommonMark would show the asterisks.
     """
     parts: list[str] = []
     position = 0
@@ -42,9 +42,9 @@ def _inline(text: str) -> str:
     position = 0
     for code in _CODE.finditer(text):
         parts.append(_plain(text[position : code.start()]))
-        # As entities, nothing in it is Markdown's any more.
-        said = "".join(f"&#{ord(c)};" if not c.isalnum() else c for c in code[2].strip())
-        parts.append(f"<code>{said}</code>")
+        # Markdown doesn't interpret entities.
+        code_html = "".join(f"&#{ord(c)};" if not c.isalnum() else c for c in code[2].strip())
+        parts.append(f"<code>{code_html}</code>")
         position = code.end()
     return "".join([*parts, _plain(text[position:])])
 
@@ -69,9 +69,14 @@ def _traced(prompt: Prompt) -> Iterator[str]:
 
 
 def prompt_html(prompt: Prompt, visitor: Visitor, *, tokens: int, about: bool, price: str) -> str:
-    """The prompt panel: figures, the rule that chose the template, and the text itself.
+    """Return the prompt panel as HTML: size, price, the rule of the template, and the text.
 
-    ``tokens`` are estimated where ``about`` is true; ``price`` is ready words.
+    Args:
+        prompt: The prompt with its trace.
+        visitor: The visitor, whose language is used.
+        tokens: The number of tokens.
+        about: Whether ``tokens`` is an estimate.
+        price: The price as text.
     """
     say = visitor.translate
     count = say("preview.tokens_about" if about else "preview.tokens", count=f"{tokens:,}")
@@ -101,11 +106,12 @@ def prompt_html(prompt: Prompt, visitor: Visitor, *, tokens: int, about: bool, p
 
 
 def seconds(milliseconds: float | None) -> str:
+    """Format milliseconds as seconds with two decimals; a dash for None."""
     return "–" if milliseconds is None else f"{milliseconds / 1000:.2f}"
 
 
 def money(cost: float | None, visitor: Visitor) -> str:
-    """US dollars in words: free for models on the machine, unknown where no price is known."""
+    """Format a cost in US dollars: "free" for 0, "unknown" for None, in the visitor's language."""
     if cost is None:
         return visitor.translate("figures.cost_unknown")
     if cost == 0:
@@ -114,13 +120,13 @@ def money(cost: float | None, visitor: Visitor) -> str:
 
 
 def error_words(kind: str, visitor: Visitor) -> str:
-    """An ``ErrorType`` in a few words."""
+    """Return a short text for an ``ErrorType``, in the visitor's language."""
     key = f"insights.error_type.{kind}"
     return visitor.translate(key if key in visitor.words else "insights.error_type.system_error")
 
 
 def dated(cost: float | None, day: date | None, visitor: Visitor) -> str:
-    """:func:`money`, and the ``day`` on which its prices were right."""
+    """Format a cost as :func:`money` does, with the ``day`` of its price list."""
     price = money(cost, visitor)
     if not cost or day is None:
         return price
@@ -128,28 +134,29 @@ def dated(cost: float | None, day: date | None, visitor: Visitor) -> str:
 
 
 def waiting_html(words: str, visitor: Visitor) -> str:
-    """Where an answer will stand. The page's script adds how long one has waited."""
+    """Return a placeholder for an answer. The page's script adds the waiting time."""
     unit = escape(visitor.translate("waiting.unit"))
     return f'<p class="quiet waiting" data-unit="{unit}">{escape(words)}</p>'
 
 
 def figures(metadata: dict[str, Any], visitor: Visitor) -> str:
-    """What stands under an answer: that it was cut, and the thin line of who stood in, first words,
-    total, tokens, cost.
+    """Return the line under an answer as HTML: fallback model, latency, tokens and cost.
 
-    The first words are those that were shown: the sentence that a tone works on is held back."""
+    A note comes first if the answer was cut off. The time to first token counts the first text
+    that was shown: the tone filter holds back a sentence while it works on it.
+    """
     if metadata.get("total_ms") is None:
         return ""
     usage = metadata.get("usage") or {}
     parts = [visitor.translate("figures.total", seconds=seconds(metadata["total_ms"]))]
     first = metadata.get("first_shown_ms") or metadata.get("first_token_ms")
-    if first is not None or not metadata.get("fallback"):  # else no model has said anything
+    if first is not None or not metadata.get("fallback"):  # otherwise no model has answered
         parts.insert(0, visitor.translate("figures.first", seconds=seconds(first)))
         if metadata.get("cache_hit"):
             parts.append(visitor.translate("figures.cache_hit"))
         else:
-            told = {kind: usage.get(f"{kind}_tokens", 0) for kind in ("prompt", "completion")}
-            parts.append(visitor.translate("figures.tokens", **told))
+            counts = {kind: usage.get(f"{kind}_tokens", 0) for kind in ("prompt", "completion")}
+            parts.append(visitor.translate("figures.tokens", **counts))
         if usage.get("cached_tokens"):
             parts.append(visitor.translate("figures.cached", count=usage["cached_tokens"]))
         parts.append(money(metadata.get("cost"), visitor))

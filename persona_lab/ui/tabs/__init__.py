@@ -1,1 +1,1 @@
-"""The tabs of the page, one in each file."""
+"""The tabs of the page, one per module."""

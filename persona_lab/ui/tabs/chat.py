@@ -1,4 +1,4 @@
-"""The chat tab: the conversation, the past ones, and what was sent for each answer."""
+"""The chat tab: the open chat, the list of chats, and the prompt of each answer."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from persona_lab.ui.session import QUIET, Visitor, Visitors
 from persona_lab.ui.streaming import paced, waits_for
 
 IN_SIGHT = 8
-"""Messages that a window shows at a time, at most."""
+"""Maximum number of messages that a window shows at a time."""
 Thread = list[dict[str, Any]]
-"""What gr.Chatbot shows: ``{"role": "user"|"assistant", "content": …}``. The content of a finished
-answer is its Markdown and, apart from what a screen reader reads out, the HTML of its figures."""
+"""The value of gr.Chatbot: ``{"role": "user"|"assistant", "content": …}``. The content of a
+finished answer is its Markdown, and the HTML under it, which screen readers don't announce."""
 
 
 def under_html(answer: str, details: dict[str, Any], visitor: Visitor) -> str:
-    """What stands under an answer: its figures, a button to copy it, the prompt behind a fold."""
+    """Return the HTML under an answer: latency and cost, a copy button, the folded prompt."""
     say = visitor.translate
     copy = (
         f'<button type="button" class="copy" data-copy="{escape(answer)}">'
@@ -47,17 +47,18 @@ def under_html(answer: str, details: dict[str, Any], visitor: Visitor) -> str:
         if prompt
         else ""
     )
-    # An error without a fallback: the answer is whole, but it couldn't be kept.
-    unkept = "" if details.get("fallback") else str(details.get("error", ""))
-    warning = f'<p class="warning" role="alert">{escape(unkept)}</p>' if unkept else ""
+    # An error without a fallback text: the answer is complete, but wasn't saved.
+    unsaved = "" if details.get("fallback") else str(details.get("error", ""))
+    warning = f'<p class="warning" role="alert">{escape(unsaved)}</p>' if unsaved else ""
     failed = " failed" if details.get("fallback") else ""
     return f'{warning}{figures(details, visitor)}<div class="under{failed}">{copy}{fold}</div>'
 
 
 def thread_of(messages: Sequence[Message], agent: Agent, visitor: Visitor) -> Thread:
-    """A conversation from its rows. It begins with the greeting: the prompt says it was given.
+    """Convert the rows of a chat to the value of gr.Chatbot.
 
-    Where a message has no answer stands that it has none.
+    It begins with the greeting, which the prompt mentions too. A user's message without an
+    answer gets a note that it has none.
     """
     thread: Thread = []
     if agent.greeting:
@@ -66,7 +67,10 @@ def thread_of(messages: Sequence[Message], agent: Agent, visitor: Visitor) -> Th
         role = "user" if message.sender == "user" else "assistant"
         content: Any = safe_markdown(message.content)
         if role == "assistant":
-            if message.status in ("stopped", "interrupted"):  # what failed says so itself
+            if message.status in (
+                "stopped",
+                "interrupted",
+            ):  # a failed answer already has its own text
                 content += (
                     f"\n\n<em>{escape(visitor.translate('chat.status.' + message.status))}</em>"
                 )
@@ -79,8 +83,11 @@ def thread_of(messages: Sequence[Message], agent: Agent, visitor: Visitor) -> Th
 
 
 def lean(thread: Thread) -> Thread:
-    """``thread`` as it stands above an answer that is being written: only the last answers, those
-    in sight, have their figures. Each takes Gradio milliseconds at each redraw."""
+    """Remove the metadata from all but the last ``IN_SIGHT`` messages of ``thread``.
+
+    It is for redraws while an answer streams: Gradio needs milliseconds for each HTML component
+    at each redraw.
+    """
     return [
         {**turn, "content": turn["content"][0]} if isinstance(turn["content"], list) else turn
         for turn in thread[:-IN_SIGHT]
@@ -88,7 +95,7 @@ def lean(thread: Thread) -> Thread:
 
 
 def title_of(chat: Chat, visitor: Visitor) -> str:
-    """How long ago it was, and how it began: many begin alike."""
+    """Return the title of a chat in the list: its age, and its first words."""
     return f"{_ago(chat.updated_at, visitor)} · {chat.title or visitor.translate('chat.untitled')}"
 
 
@@ -101,12 +108,15 @@ def _ago(moment: datetime, visitor: Visitor) -> str:
 
 
 def halt() -> None:
-    """For events that cancel: Gradio cancels once the event has answered, so it must be quick, and
-    whatever shows the end comes after it."""
+    """Do nothing, as the function of an event that cancels others.
+
+    Gradio cancels after the event's function has returned, so the function must return at once.
+    A later event shows the result.
+    """
 
 
 class ChatActions:
-    """What the tab does. Each takes ids from the page and checks them against the visitor's."""
+    """The actions of the tab. Each checks that an id from the page belongs to the visitor."""
 
     def __init__(self, lab: Lab, visitors: Visitors) -> None:
         self.lab = lab
@@ -114,18 +124,19 @@ class ChatActions:
         self._answering: dict[str, asyncio.Event] = {}
 
     async def settled(self, chat_id: str) -> None:
-        """Returns once a stopped answer is kept as it stands; at once where none is under way."""
+        """Wait until a stopped answer is saved; return at once if none is running."""
         over = self._answering.get(chat_id)
         if over is not None:
             with suppress(TimeoutError):
                 await asyncio.wait_for(over.wait(), timeout=10)
 
     async def past(self, persona: str, visitor: Visitor) -> list[tuple[str, str]]:
-        """The visitor's conversations with a persona, newest first, as (title, id)."""
+        """Return the visitor's chats with a persona, newest first, as (title, id)."""
         chats = await visitor.operations(self.lab).list_chats(persona, limit=1000)
         return [(title_of(chat, visitor), chat.id) for chat in chats]
 
     async def thread(self, persona: str, chat_id: str, visitor: Visitor) -> Thread:
+        """Return the messages of a chat; only the greeting where ``chat_id`` is empty."""
         operations = visitor.operations(self.lab)
         agent = await operations.get_persona(persona, deleted=True)
         if not chat_id:
@@ -134,7 +145,7 @@ class ChatActions:
         return thread_of(messages, agent, visitor)
 
     async def show(self, persona: str, chat_id: str, visitor: Visitor) -> tuple[Any, ...]:
-        """Values for (chat_id, list, thread) with ``chat_id`` open, or a new conversation."""
+        """Return values for (chat_id, list, thread), with ``chat_id`` open, or a new chat."""
         past = await self.past(persona, visitor)
         if chat_id not in [id_ for _, id_ in past]:
             chat_id = ""
@@ -147,10 +158,21 @@ class ChatActions:
     async def send(
         self, message: str, persona: str, chat_id: str, model: str, visitor: Visitor
     ) -> AsyncGenerator[tuple[str, Thread, bool], None]:
-        """(chat id, thread, whether the message is kept and the box may be emptied) as it goes."""
+        """Send a message, and stream the answer.
+
+        Args:
+            message: The user's message.
+            persona: The id of the persona.
+            chat_id: The chat; "" begins one.
+            model: The model, as provider:name; "" is the default.
+            visitor: The visitor.
+
+        Yields:
+            The chat's id, the thread, and whether the message is saved.
+        """
         operations = visitor.operations(self.lab)
         message, chat = await operations.chat_for(message, chat_id, persona, model=model)
-        # The chat's own persona: a demo that was changed elsewhere hands its chats on.
+        # The chat's own persona: a changed demo moves its chats to the copy.
         chat_id, persona = chat.id, chat.agent_id
         await operations.get_persona(persona)
         thread = await self.thread(persona, chat_id, visitor)
@@ -163,25 +185,29 @@ class ChatActions:
     async def regenerate(
         self, persona: str, chat_id: str, model: str, visitor: Visitor
     ) -> AsyncGenerator[tuple[str, Thread, bool], None]:
-        """The last answer gives way to a new one; the old is kept in the store."""
+        """Stream a new answer to the last message. The store keeps the previous answer.
+
+        Yields:
+            The same as :meth:`send`.
+        """
         thread = await self.thread(persona, chat_id, visitor)
         while thread and thread[-1]["role"] == "assistant" and len(thread) > 1:
             thread.pop()
         events = visitor.operations(self.lab).regenerate(chat_id, model=model)
         failed = ""
 
-        async def heard() -> AsyncGenerator[Event, None]:
+        async def watched() -> AsyncGenerator[Event, None]:
             nonlocal failed
-            async with aclosing(events) as said:
-                async for event in said:
+            async with aclosing(events) as stream:
+                async for event in stream:
                     if event.type == "done" and "fallback" in event.metadata:
                         failed = event.content
                     yield event
 
-        async with aclosing(self._follow(heard(), thread, chat_id, model, visitor)) as steps:
+        async with aclosing(self._follow(watched(), thread, chat_id, model, visitor)) as steps:
             async for step in steps:
                 yield step
-        if failed:  # the answer before stands again
+        if failed:  # show the previous answer again
             gr.Warning(escape(failed, quote=False), duration=6)
             yield chat_id, await self.thread(persona, chat_id, visitor), True
 
@@ -199,7 +225,7 @@ class ChatActions:
             async with aclosing(paced(events)) as batches:
                 async for batch in batches:
                     for event in batch:
-                        kept |= event.type == "start"  # silence alone says nothing of it
+                        kept |= event.type == "start"  # a heartbeat doesn't tell
                         text = event.content if event.type == "done" else text + event.content
                     shown: Any = safe_markdown(text)
                     if not text:
@@ -216,17 +242,17 @@ class ChatActions:
 
 @dataclass(frozen=True)
 class ChatTab:
-    """What opening a persona needs of this tab."""
+    """What the workspace needs from this tab when it opens a persona."""
 
     actions: ChatActions
     ahead: PromptPrefetcher
     shown: list[Component]
-    """What changes with the conversation that is open."""
+    """The components that change with the open chat."""
     streams: list[Any] = field(default_factory=list)
-    """Events that answer: leaving the conversation cancels them."""
+    """The events that stream an answer. Leaving the chat cancels them."""
 
     async def open(self, persona: str, chat_id: str, visitor: Visitor) -> dict[Component, Any]:
-        """Values for :attr:`shown`: the conversation, or a new one where ``chat_id`` is empty."""
+        """Return values for :attr:`shown`: a chat, or a new one where ``chat_id`` is empty."""
         shown = await self.actions.show(persona, chat_id, visitor)
         gone = await asyncio.to_thread(
             self.actions.lab.store.deleted_chat, persona, user_id=visitor.user_id
@@ -239,7 +265,7 @@ class ChatTab:
         return dict(zip(self.shown, values, strict=True))
 
     async def newest(self, agent: Agent, model: str, visitor: Visitor) -> dict[Component, Any]:
-        """:meth:`open` for the newest conversation with a persona, which ``model`` reads ahead."""
+        """Open the newest chat with a persona, and let ``model`` prefill its prompt."""
         past = await self.actions.past(agent.id, visitor)
         chat_id = past[0][1] if past else ""
         self.ahead.soon(agent, model, visitor, chat_id)
@@ -253,7 +279,18 @@ def build_chat(
     model: gr.Dropdown,
     both: Callable[[str], str],
 ) -> ChatTab:
-    """Lays the tab out and wires it. ``both`` gives words inside HTML."""
+    """Build the tab and connect its events.
+
+    Args:
+        actions: The actions of the tab.
+        i18n: The translations of labels.
+        editing: The id of the open persona.
+        model: The dropdown of the chosen model.
+        both: Returns a text in both languages, for HTML.
+
+    Returns:
+        The parts that the workspace uses.
+    """
     with gr.Row(equal_height=False):
         with gr.Column(elem_id="chats", elem_classes="sheet", scale=0, min_width=210):
             new = gr.Button(i18n("chat.new"), elem_id="chat-new", size="sm")
@@ -290,7 +327,9 @@ def build_chat(
                 stop = gr.Button(
                     i18n("chat.stop"), elem_id="chat-stop", scale=0, min_width=90, visible=False
                 )
-            with gr.Row(elem_id="chat-foot"):  # it is there before the button is: nothing jumps
+            with gr.Row(
+                elem_id="chat-foot"
+            ):  # reserves the space of the button: the layout doesn't shift
                 keys = "".join(f'<p class="{n}">{both("chat." + n)}</p>' for n in ("keys", "busy"))
                 gr.HTML(keys, elem_id="chat-keys")
                 again = gr.Button(
@@ -315,15 +354,17 @@ def build_chat(
         with visitor.error_toasts():
             return await tab.open(persona, chat or "", visitor)
 
-    def told(update: dict[Component, Any]) -> dict[Component, Any]:
-        """After an answer. From the second on the box is left alone, whose hint stays as it is:
-        somebody may be writing in it."""
+    def after_answer(update: dict[Component, Any]) -> dict[Component, Any]:
+        """Leave out the message box from the second answer on.
+
+        Its placeholder no longer changes, and the visitor may be typing in it.
+        """
         if sum(turn["role"] == "user" for turn in update[thread]) > 1:
             del update[message]
         return update
 
     async def answered(persona: str, chat: str, request: gr.Request) -> dict[Component, Any]:
-        return told(await open_chat(persona, chat, request))
+        return after_answer(await open_chat(persona, chat, request))
 
     async def stop_chat(persona: str, chat: str, request: gr.Request) -> dict[Component, Any]:
         visitor = await actions.visitors.of(request)
@@ -331,7 +372,7 @@ def build_chat(
             if chat:
                 await visitor.operations(actions.lab).get_chat(chat)
                 await actions.settled(chat)
-            return told(await tab.open(persona, chat, visitor))
+            return after_answer(await tab.open(persona, chat, visitor))
 
     async def new_chat(persona: str, request: gr.Request) -> dict[Component, Any]:
         return await open_chat(persona, "", request)
@@ -342,7 +383,7 @@ def build_chat(
         visitor = await actions.visitors.of(request)
         with visitor.error_toasts():
             begun = False
-            if not (text or chat):  # the suggestion that stands in the empty box
+            if not (text or chat):  # the suggestion in the empty box
                 text = visitor.translate("compare.message_hint")
             async with aclosing(actions.send(text, persona, chat, spec, visitor)) as steps:
                 async for id_, shown, kept in steps:
@@ -399,7 +440,7 @@ def build_chat(
         concurrency_limit=None,
         **QUIET,
     )
-    # What was sent leaves the box once it is kept, and what was typed meanwhile stays there.
+    # Remove a saved message from the box, and leave there what was typed meanwhile.
     taken.change(None, [taken], [taken], js="(text) => personaLab.taken(text)", **QUIET)
     repeated = again.click(
         answer_again,
@@ -414,7 +455,7 @@ def build_chat(
     stop.click(halt, cancels=streams, queue=False, **QUIET).then(
         stop_chat, [editing, chat_id], tab.shown, **QUIET
     )
-    # Leaving a conversation stops the answer that was under way in it.
+    # Leaving a chat stops its running answer.
     for leave, act, takes, shows in (
         (new.click, new_chat, [editing], tab.shown),
         (listed.input, open_chat, [editing, listed], tab.shown),

@@ -1,4 +1,4 @@
-"""The compare tab: one message, several models or personas, answering side by side."""
+"""The compare tab: several models or personas answer one message side by side."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ from persona_lab.ui.session import QUIET, Visitor, Visitors
 from persona_lab.ui.streaming import waits_for
 
 CURRENT = "current"
-"""A column's persona: the one that is open in the editor. (An empty value shows an empty box.)"""
-
+"""The value of a column's persona that is open in the editor. An empty value shows an empty box."""
 
 FIRST = 2
-"""Columns that are open at first."""
+"""Number of columns that are open at first."""
 
 
 def open_columns(shown: float | None) -> int:
-    """How many columns are open, whatever a program sent for it."""
+    """Return the number of open columns, within bounds for any number that a client sends."""
     return min(MOST, max(1, int(shown or FIRST)))
 
 
 @dataclass(frozen=True)
 class Column:
+    """The components of one column."""
+
     frame: gr.Column
     model: gr.Dropdown
     persona: gr.Dropdown
@@ -46,13 +47,13 @@ class Column:
 
     @property
     def held(self) -> list[Component]:
-        """What moves to the left when a column before this one is taken away."""
+        """The components whose values move left when a column before this one is removed."""
         return [self.model, self.persona, self.answer, self.figures]
 
 
 @dataclass(frozen=True)
 class CompareTab:
-    """What opening a page needs of this tab."""
+    """What the workspace needs from this tab when a page loads."""
 
     columns: Sequence[Column]
     count: gr.Number
@@ -60,17 +61,17 @@ class CompareTab:
 
     @property
     def layout(self) -> list[Component]:
-        """What a browser keeps of the columns: how many, each one's model, each one's persona."""
+        """The components that a browser stores: the count, the models, the personas."""
         models, personas = [c.model for c in self.columns], [c.persona for c in self.columns]
         return [self.count, *models, *personas]
 
     @property
     def arranged(self) -> list[Component]:
-        """What changes when the columns are set up."""
+        """The components that change when a page sets up the columns."""
         return [*self.layout, *self.sized(FIRST)]
 
     def sized(self, shown: int) -> dict[Component, Any]:
-        """Values for ``shown`` open columns."""
+        """Return values for ``shown`` open columns."""
         update: dict[Component, Any] = {
             self.count: shown,
             self.add: gr.update(interactive=shown < MOST),
@@ -82,7 +83,11 @@ class CompareTab:
 
 
 def kept_layout(text: str) -> tuple[int, list[str], list[str]] | None:
-    """:attr:`CompareTab.layout` as a browser kept it; None for what isn't of this page's making."""
+    """Parse the JSON of :attr:`CompareTab.layout` that a browser stored.
+
+    Returns:
+        The number of open columns, the models, and the personas; None if the JSON is invalid.
+    """
     try:
         shown, *values = json.loads(text)
         open_ = open_columns(shown)
@@ -95,8 +100,10 @@ def kept_layout(text: str) -> tuple[int, list[str], list[str]] | None:
 
 
 def cell_values(cell: Cell, visitor: Visitor) -> tuple[str, str]:
-    """(answer as Markdown, line under it as HTML) of a column. A waiting one says in ``error`` what
-    for."""
+    """Return a column's answer as Markdown, and the line under it as HTML.
+
+    The ``error`` of a waiting cell says what it waits for.
+    """
     text = safe_markdown(cell.text)
     if cell.state == "waiting":
         return "", waiting_html(cell.error, visitor)
@@ -110,13 +117,21 @@ def cell_values(cell: Cell, visitor: Visitor) -> tuple[str, str]:
 
 
 def speaks(info: ModelInfo, language: Language) -> bool:
-    """Whether a model knows a language, as far as is known."""
+    """Return whether a model supports a language; True where its languages are unknown."""
     return not info.languages or language in info.languages
 
 
 async def fellow(lab: Lab, taken: Collection[str], visitor: Visitor) -> str:
-    """The id of a persona in the visitor's language with another name than those that are
-    ``taken``; the one in the editor where there is none."""
+    """Pick another persona in the visitor's language, with a name that isn't used yet.
+
+    Args:
+        lab: The open lab.
+        taken: The ids of the personas that are used.
+        visitor: The visitor.
+
+    Returns:
+        The id of the persona; ``CURRENT`` if there is none.
+    """
     agents = await visitor.operations(lab).list_persona_names()
     names = {agent.name for agent in agents if agent.id in taken}
     fellows = (a.id for a in agents if a.language == visitor.language and a.name not in names)
@@ -124,8 +139,19 @@ async def fellow(lab: Lab, taken: Collection[str], visitor: Visitor) -> str:
 
 
 async def first_comparison(lab: Lab, opened: str, visitor: Visitor) -> tuple[list[str], list[str]]:
-    """A model and a persona for each column: models of this machine that speak the visitor's
-    language; where there is only the default, it answers as two personas."""
+    """Choose the first models and personas of the columns.
+
+    Models are local ones that support the visitor's language. If there is only the default
+    model, it answers as two personas.
+
+    Args:
+        lab: The open lab.
+        opened: The id of the open persona.
+        visitor: The visitor.
+
+    Returns:
+        A model and a persona for each column, as two lists.
+    """
     default = lab.clients.info()
     others = [
         info.spec
@@ -140,7 +166,7 @@ async def first_comparison(lab: Lab, opened: str, visitor: Visitor) -> tuple[lis
 
 
 class CompareActions:
-    """What the tab does."""
+    """The actions of the tab."""
 
     def __init__(self, lab: Lab, visitors: Visitors) -> None:
         self.lab = lab
@@ -149,7 +175,7 @@ class CompareActions:
     async def contestants(
         self, picks: Sequence[tuple[str, str]], current: str, visitor: Visitor
     ) -> list[Contestant | PersonaLabError]:
-        """For each (model, persona id) who answers, or why that column can't."""
+        """Return a contestant for each (model, persona id), or the error of that column."""
         found: list[Contestant | PersonaLabError] = []
         for model, persona in picks:
             try:
@@ -166,7 +192,17 @@ class CompareActions:
     async def run(
         self, message: str, picks: Sequence[tuple[str, str]], current: str, visitor: Visitor
     ) -> AsyncGenerator[list[Cell | None], None]:
-        """Cells in the columns' order, None where nothing is new. Closing it stops them all."""
+        """Stream the answers of all columns. Closing the generator stops them all.
+
+        Args:
+            message: The user's message.
+            picks: (model, persona id) of each column.
+            current: The id of the open persona, for ``CURRENT``.
+            visitor: The visitor.
+
+        Yields:
+            A cell for each column; None where it hasn't changed.
+        """
         message = self.lab.input_validator.validate_message(message)
         found = await self.contestants(picks, current, visitor)
         refused = {
@@ -174,24 +210,24 @@ class CompareActions:
                 text="",
                 state="failed",
                 metadata={},
-                error=visitor.error_text(who),
+                error=visitor.error_text(result),
             )
-            for i, who in enumerate(found)
-            if isinstance(who, PersonaLabError)
+            for i, result in enumerate(found)
+            if isinstance(result, PersonaLabError)
         }
-        seats = [i for i in range(len(found)) if i not in refused]
+        active = [i for i in range(len(found)) if i not in refused]
         shown: dict[int, Cell] = dict(refused)
         yield [refused.get(i) for i in range(len(found))]
-        if not seats:
+        if not active:
             return
-        players = [who for who in found if isinstance(who, Contestant)]
-        runs = visitor.operations(self.lab).compare(message, players)
+        contestants = [result for result in found if isinstance(result, Contestant)]
+        runs = visitor.operations(self.lab).compare(message, contestants)
         async with aclosing(runs) as snapshots:
             async for cells in snapshots:
                 news: list[Cell | None] = [None] * len(found)
-                for i, cell, player in zip(seats, cells, players, strict=True):
+                for i, cell, contestant in zip(active, cells, contestants, strict=True):
                     if cell.state == "waiting":
-                        words = await waits_for(player.model, visitor)
+                        words = await waits_for(contestant.model, visitor)
                         cell = replace(cell, error=words)
                     if shown.get(i) != cell:
                         shown[i] = news[i] = cell
@@ -206,8 +242,19 @@ def build_compare(
     default: str,
     both: Callable[[str], str],
 ) -> CompareTab:
-    """Lays the tab out: ``models`` as (label, spec), ``default`` the one that columns begin with.
-    ``both`` gives words inside HTML."""
+    """Build the tab and connect its events.
+
+    Args:
+        actions: The actions of the tab.
+        i18n: The translations of labels.
+        editing: The id of the open persona.
+        models: The choices of models, as (label, spec).
+        default: The model that a column has at first.
+        both: Returns a text in both languages, for HTML.
+
+    Returns:
+        The parts that the workspace uses.
+    """
     with gr.Row(elem_classes="writing sheet"):
         message = gr.Textbox(
             label=i18n("compare.message"),
@@ -338,7 +385,7 @@ def build_compare(
         streams.append(one)
 
     async def halt(shown: float | None, request: gr.Request, *lines: str) -> list[Any]:
-        """What still waited or streamed says that it was stopped."""
+        """Mark the columns that were waiting or streaming as stopped."""
         visitor = await actions.visitors.of(request)
         stopped = f'<p class="quiet">{escape(visitor.translate("compare.stopped"))}</p>'
         ended = ("figures", "warning", "empty")
@@ -357,7 +404,7 @@ def build_compare(
     size = list(tab.sized(FIRST))
 
     async def add_column(values: dict[Component, Any], request: gr.Request) -> dict[Component, Any]:
-        """One more, with a persona that stands in none of the others where there is one."""
+        """Add a column, if possible with a persona that no other column has."""
         visitor = await actions.visitors.of(request)
         shown = open_columns(values[count])
         if shown == MOST:

@@ -1,4 +1,4 @@
-"""The connect tab: one's own provider keys, and tokens for one's own programs."""
+"""The connect tab: the visitor's own provider keys, and API tokens for their programs."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from persona_lab.ui.session import QUIET, Visitor, Visitors
 from persona_lab.ui.tabs.insights import WITH_ZONE
 
 KEYED = tuple(provider.name for provider in list_keyed_providers())
-"""Providers that ask for a key."""
+"""The providers that need a key."""
 _KEY = re.compile(r"[\w.:~+/=-]{20,400}", re.ASCII)
-"""What a key looks like. A word isn't one: it would be hidden from answers."""
+"""The form of a key. It excludes plain words, which would be redacted from answers."""
 
 _EXAMPLE = """from openai import OpenAI
 
@@ -34,10 +34,10 @@ client = OpenAI(
 said = [{"role": "user", "content": "{said}"}]
 answer = client.chat.completions.create(model="{persona}", messages=said)
 print(answer.choices[0].message.content)"""
-"""``{origin}`` is the page's own address, which the browser knows."""
+"""``{origin}`` is the page's own address, which the browser fills in."""
 _COPY = """const [pre, copy] = ["pre", ".copy"].map((at) => element.querySelector(at));
 copy.addEventListener("click", () => (copy.dataset.copy = pre.innerText));"""
-"""What is copied is the example as it is shown: in one language, with its address."""
+"""Copies the example as it is displayed: in one language, with the page's address."""
 
 
 def key_labels(words: Translations, language: str) -> dict[str, str]:
@@ -49,7 +49,7 @@ def key_labels(words: Translations, language: str) -> dict[str, str]:
 
 
 def key_state(provider: str, visitor: Visitor) -> str:
-    """Whose key is used for ``provider``, and where it is sent if that isn't the provider."""
+    """Return HTML that says whose key is used, and to which custom server it is sent."""
     clients = visitor.service.clients
     state = "own" if provider in clients.user_key_providers else "house"
     if get_provider(provider).api_key(clients.settings) is None:
@@ -63,8 +63,13 @@ def key_state(provider: str, visitor: Visitor) -> str:
 
 
 def token_label(token: ApiToken, visitor: Visitor, zone: tzinfo = UTC) -> str:
-    """A token in a list: what it is called, since when it is there, when it was used last. Days
-    are those of ``zone``."""
+    """Return the label of a token in the list: its name, and its days of creation and last use.
+
+    Args:
+        token: The row of the token.
+        visitor: The visitor, whose language is used.
+        zone: The time zone of the days.
+    """
     name = token.name or visitor.translate("connect.nameless")
     made = visitor.translate("connect.made_on", day=f"{token.created_at.astimezone(zone):%Y-%m-%d}")
     used = (
@@ -76,14 +81,26 @@ def token_label(token: ApiToken, visitor: Visitor, zone: tzinfo = UTC) -> str:
 
 
 class ConnectActions:
-    """What the tab does."""
+    """The actions of the tab."""
 
     def __init__(self, lab: Lab, visitors: Visitors) -> None:
         self.lab = lab
         self.visitors = visitors
 
     async def use_key(self, provider: str, key: str, visitor: Visitor) -> Visitor:
-        """The visitor, whose page asks with ``key`` from now on. Raises gr.Error."""
+        """Use ``key`` for the requests of the visitor's page.
+
+        Args:
+            provider: The provider's name.
+            key: The key; spaces around it are removed.
+            visitor: The visitor.
+
+        Returns:
+            The visitor with the new service.
+
+        Raises:
+            gr.Error: The key is empty or has a wrong form.
+        """
         key = key.strip()
         if not (_KEY.fullmatch(key) and visitor.session):
             raise gr.Error(
@@ -96,16 +113,17 @@ class ConnectActions:
         return self.visitors.again(visitor)
 
     async def forget_key(self, provider: str, visitor: Visitor) -> Visitor:
+        """Forget the page's key for ``provider``; return the visitor with the new service."""
         self.visitors.keyring.drop(visitor.page, provider)
         return self.visitors.again(visitor)
 
     async def tokens(self, visitor: Visitor, zone: str = "") -> list[tuple[str, str]]:
-        """The visitor's tokens as (label, id), the newest first."""
+        """Return the visitor's tokens as (label, id), the newest first."""
         held = await visitor.operations(self.lab).list_tokens()
         return [(token_label(token, visitor, zone_of(zone)), token.id) for token in held]
 
     async def make_token(self, name: str, visitor: Visitor) -> str:
-        """HTML with the new token, which is shown this once."""
+        """Create a token; return it as HTML. It is shown only once."""
         _, secret = await visitor.operations(self.lab).create_token(name)
         say = visitor.translate
         return (
@@ -115,7 +133,7 @@ class ConnectActions:
         )
 
     async def revoke_token(self, token_id: str, visitor: Visitor) -> str:
-        """HTML that names the token, which leads to nobody from now on."""
+        """Revoke a token; return HTML that names it."""
         operations = visitor.operations(self.lab)
         held = await operations.list_tokens()
         await operations.revoke_token(token_id)
@@ -134,8 +152,16 @@ def build_connect(
     choosers: Sequence[gr.Dropdown],
     choices: Callable[[Visitor], list[tuple[str, str]]],
 ) -> None:
-    """Lays ``tab`` out and wires it. ``choosers`` of models are given their ``choices`` anew when a
-    key comes or goes. ``both`` gives words inside HTML."""
+    """Build the tab and connect its events.
+
+    Args:
+        actions: The actions of the tab.
+        tab: The tab, whose selection updates the content.
+        i18n: The translations of labels.
+        both: Returns a text in both languages, for HTML.
+        choosers: Dropdowns of models, which are updated when a key is added or forgotten.
+        choices: Returns the choices of those dropdowns.
+    """
     boxes: dict[str, gr.Textbox] = {}
     states: dict[str, gr.HTML] = {}
     drops: dict[str, gr.Button] = {}
@@ -205,10 +231,10 @@ def build_connect(
                 js_on_load=_COPY,
             )
     zone = gr.Textbox(visible="hidden")
-    asked = gr.Textbox(visible="hidden")  # the token that goes at the next press
+    asked = gr.Textbox(visible="hidden")  # the token that the next press revokes
 
     def keys_shown(visitor: Visitor) -> dict[Component, Any]:
-        """What stands about the keys, and what the choosers offer with them."""
+        """Return updates of the keys' state and of the model dropdowns."""
         own = visitor.service.clients.user_key_providers
         update: dict[Component, Any] = {}
         for provider in KEYED:
@@ -225,7 +251,7 @@ def build_connect(
         }
 
     def revocable(visitor: Visitor, **more: Any) -> dict[Component, Any]:
-        """The button before its first press."""
+        """Return updates that reset the revoke button to its first step."""
         return {asked: "", revoke: gr.update(value=visitor.translate("connect.revoke"), **more)}
 
     async def open_tab(zone: str, request: gr.Request) -> dict[Component, Any]:
@@ -265,9 +291,9 @@ def build_connect(
             with visitor.error_toasts():
                 try:
                     visitor = await actions.use_key(provider, key or "", visitor)
-                except gr.Error as wrong:  # told beside the box, until a key is taken
-                    told = f'<p class="warning" role="alert">{escape(wrong.message)}</p>'
-                    return {states[provider]: key_state(provider, visitor) + told}
+                except gr.Error as wrong:  # shown beside the box until a key is accepted
+                    warning = f'<p class="warning" role="alert">{escape(wrong.message)}</p>'
+                    return {states[provider]: key_state(provider, visitor) + warning}
                 return {boxes[provider]: ""} | keys_shown(visitor)
 
         async def forget_key(request: gr.Request, provider: str = provider) -> dict[Component, Any]:

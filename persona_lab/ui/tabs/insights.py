@@ -1,7 +1,6 @@
-"""The insights tab: what one's personas did, how long that took and what it cost, as pictures.
+"""The insights tab: answers, latency, tokens, cost and errors of the visitor's personas.
 
-It shows what ``persona_lab/insights.py`` counts: four figures, four charts, and tables with the
-same figures to read.
+It shows the statistics of ``persona_lab/insights.py`` as four numbers, four charts, and tables.
 """
 
 from __future__ import annotations
@@ -23,31 +22,32 @@ from persona_lab.ui.render.text import error_words, money, seconds
 from persona_lab.ui.session import QUIET, Visitor, Visitors
 
 SHOWN = 7
-"""Bars of a chart by model or persona; the table has them all."""
+"""Maximum number of bars in a chart by model or persona. The table has all."""
 
 KINDS = ("chat", "compare", "try", "api")
 
 LOOK = 15.0
-"""Seconds between two looks of an open page whether an alert stands."""
+"""Seconds between two checks of an open page for active alerts."""
 
 WITH_ZONE = "(...values) => [...values.slice(0, -1), personaLab.zone()]"
 """The last value becomes the browser's time zone."""
 SAVE = "(text) => personaLab.saveSheet(text)"
-"""A file of the text, made in the browser; the box that brought it is emptied."""
+"""Saves the text as a file in the browser, and empties the hidden box that carried it."""
 
 
 Alerts = Callable[[Visitor, str], Sequence[str]]
-"""What a visitor in a time zone should hear of first, in their words."""
+"""Returns the texts of the active alerts for a visitor and a time zone."""
 
 
 def no_alerts(visitor: Visitor, zone: str) -> Sequence[str]:
+    """Return no alerts: for pages that aren't the operator's."""
     return ()
 
 
 def alerts_of(lab: Lab) -> Alerts:
-    """Those of the lab that stand now."""
+    """Return a function that gives the texts of the active alerts of ``lab``."""
 
-    def told(visitor: Visitor, zone: str) -> Sequence[str]:
+    def current_alerts(visitor: Visitor, zone: str) -> Sequence[str]:
         place = zone_of(zone)
         return [
             visitor.translate(
@@ -58,11 +58,11 @@ def alerts_of(lab: Lab) -> Alerts:
             for alert in lab.monitor.alerts.current
         ]
 
-    return told
+    return current_alerts
 
 
 class InsightsActions:
-    """What the tab does."""
+    """The actions of the tab."""
 
     def __init__(
         self,
@@ -75,8 +75,13 @@ class InsightsActions:
         self.alerts = alerts
 
     async def board(self, span: str, zone: str, visitor: Visitor) -> str:
-        """The tab's contents for a span, days ending at midnight in ``zone``; or why there are
-        none."""
+        """Return the tab's content as HTML, or an error message.
+
+        Args:
+            span: The time span: one of ``SPANS``.
+            zone: The time zone, in which days begin at midnight.
+            visitor: The visitor.
+        """
         try:
             summary = await visitor.operations(self.lab).summary(span, zone)
         except PersonaLabError as wrong:
@@ -84,30 +89,32 @@ class InsightsActions:
         return board_html(summary, visitor)
 
     async def sheet(self, span: str, zone: str, visitor: Visitor) -> str:
-        """The turns of a span as CSV, without what was said."""
+        """Return the generations of a span as CSV, without message texts."""
         turns = await visitor.operations(self.lab).list_turns(span, zone)
         return spreadsheet(turns, zone_of(zone), visitor)
 
 
-# ── the parts of the tab as HTML ──────────────────────────────────────────────────────────
+# ── parts of the tab as HTML ──────────────────────────────────────────────────────────────
 
 
 def alerts_html(alerts: Sequence[str], visitor: Visitor) -> str:
-    """What stands at the top of the tab, above everything: nothing without alerts. They are about
-    everyone, and the tab isn't: it says so."""
+    """Return the alerts at the top of the tab as HTML; "" without alerts.
+
+    Alerts concern all users, and the rest of the tab only the visitor: a note says so.
+    """
     if not alerts:
         return ""
-    told = "".join(f"<li>{escape(alert)}</li>" for alert in alerts)
+    items = "".join(f"<li>{escape(alert)}</li>" for alert in alerts)
     name = escape(visitor.translate("insights.alerts"))
     about = escape(visitor.translate("insights.alerts_about"))
     return (
-        f'<div class="warning alerts" role="alert"><ul aria-label="{name}">{told}</ul>'
+        f'<div class="warning alerts" role="alert"><ul aria-label="{name}">{items}</ul>'
         f"<p>{about}</p></div>"
     )
 
 
 def board_html(summary: Summary, visitor: Visitor) -> str:
-    """Everything below the choosers."""
+    """Return everything below the span selector as HTML."""
     say = visitor.translate
     moment = summary.until.astimezone(zone_of(summary.zone))
     as_of = say("insights.as_of", time=f"{moment:%H:%M}", zone=summary.zone)
@@ -154,7 +161,7 @@ def _cost_line(summary: Summary, visitor: Visitor) -> str:
         which = "cost_unknown" if total.cost is None else "cost_partly"
         return visitor.translate(f"insights.{which}", count=f"{total.unpriced:,}")
     if not total.cost:
-        # What a model costs that only failed, nobody knows.
+        # The cost of a model whose requests all failed is unknown.
         known = all(part.figures.used for part in summary.models)
         return visitor.translate("insights.cost_free" if known else "insights.cost_nothing")
     each = money(total.cost / max(1, total.answers), visitor)
@@ -180,7 +187,7 @@ def _errors_line(summary: Summary, visitor: Visitor) -> str:
 
 
 def name_of(part: Part, visitor: Visitor) -> str:
-    """A persona's name; those that were tried and never kept share one."""
+    """Return a persona's name; personas that were never saved share one name."""
     if part.name is None:
         return visitor.translate("insights.never_kept")
     return visitor.translate("persona.demo", name=part.name) if part.demo else part.name
@@ -192,7 +199,7 @@ def name_of(part: Part, visitor: Visitor) -> str:
 def _chart(
     title: str, about: str, key: Sequence[tuple[charts.Look, str]], chart: str, visitor: Visitor
 ) -> str:
-    """``chart`` is "" where there is nothing to draw."""
+    """Return a chart with title and legend as HTML; ``chart`` is "" without data."""
     if not chart:
         nothing = escape(visitor.translate("insights.nothing"))
         return (
@@ -317,7 +324,7 @@ def _costs(summary: Summary, visitor: Visitor) -> str:
 
 
 def _rest(parts: Sequence[Part], rows: Sequence[Row], visitor: Visitor) -> str:
-    """How many of ``parts`` have no row."""
+    """Return a text with the number of ``parts`` that have no row; "" if all have one."""
     if len(parts) <= len(rows):
         return ""
     return visitor.translate("insights.rest", count=len(parts) - len(rows))
@@ -354,7 +361,7 @@ def _tables(summary: Summary, visitor: Visitor) -> str:
 def _table(
     name: str, groups: Sequence[tuple[str, Sequence[tuple[str, Figures]]]], visitor: Visitor
 ) -> str:
-    """``groups`` as (heading, rows); a row as (name, figures)."""
+    """Return a table as HTML. ``groups`` are (heading, rows); a row is (name, figures)."""
     words = [visitor.translate(f"insights.column.{column}") for column in COLUMNS]
     head = "".join(f'<th scope="col">{escape(word)}</th>' for word in words)
     bodies = []
@@ -402,11 +409,14 @@ def _percent(share: float | None) -> str:
 
 
 def _price(figures: Figures, visitor: Visitor, *, short: bool = False) -> str:
-    """The known cost, and how many turns it leaves out; ``short`` where a line below says so.
-    Nothing came, nothing is said."""
+    """Return the known cost as text, and how many generations it leaves out.
+
+    A dash means that no generation reports usage. ``short`` leaves the number out, for places
+    where another line has it.
+    """
     if not figures.used:
         return "–"
-    unknown = figures.unpriced and not figures.cost  # nothing but free ones is known
+    unknown = figures.unpriced and not figures.cost  # only free generations have a known price
     known = money(None if unknown else figures.cost, visitor)
     if unknown or short or figures.cost is None or not figures.unpriced:
         return known
@@ -414,7 +424,7 @@ def _price(figures: Figures, visitor: Visitor, *, short: bool = False) -> str:
 
 
 def _how(visitor: Visitor) -> str:
-    """How things are counted."""
+    """Return the explanation of the statistics as HTML."""
     topics = ("answers", "waits", "percentiles", "tokens", "cost", "cache", "days")
     lines = "".join(
         f"<dt>{escape(visitor.translate(f'insights.how.{topic}.name'))}</dt>"
@@ -425,11 +435,11 @@ def _how(visitor: Visitor) -> str:
     return f'<details class="sheet how"><summary>{title}</summary><dl>{lines}</dl></details>'
 
 
-# ── time in words ─────────────────────────────────────────────────────────────────────────
+# ── dates as text ─────────────────────────────────────────────────────────────────────────
 
 
 def _axis(part: Part, summary: Summary, visitor: Visitor) -> str:
-    """The word under a place of the axis; of hours, every sixth has one."""
+    """Return the label under a position of the axis. Only every sixth hour has one."""
     moment = datetime.fromisoformat(part.key)
     if summary.step == "hour" and moment.hour % 6:
         return ""
@@ -456,23 +466,32 @@ def _moment(moment: datetime, step: str, visitor: Visitor) -> str:
 
 
 def build_watch(lab: Lab, page: gr.Blocks, both: Callable[[str], str]) -> None:
-    """In the bar, and seen from every tab: whether an alert stands. The insights tab has a dot
-    then. It asks nobody who looks: a page that is only open keeps no keys."""
+    """Add a hidden component to the bar that shows, as a dot, whether an alert is active.
+
+    The dot is on the button of the insights tab, visible from every tab. The check doesn't
+    identify the visitor: an open page without other requests must not keep its keys alive.
+    """
     mark = f'<p class="unseen stands" role="status">{both("insights.alerts_stand")}</p>'
 
-    def look(shown: str | None) -> Any:
-        stands = mark if lab.monitor.alerts.current else ""
-        return gr.skip() if stands == (shown or "") else stands  # it is read aloud once
+    def check(shown: str | None) -> Any:
+        current = mark if lab.monitor.alerts.current else ""
+        return gr.skip() if current == (shown or "") else current  # announced once
 
     watch = gr.HTML(elem_id="watch")
-    gr.on([page.load, gr.Timer(LOOK).tick], look, [watch], [watch], queue=False, **QUIET)
+    gr.on([page.load, gr.Timer(LOOK).tick], check, [watch], [watch], queue=False, **QUIET)
 
 
 def build_insights(
     actions: InsightsActions, tab: gr.Tab, i18n: gr.I18n, both: Callable[[str], str]
 ) -> None:
-    """Lays ``tab`` out and wires it: it counts when it is opened, and again when it is asked to.
-    ``both`` gives words inside HTML."""
+    """Build the tab and connect its events. It counts when it is opened or refreshed.
+
+    Args:
+        actions: The actions of the tab.
+        tab: The tab, whose selection updates the content.
+        i18n: The translations of labels.
+        both: Returns a text in both languages, for HTML.
+    """
     alerts = gr.HTML(elem_id="insights-alerts")
     with gr.Row(elem_classes="tools", elem_id="insights-tools"):
         span = gr.Radio(
@@ -498,7 +517,7 @@ def build_insights(
             shown = await actions.board(chosen, zone or "", visitor)
             return alerts_html(actions.alerts(visitor, zone or ""), visitor), shown
 
-    async def write_out(chosen: str, zone: str, request: gr.Request) -> str:
+    async def export(chosen: str, zone: str, request: gr.Request) -> str:
         visitor = await actions.visitors.of(request)
         with visitor.error_toasts():
             return await actions.sheet(chosen, zone or "", visitor)
@@ -513,5 +532,5 @@ def build_insights(
         js=WITH_ZONE,
         **QUIET,
     )
-    written = save.click(write_out, [span, zone], [sheet], queue=False, js=WITH_ZONE, **QUIET)
+    written = save.click(export, [span, zone], [sheet], queue=False, js=WITH_ZONE, **QUIET)
     written.success(None, [sheet], [sheet], js=SAVE)

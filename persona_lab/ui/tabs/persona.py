@@ -1,7 +1,7 @@
-"""The persona tab: the editor, the prompt it makes beside it, and a place to try one message.
+"""The persona tab: the editor, the prompt beside it, and a box to try one message.
 
-Every change is saved as it is typed. A demo that is edited becomes the visitor's own copy at
-the first change; the demo stays as it was.
+Each change is saved as the visitor types. The first change of a demo creates the visitor's own
+copy; the demo itself doesn't change.
 """
 
 from __future__ import annotations
@@ -46,11 +46,12 @@ _TRAIT_ROWS: dict[str, type[Personality | Role | Tone]] = {
 
 @dataclass(frozen=True)
 class Form:
-    """The editor's fields by the names of :class:`Agent`'s. Data is what ``persona_of`` gives."""
+    """The editor's components by the names of a persona's fields, as ``persona_of`` has them."""
 
     fields: Mapping[str, Component]
 
     def read(self, values: Mapping[Component, Any]) -> dict[str, Any]:
+        """Return a persona's fields from the values of the components."""
         persona = {name: values[field] for name, field in self.fields.items()}
         for name, field in PERSONA_FIELDS.items():
             if field.is_list:
@@ -62,13 +63,14 @@ class Form:
         return persona
 
     def show(self, persona: Mapping[str, Any]) -> dict[Component, Any]:
+        """Return values of the components that show ``persona``."""
         shown = {self.fields[name]: persona[name] for name in self.fields}
         shown[self.fields["examples"]] = format_examples(persona["examples"])
         return shown
 
 
 def format_examples(examples: Sequence[Mapping[str, str]]) -> str:
-    """Example exchanges as text: ``> `` begins what the user says, the answer follows."""
+    """Format example exchanges as text: ``> `` begins the user's lines, the answer follows."""
     blocks = []
     for example in examples:
         asked = "\n".join(f"> {line}" for line in example["user"].split("\n"))
@@ -81,7 +83,7 @@ def format_examples(examples: Sequence[Mapping[str, str]]) -> str:
 
 
 def parse_examples(text: str) -> list[dict[str, str]]:
-    """The inverse of :func:`format_examples`; an exchange that isn't whole yet is kept too."""
+    """Parse the text of :func:`format_examples`; an incomplete exchange is kept."""
     examples: list[dict[str, list[str]]] = []
     for line in text.split("\n"):
         asked = re.match(r"[>＞] ?(.*)", line)
@@ -99,17 +101,17 @@ def parse_examples(text: str) -> list[dict[str, str]]:
 
 @dataclass(frozen=True)
 class Editor:
-    """What other tabs and the header need of this one."""
+    """What the workspace and other tabs need from this tab."""
 
     form: Form
     buttons: Mapping[str, gr.Button]
     """new, duplicate, revert, redo, delete, restore, try and try_stop."""
     editing: gr.Textbox
-    """The id of the persona in the form; set together with the fields, never by the chooser."""
+    """The id of the persona in the form; set with the fields, never by the dropdown."""
     touched: gr.Textbox
-    """Not empty once the visitor's own hand changed the form (draft.js says how it knows)."""
+    """Not empty after the visitor changed the form (draft.js explains how it detects that)."""
     removed: gr.Textbox
-    """The id of the persona that was deleted last: what "Undo delete" brings back."""
+    """The id of the last deleted persona, which "Undo delete" restores."""
     head: gr.HTML
     saved: gr.HTML
     prompt: gr.HTML
@@ -119,12 +121,12 @@ class Editor:
 
     @property
     def own(self) -> list[Component]:
-        """Buttons that only one's own personas have."""
+        """The buttons that are only for the visitor's own personas."""
         return [self.buttons["revert"], self.buttons["delete"]]
 
     @property
     def edited(self) -> list[Component]:
-        """What may change when the form does."""
+        """The components that may change when the form does."""
         return [
             self.saved, self.head, self.prompt, self.hints, self.editing, self.removed,
             self.buttons["restore"], self.buttons["redo"], *self.own,
@@ -132,27 +134,31 @@ class Editor:
 
     @property
     def stepped(self) -> list[Component]:
-        """What changes when a step is undone or done again."""
+        """The components that change at undo and redo."""
         return [*self.edited, *self.form.fields.values()]
 
     @property
     def opened(self) -> list[Component]:
-        """What changes when another persona is opened."""
+        """The components that change when another persona is opened."""
         return [*self.stepped, self.tried, self.try_message]
 
     def watched(self, model: gr.Dropdown) -> set[Component]:
-        """What the prompt and the saving depend on."""
+        """Return the components that the prompt and the saving depend on."""
         return {self.editing, self.touched, self.try_message, model, *self.form.fields.values()}
 
     def watched_names(self, model: gr.Dropdown) -> list[str]:
-        """The fields' names in the order in which a script gets :meth:`watched`, "" for others."""
+        """Return the names of :meth:`watched` in a script's order; "" for other components."""
         names = {field: name for name, field in self.form.fields.items()}
         return [names.get(c, "") for c in sorted(self.watched(model), key=lambda c: c._id)]
 
 
 def unsaved(persona: Mapping[str, Any], known_as: str = "") -> Agent:
-    """The persona as the form has it, saved or not. ``known_as``: the id of the one that is open,
-    whose figures a trial counts among."""
+    """Return the persona of the form as an unsaved row.
+
+    Args:
+        persona: The fields of the persona.
+        known_as: The id of the open persona; its statistics include the tried messages.
+    """
     traits = {
         field: [row(name=name) for name in persona[field]] for field, row in _TRAIT_ROWS.items()
     }
@@ -161,7 +167,7 @@ def unsaved(persona: Mapping[str, Any], known_as: str = "") -> Agent:
 
 
 class EditorActions:
-    """What the tab does, as plain functions of what is in the fields."""
+    """The actions of the tab."""
 
     def __init__(self, lab: Lab, visitors: Visitors) -> None:
         self.lab = lab
@@ -171,6 +177,7 @@ class EditorActions:
         self._filled: LRUCache[Page, dict[str, Any]] = LRUCache(10_000)
 
     async def prompt_panel(self, agent: Agent, model: str, message: str, visitor: Visitor) -> str:
+        """Return the prompt of ``agent`` for ``message`` as HTML, or an error message."""
         clients = visitor.service.clients
         try:
             prompt = await visitor.operations(self.lab).preview(agent, message, model=model)
@@ -193,8 +200,10 @@ class EditorActions:
     async def copied(
         self, demo: Agent, persona: Mapping[str, Any], visitor: Visitor
     ) -> Agent | None:
-        """The visitor's copy of a demo that already is as ``persona`` says: the page was closed
-        before it heard of it."""
+        """Return the visitor's copy of a demo that equals ``persona``, if there is one.
+
+        It exists if the page was closed before it received the id of the copy.
+        """
         if demo.owner_id is not None:
             return None
         fields = clean_persona(dict(persona))
@@ -203,35 +212,43 @@ class EditorActions:
         return next((a for a in agents if a.owner_id and persona_of(a) == fields), None)
 
     def shown(self, agent: Agent, visitor: Visitor) -> None:
-        """What the visitor's form holds from now on."""
+        """Record that the visitor's form now shows ``agent``."""
         self._open[visitor.page] = agent.id
         self._shown[visitor.page, agent.id] = persona_of(agent)
         self._filled[visitor.page] = persona_of(agent)
 
     def fills(self, persona: Mapping[str, Any], visitor: Visitor) -> None:
-        """The form is filled with this, which isn't what the store has."""
+        """Record that the form is filled with ``persona``, which differs from the store."""
         self._filled[visitor.page] = dict(persona)
 
     def filled(self, visitor: Visitor) -> dict[str, Any] | None:
-        """What the form is being filled with, or was when nobody has touched it since."""
+        """Return the fields that the form was last filled with, if known."""
         return self._filled.get(visitor.page)
 
     def holds(self, visitor: Visitor) -> str | None:
-        """The id of the persona in the visitor's form, where that is known."""
+        """Return the id of the persona in the visitor's form, if known."""
         return self._open.get(visitor.page)
 
     def is_open(self, editing: str, visitor: Visitor) -> bool:
-        """Whether the visitor's form shows that persona, as far as is known."""
+        """Return whether the visitor's form shows a persona; True if that is unknown."""
         return self._open.get(visitor.page, editing) == editing
 
     async def save(
         self, editing: str, persona: Mapping[str, Any], visitor: Visitor
     ) -> tuple[Agent, bool]:
-        """Keeps what changed in the form; returns the row and whether anything did.
+        """Save the changed fields of the form.
 
-        Only fields that differ from what the form held before are written: two tabs with one
-        persona don't undo each other's work. A changed demo becomes a copy of the visitor's: the
-        row has a new id.
+        Only fields that differ from the form's previous state are written, so two browser tabs
+        with one persona don't overwrite each other's changes. A changed demo becomes the
+        visitor's copy, whose row has a new id.
+
+        Args:
+            editing: The id of the persona in the form.
+            persona: The fields of the form.
+            visitor: The visitor.
+
+        Returns:
+            The row, and whether a field changed.
         """
         operations = visitor.operations(self.lab)
         fields = clean_persona(dict(persona))
@@ -248,7 +265,7 @@ class EditorActions:
 
 
 def head_html(agent: Agent, visitor: Visitor) -> str:
-    """Face, name and where the persona stands: a demo, one's own, or deleted elsewhere."""
+    """Return avatar, name and state as HTML: a demo, the visitor's own, or deleted elsewhere."""
     hue = sum(map(ord, agent.name)) * 47 % 360
     state = "demo" if agent.owner_id is None else "deleted" if agent.deleted_at else "own"
     return (
@@ -259,7 +276,7 @@ def head_html(agent: Agent, visitor: Visitor) -> str:
 
 
 def saved_html(agent: Agent, visitor: Visitor) -> str:
-    """How the persona of the form is kept: saved, a demo until it changes, or deleted elsewhere."""
+    """Return the save state of the form as HTML: saved, an unchanged demo, or deleted elsewhere."""
     deleted = agent.deleted_at is not None
     state = "deleted_elsewhere" if deleted else "saved" if agent.owner_id else "demo"
     return (
@@ -269,7 +286,7 @@ def saved_html(agent: Agent, visitor: Visitor) -> str:
 
 
 def hints_html(persona: Mapping[str, Any], visitor: Visitor) -> str:
-    """Contradictions that a designer would want to know of."""
+    """Return warnings about contradictions in a persona as HTML."""
     tones = {str(t).casefold() for t in persona["tones"]}
     traits = tones | {str(p).casefold() for p in persona["personalities"]}
     hints = []
@@ -293,7 +310,18 @@ def hints_html(persona: Mapping[str, Any], visitor: Visitor) -> str:
 async def try_message(
     actions: EditorActions, persona: Mapping[str, Any], message: str, model: str, visitor: Visitor
 ) -> AsyncGenerator[str, None]:
-    """The persona of the form answers one message, without a conversation."""
+    """Stream the answer of the form's persona to one message, without a chat.
+
+    Args:
+        actions: The actions of the tab.
+        persona: The fields of the form.
+        message: The user's message.
+        model: The model, as provider:name; "" is the default.
+        visitor: The visitor.
+
+    Yields:
+        The answer so far, as HTML.
+    """
     agent = unsaved(persona, actions.holds(visitor) or "")
     name = escape(agent.name)
     text = ""
@@ -311,11 +339,11 @@ async def try_message(
             if not text:
                 yield await waiting()
                 continue
-            told = batch[-1].metadata if batch else {}
-            failed = " failed" if told.get("fallback") else ""
+            metadata = batch[-1].metadata if batch else {}
+            failed = " failed" if metadata.get("fallback") else ""
             yield (
                 f'<div class="answer{failed}" aria-live="polite"><b>{name}</b>'
-                f"<p>{escape(text)}</p>{figures(told, visitor)}</div>"
+                f"<p>{escape(text)}</p>{figures(metadata, visitor)}</div>"
             )
 
 
@@ -352,7 +380,7 @@ def _build_field(field: PersonaField, i18n: gr.I18n) -> Component:
 
 
 def build_editor(i18n: gr.I18n, both: Callable[[str], str]) -> Editor:
-    """Lays the tab out. ``both`` gives words inside HTML."""
+    """Build the tab. ``both`` returns a text in both languages, for HTML."""
     buttons: dict[str, gr.Button] = {}
     fields: dict[str, Component] = {}
 
@@ -422,7 +450,7 @@ def build_editor(i18n: gr.I18n, both: Callable[[str], str]) -> Editor:
 
 
 def wire_try(actions: EditorActions, editor: Editor, model: gr.Dropdown) -> None:
-    """The line under the prompt: one message, answered by the persona as the form has it."""
+    """Connect the events of the box that tries one message with the form's persona."""
     lab, buttons = actions.lab, [editor.buttons["try"], editor.buttons["try_stop"]]
 
     async def try_once(
@@ -443,8 +471,8 @@ def wire_try(actions: EditorActions, editor: Editor, model: gr.Dropdown) -> None
                 words = escape(visitor.error_text(wrong))
                 yield {editor.tried: f'<p class="warning" role="alert">{words}</p>'}
 
-    async def over(shown: str | None, request: gr.Request) -> list[Any]:
-        """What hadn't come to its end says that it was stopped."""
+    async def show_end(shown: str | None, request: gr.Request) -> list[Any]:
+        """Mark an incomplete answer as stopped, and reset the buttons."""
         visitor = await actions.visitors.of(request)
         return [stopped_html(shown or "", visitor), *answering(False)]
 
@@ -457,14 +485,14 @@ def wire_try(actions: EditorActions, editor: Editor, model: gr.Dropdown) -> None
         **QUIET,
     )
     ended = [editor.tried, *buttons]
-    trying.then(over, [editor.tried], ended, queue=False, **QUIET)
+    trying.then(show_end, [editor.tried], ended, queue=False, **QUIET)
     editor.buttons["try_stop"].click(
-        over, [editor.tried], ended, cancels=[trying], queue=False, **QUIET
+        show_end, [editor.tried], ended, cancels=[trying], queue=False, **QUIET
     )
 
 
 def stopped_html(shown: str, visitor: Visitor) -> Any:
-    """``shown`` with a word that it was stopped there; as it is where it had come to its end."""
+    """Add a note to ``shown`` that it was stopped; change nothing if it is complete."""
     if not shown or any(end in shown for end in ("figures", "warning", "stopped")):
         return gr.skip()
     note = f'<p class="quiet stopped">{escape(visitor.translate("compare.stopped"))}</p>'
@@ -472,5 +500,5 @@ def stopped_html(shown: str, visitor: Visitor) -> Any:
 
 
 def answering(running: bool) -> tuple[Any, Any]:
-    """Which of a go and a stop button is to be seen."""
+    """Return updates that show either the run button or the stop button."""
     return gr.update(visible=not running), gr.update(visible=running)
