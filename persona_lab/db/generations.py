@@ -1,10 +1,17 @@
-"""Values that travel between the pipeline and the table of generations."""
+"""The record of each generation: values that travel with it, and its queries."""
+
+from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from persona_lab.db.tables import Generation
+from sqlalchemy import or_
+from sqlalchemy import select as columns
+from sqlmodel import SQLModel, col, func, select
+
+from persona_lab.db.base import StoreBase
+from persona_lab.db.tables import Agent, Generation
 
 
 class GenerationRow(NamedTuple):
@@ -56,3 +63,55 @@ class GenerationResult:
     failed_attempts: tuple[FailedAttempt, ...] = ()
     message: str = field(default="", repr=False)
     answer: str = field(default="", repr=False)
+
+
+class GenerationQueries(StoreBase):
+    """Queries of generations."""
+
+    def record(self, turn: Generation) -> None:
+        """Keep ``turn``, which says whose it is."""
+        with self._write() as session:
+            session.add(turn)
+
+    def records(self, *, user_id: str, since: datetime | None = None) -> list[Generation]:
+        """The user's generations, oldest first."""
+        turns = select(Generation).where(Generation.user_id == user_id)
+        if since is not None:
+            turns = turns.where(Generation.created_at >= since)
+        with self._read() as session:
+            return list(
+                session.exec(turns.order_by(col(Generation.created_at), col(Generation.id)))
+            )
+
+    def total_cost(self, since: datetime) -> float:
+        """US dollars that all users' generations cost the house, as far as prices are known."""
+        total = select(func.sum(Generation.cost)).where(
+            Generation.created_at >= since, col(Generation.user_key).is_(False)
+        )
+        with self._read() as session:
+            return float(session.exec(total).one() or 0.0)
+
+    def list_generation_rows(
+        self, *, user_id: str, since: datetime | None = None
+    ) -> list[GenerationRow]:
+        """The figures of the user's generations, oldest first.
+
+        Columns alone, and no rows of the mapper's: it takes half the time of :meth:`records`.
+        """
+        turn: Any = SQLModel.metadata.tables["turnrecord"].c
+        known: dict[str, Any] = {"agent_name": col(Agent.name), "demo": _is_demo()}
+        readable = or_(col(Agent.owner_id) == user_id, col(Agent.owner_id).is_(None))
+        wanted = (
+            columns(*[known[n] if n in known else turn[n] for n in GenerationRow._fields])
+            .outerjoin_from(Generation, Agent, (col(Agent.id) == turn.agent_id) & readable)
+            .where(turn.user_id == user_id)
+            .order_by(turn.created_at, turn.id)
+        )
+        if since is not None:
+            wanted = wanted.where(turn.created_at >= since)
+        with self._read() as session:
+            return [GenerationRow(*row) for row in session.connection().execute(wanted).all()]
+
+
+def _is_demo() -> Any:
+    return col(Agent.id).is_not(None) & col(Agent.owner_id).is_(None)

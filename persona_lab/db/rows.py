@@ -13,3 +13,8 @@ def insert_new(session: Session, table: str, rows: list[dict[str, Any]]) -> None
     dialect = {"sqlite": sqlite, "postgresql": postgresql}[session.get_bind().dialect.name]
     insert = dialect.insert(SQLModel.metadata.tables[table]).on_conflict_do_nothing()
     session.connection().execute(insert, rows)
+
+
+def is_id(given: object) -> bool:
+    """Whether ``given`` can name a row; drivers choke on NUL and on halves of surrogate pairs."""
+    return isinstance(given, str) and given.isascii() and given.isprintable()

@@ -1,0 +1,296 @@
+"""Queries of the messages of a chat, and of its exchanges."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from itertools import islice
+from typing import Any
+
+from sqlalchemy import case
+from sqlalchemy import select as columns
+from sqlalchemy.orm.attributes import set_committed_value
+from sqlmodel import Session, col, func, select, update
+
+from persona_lab.db.base import StoreBase
+from persona_lab.db.chats import is_streaming, next_revision, own_chat
+from persona_lab.db.prompt_parts import attach, detach, detach_from
+from persona_lab.db.rows import is_id
+from persona_lab.db.tables import Chat, Message
+from persona_lab.errors import NotFound
+from persona_lab.personas.persona import clean_text
+from persona_lab.types import Sender, Status
+
+TITLE_LENGTH = 40
+ANSWERED: tuple[Status, ...] = ("ok", "stopped", "interrupted")
+
+
+class MessageQueries(StoreBase):
+    """Queries of messages."""
+
+    def messages(
+        self,
+        chat_id: str,
+        *,
+        user_id: str,
+        superseded: bool = False,
+        limit: int | None = None,
+        before: str = "",
+    ) -> list[Message]:
+        """The conversation in its order, or its last ``limit`` messages ahead of the one whose id
+        is ``before``; with ``superseded``, also the answers set aside. Raises NotFound."""
+        turns = select(Message).where(Message.chat_id == chat_id)
+        if not superseded:
+            turns = turns.where(col(Message.superseded).is_(False))
+        with self._read() as session:
+            own_chat(session, chat_id, user_id, deleted=False)
+            if before:
+                end = session.get(Message, before) if is_id(before) else None
+                if end is None or end.chat_id != chat_id:
+                    raise NotFound(kind="message")
+                turns = turns.where(Message.position < end.position)
+            newest = turns.order_by(col(Message.position).desc()).limit(limit)
+            found = list(session.exec(newest))[::-1]
+            attach(session, chat_id, found)
+            return found
+
+    def get_message(self, message_id: str, *, user_id: str) -> Message:
+        with self._read() as session:
+            message, _ = own_message(session, message_id, user_id)
+            attach(session, message.chat_id, [message])
+            return message
+
+    def add_message(
+        self,
+        chat_id: str,
+        *,
+        user_id: str,
+        sender: Sender,
+        content: str,
+        status: Status = "ok",
+        image_url: str | None = None,
+        details: dict[str, Any] | None = None,
+        instead: bool = False,
+    ) -> Message:
+        """Add the conversation's next message. The user's first one also gives it its title.
+        ``instead``: it takes the place of whatever answers the last question.
+
+        Works on a deleted conversation too, so that an answer that comes late isn't lost.
+        """
+        content = clean_text(content)
+        moment = self._clock()
+        with self._write() as session:
+            chat = own_chat(session, chat_id, user_id, lock=True)
+            last = select(func.max(Message.position)).where(Message.chat_id == chat_id)
+            position = session.exec(last).one()
+            message = Message(
+                chat_id=chat_id,
+                position=0 if position is None else position + 1,
+                sender=sender,
+                content=content,
+                status=status,
+                image_url=clean_text(image_url) if image_url else None,
+                created_at=moment,
+            )
+            whole = dict(details or {})
+            if sender == "ai":
+                detach(session, message, whole, user_id)
+            if instead:
+                asked = (
+                    select(func.max(Message.position))
+                    .where(Message.chat_id == chat_id, Message.sender == "user")
+                    .scalar_subquery()
+                )
+                session.exec(
+                    update(Message)
+                    .where(col(Message.chat_id) == chat_id, col(Message.position) > asked)
+                    .values(superseded=True)
+                )
+            session.add(message)
+            chat.updated_at = moment
+            if sender == "user" and not chat.title:
+                chat.title = " ".join(content.split())[:TITLE_LENGTH]
+        set_committed_value(message, "details", whole)
+        return message
+
+    def update_message(
+        self,
+        message_id: str,
+        *,
+        user_id: str,
+        content: str | None = None,
+        status: Status | None = None,
+        details: dict[str, Any] | None = None,
+    ) -> Message:
+        """Change what is given of a message; None leaves it."""
+        with self._write() as session:
+            message, chat = own_message(session, message_id, user_id)
+            if message.status != "streaming":
+                chat.revision = next_revision()
+            if content is not None:
+                content = clean_text(content)
+                if message.status != "streaming" and message.content != content:
+                    session.get(Chat, chat.id, with_for_update=True)  # no new answer refers to it
+                    detach_from(session, message, user_id)
+                message.content = content
+            if status is not None:
+                message.status = status
+            if details is not None:
+                whole = detach(session, message, details, user_id)
+            session.flush()
+            if details is not None:
+                set_committed_value(message, "details", whole)
+            else:
+                attach(session, message.chat_id, [message])
+            return message
+
+    def supersede_answer(self, chat_id: str, *, user_id: str) -> Message:
+        """Set aside what answered the user's last message, and return that message.
+
+        Raises NotFound(kind="message") when the user hasn't written anything yet.
+        """
+        with self._write() as session:
+            chat = own_chat(session, chat_id, user_id, lock=True)
+            asked = session.exec(
+                select(Message)
+                .where(Message.chat_id == chat_id, Message.sender == "user")
+                .order_by(col(Message.position).desc())
+            ).first()
+            if asked is None:
+                raise NotFound(kind="message")
+            session.exec(
+                update(Message)
+                .where(col(Message.chat_id) == chat_id, col(Message.position) > asked.position)
+                .values(superseded=True)
+            )
+            chat.revision = next_revision()
+            if chat.summary_through >= asked.position:
+                chat.summary, chat.summary_through = "", -1
+            return asked
+
+    def restore_answer(self, asked_id: str, *, user_id: str) -> None:
+        """Let the newest whole or stopped answer to the message stand again, and no other one."""
+        with self._write() as session:
+            asked = session.get(Message, asked_id) if is_id(asked_id) else None
+            chat = session.get(Chat, asked.chat_id, with_for_update=True) if asked else None
+            if asked is None or chat is None or chat.user_id != user_id:
+                raise NotFound(kind="message")
+            chat.revision = next_revision()
+            after = [col(Message.chat_id) == asked.chat_id, col(Message.position) > asked.position]
+            following = session.exec(
+                select(func.min(Message.position)).where(*after, col(Message.sender) == "user")
+            ).one()
+            if following is not None:
+                after.append(col(Message.position) < following)
+            answers = session.exec(
+                select(Message).where(*after).order_by(col(Message.position).desc())
+            ).all()
+            kept = next((answer for answer in answers if answer.status in ANSWERED), None)
+            if kept is not None:
+                for answer in answers:
+                    answer.superseded = answer is not kept
+
+    def list_exchanges(
+        self,
+        chat_id: str,
+        *,
+        user_id: str | None,
+        limit: int,
+        before: int | None = None,
+        after: int = -1,
+        first: bool = False,
+    ) -> list[tuple[Message, Message]]:
+        """The last ``limit`` questions with their answers, or the ``first``; oldest first.
+
+        Left out are failed, unfinished, empty and superseded answers with their questions, and
+        what stands at position ``before`` or later, and at ``after`` or earlier. ``user_id`` None
+        doesn't ask whose it is: for callers within the house that have.
+        """
+        turns = (
+            select(Message)
+            .where(
+                Message.chat_id == chat_id,
+                col(Message.superseded).is_(False),
+                col(Message.status).in_(ANSWERED),
+                Message.content != "",
+                Message.position > after,
+            )
+            .order_by(col(Message.position) if first else col(Message.position).desc())
+            .execution_options(yield_per=2 * limit + 2)
+        )
+        if before is not None:
+            turns = turns.where(Message.position < before)
+        with self._read() as session:
+            if user_id is not None:
+                own_chat(session, chat_id, user_id, deleted=False)
+            with closing(session.exec(turns)) as rows:  # it stays open where it is left early
+                pairs = _oldest_first(rows) if first else _newest_first(rows)
+                found = list(islice(pairs, max(0, limit)))
+            attach(session, chat_id, [message for pair in found for message in pair])
+        return found if first else found[::-1]
+
+    def mark_interrupted(self) -> int:
+        """At start: answers that a crash left "streaming" become "interrupted". How many.
+
+        One that another replica is still streaming gets its true status when it ends. Where a crash
+        came between an answer that was set aside and the first word of another, it stands again.
+        """
+        position, chat_id = col(Message.position), col(Message.chat_id)
+        with self._write() as session:
+            theirs = col(Chat.id).in_(select(Message.chat_id).where(is_streaming()))
+            session.exec(update(Chat).where(theirs).values(revision=next_revision()))
+            left = update(Message).where(is_streaming())
+            marked = session.exec(left.values(status="interrupted")).rowcount
+            aside = (
+                columns(
+                    chat_id,
+                    func.max(case((col(Message.superseded), position))).label("aside"),
+                    func.max(case((~col(Message.superseded), position))).label("standing"),
+                )
+                .where(col(Message.status).in_(ANSWERED) | ~col(Message.superseded))
+                .group_by(chat_id)
+                .subquery()
+            )
+            at = (chat_id == aside.c.chat_id) & (position == aside.c.aside)
+            for answer, chat in session.exec(
+                select(Message, Chat)
+                .join(aside, at)
+                .join(Chat, col(Chat.id) == chat_id)
+                .where(aside.c.aside > aside.c.standing)
+            ).all():
+                answer.superseded, chat.revision = False, next_revision()
+            return marked
+
+
+def own_message(session: Session, message_id: str, user_id: str) -> tuple[Message, Chat]:
+    message = session.get(Message, message_id) if is_id(message_id) else None
+    chat = session.get(Chat, message.chat_id) if message else None
+    if message is None or chat is None or chat.user_id != user_id:
+        raise NotFound(kind="message")
+    return message, chat
+
+
+def _oldest_first(rows: Iterable[Message]) -> Iterator[tuple[Message, Message]]:
+    """Questions with the last of their answers."""
+    asked: Message | None = None
+    answer: Message | None = None
+    for message in rows:
+        if message.sender == "ai":
+            answer = message
+        else:
+            if asked is not None and answer is not None:
+                yield asked, answer
+            asked, answer = message, None
+    if asked is not None and answer is not None:
+        yield asked, answer
+
+
+def _newest_first(rows: Iterable[Message]) -> Iterator[tuple[Message, Message]]:
+    """The same of ``rows`` the other way round."""
+    answer: Message | None = None
+    for message in rows:
+        if message.sender == "ai":
+            answer = answer or message
+        elif answer is not None:
+            yield message, answer
+            answer = None

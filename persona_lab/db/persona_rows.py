@@ -1,0 +1,123 @@
+"""The rows of one persona: find them, write them, keep steps of undo."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy.orm import lazyload
+from sqlmodel import Session, SQLModel, col, delete, select
+
+from persona_lab.db.rows import insert_new, is_id
+from persona_lab.db.tables import Agent, AgentRevision
+from persona_lab.errors import NotFound
+from persona_lab.personas.persona import TRAITS
+
+BURST = timedelta(seconds=2)
+"""What is typed into one field without a longer pause is one step of undo."""
+REVISIONS = 100
+"""Steps of undo that a persona keeps."""
+
+
+def find_agent(
+    session: Session, agent_id: str, *, lock: bool = False, traits: bool = True
+) -> Agent:
+    """``traits``: with its traits, each kind of which is a query of its own."""
+    how: Any = {"with_for_update": lock, "options": [] if traits else [lazyload("*")]}
+    agent = session.get(Agent, agent_id, **how) if is_id(agent_id) else None
+    if agent is None:
+        raise NotFound(kind="agent")
+    return agent
+
+
+def readable_agent(
+    session: Session, agent_id: str, user_id: str, *, deleted: bool = False, **how: bool
+) -> Agent:
+    agent = find_agent(session, agent_id, **how)
+    if agent.owner_id not in (None, user_id) or (agent.deleted_at and not deleted):
+        raise NotFound(kind="agent")
+    return agent
+
+
+def own_agent(session: Session, agent_id: str, user_id: str) -> Agent:
+    agent = find_agent(session, agent_id)
+    if agent.owner_id is None or agent.owner_id != user_id:
+        raise NotFound(kind="agent")
+    return agent
+
+
+def insert_agent(
+    session: Session, persona: dict[str, Any], moment: datetime, *, owner_id: str | None
+) -> Agent:
+    agent = Agent(name="", owner_id=owner_id, created_at=moment)
+    session.add(agent)
+    return change_agent(session, agent, persona, moment)
+
+
+def change_agent(
+    session: Session, agent: Agent, persona: dict[str, Any], moment: datetime
+) -> Agent:
+    for field, value in persona.items():
+        if field not in TRAITS:
+            setattr(agent, field, value)
+    agent.updated_at = moment
+    session.flush()
+    for field in TRAITS.keys() & persona.keys():
+        _link_traits(session, agent.id, TRAITS[field], persona[field])
+    session.refresh(agent)
+    return agent
+
+
+def add_revision(
+    session: Session,
+    agent: Agent,
+    former: dict[str, Any],
+    changes: dict[str, Any],
+    moment: datetime,
+) -> None:
+    """A step of undo, unless ``changes`` go on with the typing that made the newest one."""
+    newest = session.exec(revisions_of(agent.id)).first()
+    if newest is not None and moment - newest.created_at < BURST:
+        begun = {field for field in former if former[field] != newest.persona.get(field)}
+        now = {field for field in changes if changes[field] != former[field]}
+        if len(now) == 1 and now == begun and not _is_word_list(former[now.pop()]):
+            newest.created_at = moment
+            return
+    old = select(AgentRevision.id).where(AgentRevision.agent_id == agent.id)
+    old = old.order_by(col(AgentRevision.id).desc()).offset(REVISIONS - 1)
+    session.exec(delete(AgentRevision).where(col(AgentRevision.id).in_(old)))
+    session.add(
+        AgentRevision(
+            agent_id=agent.id, owner_id=str(agent.owner_id), persona=former, created_at=moment
+        )
+    )
+
+
+def revisions_of(agent_id: str) -> Any:
+    return (
+        select(AgentRevision)
+        .where(AgentRevision.agent_id == agent_id)
+        .order_by(col(AgentRevision.id).desc())
+    )
+
+
+def _link_traits(session: Session, agent_id: str, kind: str, names: list[str]) -> None:
+    """Let the persona have exactly ``names`` of ``kind`` ("personality", "role", "tone")."""
+    traits, links = (SQLModel.metadata.tables[name] for name in (kind, f"agent{kind}"))
+    connection = session.connection()
+    connection.execute(links.delete().where(links.c.agent_id == agent_id))
+    if not names:
+        return
+    insert_new(session, kind, [{"name": name} for name in sorted(names)])
+    known = connection.execute(traits.select().where(traits.c.name.in_(names)))
+    ids = {trait.name: trait.id for trait in known}
+    rows = [
+        {"agent_id": agent_id, f"{kind}_id": ids[name], "position": position}
+        for position, name in enumerate(names)
+    ]
+    connection.execute(links.insert(), rows)
+
+
+def _is_word_list(value: Any) -> bool:
+    """Whether a field's value is a list of words, which are picked one by one."""
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)

@@ -1,0 +1,115 @@
+"""Queries of users, the secrets of their browsers and the API tokens of their programs."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any
+
+from sqlmodel import col, func, select, update
+
+from persona_lab.db.base import StoreBase
+from persona_lab.db.rows import insert_new, is_id
+from persona_lab.db.tables import ApiToken, User
+from persona_lab.errors import InputError, InvalidRequest, NotFound, StorageError
+from persona_lab.personas.persona import NAME_LENGTH, clean_text
+
+PREFIX = "pl_"
+"""How a token begins: whoever finds one somewhere sees what it is."""
+TOKENS = 50
+"""Tokens that a user may have at a time."""
+USED_EVERY = timedelta(minutes=1)
+"""How exactly a token's last use is written down: not every call is a write."""
+
+
+class UserQueries(StoreBase):
+    """Queries of users and of API tokens."""
+
+    def create_user(self) -> User:
+        with self._write() as session:
+            user = User(created_at=self._clock())
+            session.add(user)
+        return user
+
+    def user_for_secret(self, secret: str) -> User:
+        """The user whose browser keeps ``secret``; a new one the first time.
+
+        Only its SHA-256 is stored. Raises InputError for an empty secret, which many would share.
+        """
+        if not secret:
+            raise InputError("an empty secret")
+        digest = _secret_hash(secret)
+        known = select(User).where(User.secret_hash == digest)
+        with self._read() as session:
+            found = session.exec(known).first()
+        if found is not None:
+            return found
+        with self._write() as session:
+            user = User(secret_hash=digest, created_at=self._clock())
+            insert_new(session, "user", [user.model_dump()])
+            return session.exec(known).one()
+
+    def create_token(self, *, user_id: str, name: str = "") -> tuple[ApiToken, str]:
+        """A new token of the user's, and its secret: nobody can read that again.
+
+        ``name`` is one line, to tell tokens apart. Raises InvalidRequest for one that is too long,
+        and where there are :data:`TOKENS` already.
+        """
+        name = " ".join(clean_text(name).split())
+        if len(name) > NAME_LENGTH:
+            raise InvalidRequest(field="name", why="field_value", limit=NAME_LENGTH)
+        secret = PREFIX + secrets.token_urlsafe(32)
+        with self._write() as session:
+            session.get(User, user_id, with_for_update=True)  # two at once don't pass the limit
+            count = select(func.count()).select_from(_active_tokens(user_id).subquery())
+            if session.exec(count).one() >= TOKENS:
+                raise InvalidRequest(why="many_tokens", limit=TOKENS)
+            token = ApiToken(
+                user_id=user_id,
+                name=name,
+                token_hash=_secret_hash(secret),
+                created_at=self._clock(),
+            )
+            session.add(token)
+        return token, secret
+
+    def list_tokens(self, *, user_id: str) -> list[ApiToken]:
+        """The user's tokens that hold, the newest first."""
+        newest = _active_tokens(user_id).order_by(col(ApiToken.created_at).desc(), col(ApiToken.id))
+        with self._read() as session:
+            return list(session.exec(newest))
+
+    def revoke_token(self, token_id: str, *, user_id: str) -> None:
+        """From now on the token leads to nobody."""
+        with self._write() as session:
+            token = session.get(ApiToken, token_id) if is_id(token_id) else None
+            if token is None or token.user_id != user_id:
+                raise NotFound(kind="token")
+            token.revoked_at = token.revoked_at or self._clock()
+
+    def user_for_token(self, secret: str) -> User:
+        """Whose token ``secret`` is. Raises NotFound(kind="token") where it is nobody's."""
+        held = select(ApiToken, User).join(User).where(ApiToken.token_hash == _secret_hash(secret))
+        with self._read() as session:
+            found = session.exec(held.where(col(ApiToken.revoked_at).is_(None))).first()
+        if found is None:
+            raise NotFound(kind="token")
+        token, user = found
+        moment = self._clock()
+        if token.last_used_at is None or moment - token.last_used_at >= USED_EVERY:
+            # A database that takes nothing any more can still be read.
+            with suppress(StorageError), self._write() as session:
+                used = update(ApiToken).where(col(ApiToken.id) == token.id)
+                session.exec(used.values(last_used_at=moment))
+        return user
+
+
+def _active_tokens(user_id: str) -> Any:
+    return select(ApiToken).where(ApiToken.user_id == user_id, col(ApiToken.revoked_at).is_(None))
+
+
+def _secret_hash(secret: str) -> str:
+    """What is stored of a secret. It is long and random: no salt makes it harder to guess."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
