@@ -534,7 +534,7 @@ async def test_an_answer_is_not_lost_for_want_of_a_number(
 
     visitor = Visitor(make_lab(play))
     if broken == "price":
-        monkeypatch.setattr("persona_lab.pipeline.service.priced", fails)
+        monkeypatch.setattr("persona_lab.pipeline.turn_metadata.priced", fails)
     else:
         monkeypatch.setattr(visitor.lab.clients.get(), "count_tokens", fails)
     reply = await visitor.lab.service.generate_response(message=ASKED, **visitor.where)
