@@ -1,0 +1,1 @@
+"""Process the text of answers: cleanup, tone, secrets, personal data, listed words."""

@@ -1,17 +1,17 @@
-"""What the response steps changed in an answer, and the model's text before it.
+"""Record the changes of the response steps, and restore the model's raw text.
 
-An answer is stored as it is shown. Beside it stand its changes: for each span of the shown text
-that a step wrote, the model's own text in that place. :func:`restore` puts that text back, from the
-last change to the first, and gives the raw answer. So nothing is stored twice.
+An answer is stored as it is shown, with its changes. A change has a span of the shown text that a
+step wrote, and the model's text in its place. :func:`restore` puts the model's text back and
+returns the raw answer. So no text is stored twice.
 
-Privacy: where a step removes something for safety (a secret, personal data, a listed word, a
-refused or moderated answer), the removed text is neither kept nor sent. ``was`` is
-:data:`~persona_lab.redaction.MASK` there, and so is the raw answer. What another step changed in
-such a span or next to it is masked with it.
+Privacy: a step can remove text for safety (a secret, personal data, a listed word, a refused or
+moderated answer). The removed text is neither stored nor sent. ``was`` and the raw answer have
+:data:`~persona_lab.redaction.MASK` in its place. The mask also covers adjacent and overlapping
+changes of other steps.
 
-Raw text is what the model sent in a form that can be stored: line ends are ``\\n``, and control
-characters and halves of surrogate pairs are left out. It ends where a step ended the answer.
-The result doesn't depend on how the stream was cut.
+Raw text is the model's text in a form that can be stored: line ends are LF, without control
+characters and lone surrogates. It ends where a step ended the answer. The result doesn't depend on
+how a provider splits its stream.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from typing import Any, NamedTuple
 from persona_lab.redaction import MASK
 
 FALLBACK_STEP = "fallback"
-"""The name under which the words of the error handler stand among the changes."""
+"""The step name of a change that has the text of the error handler."""
 MODERATION_STEP = "moderation"
-"""The name of the review of a whole answer."""
+"""The step name of a change that the review of a whole answer made."""
 _MAX_DIFF = 2000
-"""Characters of a text that difflib compares; a longer difference is one span."""
+"""Characters that difflib compares, at most. A longer difference becomes one span."""
 
 
 class Edit(NamedTuple):
-    """A step replaced ``before[start:end]`` with ``length`` characters."""
+    """A replacement of ``before[start:end]`` by ``length`` characters."""
 
     start: int
     end: int
@@ -41,10 +41,14 @@ class Edit(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """``step`` wrote ``content[start:end]``; the model's text there is ``was``.
+    """A span of the finished text that a step wrote.
 
-    Offsets count characters (code points) of the finished content. ``masked``: the step removed
-    something for safety, and ``was`` is a mask.
+    Attributes:
+        start: The start of the span, in characters (code points) of the finished content.
+        end: The end of the span.
+        was: The model's text in place of the span.
+        step: The name of the step.
+        masked: Whether the step removed text for safety. ``was`` is a mask then.
     """
 
     start: int
@@ -54,18 +58,18 @@ class Change:
     masked: bool = False
 
     def as_dict(self) -> dict[str, Any]:
-        """The form that is stored and sent: start, end, was and step."""
+        """Return the change as it is stored and sent: start, end, was and step."""
         fields = asdict(self)
         del fields["masked"]
         return fields
 
 
 def restore(content: str, changes: Iterable[Change | Mapping[str, Any]]) -> str:
-    """The raw answer: ``content`` with the changes taken back.
+    """Return the raw answer: ``content`` with its changes undone.
 
     Args:
         content: The finished text.
-        changes: Its changes in their order, as values or in the form that is stored.
+        changes: Its changes in order, as values or in the stored form.
     """
     parts: list[str] = []
     position = 0
@@ -85,17 +89,20 @@ def compose(
     *,
     masks: bool = False,
 ) -> list[Change]:
-    """The changes of ``after``, given those of ``before`` and what one more step did.
+    """Combine the changes of ``before`` with the edits of one more step.
 
-    Spans that overlap or touch become one.
+    Overlapping and adjacent spans become one.
 
     Args:
         changes: How ``before`` differs from the raw answer, in order.
         edits: How ``after`` differs from ``before``, in order.
         before: The text that the step read.
-        after: The text that the step gave.
-        step: The step's name.
-        masks: Whether the step removes for safety: the text of its spans isn't kept.
+        after: The text that the step returned.
+        step: The name of the step.
+        masks: Whether the step removes text for safety. The text of its spans isn't kept.
+
+    Returns:
+        The changes of ``after``, in order.
     """
     found: list[Change] = []
     shift = 0
@@ -135,10 +142,15 @@ def compose(
 
 
 def difference(before: str, after: str, *, masks: bool = False) -> list[Edit]:
-    """How two texts differ, for a step that doesn't note its edits.
+    """Return the edits between two texts, for a step that doesn't record its edits.
 
-    The text between the common beginning and the common end is compared by difflib, or is one span
-    where it is long. ``masks``: it is one span, so that no part of it is kept.
+    difflib compares the text between the common beginning and the common end. A long text is one
+    span instead.
+
+    Args:
+        before: The text that the step read.
+        after: The text that the step returned.
+        masks: Return one span, so that no part of the text inside is kept.
     """
     start, end, length = trim(0, before, after)
     if start == end and not length:
@@ -156,8 +168,13 @@ def difference(before: str, after: str, *, masks: bool = False) -> list[Edit]:
 
 
 def trim(start: int, before: str, after: str) -> Edit:
-    """The edit that makes ``before``, which begins at ``start``, ``after``: without what both
-    begin and end with."""
+    """Return the smallest single edit that turns ``before`` into ``after``.
+
+    Args:
+        start: The offset of ``before`` in the whole text.
+        before: The text that is replaced.
+        after: The new text.
+    """
     shorter = min(len(before), len(after))
     head = next((at for at in range(shorter) if before[at] != after[at]), shorter)
     rest = shorter - head
@@ -166,8 +183,10 @@ def trim(start: int, before: str, after: str) -> Edit:
 
 
 def stored_details(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """``metadata`` as a message's row has it: without the raw text, and with ``changes`` only
-    where there are any."""
+    """Return the part of ``metadata`` that a message's row stores.
+
+    It has no raw text, and no ``changes`` if the list is empty.
+    """
     return {
         key: value
         for key, value in metadata.items()
@@ -176,9 +195,9 @@ def stored_details(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def metadata_with_raw(content: str, details: Mapping[str, Any]) -> dict[str, Any]:
-    """The metadata of a stored answer: its row's ``details``, with ``raw`` and ``changes``.
+    """Return the metadata of a stored answer: its row's ``details`` with ``raw`` and ``changes``.
 
-    The raw text of an answer that was stored before there were changes is its content.
+    Old rows have no changes. Their raw text is their content.
     """
     changes = list(details.get("changes", ()))
     return {**details, "raw": restore(content, changes), "changes": changes}

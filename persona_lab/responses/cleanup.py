@@ -1,4 +1,4 @@
-"""Clean an answer: speaker labels, turns of the user, blank lines, open code fences."""
+"""Clean an answer: speaker labels, turns of the user, white space, open code fences."""
 
 from __future__ import annotations
 
@@ -10,40 +10,43 @@ from persona_lab.responses.speaker_labels import _HEADED, _LED, _MARKED, USER_LA
 
 
 class StripSpeakerLabel(Filter):
-    """Takes away the persona's own name before its words, however often (``さくら：はい``)."""
+    """Removes the persona's name at the start of an answer, once or repeated (``さくら：はい``)."""
 
     def __init__(self, agent: Agent) -> None:
         self._labels = _Labels([agent.name], {**_HEADED, **_LED})
         self._held = ""
         self._key = ""
         self._labelled = False
-        self._through = False
+        self._done = False
 
     def feed(self, text: str) -> str:
-        if self._through:
+        """Read ``text``, and return the text that is finished."""
+        if self._done:
             return text
         for position, character in enumerate(text):
             if self._held and not _key(character):
                 self._held += character
                 continue
-            grown = self._grown(character)
+            grown = self._key_with(character)
             if not self._labels.may_become_one(grown) and self._labels.is_one(self._key):
                 self._held, self._key, self._labelled = "", "", True
-                grown = self._grown(character)
+                grown = self._key_with(character)
             if not self._labels.may_become_one(grown):
-                self._through = True
+                self._done = True
                 return self._release() + text[position:]
             self._held += character
             self._key = grown
         return ""
 
     def finish(self) -> str:
+        """End the input, and return the held text unless it is a label."""
         return "" if self._labels.is_one(self._key) else self._release()
 
     def edits(self, before: str, after: str) -> list[Edit]:
+        """Return the one edit: the removal of the labels."""
         return [Edit(0, len(before) - len(after), 0)]
 
-    def _grown(self, character: str) -> str:
+    def _key_with(self, character: str) -> str:
         return (self._key + _key(character)).lstrip("\n")
 
     def _release(self) -> str:
@@ -52,10 +55,10 @@ class StripSpeakerLabel(Filter):
 
 
 class StopAtUserTurn(Filter):
-    """Ends the answer where a line begins a further turn, the user's or the persona's own.
+    """Ends the answer at a line that begins another turn, of the user or the persona.
 
-    Models that continue a transcript write on for both sides. Code is left alone, and so is a first
-    line whose label is set off: it explains what a user is, say.
+    Models that continue a transcript write turns of both sides. Code isn't searched. A first line
+    with a marked-up label stays: it may be a heading, for example of a text about users.
     """
 
     def __init__(self, agent: Agent) -> None:
@@ -68,6 +71,7 @@ class StopAtUserTurn(Filter):
         self.consumed: int = 0
 
     def feed(self, text: str) -> str:
+        """Read ``text``, and return the text that is finished."""
         out = ""
         for character in text:
             if self.ended:
@@ -90,12 +94,14 @@ class StopAtUserTurn(Filter):
         return out
 
     def finish(self) -> str:
-        if self._labels.is_one(self._key + "\n"):  # its line ends with the answer
+        """End the input, and return the rest of the text."""
+        if self._labels.is_one(self._key + "\n"):  # the end of the answer ends the line
             self._held = ""
         held, self._held = self._held, ""
         return held
 
     def edits(self, before: str, after: str) -> list[Edit]:
+        """Return the one edit: the removal of the text after the answer."""
         return [Edit(len(after), len(before), 0)]
 
     def _release(self) -> str:
@@ -110,13 +116,14 @@ class StopAtUserTurn(Filter):
 
 
 class StripWhitespace(Filter):
-    """Takes away white space at both ends."""
+    """Removes white space at both ends."""
 
     def __init__(self, agent: Agent) -> None:
         self._begun = False
         self._held = ""
 
     def feed(self, text: str) -> str:
+        """Read ``text``, and return the text that is finished."""
         if not self._begun:
             text = text.lstrip()
             self._begun = bool(text)
@@ -126,23 +133,25 @@ class StripWhitespace(Filter):
         return kept
 
     def edits(self, before: str, after: str) -> list[Edit]:
+        """Return the removals at both ends."""
         start = len(before) - len(before.lstrip())
         edits = [Edit(0, start, 0), Edit(start + len(after), len(before), 0)]
         return [edit for edit in edits if edit.start < edit.end]
 
 
 class CollapseBlankLines(Filter):
-    """Leaves at most one blank line between paragraphs. Code keeps its own."""
+    """Reduces several blank lines between paragraphs to one. Code stays as it is."""
 
     def __init__(self, agent: Agent) -> None:
         self._fences = CodeFenceTracker()
         self._held = ""
         """White space from the first line end on, outside code."""
         self._read = 0
-        """Characters before those that are held."""
+        """The number of characters before the held text."""
         self._edits: list[Edit] = []
 
     def feed(self, text: str) -> str:
+        """Read ``text``, and return the text that is finished."""
         out = ""
         for character in text:
             if self._fences.open:
@@ -150,12 +159,12 @@ class CollapseBlankLines(Filter):
                 if self._fences.open:
                     out += character
                     self._read += 1
-                else:  # a closing fence's line end is the first of those to be counted
+                else:  # the line end of a closing fence is the first one to count
                     self._held = character
             elif character == "\n" or (self._held and character.isspace()):
                 if not self._held:
                     self._fences.feed("\n")
-                    if self._fences.open:  # this very line end opened the block
+                    if self._fences.open:  # this line end opened the block
                         out += character
                         self._read += 1
                         continue
@@ -167,6 +176,7 @@ class CollapseBlankLines(Filter):
         return out
 
     def finish(self) -> str:
+        """End the input, and return the rest of the text."""
         held, self._held = self._held, ""
         lines = held.split("\n")
         out = "\n" * min(len(lines) - 1, 2) + lines[-1]
@@ -177,22 +187,25 @@ class CollapseBlankLines(Filter):
         return out
 
     def edits(self, before: str, after: str) -> list[Edit]:
+        """Return the edits that turned ``before`` into ``after``."""
         return self._edits
 
 
 class CloseCodeFence(Filter):
-    """Closes a block of code that the answer left open."""
+    """Closes a code block that the answer left open."""
 
     def __init__(self, agent: Agent) -> None:
         self._fences = CodeFenceTracker()
         self._last = ""
 
     def feed(self, text: str) -> str:
+        """Read ``text``, and return the text that is finished."""
         self._fences.feed(text)
         self._last = text[-1:] or self._last
         return text
 
     def finish(self) -> str:
+        """Return the closing fence of an open block."""
         self._fences.end_line()
         if not self._fences.open:
             return ""
@@ -205,6 +218,6 @@ STEPS = (
     Step("strip", StripWhitespace, data=True),
     Step("blank_lines", CollapseBlankLines),
 )
-"""What every answer goes through first."""
+"""The first steps of each answer."""
 LAST_STEPS = (Step("close_fence", CloseCodeFence),)
-"""What closes every answer, after tone and safety."""
+"""The last steps of each answer, after tone and safety."""

@@ -6,26 +6,29 @@ import re
 
 
 class CodeFenceTracker:
-    """Knows whether the line at hand stands inside a fenced block of code (CommonMark).
+    """Tracks whether the current line is inside a fenced code block (CommonMark).
 
-    A block in a list belongs to its item: it is indented as that is, and ends with it. Quotations
-    (``>``) end by themselves, what is fenced in them with them: they are lines as any others.
-    Not followed: a line that goes on with an item's words without being indented.
+    A block in a list item has the item's indentation and ends with the item. Block quotes (``>``)
+    count as ordinary lines, since a block in a quote ends with the quote. Lazy continuation lines
+    of list items aren't supported.
+
+    Attributes:
+        open: The line that would close the block; "" outside a block.
     """
 
     _FENCE = re.compile(r"(`{3,}|~{3,})(.*)")
     _ITEM = re.compile(r"(?:[-+*]|\d{1,9}[.)])(?= |$)")
-    _INDENTED = 4
-    """Columns from which on a line is code without a fence, or goes on with what was before."""
+    _INDENTED_CODE_COLUMNS = 4
+    """From this column on a line is indented code or continues the line before."""
 
     def __init__(self) -> None:
         self.open = ""
-        """The line that would close the block; "" outside."""
         self._line = ""
         self._items: list[int] = []
-        """At which columns the text of the list's items begins, the outermost first."""
+        """The columns at which the text of the list items begins, the outermost item first."""
 
     def feed(self, text: str) -> None:
+        """Read more text. It may end within a line."""
         if "\n" not in text:
             self._line += text
             return
@@ -36,6 +39,7 @@ class CodeFenceTracker:
         self._line = rest
 
     def end_line(self) -> None:
+        """End the current line, as a line end or the end of the answer does."""
         line, self._line = self._line.rstrip("\r").expandtabs(4), ""
         text = line.lstrip(" ")
         column = len(line) - len(text)
@@ -46,20 +50,22 @@ class CodeFenceTracker:
             if len(self.open) - len(self.open.lstrip(" ")) > self._start:
                 self.open = ""
         if self.open:
-            if column < self._start + self._INDENTED and self._closes(text):
+            if column < self._start + self._INDENTED_CODE_COLUMNS and self._closes(text):
                 self.open = ""
             return
-        while column < self._start + self._INDENTED and (item := self._ITEM.match(text)):
+        while column < self._start + self._INDENTED_CODE_COLUMNS and (
+            item := self._ITEM.match(text)
+        ):
             text = text[item.end() :]
             blanks = len(text) - len(text.lstrip(" "))
             self._items.append(column + item.end() + (blanks if blanks < 5 and text.strip() else 1))
             column += item.end() + blanks
             text = text.lstrip(" ")
         fence = self._FENCE.match(text)
-        # Backticks after the opening ones make it code within a line.
+        # Further backticks in the line make it a code span, not a fence.
         if (
             fence is not None
-            and column < self._start + self._INDENTED
+            and column < self._start + self._INDENTED_CODE_COLUMNS
             and (fence[1][0] == "~" or "`" not in fence[2])
         ):
             self.open = " " * self._start + fence[1]
@@ -70,7 +76,7 @@ class CodeFenceTracker:
         return self._items[-1] if self._items else 0
 
     def _closes(self, text: str) -> bool:
-        """Whether it is marks of the same kind alone, as many as the opening ones at least."""
+        """Return whether ``text`` is a closing fence, at least as long as the opening fence."""
         fence = self._FENCE.match(text)
         return (
             fence is not None

@@ -10,33 +10,42 @@ from persona_lab.responses.changes import Edit
 
 
 class Filter:
-    """One step at work on one answer. This one lets everything pass."""
+    """One step of one answer. The base class changes nothing.
+
+    Attributes:
+        ended: Whether the answer has ended: further input produces no output.
+        blocked: Why the answer was blocked for safety; "" for an answer that isn't.
+        consumed: Characters that were read until ``ended``; None for a filter without the count.
+    """
 
     ended = False
-    """True once nothing more will come, whatever is fed."""
     blocked = ""
-    """Why the answer was broken off for safety; "" while it wasn't."""
     consumed: int | None = None
-    """Characters that were read until ``ended``; None where the filter doesn't count them."""
 
     @property
     def applied(self) -> tuple[str, ...]:
-        """What it did, where the step's name alone doesn't say it."""
+        """What the filter did, if the name of the step isn't precise enough."""
         return ()
 
     def feed(self, text: str) -> str:
-        """Finished text so far unseen; "" while it can't be judged yet."""
+        """Read ``text``, and return the text that is finished; "" while nothing is."""
         return text
 
     def finish(self) -> str:
-        """What is left at the end."""
+        """End the input, and return the rest of the text."""
         return ""
 
     def edits(self, before: str, after: str) -> list[Edit] | None:
-        """What the filter did to the whole text ``before`` to give ``after``, in order.
+        """Return the edits that the filter made, in order.
 
-        It is called after :meth:`finish`, and only when the two differ. None where the filter
-        doesn't note its edits: the texts are compared then.
+        It is called after :meth:`finish`, and only if the two texts differ.
+
+        Args:
+            before: The whole text that the filter read.
+            after: The whole text that the filter returned.
+
+        Returns:
+            The edits. None if the filter doesn't record them: the texts are compared then.
         """
         return None
 
@@ -46,10 +55,10 @@ class Step:
     """One step of a response processor.
 
     Attributes:
-        name: What the metadata of a reply calls it.
-        open: Makes the filter for an answer of a persona.
-        data: Whether it is for answers that are data (JSON) too, and not for words alone.
-        masks: Whether it removes for safety: what it removed isn't kept among the changes.
+        name: The name of the step in the metadata of a reply.
+        open: Creates the filter for an answer of a persona.
+        data: Whether the step also applies to answers that are data, such as JSON.
+        masks: Whether the step removes text for safety. The removed text isn't stored.
     """
 
     name: str

@@ -1,12 +1,16 @@
-"""OutputFilter: what an answer may not tell, masked or kept back while it streams.
+"""OutputFilter: mask or block the unsafe parts of an answer while it streams.
 
-``templates/guards.yaml`` has the masks, the words and the limits of roles. Personal data that
-stands in the persona's own text (the support desk's number) isn't personal and stays.
+``templates/guards.yaml`` has the masks, the listed words and the limits of roles. Personal data in
+the persona's own fields, such as the number of a support desk, isn't masked.
 
-A stream is judged in units. A unit ends where nothing that could be masked is under way: after
-most words at once, after a sentence where a number, an address or the beginning of a listed word
-has come, and always after a sentence for a persona whose role has limits. So no half of a masked
-item is ever shown, and how a provider cut the stream makes no difference.
+A stream is checked in units. A unit ends where no masked item can be incomplete:
+
+- usually after a word;
+- after the sentence, if it has a number, an address or the beginning of a listed word;
+- always after the sentence, for a persona whose role has limits.
+
+So no part of a masked item is ever shown. The result doesn't depend on how a provider splits its
+stream.
 """
 
 from __future__ import annotations
@@ -30,58 +34,59 @@ from persona_lab.yaml_config import Location, load
 
 
 class Moderator(Protocol):
-    """Looks at a whole answer before anybody sees it: with one, answers don't stream."""
+    """Reviews a whole answer before it is shown. With a moderator, answers don't stream."""
 
     async def review(self, text: str) -> list[str]:
-        """Names of what is wrong with ``text``; nothing for what may be shown.
+        """Return the names of the categories that ``text`` violates; none if it may be shown.
 
-        Raises ProviderError when it can't be told: then the answer isn't shown either.
+        Raises:
+            ProviderError: The review failed. The answer isn't shown then.
         """
         ...
 
 
 BlockReason = Literal["words", "limits", "moderation"]
-"""Why an answer was kept back: ``blocked.…`` in ``fallbacks.yaml`` has the words for it."""
+"""Why an answer was blocked. ``blocked.…`` in ``fallbacks.yaml`` has the texts."""
 
 _Text = Annotated[str, Field(min_length=1)]
-_LONGEST = 600
-"""Characters after which a unit ends at the next space, whatever is under way."""
-_REACH = 40
-"""Characters before a unit that may say what a number in it is."""
-_ENDS = "。！？!?\n"
-_ABBREVIATED = re.compile(
+_MAX_UNIT_LENGTH = 600
+"""Characters after which a unit ends at the next space in any case."""
+_LOOKBEHIND_LENGTH = 40
+"""Characters before a unit that are searched for the meaning of a number in it."""
+_SENTENCE_ENDS = "。！？!?\n"
+_ABBREVIATION = re.compile(
     r"(?:^|[\s\d])(?:St|Ave|Rd|Blvd|Dr|Ln|Ct|Pl|Sq|Pkwy|Hwy|Apt|Ste|No|Mr|Mrs|Ms|D\.C|[A-Z])\.$"
 )
-_NAMES = re.compile("[\u4e00-\u9fff々〇ァ-ヶー]")
-"""Places and the like are written in these: they stay together."""
+_NAME_CHARACTER = re.compile("[\u4e00-\u9fff々〇ァ-ヶー]")
+"""Characters of place names. A unit doesn't end between them."""
 _SIGNS = frozenset("@＠〒+＋都道府県市区町村郡0123456789０１２３４５６７８９①②③④⑤⑥⑦⑧⑨")
-"""Personal data has one of these, as far as it isn't a key, which has no space within."""
+"""All personal data has one of these characters, except a private key."""
 _KEY_BEGINS = re.compile(r"-----BEGIN(?: [A-Z0-9]+)*\Z")
 _KEY_OPEN = re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?!.*-----END [A-Z0-9 ]*KEY-----)", re.S)
-_LONGEST_KEY = 8000
-_BETWEEN = r"[\s・.,*_\-‐ー~/]{1,2}"
-"""What may be put between the letters of a word to slip it through."""
-_DROPPED = frozenset(" \t\n　・.,*_-‐ー~/")
+_MAX_KEY_LENGTH = 8000
+_SEPARATORS = r"[\s・.,*_\-‐ー~/]{1,2}"
+"""Characters that are found between the letters of a word to evade the filter."""
+_SEPARATOR_CHARACTERS = frozenset(" \t\n　・.,*_-‐ー~/")
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class _Both(_Strict):
+class _BothLanguages(_Strict):
     ja: _Text
     en: _Text
 
 
-class _List(_Strict):
-    """Words, each in any script, case and spacing."""
+class _WordList(_Strict):
+    """A list of words. They match in any script, case and spacing."""
 
     severity: Literal["mask", "block"]
     ja: tuple[_Text, ...] = ()
     en: tuple[_Text, ...] = ()
 
     @model_validator(mode="after")
-    def _has_words(self) -> _List:
+    def _has_words(self) -> _WordList:
         for word in (*self.ja, *self.en):
             if len(canonical(word)) < 2:
                 raise ValueError(f"{word}: too short to be looked for")
@@ -91,7 +96,11 @@ class _List(_Strict):
 
 
 class _Subject(_Strict):
-    """Each of ``advice`` is words that all stand in one sentence, "a|b" being either."""
+    """A subject on which a role gives no advice.
+
+    Each entry of ``advice`` is a group of words that occur in one sentence; "a|b" stands for a or
+    b. A sentence with a word of ``unless`` is allowed.
+    """
 
     advice: tuple[Annotated[tuple[_Text, ...], Field(min_length=2)], ...]
     unless: tuple[_Text, ...] = ()
@@ -103,13 +112,13 @@ class _Limit(_Strict):
 
 
 class _File(_Strict):
-    masks: dict[_Text, _Both]
-    words: tuple[_List, ...] = ()
+    masks: dict[_Text, _BothLanguages]
+    words: tuple[_WordList, ...] = ()
     subjects: dict[_Text, _Subject] = Field(default_factory=dict)
     limits: tuple[_Limit, ...] = ()
 
     @model_validator(mode="after")
-    def _is_whole(self) -> _File:
+    def _references_exist(self) -> _File:
         wanted = {*KINDS, "word"}
         if wrong := sorted(wanted ^ set(self.masks)):
             raise ValueError(f"masks: {wrong[0]} is {'missing' if wrong[0] in wanted else 'none'}")
@@ -120,14 +129,20 @@ class _File(_Strict):
         return self
 
 
-def _place(location: Location) -> str:
+def _describe_location(location: Location) -> str:
     return ": ".join(str(part + 1 if isinstance(part, int) else part) for part in location)
 
 
 class OutputFilter:
-    """Masks personal data and words, and keeps back what may not be said at all.
+    """Masks personal data and listed words, and blocks answers that aren't allowed.
 
-    ``safe_words`` gives what a persona says instead, for each of :data:`Blocked`.
+    Args:
+        path: The file of the rules, ``guards.yaml``.
+        safe_words: Returns a persona's text for a blocked answer, by :data:`BlockReason`.
+        personal_data: Whether personal data is masked.
+        words: Whether listed words are masked and blocked.
+        limits: Whether the limits of roles apply.
+        moderator: Reviews whole answers.
     """
 
     def __init__(
@@ -140,8 +155,12 @@ class OutputFilter:
         limits: bool = True,
         moderator: Moderator | None = None,
     ) -> None:
-        """Raises ConfigurationError, one line that names the file and the entry."""
-        self.rules = load(path, _File, place=_place)
+        """Load the rules.
+
+        Raises:
+            ConfigurationError: The file is invalid. The message names the file and the entry.
+        """
+        self.rules = load(path, _File, place=_describe_location)
         self.safe_words = safe_words
         self.moderator = moderator
         self.personal_data = personal_data
@@ -160,15 +179,23 @@ class OutputFilter:
         )
 
     async def review(self, text: str, agent: Agent) -> tuple[str, list[str]]:
-        """What may be shown of a whole answer, and what the moderator found wrong with it.
+        """Review a whole answer.
 
-        Raises ProviderError.
+        Args:
+            text: The answer.
+            agent: The persona that answers.
+
+        Returns:
+            The text to show, and the names of the categories that the answer violates.
+
+        Raises:
+            ProviderError: The review failed.
         """
         flagged = await self.moderator.review(text) if self.moderator and text else []
         return (self.safe_words(agent, "moderation") if flagged else text), flagged
 
     def subjects(self, agent: Agent) -> dict[str, _Subject]:
-        """What ``agent`` may not advise on, because of one of its roles."""
+        """Return the subjects on which ``agent`` gives no advice, by the limits of its roles."""
         roles = {_fold(role.name) for role in agent.roles}
         return {
             subject: self.rules.subjects[subject]
@@ -178,57 +205,60 @@ class OutputFilter:
         }
 
     def mask_of(self, kind: str, language: str) -> str:
+        """Return the text that replaces an item of ``kind``."""
         both = self.rules.masks[kind]
         return both.en if language == "en" else both.ja
 
 
 class _WordLists:
-    """All listed words as two patterns, and the beginnings of words for which one must wait."""
+    """All listed words as two patterns, with the beginnings of words that delay a unit's end."""
 
-    def __init__(self, lists: Sequence[_List]) -> None:
-        self.mask = _either(word for each in lists if each.severity == "mask" for word in _of(each))
-        self.block = _either(
-            word for each in lists if each.severity == "block" for word in _of(each)
+    def __init__(self, lists: Sequence[_WordList]) -> None:
+        self.mask = _any_word_pattern(
+            word for each in lists if each.severity == "mask" for word in _words_of(each)
         )
-        whole = [_skeleton(word) for each in lists for word in _of(each)]
-        self._begun = {word[:length] for word in whole for length in range(1, len(word))}
-        self._marks = {begun[-1] for begun in self._begun}
+        self.block = _any_word_pattern(
+            word for each in lists if each.severity == "block" for word in _words_of(each)
+        )
+        whole = [_skeleton(word) for each in lists for word in _words_of(each)]
+        self._beginnings = {word[:length] for word in whole for length in range(1, len(word))}
+        self._marks = {begun[-1] for begun in self._beginnings}
         self.longest = max(map(len, whole), default=0)
 
     def under_way(self, skeleton: str) -> bool:
-        """Whether ``skeleton`` ends in what may become a listed word."""
+        """Return whether the end of ``skeleton`` is the beginning of a listed word."""
         if skeleton[-1:] not in self._marks:
             return False
         lengths = range(1, min(self.longest, len(skeleton) + 1))
-        return any(skeleton[-length:] in self._begun for length in lengths)
+        return any(skeleton[-length:] in self._beginnings for length in lengths)
 
 
-def _of(words: _List) -> tuple[str, ...]:
+def _words_of(words: _WordList) -> tuple[str, ...]:
     return (*words.ja, *words.en)
 
 
-def _either(words: Iterable[str]) -> re.Pattern[str] | None:
+def _any_word_pattern(words: Iterable[str]) -> re.Pattern[str] | None:
     patterns = []
     for word in sorted(words, key=len, reverse=True):
         skeleton = _skeleton(word)
-        letters = [_letter(letter) for letter in skeleton]
+        letters = [_letter_pattern(letter) for letter in skeleton]
         pattern = "".join(letters)
-        if skeleton.isascii():  # apart are all letters of a word or none: not those of "let's hit"
+        if skeleton.isascii():  # separators between all letters or none: "let's hit" is no match
             parts = [[re.escape(letter) for letter in _skeleton(part)] for part in word.split()]
-            spread = (f"(?:{''.join(part)}|{_BETWEEN.join(part)})" for part in parts)
-            pattern = rf"(?<![a-z0-9'’]){f'(?:{_BETWEEN})?'.join(spread)}(?![a-z0-9])"
-        elif len(letters) > 2:  # two of "販売・女性" aren't meant
-            pattern = f"(?:{_BETWEEN})?".join(letters)
-        if all("一" <= letter <= "鿿" for letter in skeleton):  # within a longer word: 販売女性
+            spread = (f"(?:{''.join(part)}|{_SEPARATORS.join(part)})" for part in parts)
+            pattern = rf"(?<![a-z0-9'’]){f'(?:{_SEPARATORS})?'.join(spread)}(?![a-z0-9])"
+        elif len(letters) > 2:  # with two letters, "販売・女性" would match
+            pattern = f"(?:{_SEPARATORS})?".join(letters)
+        if all("一" <= letter <= "鿿" for letter in skeleton):  # part of a longer word: 販売女性
             pattern = rf"(?<![一-鿿]){pattern}(?![一-鿿])"
-        elif all("ぁ" <= letter <= "ー" for letter in skeleton):  # the end of a verb: 行きちがい
+        elif all("ぁ" <= letter <= "ー" for letter in skeleton):  # end of a verb: 行きちがい
             pattern = rf"(?<![一-鿿]){pattern}"
         patterns.append(pattern)
     return re.compile("|".join(patterns), re.IGNORECASE) if patterns else None
 
 
-def _letter(letter: str) -> str:
-    """Hiragana stands for katakana as well."""
+def _letter_pattern(letter: str) -> str:
+    """Return the pattern of a letter. Hiragana matches katakana too."""
     if "ぁ" <= letter <= "ゖ":
         return f"[{letter}{chr(ord(letter) + 0x60)}]"
     return re.escape(letter)
@@ -236,8 +266,11 @@ def _letter(letter: str) -> str:
 
 @lru_cache(maxsize=8192)
 def _skeleton(text: str) -> str:
+    """Return the letters of ``text`` for comparison: no case, no separators, in hiragana."""
     folded = normalized(text)[0].casefold()
-    return "".join(map(_hiragana, filter(lambda letter: letter not in _DROPPED, folded)))
+    return "".join(
+        map(_hiragana, filter(lambda letter: letter not in _SEPARATOR_CHARACTERS, folded))
+    )
 
 
 def _hiragana(letter: str) -> str:
@@ -249,39 +282,46 @@ def _fold(word: str) -> str:
 
 
 class SafetyFilter(Filter):
-    """One answer of ``agent``, unit by unit."""
+    """Filters one answer of ``agent``, unit by unit.
+
+    Args:
+        rules: The filter with the rules.
+        agent: The persona that answers.
+    """
 
     def __init__(self, rules: OutputFilter, agent: Agent) -> None:
         self._rules = rules
         self._agent = agent
         self._subjects = rules.subjects(agent)
-        self._own: str | None = None
+        self._persona_text: str | None = None
         self._fences = CodeFenceTracker()
         self._applied: list[str] = []
         self._held = ""
         self._skeleton = ""
         self._signs = False
         self._worded = False
-        """Whether a listed word may stand in what is held."""
+        """Whether the held text may have a listed word."""
         self._before = ""
         self._given = ""
-        """The last characters that were given out."""
+        """The last characters of the output."""
         self._read = 0
-        """Characters before those that are held."""
+        """The number of characters before the held text."""
         self._edits: list[Edit] = []
 
     @property
     def applied(self) -> tuple[str, ...]:
+        """The names of the masks, and of the reason of a block."""
         return tuple(dict.fromkeys(self._applied))
 
     def feed(self, text: str) -> str:
+        """Read ``text``, and return the text that is finished."""
         out = ""
         for character in text:
             if self.ended:
                 break
             self._held += character
             self._signs = self._signs or character in _SIGNS
-            if character not in _DROPPED:
+            if character not in _SEPARATOR_CHARACTERS:
                 skeleton = self._skeleton + _skeleton(character)
                 self._skeleton = skeleton[-self._rules.words.longest - 1 :]
             if self._is_unit(character):
@@ -289,9 +329,11 @@ class SafetyFilter(Filter):
         return out
 
     def finish(self) -> str:
+        """End the input, and return the rest of the text."""
         return "" if self.ended or not self._held else self._release(finished=True)
 
     def edits(self, before: str, after: str) -> list[Edit]:
+        """Return the edits that turned ``before`` into ``after``."""
         if not self.ended:
             return self._edits
         grown = sum(edit.length - (edit.end - edit.start) for edit in self._edits)
@@ -299,29 +341,29 @@ class SafetyFilter(Filter):
         return [*self._edits, refused]
 
     def _is_unit(self, character: str) -> bool:
-        if not plain(character):  # it parts nothing
-            return len(self._held) >= _LONGEST
+        if not plain(character):  # an invisible character ends no unit
+            return len(self._held) >= _MAX_UNIT_LENGTH
         latin = character.isascii() or "！" <= character <= "～"
-        if latin and not character.isspace() and character not in _ENDS:
+        if latin and not character.isspace() and character not in _SENTENCE_ENDS:
             self._worded = True
-            return len(self._held) >= _LONGEST_KEY
+            return len(self._held) >= _MAX_KEY_LENGTH
         if "-----BEGIN" in self._held and _KEY_OPEN.search(self._held):
-            return len(self._held) >= _LONGEST_KEY
+            return len(self._held) >= _MAX_KEY_LENGTH
         if character.isspace() and _KEY_BEGINS.search(self._held[:-1]):
             return False
-        long = len(self._held) >= _LONGEST
+        long = len(self._held) >= _MAX_UNIT_LENGTH
         if self._rules.words.under_way(self._skeleton):
             self._worded = True
             if not long:
                 return False
-        if _NAMES.match(character):  # 東京 may be going to be 東京都
+        if _NAME_CHARACTER.match(character):  # 東京 may become 東京都
             return long
-        if character in _ENDS:
+        if character in _SENTENCE_ENDS:
             return True
         if long or not (self._signs or self._subjects):
             return True
         stopped = character.isspace() and self._held[-2:-1] == "."
-        return stopped and not _ABBREVIATED.search(self._held[-7:-1])
+        return stopped and not _ABBREVIATION.search(self._held[-7:-1])
 
     def _release(self, *, finished: bool = False) -> str:
         unit, self._held = self._held, ""
@@ -331,16 +373,16 @@ class SafetyFilter(Filter):
         if refused:
             self.ended, self.blocked = True, refused[0]
             self._applied.append(f"block:{refused[1]}")
-            return self._farewell() + self._rules.safe_words(self._agent, refused[0])
+            return self._closing_text() + self._rules.safe_words(self._agent, refused[0])
         out = self._masked(unit, signs, worded)
         self._read += len(unit)
-        self._before = (self._before + unit)[-_REACH:]
+        self._before = (self._before + unit)[-_LOOKBEHIND_LENGTH:]
         self._given = (self._given + out)[-2:]
         self._fences.feed(unit)
         return out
 
-    def _farewell(self) -> str:
-        """What brings the answer so far to an end: an open block of code, a blank line."""
+    def _closing_text(self) -> str:
+        """Return the text that ends the answer so far: a closing code fence and a blank line."""
         if not self._given:
             return ""
         self._fences.end_line()
@@ -360,7 +402,7 @@ class SafetyFilter(Filter):
                     continue
                 for words_together in subject.advice:
                     if all(
-                        any(_says(sentence, either) for either in word.split("|"))
+                        any(_has_word(sentence, either) for either in word.split("|"))
                         for word in words_together
                     ):
                         return "limits", name
@@ -372,7 +414,7 @@ class SafetyFilter(Filter):
             text = self._before + unit
             shift = len(self._before)
             for data in find_personal(text, shift):
-                if canonical(text[data.start : data.end]) not in self._persona():
+                if canonical(text[data.start : data.end]) not in self._canonical_persona():
                     found.append((data.start - shift, data.end - shift, data.kind))
         if worded and self._rules.words.mask is not None:
             normal, places = normalized(unit)
@@ -391,30 +433,30 @@ class SafetyFilter(Filter):
             unit = unit[:start] + self._rules.mask_of(kind, self._agent.language) + unit[end:]
         return unit
 
-    def _persona(self) -> str:
-        """What the persona's own text says: no secret."""
-        if self._own is None:
+    def _canonical_persona(self) -> str:
+        """Return the persona's own texts in canonical form. Data in them isn't masked."""
+        if self._persona_text is None:
             agent = self._agent
             own = [agent.name, agent.description, agent.background, agent.greeting]
             own += [*agent.catchphrases, *agent.sentence_endings]
             own += [text for example in agent.examples for text in example.values()]
-            self._own = "\n".join(map(canonical, own))
-        return self._own
+            self._persona_text = "\n".join(map(canonical, own))
+        return self._persona_text
 
 
 @functools.lru_cache(maxsize=1024)
-def _spoken(word: str) -> re.Pattern[str]:
-    """``word`` in a sentence; one of Latin letters as a whole word: "sue" isn't in "issue"."""
+def _word_pattern(word: str) -> re.Pattern[str]:
+    """Return the pattern of ``word``. Latin words match as a whole: "sue" isn't in "issue"."""
     text = word.casefold()
     before = "(?<![a-z])" if text[0].isascii() and text[0].isalpha() else ""
     after = "(?![a-z])" if text[-1].isascii() and text[-1].isalpha() else ""
     return re.compile(before + re.escape(text) + after)
 
 
-def _says(sentence: str, word: str) -> bool:
-    return _spoken(word).search(sentence) is not None
+def _has_word(sentence: str, word: str) -> bool:
+    return _word_pattern(word).search(sentence) is not None
 
 
 def _may_hold_key(unit: str) -> bool:
-    """Keys have a digit, which is one of the signs, but for those of many lines."""
+    """Return whether ``unit`` may have a private key. Other keys have a digit, which is a sign."""
     return "-----BEGIN" in unit

@@ -1,8 +1,8 @@
-"""ResponseProcessor: a stream of raw text in, a stream of finished text out.
+"""ResponseProcessor: turn a stream of raw text into a stream of finished text.
 
-A step opens a filter for each answer. Filters work by the character (or hold back what they
-can't judge yet), so that the final text never depends on how a provider cut its stream. What a
-filter has given out is never taken back.
+A step opens a filter for each answer. Filters read character by character, and hold back text that
+they can't judge yet. So the result doesn't depend on how a provider splits its stream. A filter
+never takes back its output.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Processed:
 
     Attributes:
         content: The text that is shown.
-        applied: The steps that changed the text, in their order.
-        raw: The model's own text, see :mod:`persona_lab.responses.changes`.
+        applied: The steps that changed the text, in order.
+        raw: The model's text. See :mod:`persona_lab.responses.changes`.
         changes: Which step changed which span of the content.
     """
 
@@ -36,7 +36,12 @@ class Processed:
 
 
 class ReplyStream:
-    """One answer on its way through all steps."""
+    """The processing of one answer by all steps.
+
+    Args:
+        steps: The steps, in order.
+        agent: The persona that answers.
+    """
 
     def __init__(self, steps: Sequence[Step], agent: Agent) -> None:
         self._steps = steps
@@ -44,24 +49,25 @@ class ReplyStream:
         self._seen: list[str] = []
         self._given: list[list[str]] = [[] for _ in steps]
         self._texts: list[tuple[str, str]] = []
-        """What each step read and gave, once the answer is finished."""
+        """The input and output of each step, after :meth:`finish`."""
         self._returned = False
-        """Whether the text so far ended in \\r: a \\n after it belongs to the same line end."""
+        """Whether the last text ended in CR: an LF after it belongs to the same line end."""
 
     @property
     def ended(self) -> bool:
-        """True when no further text can change the answer: the model may stop."""
+        """Whether the answer has ended: further text can't change it, so the model may stop."""
         return any(each.ended for each in self._filters)
 
     @property
     def blocked(self) -> str:
-        """Why the answer was broken off for safety; "" where it wasn't."""
+        """Why the answer was blocked for safety; "" for an answer that isn't."""
         return next((each.blocked for each in self._filters if each.blocked), "")
 
     def feed(self, text: str) -> str:
-        """New finished text, to be shown after what came before.
+        """Read raw text, and return the new finished text, which follows the text before.
 
-        What could not be stored goes first: no step may judge what is read otherwise later.
+        Characters that can't be stored are removed before the first step. So each step judges the
+        same text that is stored later.
         """
         if text:
             half = self._returned and text[0] == "\n"
@@ -74,7 +80,7 @@ class ReplyStream:
         return text
 
     def finish(self) -> tuple[str, tuple[str, ...]]:
-        """The last finished text, and the names of the steps that changed something."""
+        """Return the rest of the finished text, and the names of the steps that changed any."""
         text = ""
         for filter_, given in zip(self._filters, self._given, strict=True):
             text = filter_.feed(text) + filter_.finish()
@@ -89,15 +95,15 @@ class ReplyStream:
         return text, tuple(applied)
 
     def changes(self) -> tuple[Change, ...]:
-        """Which step changed which span of the finished text. Call it after :meth:`finish`.
+        """Return which step changed which span of the finished text.
 
-        Steps that changed nothing cost one comparison.
+        Call it after :meth:`finish`. A step without changes costs one comparison.
         """
         found: list[Change] = []
         for step, filter_, (seen, given) in zip(
             self._steps, self._filters, self._texts, strict=True
         ):
-            if filter_.ended and filter_.consumed is not None:  # what follows was never read
+            if filter_.ended and filter_.consumed is not None:  # the filter didn't read the rest
                 seen = seen[: filter_.consumed]
                 found = [change for change in found if change.end <= len(seen)]
             if seen == given:
@@ -110,8 +116,11 @@ class ReplyStream:
 
 
 class ResponseProcessor:
-    """Runs ``steps`` over answers, in their order. Without steps given, those that need neither
-    words nor rules from a file."""
+    """Runs steps over answers.
+
+    Args:
+        steps: The steps, in order. None stands for the steps that need no file of texts or rules.
+    """
 
     def __init__(self, steps: Sequence[Step] | None = None) -> None:
         self.steps = tuple((*STEPS, *LAST_STEPS) if steps is None else steps)
@@ -119,14 +128,19 @@ class ResponseProcessor:
     def open_stream(
         self, agent: Agent, secrets: Sequence[str] = (), *, data: bool = False
     ) -> ReplyStream:
-        """``secrets`` are hidden before any other step could cut them in two. ``data``: what is
-        told is no words but JSON, say."""
+        """Open the processing of one answer.
+
+        Args:
+            agent: The persona that answers.
+            secrets: Texts to mask. They are masked first, so that no other step can split them.
+            data: Whether the answer is data, such as JSON. Only steps for data run then.
+        """
         hiding = Step("hidden_secrets", lambda _: RedactSecrets(secrets), masks=True)
         steps = [step for step in self.steps if step.data or not data]
         return ReplyStream([hiding, *steps], agent)
 
     def process(self, raw: str, agent: Agent) -> Processed:
-        """A whole raw answer, finished: the same text as through a stream."""
+        """Process a whole raw answer. The result is the same as for a stream."""
         stream = self.open_stream(agent)
         text = stream.feed(raw)
         rest, applied = stream.finish()

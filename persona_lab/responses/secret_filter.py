@@ -11,10 +11,15 @@ from persona_lab.responses.filters import Filter
 
 
 class RedactSecrets(Filter):
-    """:func:`hide` for a stream. Most of a secret that is broken off at the end is hidden as well.
+    """Masks secrets in a stream, as :func:`~persona_lab.redaction.redact` does in a text.
 
-    A row of letters without a blank is held back until it ends, whatever the secrets are: what is
-    held, and what becomes of a few letters that begin a secret, must not tell who tries letters.
+    The beginning of a secret at the end of the answer is masked if it is most of the secret.
+
+    A run of characters without white space is held back until it ends, whether it may be a secret
+    or not. So the timing of the output doesn't reveal parts of a secret to a user who guesses.
+
+    Args:
+        secrets: The secrets to mask. Short ones are ignored.
     """
 
     def __init__(self, secrets: Sequence[str]) -> None:
@@ -23,6 +28,7 @@ class RedactSecrets(Filter):
         self._held = ""
 
     def feed(self, text: str) -> str:
+        """Read ``text``, and return the text that is finished."""
         if not self._secrets:
             return text
         text = redact(self._held + text, self._secrets)
@@ -32,6 +38,7 @@ class RedactSecrets(Filter):
         return text[: len(text) - begun]
 
     def finish(self) -> str:
+        """End the input, and return the rest of the text."""
         held, self._held = self._held, ""
         for secret in self._secrets:
             begun = _overlap(held, secret)
@@ -40,8 +47,11 @@ class RedactSecrets(Filter):
         return held
 
     def edits(self, before: str, after: str) -> list[Edit]:
-        """The places of the secrets. Where they can't be told exactly, all from the first
-        difference to the last."""
+        """Return the spans of the secrets.
+
+        If the spans can't be found exactly, one span has all text from the first difference to
+        the last.
+        """
         text, changes = before, list[Change]()
         for secret in self._secrets:
             found = [
@@ -64,7 +74,7 @@ class RedactSecrets(Filter):
 
 
 def _starts(changes: Sequence[Change]) -> Iterator[tuple[Change, int]]:
-    """Each change with its place in the text before."""
+    """Yield each change with its start in the text before the changes."""
     shift = 0
     for change in changes:
         yield change, change.start + shift
@@ -72,7 +82,7 @@ def _starts(changes: Sequence[Change]) -> Iterator[tuple[Change, int]]:
 
 
 def _overlap(text: str, secret: str) -> int:
-    """How many characters at the end of ``text`` begin ``secret``."""
+    """Return how many characters at the end of ``text`` are a beginning of ``secret``."""
     lengths = range(min(len(text), len(secret) - 1), 0, -1)
     same = (length for length in lengths if text[-length:].lower() == secret[:length].lower())
     return next(same, 0)

@@ -22,24 +22,30 @@ _FRAMES: dict[str, tuple[str, ...]] = {}
 for _before, (_left, _right) in itertools.product(_BEFORE_NAMES, _AROUND_NAMES):
     _head = _before + _left  # "*" begins an item and emphasis
     _FRAMES[_head] = (*_FRAMES.get(_head, ()), f"{_right}:", f":{_right}")
-"""What stands before the name of who speaks → what may stand after it, as :func:`_key` has it:
-``名前：``, ``**Name**:``, ``### Name:`` …"""
+"""The text before a speaker's name → the texts that may follow the name, as comparison keys.
+
+Examples are ``名前：``, ``**Name**:`` and ``### Name:``.
+"""
 _LED = {"【": ("】", *_FRAMES["【"])}
 _HEADED = {"###": ("\n", *_FRAMES["###"]), "<|": ("|>",), "<|im_start|>": ("\n",)}
-"""Where no colon is needed: before the persona's own words, and for who speaks next."""
+"""Labels without a colon: before the persona's answer, and before the next speaker's turn."""
 
 
 @lru_cache(maxsize=4096)
 def _key(character: str) -> str:
-    """How it is compared in labels; "" for blanks and what shows nothing. A line end stays."""
+    """Return the comparison key of a character; "" for an invisible one. A line end stays."""
     if character == "\n" or is_visible(character):
         return unicodedata.normalize("NFKC", character).casefold()
     return ""
 
 
 class _Labels:
-    """Tells whether a text is one of ``names`` in a frame, or the beginning of that: both as
-    :func:`_key` has them. ``frames`` are those beside :data:`_FRAMES`."""
+    """Recognises the speaker labels of ``names``. Texts are compared by their keys.
+
+    Args:
+        names: The names of the speakers.
+        frames: Further texts around a name, in addition to :data:`_FRAMES`.
+    """
 
     def __init__(self, names: Sequence[str], frames: Mapping[str, Sequence[str]]) -> None:
         self._names = [key for name in names if (key := "".join(map(_key, name)))]
@@ -47,9 +53,11 @@ class _Labels:
         self._firsts = {text[0] for text in (*self._frames, *self._names) if text}
 
     def is_one(self, text: str) -> bool:
+        """Return whether ``text`` is a label."""
         return any(rest in tails for rest, tails in self._after_names(text))
 
     def may_become_one(self, text: str) -> bool:
+        """Return whether ``text`` is the beginning of a label."""
         if not text or text[0] not in self._firsts:
             return not text and bool(self._names)
         return (

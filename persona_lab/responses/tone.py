@@ -1,11 +1,11 @@
-"""Tones: the way of speaking that a persona was given, kept to in Japanese answers.
+"""Rewrite Japanese answers in the tone of the persona.
 
-``templates/tones.yaml`` says which words of a persona choose a tone, and the rules by which a
-sentence is said in it. It works by sentence: a stream holds back the unfinished sentence, never
-the reply. A sentence that is in the tone already stays byte for byte, and so do quotations,
-code, tables, headings, addresses, names and all that isn't Japanese.
+``templates/tones.yaml`` lists the tones: the names of a persona's tones that choose each of them,
+and the rules that rewrite a sentence. The unit is the sentence: a stream holds back the unfinished
+sentence only. A sentence that is in the tone already stays unchanged. So do quotations, code,
+tables, headings, addresses, names and text that isn't Japanese.
 
-SudachiPy is imported at the first Japanese sentence of a persona with such a tone, not before.
+SudachiPy is imported for the first Japanese sentence of a persona with a tone, not before.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ from persona_lab.responses.filters import Filter, Step
 from persona_lab.yaml_config import StrictModel, load
 
 _JAPANESE = re.compile("[\u3041-\u30ff\u3400-\u9fff]")
-_LONGEST = 1000
-"""Characters after which a sentence without an end is taken for one."""
-_ITEM = re.compile(r"\s*(?:[-*+・•]|\d+[.)．])\s")
-_MARKS = "。！？!?…"
-_BLANKS = ("ending",)
+_MAX_SENTENCE_LENGTH = 1000
+"""Characters after which the filter ends a sentence without a punctuation mark."""
+_LIST_ITEM = re.compile(r"\s*(?:[-*+・•]|\d+[.)．])\s")
+_SENTENCE_MARKS = "。！？!?…"
+_PLACEHOLDERS = ("ending",)
 
 _Text = Annotated[str, Field(min_length=1)]
 
 
 class Tone(StrictModel):
-    """A way to say sentences. ``base`` is applied first: what the rules are written for."""
+    """A tone and its rules. ``base`` is applied first; the rules expect sentences in that form."""
 
     name: _Text
     words: Annotated[tuple[_Text, ...], Field(min_length=1)]
-    """A persona with one of these among its tones speaks so."""
+    """Names of a persona's tones that choose this tone."""
     base: Literal["polite", "plain", "casual", "as it is"] = "as it is"
     enabled: bool = True
     already_matches: tuple[_Text, ...] = ()
-    """A sentence that ends so is in the tone already."""
+    """Ends of sentences that are in the tone already."""
     rules: tuple[Rule, ...] = ()
     examples: dict[_Text, _Text] = Field(default_factory=dict)
-    """Sentences and what becomes of them; the tests hold the rules to them."""
+    """Sentences and their rewritten forms. The tests check the rules with them."""
 
     @model_validator(mode="before")
     @classmethod
@@ -65,41 +65,47 @@ class Tone(StrictModel):
         return self
 
     @model_validator(mode="after")
-    def _fills(self) -> Tone:
+    def _placeholders_exist(self) -> Tone:
         for number, rule in enumerate(self.rules, 1):
             for name in rule.blanks:
-                if not name.partition(".")[0].isdigit() and name not in _BLANKS:
+                if not name.partition(".")[0].isdigit() and name not in _PLACEHOLDERS:
                     raise ValueError(f"rule {number}: replacement: there is no {{{name}}}")
         return self
 
     @cached_property
     def takes_ending(self) -> bool:
+        """Whether a rule uses a sentence ending of the persona."""
         return any("ending" in rule.blanks for rule in self.rules)
 
     @cached_property
-    def _found(self) -> Rules:
+    def _compiled_rules(self) -> Rules:
         return Rules(self.rules)
 
     def apply(self, sentence: str, *, keep: Sequence[str] = (), endings: Sequence[str] = ()) -> str:
-        """``sentence`` in this tone. Said twice is said once.
+        """Return ``sentence`` in this tone. The rewriting is idempotent.
 
-        A sentence whose new form would be said otherwise again is left as it came: the rules
-        didn't understand it.
+        If a second pass would change the result again, the rules don't fit the sentence, and it
+        stays unchanged.
+
+        Args:
+            sentence: A sentence with its punctuation.
+            keep: Names and catchphrases that must stay unchanged.
+            endings: The persona's sentence endings. The rules use the first.
         """
         if not _JAPANESE.search(sentence) or (self.takes_ending and not endings):
             return sentence
-        said = self._once(sentence, keep, endings)
-        if said == sentence or self._once(said, keep, endings) == said:
+        said = self._rewrite_once(sentence, keep, endings)
+        if said == sentence or self._rewrite_once(said, keep, endings) == said:
             return said
         return sentence
 
-    def _once(self, sentence: str, keep: Sequence[str], endings: Sequence[str]) -> str:
+    def _rewrite_once(self, sentence: str, keep: Sequence[str], endings: Sequence[str]) -> str:
         from persona_lab.japanese import to_casual, to_plain, to_polite
         from persona_lab.japanese.morphology import words_of
         from persona_lab.japanese.rewrite import rewrite
 
         endings_in_tone = (*self.already_matches, *(endings if self.takes_ending else ()))
-        if sentence.rstrip(_MARKS + "」』）) 　\n♪～").endswith(endings_in_tone):
+        if sentence.rstrip(_SENTENCE_MARKS + "」』）) 　\n♪～").endswith(endings_in_tone):
             return sentence
         text = sentence
         if self.base == "polite" and not _is_bare_item(sentence):
@@ -111,12 +117,17 @@ class Tone(StrictModel):
         if not self.rules:
             return text
         blanks = {"ending": endings[0] if endings else ""}
-        return rewrite(words_of(text, keep), self._found, blanks)
+        return rewrite(words_of(text, keep), self._compiled_rules, blanks)
 
 
 def _is_bare_item(sentence: str) -> bool:
-    """An entry of a list without a full stop: plain or a noun also in polite prose."""
-    return bool(_ITEM.match(sentence)) and not sentence.rstrip().endswith(tuple(_MARKS))
+    """Return whether a sentence is a list item without a full stop.
+
+    Such items are nouns or plain forms in polite text too.
+    """
+    return bool(_LIST_ITEM.match(sentence)) and not sentence.rstrip().endswith(
+        tuple(_SENTENCE_MARKS)
+    )
 
 
 class _File(StrictModel):
@@ -124,14 +135,21 @@ class _File(StrictModel):
 
 
 class Tones:
-    """The tones of ``tones.yaml``, and which of them a persona speaks in."""
+    """The tones of ``tones.yaml``, and the choice of one for a persona."""
 
     def __init__(self, path: Path) -> None:
-        """Raises TemplateError, one line that names the file, the tone and the rule."""
+        """Load the tones.
+
+        Raises:
+            TemplateError: The file is invalid. The message names the file, the tone and the rule.
+        """
         self.tones = load(path, _File, error=TemplateError).tones
 
     def of(self, agent: Agent) -> Tone | None:
-        """The tone of the first of the persona's own tones that has one; None for no Japanese."""
+        """Return the tone for the first tone of the persona that has one; None without one.
+
+        Only personas that answer in Japanese have a tone.
+        """
         if agent.language != "ja":
             return None
         for own in agent.tones:
@@ -156,7 +174,7 @@ def _fold(word: str) -> str:
 
 
 class ToneFilter(Filter):
-    """Says an answer in ``tone``, sentence by sentence."""
+    """Rewrites an answer in ``tone``, sentence by sentence."""
 
     def __init__(self, tone: Tone, agent: Agent) -> None:
         self._tone = tone
@@ -165,25 +183,29 @@ class ToneFilter(Filter):
         self._fences = CodeFenceTracker()
         self._held = ""
         self._ended = False
-        """The sentence has its mark; what follows may be another mark."""
+        """Whether the sentence has its punctuation mark. Another mark may follow."""
         self._quotes = ""
         self._line_begins = True
         self._raw_line = False
         self._read = 0
-        """Characters before those that are held."""
+        """The number of characters before the held text."""
         self._edits: list[Edit] = []
 
     @property
     def applied(self) -> tuple[str, ...]:
+        """The name of the tone."""
         return (f"tone:{self._tone.name}",)
 
     def feed(self, text: str) -> str:
+        """Read ``text``, and return the text that is finished."""
         return "".join(map(self._take, text))
 
     def finish(self) -> str:
+        """End the input, and return the last sentence."""
         return self._release()
 
     def edits(self, before: str, after: str) -> list[Edit]:
+        """Return the edits that turned ``before`` into ``after``."""
         return self._edits
 
     def _take(self, character: str) -> str:
@@ -194,7 +216,7 @@ class ToneFilter(Filter):
                 self._raw_line, self._line_begins = False, True
             return character
         out = ""
-        if self._ended and character not in _MARKS + "」』）)”\n":
+        if self._ended and character not in _SENTENCE_MARKS + "」』）)”\n":
             out = self._release()
         self._held += character
         if self._line_begins and (begun := self._held.lstrip(" 　\t")):
@@ -203,17 +225,17 @@ class ToneFilter(Filter):
             self._line_begins = begun in ("`", "``", "~", "~~")
         if character == "\n":
             return out + self._release()
-        self._quote(character)
+        self._track_quotes(character)
         if not self._quotes:
-            self._ended = self._ended or character in _MARKS
+            self._ended = self._ended or character in _SENTENCE_MARKS
             latin = character == " " and self._held[-2:-1] in (".", ":")
             if latin and not _JAPANESE.search(self._held):
                 return out + self._release()
-        return out + (self._release() if len(self._held) >= _LONGEST else "")
+        return out + (self._release() if len(self._held) >= _MAX_SENTENCE_LENGTH else "")
 
-    def _quote(self, character: str) -> None:
-        if character in _OPENING and "`" not in self._quotes:
-            self._quotes += _OPENING[character]
+    def _track_quotes(self, character: str) -> None:
+        if character in _CLOSING_QUOTES and "`" not in self._quotes:
+            self._quotes += _CLOSING_QUOTES[character]
         elif self._quotes.endswith(character):
             self._quotes = self._quotes[:-1]
         elif character in '`"' and "`" not in self._quotes:
@@ -235,4 +257,4 @@ class ToneFilter(Filter):
         return text
 
 
-_OPENING = {"「": "」", "『": "』", "“": "”"}
+_CLOSING_QUOTES = {"「": "」", "『": "』", "“": "”"}
