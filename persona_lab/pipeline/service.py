@@ -30,7 +30,7 @@ import logging
 import time
 import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
@@ -53,7 +53,9 @@ from persona_lab.monitor.logs import log_turn
 from persona_lab.monitor.request_context import bind_fields, with_request_context
 from persona_lab.pipeline.drafts import Draft, finish_despite_cancel
 from persona_lab.pipeline.fallback_chain import Fallback
-from persona_lab.pipeline.turn import TurnRequest, TurnState, milliseconds
+from persona_lab.pipeline.prompt_size import TURN_MARKUP_TOKENS, prompt_tokens
+from persona_lab.pipeline.summaries import Summarizer
+from persona_lab.pipeline.turn import TurnRequest, TurnState
 from persona_lab.pipeline.turn_metadata import (
     answer_metadata,
     cost_of,
@@ -90,11 +92,6 @@ Observer = Callable[[GenerationResult], None]
 
 _PREFILL_MESSAGES = ("A", "ん")
 """Messages without a common prefix. The common prefix of their prompts is the part to prefill."""
-_MAX_SUMMARY_TOKENS = 400
-TURN_MARKUP_TOKENS = 8
-"""Tokens that a chat template adds to each prompt message, at most."""
-_MAX_SUMMARY_CALLS = 3
-"""Summary calls that one turn makes, at most."""
 
 
 class LLMService:
@@ -150,8 +147,9 @@ class LLMService:
         self.save_every = save_every
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         """The lock of each chat that has a turn. It lives as long as a turn holds it or waits."""
-        self._jobs: dict[str, asyncio.Task[None]] = {}
-        """The running summary tasks, by chat id."""
+        self.summarizer = Summarizer(
+            context_manager, layers=layers, clock=clock, record=self._record
+        )
         self._failed_writes = FailedWriteRetrier(self._turns, keep_again)
 
     def with_clients(self, clients: ClientPool) -> LLMService:
@@ -169,12 +167,7 @@ class LLMService:
 
     async def aclose(self) -> None:
         """Cancel the running summaries, and retry the failed writes once more."""
-        here = asyncio.get_running_loop()
-        jobs = [job for job in self._jobs.values() if job.get_loop() is here]
-        for job in jobs:
-            job.cancel()
-        if jobs:
-            await asyncio.wait(jobs)
+        await self.summarizer.aclose()
         await self._failed_writes.aclose()
 
     # ── turns with a chat ─────────────────────────────────────────────────────────────────
@@ -762,91 +755,5 @@ class LLMService:
         answer = await draft.finalize(state.content, state.status, stored_details(state.metadata))
         if answer is not None and request.chat_id is not None and request.asked is not None:
             await self.context_manager.update_context(request.chat_id, request.asked, answer)
-            if state.status == "ok" and self.context_manager.summarizes:
-                self._begin_summary(request.chat_id, request, state)
-
-    def _begin_summary(self, chat_id: str, request: TurnRequest, state: TurnState) -> None:
-        """Start a summary task. A chat has one at a time; the next task takes later exchanges."""
-        if chat_id not in self._jobs:
-            job = self._jobs[chat_id] = asyncio.create_task(
-                self._summarize(chat_id, request, state)
-            )
-            job.add_done_callback(lambda _: self._jobs.pop(chat_id))
-
-    async def _summarize(self, chat_id: str, request: TurnRequest, state: TurnState) -> None:
-        """Summarize the trimmed exchanges with the model that answered.
-
-        The task runs in the background and uses the user's quota. A turn makes a few calls when
-        many exchanges were trimmed, for example after summaries were enabled. After a failure the
-        next turn tries again.
-        """
-        info, asked = state.info, request.asked
-        if info is None or asked is None:
-            return
-        sent = (entry["position"] for entry in state.context if "position" in entry)
-        sent_from = min(sent, default=asked.position)
-        try:
-            for _ in range(_MAX_SUMMARY_CALLS):
-                if not await self._summarize_next(info, request, chat_id, sent_from):
-                    return
-        except Exception as error:  # noqa: BLE001 - the chat works without a summary
-            log.warning(
-                "no summary: %s",
-                map_error(error).code,
-                extra={"event": "summary_failed", "chat_id": chat_id},
-            )
-
-    async def _summarize_next(
-        self, info: ModelInfo, request: TurnRequest, chat_id: str, sent_from: int
-    ) -> bool:
-        """Add the next exchanges to the summary. Return False if there are none."""
-        began, agent, user_id = self.clock(), request.agent, request.user_id
-        client = await self.clients.open(info.spec)
-        wanted = await self.context_manager.to_summarize(
-            chat_id,
-            user_id=user_id,
-            language=language_of(agent),
-            sent_from=sent_from,
-            fits=lambda prompt: (
-                prompt_tokens(prompt, client.count_tokens) + _MAX_SUMMARY_TOKENS <= info.context
-            ),
-        )
-        if wanted is None:
-            return False
-        own = self.clients.user_pays(info)
-        if self.layers is not None:
-            client = self.layers.wrap_for_call(
-                client, CallContext(user_id, bypass_cache=True, user_key=own)
-            )
-        options = self.clients.options(info, max_tokens=_MAX_SUMMARY_TOKENS)
-        prompt = wanted.prompt
-        if info.prompt == "transcript":
-            prompt = Prompt(f"{prompt}\n\n", kind="transcript", stop=("\n\n",))
-        made = await client.generate(prompt, **asdict(options))
-        summary = redact(made.content.strip(), self._secrets)
-        await self.context_manager.keep_summary(
-            chat_id, user_id=user_id, summary=summary, until=wanted.until
-        )
-        record = Generation(
-            user_id=user_id,
-            agent_id=agent.id,
-            chat_id=chat_id,
-            kind="summary",
-            provider=info.provider,
-            model=info.name,
-            status="ok",
-            prompt_tokens=made.usage.prompt_tokens,
-            completion_tokens=made.usage.completion_tokens,
-            cached_tokens=made.usage.cached_tokens,
-            total_ms=milliseconds(self.clock() - began),
-            cost=await cost_of(info, made.usage, client),
-            user_key=own,
-        )
-        await asyncio.to_thread(self._record, GenerationResult(record, info.spec))
-        return True
-
-
-def prompt_tokens(prompt: Prompt, count: Callable[[str], int]) -> int:
-    """Return the tokens of ``prompt`` with the markup of its turns, by the counter ``count``."""
-    turns = sum(count(turn.content) + TURN_MARKUP_TOKENS for turn in prompt.turns)
-    return count(prompt.system) + TURN_MARKUP_TOKENS + turns
+            if state.status == "ok":
+                self.summarizer.start(request.chat_id, request, state, self.clients)

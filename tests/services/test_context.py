@@ -476,7 +476,7 @@ async def test_a_long_talk_is_summed_up_by_its_model_and_the_summary_is_sent_and
     visitor = Visitor(lab)
     for number in range(5):
         reply = await lab.service.generate_response(f"質問{number}", **visitor.where)
-        await asyncio.gather(*lab.service._jobs.values())
+        await lab.service.summarizer.wait()
     assert reply.metadata["summary"] == "旅の話をした。"
     assert reply.metadata["turns"] == 2 + 4 + 1
     preview = await lab.service.preview(
@@ -506,7 +506,7 @@ async def test_a_turn_has_a_few_portions_summed_up_and_the_next_ones_the_rest(
     made = []
     for _ in range(3):
         await lab.service.generate_response("やあ", **visitor.where)
-        await asyncio.gather(*lab.service._jobs.values())
+        await lab.service.summarizer.wait()
         kinds = [record.kind for record in lab.store.records(user_id=visitor.user_id)]
         made.append(kinds.count("summary"))
     assert made[0] == 3
@@ -528,7 +528,7 @@ async def test_a_summary_that_fails_costs_the_talk_nothing(
     visitor = Visitor(lab)
     for number in range(3):
         reply = await lab.service.generate_response(f"質問{number}", **visitor.where)
-        await asyncio.gather(*lab.service._jobs.values())
+        await lab.service.summarizer.wait()
     assert reply.content == "はい。"
     assert reply.metadata["summary"] == ""
     assert "no summary: offline" in caplog.text
