@@ -1,0 +1,1 @@
+"""Storage: tables, queries, migrations and Redis. The only package with SQL."""

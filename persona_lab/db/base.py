@@ -1,4 +1,4 @@
-"""Sessions on the database: the base of every class of queries."""
+"""Sessions on the database, for the classes with queries."""
 
 from __future__ import annotations
 
@@ -15,32 +15,33 @@ from sqlmodel import Session
 from persona_lab.db.engine import translate_errors
 
 RESTORABLE = timedelta(days=1)
-"""How long the page offers to bring back what was deleted. It stays in the database."""
+"""How long the page offers to restore a deleted row. The row itself stays in the database."""
 
 
 class StoreBase:
-    """An engine, with sessions to read and to write.
+    """A database engine with read sessions and write sessions.
 
-    Safe to use from many threads. SQLite takes one writer at a time: writers of this process wait
-    in line for a lock, those of other processes up to 30 seconds for the file.
+    It is safe to use from many threads. SQLite allows one writer at a time: threads of this process
+    wait for a lock, and other processes wait up to 30 seconds for the file.
     """
 
     def __init__(self, engine: Engine, clock: Callable[[], datetime]) -> None:
         self.engine = engine
         self._clock = clock
-        # A transaction that begins by reading can't always go on to write in SQLite: those
-        # that mean to write say so at their beginning.
+        # A SQLite transaction that begins with a read can fail when it writes later: write sessions
+        # take the lock at their beginning.
         self._writer = engine.execution_options(persona_lab_writes=True)
         in_memory = isinstance(engine.pool, StaticPool)
         lock = threading.RLock()
         self._writing: AbstractContextManager[Any] = (
             lock if engine.dialect.name == "sqlite" else nullcontext()
         )
-        # In memory, all threads share the one connection that holds the data.
+        # In memory, all threads share one connection, which holds the data.
         self._reading: AbstractContextManager[Any] = lock if in_memory else nullcontext()
 
     @contextmanager
     def _read(self) -> Iterator[Session]:
+        """Open a session that only reads."""
         with (
             translate_errors(),
             self._reading,
@@ -50,6 +51,7 @@ class StoreBase:
 
     @contextmanager
     def _write(self) -> Iterator[Session]:
+        """Open a session that commits at its end, and rolls back after an error."""
         with (
             translate_errors(),
             self._writing,

@@ -19,11 +19,14 @@ from persona_lab.personas.persona import clean_text
 
 @dataclass(frozen=True, slots=True)
 class ChatState:
-    """Where a conversation stands: whoever kept something of it sees here whether that still holds.
+    """The state of a chat at one moment. Code that caches parts of a chat compares it.
 
-    ``revision`` counts changes to what was there; ``last`` is the newest position; ``answering``:
-    an answer is on its way, or was when its process died. ``summary`` tells what stands up to
-    ``summary_through``.
+    Attributes:
+        revision: Number of changes to messages that already existed.
+        last: Position of the newest message; -1 without any.
+        answering: Whether an answer is being streamed, or was when its process died.
+        summary: Summary of the messages up to ``summary_through``.
+        summary_through: Position of the last message that the summary covers; -1 without one.
     """
 
     revision: int = 0
@@ -37,6 +40,11 @@ class ChatQueries(StoreBase):
     """Queries of chats."""
 
     def create_chat(self, *, user_id: str, agent_id: str) -> Chat:
+        """Create a chat with a persona of the user or with a demo.
+
+        Raises:
+            NotFound: There is no such persona, or it belongs to another user.
+        """
         with self._write() as session:
             readable_agent(session, agent_id, user_id, traits=False)
             moment = self._clock()
@@ -45,11 +53,21 @@ class ChatQueries(StoreBase):
         return chat
 
     def get_chat(self, chat_id: str, *, user_id: str) -> Chat:
+        """Return a chat of the user that is not deleted.
+
+        Raises:
+            NotFound: There is no such chat, or it belongs to another user.
+        """
         with self._read() as session:
             return own_chat(session, chat_id, user_id, deleted=False)
 
     def open_chat(self, chat_id: str, *, user_id: str) -> Chat:
-        """:meth:`get_chat` for a door that tells another's conversation from none: Forbidden."""
+        """Return a chat like :meth:`get_chat`, but tell a chat of another user from a missing one.
+
+        Raises:
+            Forbidden: The chat belongs to another user.
+            NotFound: There is no such chat.
+        """
         with self._read() as session:
             chat = session.get(Chat, chat_id) if is_id(chat_id) else None
             if chat is not None and chat.user_id != user_id:
@@ -59,7 +77,13 @@ class ChatQueries(StoreBase):
     def list_chats(
         self, *, user_id: str, agent_id: str | None = None, limit: int = 50
     ) -> list[Chat]:
-        """The user's conversations, the last used first; those with one persona on request."""
+        """Return the user's chats, last used first.
+
+        Args:
+            user_id: The owner of the chats.
+            agent_id: Return only chats with this persona.
+            limit: Maximum number of chats.
+        """
         chats = select(Chat).where(Chat.user_id == user_id, col(Chat.deleted_at).is_(None))
         if agent_id is not None:
             if not is_id(agent_id):
@@ -72,14 +96,16 @@ class ChatQueries(StoreBase):
             return list(session.exec(newest.limit(limit)))
 
     def delete_chat(self, chat_id: str, *, user_id: str) -> None:
-        """Hide the conversation. An answer that is still on its way is kept with it."""
+        """Mark a chat as deleted. An answer that is still being streamed is saved with it."""
         with self._write() as session:
             chat = own_chat(session, chat_id, user_id)
             chat.deleted_at = chat.deleted_at or self._clock()
 
     def deleted_chat(self, agent_id: str, *, user_id: str) -> Chat | None:
-        """The user's conversation with the persona that was deleted last, as
-        :meth:`deleted_agent`."""
+        """Return the chat with the persona that the user deleted last.
+
+        None when no such chat is still :data:`RESTORABLE`.
+        """
         gone = (
             select(Chat)
             .where(
@@ -93,13 +119,22 @@ class ChatQueries(StoreBase):
             return session.exec(gone).first() if is_id(agent_id) else None
 
     def restore_chat(self, chat_id: str, *, user_id: str) -> Chat:
+        """Restore the user's deleted chat and return it."""
         with self._write() as session:
             chat = own_chat(session, chat_id, user_id)
             chat.deleted_at = None
             return chat
 
     def chat_state(self, chat_id: str, *, user_id: str | None) -> ChatState:
-        """Where the conversation stands, as one moment saw it. ``user_id`` as for exchanges."""
+        """Return the state of a chat, read in one transaction.
+
+        Args:
+            chat_id: The chat.
+            user_id: Its owner; None skips the check, for callers that have checked already.
+
+        Raises:
+            NotFound: The user has no such chat. Without a check, the result is an empty state.
+        """
         last = select(func.max(Message.position)).where(Message.chat_id == chat_id)
         streaming = select(Message.id).where(Message.chat_id == chat_id, is_streaming())
         now_there = columns(last.scalar_subquery(), streaming.exists())
@@ -120,9 +155,16 @@ class ChatQueries(StoreBase):
             )
 
     def summarize(self, chat_id: str, *, user_id: str, summary: str, since: ChatState) -> None:
-        """Keep ``summary`` of what stands up to ``since.summary_through``.
+        """Store a summary of the messages up to ``since.summary_through``.
 
-        Not where the conversation was changed since ``since``: it would tell of what is gone.
+        Nothing is stored when a message was changed after ``since`` was read: the summary may
+        describe a text that no longer exists.
+
+        Args:
+            chat_id: The chat.
+            user_id: Its owner.
+            summary: The text of the summary.
+            since: The state from which the summary was made, with the position that it covers.
         """
         with self._write() as session:
             chat = own_chat(session, chat_id, user_id, lock=True)
@@ -134,6 +176,15 @@ class ChatQueries(StoreBase):
 def own_chat(
     session: Session, chat_id: str, user_id: str, *, deleted: bool = True, lock: bool = False
 ) -> Chat:
+    """Return a chat of the user, or raise NotFound.
+
+    Args:
+        session: The session of the transaction.
+        chat_id: The chat.
+        user_id: Its owner.
+        deleted: Whether a deleted chat is returned too.
+        lock: Whether to lock its row until the transaction ends.
+    """
     chat = session.get(Chat, chat_id, with_for_update=lock) if is_id(chat_id) else None
     if chat is None or chat.user_id != user_id or (chat.deleted_at and not deleted):
         raise NotFound(kind="chat")
@@ -141,10 +192,10 @@ def own_chat(
 
 
 def next_revision() -> Any:
-    """A conversation's next revision, counted by the database: two writers count two."""
+    """Return an expression for the next revision. The database counts, so no writer is missed."""
     return Chat.__table__.c.revision + 1  # type: ignore[attr-defined]
 
 
 def is_streaming() -> Any:
-    """To the letter what the index of such rows says, or it wouldn't be used."""
+    """Return the condition of the partial index on streamed messages, in exactly the same SQL."""
     return col(Message.status) == literal_column("'streaming'")

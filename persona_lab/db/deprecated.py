@@ -1,4 +1,4 @@
-"""Former names of the store's methods. They work for one more release, with a warning."""
+"""Former names of the store's methods, with a DeprecationWarning, until 0.2."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def former_name(old: str, new: str) -> Callable[..., Any]:
 
 
 class FormerNames:
-    """The former names, for the store to inherit."""
+    """Former names that the store inherits."""
 
     exchanges = former_name("exchanges", "list_exchanges")
     mark = former_name("mark", "chat_state")

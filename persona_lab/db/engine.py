@@ -1,4 +1,4 @@
-"""Create database engines, and translate driver errors."""
+"""Create database engines, and translate errors of the database."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from persona_lab.errors import (
 )
 
 BUSY_TIMEOUT = 30.0
-"""Seconds that SQLite waits for another's transaction."""
+"""Seconds that SQLite waits for a lock of another process."""
 
 POSTGRES = {
     "connect_timeout": "5",
@@ -40,14 +40,15 @@ POSTGRES = {
     "keepalives_interval": "5",
     "keepalives_count": "3",
 }
-"""How long PostgreSQL may take to accept a connection and be silent, where the address doesn't
-say: a server that hangs is one that is away. The system sees only whether the other one's system is
-there (``tcp_user_timeout``, in milliseconds): whether a statement is answered we see to ourselves,
-by the same number."""
+"""Connection timeouts of PostgreSQL, unless the URL sets them.
+
+``tcp_user_timeout`` is in milliseconds. It detects a dead host, but not a process that hangs, so
+:func:`limit_response_time` gives statements a timeout of the same length.
+"""
 
 
 def database_file(url: str) -> Path | None:
-    """The file behind a SQLite ``url``, past links and however it is written; None without one."""
+    """Return the file of a SQLite URL with links resolved; None when the database is not a file."""
     try:
         address = make_url(url)
     except (ArgumentError, ValueError):  # a port that is none
@@ -65,7 +66,7 @@ def database_file(url: str) -> Path | None:
 
 @contextmanager
 def translate_errors() -> Iterator[None]:
-    """Errors of the database and of its driver leave as ours."""
+    """Raise our errors instead of those of SQLAlchemy and the driver."""
     try:
         yield
     except (SQLAlchemyError, sqlite3.Error, UnicodeError) as error:
@@ -74,7 +75,12 @@ def translate_errors() -> Iterator[None]:
 
 @contextmanager
 def translate_open_errors(url: str) -> Iterator[URL]:
-    """The parsed ``url``; whatever goes wrong within becomes one line that names the variable."""
+    """Yield the parsed URL, and raise ConfigurationError for errors while the database opens.
+
+    Raises:
+        ConfigurationError: One line that names the setting.
+        DiskFull: The disk has no room.
+    """
     try:
         yield make_url(url)
     except (SQLAlchemyError, sqlite3.Error, OSError, RuntimeError, TypeError, ValueError) as error:
@@ -88,7 +94,7 @@ def translate_open_errors(url: str) -> Iterator[URL]:
 
 
 def _to_json(value: Any) -> str:
-    """Compact JSON; halves of surrogate pairs, which UTF-8 can't hold, stay escaped."""
+    """Serialize as compact JSON. Lone surrogates, which UTF-8 can't encode, stay escaped."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     try:
         text.encode()
@@ -98,6 +104,7 @@ def _to_json(value: Any) -> str:
 
 
 def create_db_engine(url: URL) -> Engine:
+    """Create an engine for SQLite, in a file or in memory, or for PostgreSQL."""
     if url.get_backend_name() != "sqlite":
         if url.drivername == "postgresql":
             url = url.set(drivername="postgresql+psycopg")
@@ -122,57 +129,60 @@ def create_db_engine(url: URL) -> Engine:
     return engine
 
 
-def _expect_words(engine: Engine, url: URL) -> None:
-    """From here on a server that says nothing to a statement for too long is away: it may be
-    stopped, and its system go on to accept what is sent. To bring a schema up to date may take
-    longer."""
-    said = url.query.get("tcp_user_timeout", POSTGRES["tcp_user_timeout"])
-    silence = int(str(said)) / 1000
-    if silence > 0:
-        event.listen(engine, "do_connect", partial(_connect, silence))
-        engine.dispose()  # those that are open were made without
+def limit_response_time(engine: Engine, url: URL) -> None:
+    """Close connections whose server sends nothing for ``tcp_user_timeout`` during a statement.
+
+    It detects a PostgreSQL process that hangs while its host still accepts packets. Migrations may
+    take longer, so it is called after them.
+    """
+    setting = url.query.get("tcp_user_timeout", POSTGRES["tcp_user_timeout"])
+    timeout = int(str(setting)) / 1000
+    if timeout > 0:
+        event.listen(engine, "do_connect", partial(_connect, timeout))
+        engine.dispose()  # open connections have no timeout
 
 
-def _connect(silence: float, _dialect: object, _record: object, args: Any, fields: Any) -> Any:
-    connection = _impatient().connect(*args, **fields)
-    connection.silence = silence
+def _connect(timeout: float, _dialect: object, _record: object, args: Any, fields: Any) -> Any:
+    connection = _timed_connection().connect(*args, **fields)
+    connection.response_timeout = timeout
     return connection
 
 
 @cache
-def _impatient() -> Any:
+def _timed_connection() -> Any:
+    """Return a connection class with a timeout. psycopg is imported only here: it is optional."""
     import psycopg
 
-    class Silent(psycopg.OperationalError):
-        """Nothing came. The connection is closed: an answer to the last question may still come."""
+    class NoResponse(psycopg.OperationalError):
+        """The server sent nothing in time. The connection closes: a late result may still come."""
 
-    class Impatient(psycopg.Connection[Any]):
-        silence: float
+    class TimedConnection(psycopg.Connection[Any]):
+        response_timeout: float
+        """In seconds."""
 
         def wait(self, gen: Any, *args: Any, **options: Any) -> Any:
             try:
-                return super().wait(heard(gen, self.silence), *args, **options)
-            except Silent:
+                return super().wait(with_timeout(gen, self.response_timeout), *args, **options)
+            except NoResponse:
                 self.close()
                 raise
 
-    def heard(work: Any, silence: float) -> Any:
-        """``work``, which psycopg wakes whether something has come or not, every tenth of a
-        second."""
-        end = time.monotonic() + silence
+    def with_timeout(work: Any, timeout: float) -> Any:
+        """Run psycopg's generator, which is resumed every 0.1 s without data, with a timeout."""
+        end = time.monotonic() + timeout
         try:
             wanted = next(work)
             while True:
                 ready = yield wanted
                 if ready:
-                    end = time.monotonic() + silence
+                    end = time.monotonic() + timeout
                 elif time.monotonic() > end:
-                    raise Silent(f"the server says nothing for {silence:g} s")
+                    raise NoResponse(f"the server sent nothing for {timeout:g} s")
                 wanted = work.send(ready)
         except StopIteration as done:
             return done.value
 
-    return Impatient
+    return TimedConnection
 
 
 def _set_up_sqlite(connection: sqlite3.Connection, _record: object) -> None:
@@ -183,8 +193,10 @@ def _set_up_sqlite(connection: sqlite3.Connection, _record: object) -> None:
 
 
 def _switch_to_wal(connection: sqlite3.Connection) -> None:
-    """SQLite doesn't wait for others when it changes the journal's mode, but says at once that
-    the database is locked: the waiting is ours."""
+    """Set the journal mode to WAL, and retry while another process has a lock.
+
+    SQLite's own busy timeout does not apply to this statement.
+    """
     deadline = time.monotonic() + BUSY_TIMEOUT
     while True:
         try:

@@ -28,7 +28,7 @@ def map_storage_error(error: BaseException) -> StorageError | None:
 
 
 def _disk_full(error: BaseException) -> bool:
-    """SQLite's FULL and the operating system's ENOSPC, also where SQLAlchemy has wrapped them."""
+    """Return whether SQLite, PostgreSQL or the operating system reports a full disk."""
     origin = getattr(error, "orig", None) or error
     if isinstance(origin, OSError):
         return origin.errno in (errno.ENOSPC, errno.EDQUOT)

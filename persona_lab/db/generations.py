@@ -1,4 +1,4 @@
-"""The record of each generation: values that travel with it, and its queries."""
+"""Generations: the values that the pipeline reports, and the queries of their table."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from persona_lab.db.tables import Agent, Generation
 
 
 class GenerationRow(NamedTuple):
-    """The figures of one :class:`TurnRecord`, without what was said.
+    """The numbers of one :class:`~persona_lab.db.tables.Generation`, with the name of its persona.
 
-    ``agent_name`` and ``demo`` are those of a persona that is the user's own (a deleted one too) or
-    a demo; None for any other, such as one that was tried and never kept.
+    ``agent_name`` and ``demo`` describe a persona of the user (also a deleted one) or a demo. For
+    any other persona, such as a draft that was never saved, ``agent_name`` is None.
     """
 
     created_at: datetime
@@ -40,7 +40,13 @@ class GenerationRow(NamedTuple):
 
 
 class FailedAttempt(NamedTuple):
-    """A model that another stood in for: who, the error's code, and how often it was asked."""
+    """A model that failed and was replaced by a fallback.
+
+    Attributes:
+        spec: The model, as "provider:model".
+        code: The code of its error.
+        attempts: Number of calls, with retries.
+    """
 
     spec: str
     code: str
@@ -49,11 +55,16 @@ class FailedAttempt(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class GenerationResult:
-    """A generation that is over, for whoever watches: its record, and what that doesn't keep.
+    """A finished generation for observers: its row, and what the row doesn't store.
 
-    ``spec`` is the model that was asked last; ``code`` that of the error which ended it;
-    ``passed_over`` are the models that another stood in for; ``attempts``: how often the last was
-    asked. ``message`` and ``answer`` are for eyes that may see them.
+    Attributes:
+        record: The row.
+        spec: The model that was called last.
+        code: The code of the error that ended the generation; None without one.
+        attempts: Number of calls to the last model.
+        failed_attempts: The models that failed before it.
+        message: The user's message, for observers that may see texts.
+        answer: The answer, for observers that may see texts.
     """
 
     record: Generation
@@ -69,12 +80,17 @@ class GenerationQueries(StoreBase):
     """Queries of generations."""
 
     def record(self, turn: Generation) -> None:
-        """Keep ``turn``, which says whose it is."""
+        """Store a generation. Its ``user_id`` says whose it is."""
         with self._write() as session:
             session.add(turn)
 
     def records(self, *, user_id: str, since: datetime | None = None) -> list[Generation]:
-        """The user's generations, oldest first."""
+        """Return the user's generations, oldest first.
+
+        Args:
+            user_id: The user.
+            since: Only generations from this time on.
+        """
         turns = select(Generation).where(Generation.user_id == user_id)
         if since is not None:
             turns = turns.where(Generation.created_at >= since)
@@ -84,7 +100,10 @@ class GenerationQueries(StoreBase):
             )
 
     def total_cost(self, since: datetime) -> float:
-        """US dollars that all users' generations cost the house, as far as prices are known."""
+        """Return the cost in US dollars of all generations since a time, for all users.
+
+        Calls with a user's own provider key, and models without a known price, are not counted.
+        """
         total = select(func.sum(Generation.cost)).where(
             Generation.created_at >= since, col(Generation.user_key).is_(False)
         )
@@ -94,9 +113,13 @@ class GenerationQueries(StoreBase):
     def list_generation_rows(
         self, *, user_id: str, since: datetime | None = None
     ) -> list[GenerationRow]:
-        """The figures of the user's generations, oldest first.
+        """Return the numbers of the user's generations, oldest first.
 
-        Columns alone, and no rows of the mapper's: it takes half the time of :meth:`records`.
+        It selects columns and builds no table objects: half the time of :meth:`records`.
+
+        Args:
+            user_id: The user.
+            since: Only generations from this time on.
         """
         turn: Any = SQLModel.metadata.tables["turnrecord"].c
         known: dict[str, Any] = {"agent_name": col(Agent.name), "demo": _is_demo()}

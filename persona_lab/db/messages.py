@@ -1,4 +1,4 @@
-"""Queries of the messages of a chat, and of its exchanges."""
+"""Queries of messages: read, add, change, supersede and restore."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ from persona_lab.personas.persona import clean_text
 from persona_lab.types import Sender, Status
 
 TITLE_LENGTH = 40
+"""Maximum number of characters of a chat's title."""
 ANSWERED: tuple[Status, ...] = ("ok", "stopped", "interrupted")
+"""Status of messages that may be sent to a model."""
 
 
 class MessageQueries(StoreBase):
@@ -37,8 +39,18 @@ class MessageQueries(StoreBase):
         limit: int | None = None,
         before: str = "",
     ) -> list[Message]:
-        """The conversation in its order, or its last ``limit`` messages ahead of the one whose id
-        is ``before``; with ``superseded``, also the answers set aside. Raises NotFound."""
+        """Return the messages of a chat in their order.
+
+        Args:
+            chat_id: The chat.
+            user_id: Its owner.
+            superseded: Whether superseded answers are returned too.
+            limit: Return only the last messages, at most this many.
+            before: Return only messages before the one with this id.
+
+        Raises:
+            NotFound: The user has no such chat, or the chat has no message ``before``.
+        """
         turns = select(Message).where(Message.chat_id == chat_id)
         if not superseded:
             turns = turns.where(col(Message.superseded).is_(False))
@@ -55,6 +67,11 @@ class MessageQueries(StoreBase):
             return found
 
     def get_message(self, message_id: str, *, user_id: str) -> Message:
+        """Return a message of the user's chats.
+
+        Raises:
+            NotFound: There is no such message, or it belongs to another user.
+        """
         with self._read() as session:
             message, _ = own_message(session, message_id, user_id)
             attach(session, message.chat_id, [message])
@@ -72,10 +89,22 @@ class MessageQueries(StoreBase):
         details: dict[str, Any] | None = None,
         instead: bool = False,
     ) -> Message:
-        """Add the conversation's next message. The user's first one also gives it its title.
-        ``instead``: it takes the place of whatever answers the last question.
+        """Append a message to a chat. The user's first message also sets the chat's title.
 
-        Works on a deleted conversation too, so that an answer that comes late isn't lost.
+        It works on a deleted chat too, so that an answer that ends later is saved.
+
+        Args:
+            chat_id: The chat.
+            user_id: Its owner.
+            sender: "user" or "ai".
+            content: The text.
+            status: The status of the answer.
+            image_url: An image that belongs to the message.
+            details: Metadata of an answer.
+            instead: Whether it replaces all answers to the last question, which are superseded.
+
+        Raises:
+            NotFound: The user has no such chat.
         """
         content = clean_text(content)
         moment = self._clock()
@@ -122,7 +151,11 @@ class MessageQueries(StoreBase):
         status: Status | None = None,
         details: dict[str, Any] | None = None,
     ) -> Message:
-        """Change what is given of a message; None leaves it."""
+        """Change a message. Arguments that are None leave their value as it is.
+
+        Raises:
+            NotFound: There is no such message, or it belongs to another user.
+        """
         with self._write() as session:
             message, chat = own_message(session, message_id, user_id)
             if message.status != "streaming":
@@ -145,9 +178,10 @@ class MessageQueries(StoreBase):
             return message
 
     def supersede_answer(self, chat_id: str, *, user_id: str) -> Message:
-        """Set aside what answered the user's last message, and return that message.
+        """Supersede the answers to the user's last message, and return that message.
 
-        Raises NotFound(kind="message") when the user hasn't written anything yet.
+        Raises:
+            NotFound: The user has no such chat, or no message in it (its kind is "message").
         """
         with self._write() as session:
             chat = own_chat(session, chat_id, user_id, lock=True)
@@ -169,7 +203,11 @@ class MessageQueries(StoreBase):
             return asked
 
     def restore_answer(self, asked_id: str, *, user_id: str) -> None:
-        """Let the newest whole or stopped answer to the message stand again, and no other one."""
+        """Restore the newest complete or stopped answer to a message; supersede its other answers.
+
+        Raises:
+            NotFound: There is no such message, or it belongs to another user.
+        """
         with self._write() as session:
             asked = session.get(Message, asked_id) if is_id(asked_id) else None
             chat = session.get(Chat, asked.chat_id, with_for_update=True) if asked else None
@@ -200,11 +238,20 @@ class MessageQueries(StoreBase):
         after: int = -1,
         first: bool = False,
     ) -> list[tuple[Message, Message]]:
-        """The last ``limit`` questions with their answers, or the ``first``; oldest first.
+        """Return questions with their answers, oldest first.
 
-        Left out are failed, unfinished, empty and superseded answers with their questions, and
-        what stands at position ``before`` or later, and at ``after`` or earlier. ``user_id`` None
-        doesn't ask whose it is: for callers within the house that have.
+        Failed, unfinished, empty and superseded answers are left out, with their questions.
+
+        Args:
+            chat_id: The chat.
+            user_id: Its owner; None skips the check, for callers that have checked already.
+            limit: Maximum number of exchanges.
+            before: Only messages before this position.
+            after: Only messages after this position.
+            first: Whether to return the first exchanges instead of the last.
+
+        Raises:
+            NotFound: The user has no such chat.
         """
         turns = (
             select(Message)
@@ -230,10 +277,14 @@ class MessageQueries(StoreBase):
         return found if first else found[::-1]
 
     def mark_interrupted(self) -> int:
-        """At start: answers that a crash left "streaming" become "interrupted". How many.
+        """Mark answers that a crash left "streaming" as "interrupted". It runs at start.
 
-        One that another replica is still streaming gets its true status when it ends. Where a crash
-        came between an answer that was set aside and the first word of another, it stands again.
+        An answer that another replica still streams gets its final status when it ends. When a
+        crash came after an answer was superseded and before its replacement began, the answer is
+        restored.
+
+        Returns:
+            Number of answers that were marked.
         """
         position, chat_id = col(Message.position), col(Message.chat_id)
         with self._write() as session:
@@ -263,6 +314,7 @@ class MessageQueries(StoreBase):
 
 
 def own_message(session: Session, message_id: str, user_id: str) -> tuple[Message, Chat]:
+    """Return a message of the user with its chat, or raise NotFound."""
     message = session.get(Message, message_id) if is_id(message_id) else None
     chat = session.get(Chat, message.chat_id) if message else None
     if message is None or chat is None or chat.user_id != user_id:
@@ -271,7 +323,7 @@ def own_message(session: Session, message_id: str, user_id: str) -> tuple[Messag
 
 
 def _oldest_first(rows: Iterable[Message]) -> Iterator[tuple[Message, Message]]:
-    """Questions with the last of their answers."""
+    """Yield questions with the last of their answers, from messages in ascending order."""
     asked: Message | None = None
     answer: Message | None = None
     for message in rows:
@@ -286,7 +338,7 @@ def _oldest_first(rows: Iterable[Message]) -> Iterator[tuple[Message, Message]]:
 
 
 def _newest_first(rows: Iterable[Message]) -> Iterator[tuple[Message, Message]]:
-    """The same of ``rows`` the other way round."""
+    """Yield questions with the last of their answers, from messages in descending order."""
     answer: Message | None = None
     for message in rows:
         if message.sender == "ai":

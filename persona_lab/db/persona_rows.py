@@ -1,4 +1,7 @@
-"""The rows of one persona: find them, write them, keep steps of undo."""
+"""Statements on the rows of one persona: find, insert, change, and keep revisions.
+
+They run inside the caller's transaction.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +17,25 @@ from persona_lab.errors import NotFound
 from persona_lab.personas.persona import TRAITS
 
 BURST = timedelta(seconds=2)
-"""What is typed into one field without a longer pause is one step of undo."""
+"""Changes of one text field with no longer pause between them are one revision."""
 REVISIONS = 100
-"""Steps of undo that a persona keeps."""
+"""Maximum number of revisions kept for each persona."""
 
 
 def find_agent(
     session: Session, agent_id: str, *, lock: bool = False, traits: bool = True
 ) -> Agent:
-    """``traits``: with its traits, each kind of which is a query of its own."""
+    """Return a persona, whoever owns it.
+
+    Args:
+        session: The session of the transaction.
+        agent_id: Its id.
+        lock: Whether to lock its row until the transaction ends.
+        traits: Whether to load its traits, which takes one query for each kind.
+
+    Raises:
+        NotFound: There is no such persona.
+    """
     how: Any = {"with_for_update": lock, "options": [] if traits else [lazyload("*")]}
     agent = session.get(Agent, agent_id, **how) if is_id(agent_id) else None
     if agent is None:
@@ -33,6 +46,7 @@ def find_agent(
 def readable_agent(
     session: Session, agent_id: str, user_id: str, *, deleted: bool = False, **how: bool
 ) -> Agent:
+    """Return a persona of the user or a demo; NotFound for any other."""
     agent = find_agent(session, agent_id, **how)
     if agent.owner_id not in (None, user_id) or (agent.deleted_at and not deleted):
         raise NotFound(kind="agent")
@@ -40,6 +54,7 @@ def readable_agent(
 
 
 def own_agent(session: Session, agent_id: str, user_id: str) -> Agent:
+    """Return a persona of the user, deleted or not; NotFound for any other."""
     agent = find_agent(session, agent_id)
     if agent.owner_id is None or agent.owner_id != user_id:
         raise NotFound(kind="agent")
@@ -49,6 +64,7 @@ def own_agent(session: Session, agent_id: str, user_id: str) -> Agent:
 def insert_agent(
     session: Session, persona: dict[str, Any], moment: datetime, *, owner_id: str | None
 ) -> Agent:
+    """Insert a persona with validated fields."""
     agent = Agent(name="", owner_id=owner_id, created_at=moment)
     session.add(agent)
     return change_agent(session, agent, persona, moment)
@@ -57,6 +73,7 @@ def insert_agent(
 def change_agent(
     session: Session, agent: Agent, persona: dict[str, Any], moment: datetime
 ) -> Agent:
+    """Set validated fields of a persona, and reload it."""
     for field, value in persona.items():
         if field not in TRAITS:
             setattr(agent, field, value)
@@ -75,7 +92,11 @@ def add_revision(
     changes: dict[str, Any],
     moment: datetime,
 ) -> None:
-    """A step of undo, unless ``changes`` go on with the typing that made the newest one."""
+    """Keep ``former`` as a revision, unless ``changes`` continue the newest one.
+
+    A change continues a revision when both change only the same text field, within :data:`BURST`.
+    The oldest revisions beyond :data:`REVISIONS` are deleted.
+    """
     newest = session.exec(revisions_of(agent.id)).first()
     if newest is not None and moment - newest.created_at < BURST:
         begun = {field for field in former if former[field] != newest.persona.get(field)}
@@ -94,6 +115,7 @@ def add_revision(
 
 
 def revisions_of(agent_id: str) -> Any:
+    """Return the query of a persona's revisions, newest first."""
     return (
         select(AgentRevision)
         .where(AgentRevision.agent_id == agent_id)
@@ -102,7 +124,7 @@ def revisions_of(agent_id: str) -> Any:
 
 
 def _link_traits(session: Session, agent_id: str, kind: str, names: list[str]) -> None:
-    """Let the persona have exactly ``names`` of ``kind`` ("personality", "role", "tone")."""
+    """Make ``names`` the persona's traits of ``kind`` ("personality", "role" or "tone")."""
     traits, links = (SQLModel.metadata.tables[name] for name in (kind, f"agent{kind}"))
     connection = session.connection()
     connection.execute(links.delete().where(links.c.agent_id == agent_id))
@@ -119,5 +141,5 @@ def _link_traits(session: Session, agent_id: str, kind: str, names: list[str]) -
 
 
 def _is_word_list(value: Any) -> bool:
-    """Whether a field's value is a list of words, which are picked one by one."""
+    """Return whether a value is a list of words, which are chosen one by one, not typed."""
     return isinstance(value, list) and all(isinstance(item, str) for item in value)

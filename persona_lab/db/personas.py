@@ -1,4 +1,7 @@
-"""Queries of personas: a user's own and the demos, with undo."""
+"""Queries of personas: a user's own and the demos.
+
+In tables and in the API the row of a persona is called an agent.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +26,11 @@ from persona_lab.errors import ConfigurationError, InvalidPersona, NotFound
 from persona_lab.personas.persona import TRAITS, clean_line, clean_persona, persona_of
 
 CHOICES_FROM = 200
-"""Personas whose personalities, roles and tones are offered for another."""
+"""Number of personas, last changed first, whose traits are suggested for another persona."""
 
 
 class AgentName(NamedTuple):
-    """What a list of personas shows of one."""
+    """What a list of personas shows of each."""
 
     id: str
     name: str
@@ -36,7 +39,7 @@ class AgentName(NamedTuple):
 
 
 class PersonaQueries(StoreBase):
-    """Queries of personas and of their revisions."""
+    """Queries of personas."""
 
     def create_agent(
         self,
@@ -48,9 +51,18 @@ class PersonaQueries(StoreBase):
         tones: Sequence[str] = (),
         **fields: Any,
     ) -> Agent:
-        """A new persona of the user's; a demo for ``user_id`` None.
+        """Create a persona.
 
-        ``fields`` are those of :func:`persona_of`. Raises InvalidPersona.
+        Args:
+            user_id: The owner; None creates a demo.
+            name: Its name.
+            personalities: Names of its personality traits.
+            roles: Names of its roles.
+            tones: Names of its tones.
+            **fields: Other fields of a persona, with their values.
+
+        Raises:
+            InvalidPersona: A field is unknown or its value is not valid.
         """
         traits = {"personalities": personalities, "roles": roles, "tones": tones}
         persona = clean_persona({"name": name, **traits, **fields})
@@ -58,12 +70,28 @@ class PersonaQueries(StoreBase):
             return insert_agent(session, persona, self._clock(), owner_id=user_id)
 
     def get_agent(self, agent_id: str, *, user_id: str, deleted: bool = False) -> Agent:
-        """The user's own persona or a demo; with ``deleted``, also one that was deleted."""
+        """Return a persona of the user or a demo.
+
+        Args:
+            agent_id: Its id.
+            user_id: The user who reads it.
+            deleted: Whether a deleted persona is returned too.
+
+        Raises:
+            NotFound: There is no such persona, or it belongs to another user.
+        """
         with self._read() as session:
             return readable_agent(session, agent_id, user_id, deleted=deleted)
 
     def agent_named(self, name: str, *, user_id: str) -> Agent:
-        """The persona whose id or name is ``name``: of several, the user's own and last changed."""
+        """Return the persona whose id or name is ``name``.
+
+        Of several with that name, the user's own come before demos, and the last changed comes
+        first.
+
+        Raises:
+            NotFound: The user can read no such persona.
+        """
         with self._read() as session:
             with suppress(NotFound):
                 return readable_agent(session, name, user_id)
@@ -79,9 +107,11 @@ class PersonaQueries(StoreBase):
             return found
 
     def list_agents(self, *, user_id: str, name: str | None = None) -> list[Agent]:
-        """The user's own, the last changed first, then the demos in the order of their file.
+        """Return the user's personas, last changed first, then the demos in their order.
 
-        With ``name``, only those that are called so.
+        Args:
+            user_id: The user who reads them.
+            name: Return only personas with exactly this name.
         """
         own, demos = (
             select(Agent).where(*of).order_by(*order) for of, order in _agent_lists(user_id)
@@ -94,13 +124,13 @@ class PersonaQueries(StoreBase):
     def list_agent_names(
         self, *, user_id: str, search: str = "", limit: int | None = None, offset: int = 0
     ) -> list[AgentName]:
-        """A page of :meth:`list_agents`, in its order, without loading whole personas.
+        """Return a page of :meth:`list_agents`, in the same order, without loading whole personas.
 
         Args:
-            user_id: Whose list it is.
-            search: A part of the name, in upper or lower case; empty finds all.
-            limit: How many to return at most; None returns all.
-            offset: How many to pass over first.
+            user_id: The user who reads them.
+            search: A part of the name, in upper or lower case; empty matches all.
+            limit: Maximum number of names; None returns all.
+            offset: Number of names to skip.
         """
         found: list[AgentName] = []
         with self._read() as session:
@@ -125,12 +155,21 @@ class PersonaQueries(StoreBase):
         return found
 
     def update_agent(self, agent_id: str, *, user_id: str, **fields: Any) -> Agent:
-        """Change ``fields`` of the user's own persona, keeping what it was for undo.
+        """Change fields of a persona, and keep its former state for undo.
 
-        A demo isn't changed: the user gets a copy of their own with the change, which takes over
-        their conversations with the demo, and goes on with the ``id`` that comes back. Fields
-        that already are so change nothing and copy nothing. A deleted persona is changed too,
-        and stays deleted: nothing typed is lost. Raises InvalidPersona.
+        A demo never changes. Instead the user gets a copy with the change, and the user's chats
+        with the demo move to the copy: callers continue with the returned ``id``. Values that are
+        the same as before cause no change and no copy. A deleted persona is changed too, and stays
+        deleted, so that no typed text is lost.
+
+        Args:
+            agent_id: A persona of the user or a demo.
+            user_id: The user who changes it.
+            **fields: The fields to change, with their new values.
+
+        Raises:
+            InvalidPersona: A field is unknown or its value is not valid.
+            NotFound: There is no such persona, or it belongs to another user.
         """
         changes = clean_persona(fields)
         with self._write() as session:
@@ -148,7 +187,7 @@ class PersonaQueries(StoreBase):
             return change_agent(session, agent, changes, self._clock())
 
     def undo_agent(self, agent_id: str, *, user_id: str) -> Agent | None:
-        """The persona as it was before its last change; None when there is no step to go back."""
+        """Undo the last change of a persona and return it; return None when there is no change."""
         with self._write() as session:
             agent = readable_agent(session, agent_id, user_id, deleted=True, lock=True)
             revision = session.exec(revisions_of(agent_id)).first()
@@ -158,14 +197,19 @@ class PersonaQueries(StoreBase):
             return change_agent(session, agent, revision.persona, self._clock())
 
     def can_undo(self, agent_id: str, *, user_id: str) -> bool:
-        """Whether :meth:`undo_agent` has a step to go back."""
+        """Return whether :meth:`undo_agent` would change the persona."""
         with self._read() as session:
             agent = readable_agent(session, agent_id, user_id, deleted=True)
             newest = session.exec(revisions_of(agent_id)).first()
             return agent.owner_id is not None and newest is not None
 
     def duplicate_agent(self, agent_id: str, *, user_id: str, name: str) -> Agent:
-        """The user's own copy of one of theirs or of a demo. Raises InvalidPersona."""
+        """Create a copy, called ``name``, of a persona of the user or of a demo.
+
+        Raises:
+            InvalidPersona: The name is not valid.
+            NotFound: There is no such persona, or it belongs to another user.
+        """
         renamed = clean_persona({"name": name})
         with self._write() as session:
             agent = readable_agent(session, agent_id, user_id)
@@ -174,19 +218,20 @@ class PersonaQueries(StoreBase):
             )
 
     def delete_agent(self, agent_id: str, *, user_id: str) -> None:
-        """Hide the user's own persona. Its conversations stay."""
+        """Mark the user's persona as deleted. Its chats stay."""
         with self._write() as session:
             agent = own_agent(session, agent_id, user_id)
             agent.deleted_at = agent.deleted_at or self._clock()
 
     def restore_agent(self, agent_id: str, *, user_id: str) -> Agent:
+        """Restore the user's deleted persona and return it."""
         with self._write() as session:
             agent = own_agent(session, agent_id, user_id)
             agent.deleted_at = None
             return agent
 
     def deleted_agent(self, *, user_id: str) -> Agent | None:
-        """The user's persona that was deleted last, within :data:`RESTORABLE`; None without one."""
+        """Return the persona that the user deleted last, while it is :data:`RESTORABLE`."""
         gone = (
             select(Agent)
             .where(Agent.owner_id == user_id, col(Agent.deleted_at) > self._clock() - RESTORABLE)
@@ -196,11 +241,16 @@ class PersonaQueries(StoreBase):
             return session.exec(gone).first()
 
     def seed_agents(self, personas: list[dict[str, Any]]) -> None:
-        """Make the demos be ``personas``: the fields of a persona and ``id``, in their order.
+        """Create, update and delete demos until they are ``personas``, in this order.
 
-        ``try``, what a page suggests to say to it, isn't the store's and is passed over. A demo
-        that is no longer among them is deleted as a user's would be. Raises ConfigurationError
-        naming the persona and the field that is wrong.
+        A demo that is no longer in the list is marked as deleted.
+
+        Args:
+            personas: The fields of each persona and its ``id``. The key ``try`` (suggested
+                messages) is not stored.
+
+        Raises:
+            ConfigurationError: A persona is not valid. The message names the persona and the field.
         """
         wanted: dict[str, dict[str, Any]] = {}
         for number, fields in enumerate(personas, 1):
@@ -231,11 +281,12 @@ class PersonaQueries(StoreBase):
                 known.deleted_at = None
 
     def choices(self, user_id: str, language: str) -> dict[str, list[str]]:
-        """Names of personalities, roles and tones of the user's own personas that speak
-        ``language``.
+        """Return the traits that the user's personas in ``language`` have, most used first.
 
-        Keyed as the fields of a persona, the most used first. They are counted in the
-        :data:`CHOICES_FROM` personas that were changed last.
+        The traits of the last changed :data:`CHOICES_FROM` personas are counted.
+
+        Returns:
+            Names of traits by the field of a persona: "personalities", "roles" and "tones".
         """
         (own, order), _ = _agent_lists(user_id)
         last = (
@@ -265,7 +316,7 @@ class PersonaQueries(StoreBase):
 
 
 def _agent_lists(user_id: str) -> list[tuple[list[Any], list[Any]]]:
-    """Conditions and order of the user's own personas, and of the demos."""
+    """Return the conditions and the order of the user's personas, and of the demos."""
     alive, owner = col(Agent.deleted_at).is_(None), col(Agent.owner_id)
     newest = [col(Agent.updated_at).desc(), col(Agent.created_at).desc(), col(Agent.id)]
     as_in_file = [col(Agent.position), col(Agent.created_at), col(Agent.id)]

@@ -164,7 +164,10 @@ def detach(
 
 
 def detach_from(session: Session, message: Message, user_id: str) -> None:
-    """Before the text of ``message`` changes: answers that refer to it keep the text it had."""
+    """Make later answers independent of ``message`` before its text changes.
+
+    They keep the text that was sent.
+    """
     later = session.exec(
         select(Message).where(
             Message.chat_id == message.chat_id, Message.position > message.position
@@ -207,23 +210,23 @@ def convert(session: Session, chats: int) -> int:
 
 
 def orphans() -> Any:
-    """The condition that a prompt is one that no chat refers to."""
+    """Return the condition that no chat refers to a prompt."""
     return ~exists().where(col(ChatPrompt.hash) == col(StoredPrompt.hash))
 
 
 def _is_answer() -> Any:
-    """As the index of unconverted rows has it, or it wouldn't be used."""
+    """Return the condition of the index on unconverted rows, in exactly the same SQL."""
     return col(Message.sender) == literal_column("'ai'")
 
 
 def _window(details: Mapping[str, Any]) -> int:
-    """How many messages before an answer may have been sent."""
+    """Return how many messages before an answer may have been sent."""
     sent = details.get("sent")
     return LOOK_BACK * ((len(sent) if isinstance(sent, list) else 0) + 8)
 
 
 def read_messages(session: Session, chat_id: str, first: int, end: int) -> dict[int, StoredMessage]:
-    """Sender and content of a chat's messages from position ``first`` to before ``end``."""
+    """Return sender and content of a chat's messages from position ``first`` to before ``end``."""
     position = col(Message.position)
     wanted = columns(position, col(Message.sender), col(Message.content)).where(
         col(Message.chat_id) == chat_id, position >= first, position < end
@@ -233,7 +236,7 @@ def read_messages(session: Session, chat_id: str, first: int, end: int) -> dict[
 
 
 def keep_texts(session: Session, chat_id: str, user_id: str, texts: Mapping[str, str]) -> None:
-    """Store those of ``texts`` that aren't there yet, and that the chat refers to them."""
+    """Store ``texts`` that are new, and the chat's references to them."""
     if not texts:
         return
     connection = session.connection()
@@ -251,7 +254,7 @@ def keep_texts(session: Session, chat_id: str, user_id: str, texts: Mapping[str,
 
 
 def _is_storable(text: str) -> bool:
-    """Whether every database takes ``text`` in a column of text; JSON escapes the others."""
+    """Return whether every database can store ``text`` in a text column."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -353,7 +356,7 @@ def _turns(
 
 
 def _references(all_parts: Iterable[Parts | None]) -> tuple[set[str], set[int]]:
-    """The hashes and the positions that are named."""
+    """Return the hashes and the positions that the parts refer to."""
     hashes: set[str] = set()
     positions: set[int] = set()
     for parts in filter(None, all_parts):

@@ -1,11 +1,12 @@
-"""What replicas share: Redis, where ``REDIS_URL`` names one, with this process's memory behind it.
+"""State that replicas share through Redis, with this process's memory as the fallback.
 
-Whatever is kept here can be lost without harm: cached answers and contexts, counted quotas. So
-while Redis is away the work goes on in memory. It is said once, one line when it goes and one when
-it is back. A caller waits for it twice its ``patience`` at most, and only while it is taken to be
-well: later callers don't wait at all, and a single write, beside them, looks every few seconds
-whether it is back. One that only reads (a replica, a full memory, a disk that fails) is away too:
-it would answer a ping, and refuse the next value.
+Everything stored here can be lost without harm: cached answers and contexts, and rate limits.
+Without ``REDIS_URL``, or while Redis is down, the memory of the process is used.
+
+A failed operation marks Redis as down, and later operations skip it. A background task then
+writes a probe key every few seconds, and marks it as up when that succeeds. A probe writes, because
+a Redis that can't write (a replica, a full memory, a full disk) still answers a ping. The log has
+one line when Redis goes down and one when it is up again.
 """
 
 from __future__ import annotations
@@ -27,22 +28,30 @@ from persona_lab.lazy_imports import import_in_thread
 log = logging.getLogger("persona_lab.shared")
 
 PATIENCE = 0.5
-"""Seconds for a connection, and for an answer; an errand of several gets twice as long."""
+"""Timeout in seconds of a connection and of a command; an operation of several has twice that."""
 CONNECTIONS = 32
-"""As many as one loop uses at a time: more would be slower than to wait in line."""
+"""Maximum number of connections per event loop. More are slower than a queue."""
 LOOK_EVERY = 2.0
-"""Seconds between two looks at a Redis that is away."""
+"""Seconds between probes while Redis is down."""
 LOOK_KEPT = 1000
-"""Milliseconds that what a look has written stays."""
+"""Milliseconds until the probe key expires."""
 PREFIX = "persona_lab:1:"
-"""Before every key: a Redis may serve others too. The number changes with the form of the values,
-so that replicas of two versions don't read each other's."""
+"""Prefix of all keys. Its number is the version of the format of values: replicas with different
+formats don't read each other's values.
+"""
 
 _T = TypeVar("_T")
 
 
 class RedisLink:
-    """The way to Redis. ``clock`` counts seconds."""
+    """A connection to Redis that falls back to memory.
+
+    Args:
+        url: The address of Redis; None uses memory only.
+        look_every: Seconds between probes while Redis is down.
+        patience: Timeout of a command in seconds.
+        clock: Returns monotonic seconds.
+    """
 
     def __init__(
         self,
@@ -66,7 +75,12 @@ class RedisLink:
     async def run(
         self, work: Callable[[Redis], Awaitable[_T]], otherwise: Callable[[], Awaitable[_T]]
     ) -> _T:
-        """What ``work`` gives with Redis; what ``otherwise`` gives where there is none to ask."""
+        """Return the result of ``work`` with Redis, or that of ``otherwise`` without it.
+
+        Args:
+            work: An operation on Redis.
+            otherwise: The same operation on the process's memory.
+        """
         if self.url is None:
             return await otherwise()
         if self.is_down:
@@ -84,7 +98,7 @@ class RedisLink:
         return await otherwise()
 
     async def aclose(self) -> None:
-        """Let go of the connections of this loop; those of others went with theirs."""
+        """Close the connections of the running event loop."""
         if self._looking is not None and not self._looking.done():
             if self._looking.get_loop() is asyncio.get_running_loop():
                 self._looking.cancel()
@@ -95,7 +109,7 @@ class RedisLink:
             await redis.aclose()
 
     async def _redis(self) -> tuple[Redis, asyncio.Semaphore]:
-        """The client of this loop, and the line of those who want to use it."""
+        """Return the client of the running event loop, and the semaphore that limits its use."""
         loop = asyncio.get_running_loop()
         if loop not in self._open:
             await import_in_thread("redis.asyncio")
@@ -128,7 +142,7 @@ class RedisLink:
             )
 
     def _start_probe(self) -> None:
-        """See whether Redis is back, one look at a time, and nobody waiting for it."""
+        """Start a probe in the background, unless one is running or it is too early."""
         if self._clock() < self._look_at or (self._looking and not self._looking.done()):
             return
         self._look_at = self._clock() + self.probe_interval
@@ -153,9 +167,14 @@ def _faults() -> tuple[type[BaseException], ...]:
 
 
 class SharedCache:
-    """A cache of plain values by their keys, for ``ttl`` seconds, of at most ``size`` in memory.
+    """A cache of JSON values with an expiry time.
 
-    In Redis the values are JSON, and the number of them is Redis's to bound (``maxmemory``).
+    Args:
+        name: A part of its keys in Redis.
+        ttl: Seconds until a value expires.
+        size: Maximum number of values in memory. In Redis, ``maxmemory`` limits them.
+        shared: The connection to Redis; None uses memory only.
+        clock: Returns monotonic seconds.
     """
 
     def __init__(
@@ -173,7 +192,7 @@ class SharedCache:
         self._memory: TTLCache[str, Any] = TTLCache(size, ttl, timer=clock)
 
     async def get(self, key: str) -> Any:
-        """The value; None where there is none."""
+        """Return the value of ``key``; None without one."""
 
         async def from_redis(redis: Redis) -> Any:
             return await redis.get(self._prefix + key)
@@ -185,6 +204,7 @@ class SharedCache:
         return None if found is None else json.loads(found)
 
     async def put(self, key: str, value: Any) -> None:
+        """Store a value, which JSON can represent, until it expires."""
         text = json.dumps(value, ensure_ascii=False)
 
         async def to_redis(redis: Redis) -> None:
@@ -196,6 +216,7 @@ class SharedCache:
         await self._shared.run(to_redis, to_memory)
 
     async def drop(self, key: str) -> None:
+        """Remove the value of ``key``."""
         self._memory.pop(key, None)
 
         async def in_redis(redis: Redis) -> None:

@@ -9,12 +9,15 @@ from sqlmodel import Session, SQLModel
 
 
 def insert_new(session: Session, table: str, rows: list[dict[str, Any]]) -> None:
-    """Insert those of ``rows`` that aren't there yet, also while others insert the same."""
+    """Insert ``rows`` and skip those that exist, also when others insert the same at once."""
     dialect = {"sqlite": sqlite, "postgresql": postgresql}[session.get_bind().dialect.name]
     insert = dialect.insert(SQLModel.metadata.tables[table]).on_conflict_do_nothing()
     session.connection().execute(insert, rows)
 
 
 def is_id(given: object) -> bool:
-    """Whether ``given`` can name a row; drivers choke on NUL and on halves of surrogate pairs."""
+    """Return whether ``given`` can be an id.
+
+    Drivers fail on NUL and on lone surrogates, so such values never reach a query.
+    """
     return isinstance(given, str) and given.isascii() and given.isprintable()

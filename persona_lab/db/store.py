@@ -1,10 +1,15 @@
-"""Every query, each taking the user it is for: nobody reads or changes another's rows.
+"""The store: one object with every query.
 
-Methods are synchronous and short (call them through ``asyncio.to_thread``); a transaction never
-spans a call to a model. What they return is detached and whole: readable without a session.
+The queries are in one file per aggregate: :mod:`~persona_lab.db.users`,
+:mod:`~persona_lab.db.personas`, :mod:`~persona_lab.db.chats`, :mod:`~persona_lab.db.messages` and
+:mod:`~persona_lab.db.generations`. :class:`Store` inherits them.
 
-All methods raise StorageError when the database fails (DiskFull when it has no room) and NotFound
-for a row that is missing or another user's: which of the two isn't told. Nothing is half written.
+- Each query takes the user that it works for. No user reads or changes the rows of another.
+- Methods are synchronous and short. Async code calls them through ``asyncio.to_thread``.
+- A transaction never spans a call to a model. A write is complete or is rolled back.
+- Returned rows are detached and fully loaded: they are readable without a session.
+- Every method raises StorageError when the database fails, and DiskFull when it has no room.
+- A row that is missing and a row of another user raise the same NotFound.
 """
 
 from __future__ import annotations
@@ -19,7 +24,7 @@ from persona_lab.db import migrations
 from persona_lab.db.base import RESTORABLE
 from persona_lab.db.chats import ChatQueries, ChatState
 from persona_lab.db.deprecated import FormerNames
-from persona_lab.db.engine import _expect_words, create_db_engine, translate_open_errors
+from persona_lab.db.engine import create_db_engine, limit_response_time, translate_open_errors
 from persona_lab.db.generations import GenerationQueries
 from persona_lab.db.messages import TITLE_LENGTH, MessageQueries
 from persona_lab.db.persona_rows import BURST, REVISIONS
@@ -46,23 +51,28 @@ __all__ = [
 ]
 
 CHATS_AT_ONCE = 100
-"""Chats that are converted in one transaction after an update."""
+"""Number of chats that one transaction converts after an upgrade."""
 
 
 class Store(
     UserQueries, PersonaQueries, ChatQueries, MessageQueries, GenerationQueries, FormerNames
 ):
-    """The database behind ``url``: ``sqlite:///file``, ``sqlite://`` (in memory), ``postgresql://``.
-
-    Safe to use from many threads. SQLite takes one writer at a time: writers of this process wait
-    in line for a lock, those of other processes up to 30 seconds for the file.
-    """
+    """The database at a URL: ``sqlite:///file``, ``sqlite://`` (in memory) or ``postgresql://``."""
 
     def __init__(self, url: str, *, clock: Callable[[], datetime] = now) -> None:
-        """Open the database, making it and its folder if need be, and bring its schema up to date.
+        """Open the database and bring its schema up to date.
 
-        ``clock`` gives aware moments. Raises ConfigurationError with one line when ``url`` can't be
-        used: no database, no permission, no driver, or a schema newer than this code.
+        A SQLite file and its folder are created when they don't exist.
+
+        Args:
+            url: The address of the database.
+            clock: Returns the current time, with a time zone.
+
+        Raises:
+            ConfigurationError: The URL is not usable, for example without the database, a
+            permission
+                or a driver, or the schema is newer than this code. The message is one line.
+            DiskFull: The disk has no room.
         """
         with translate_open_errors(url) as address:
             super().__init__(create_db_engine(address), clock)
@@ -73,21 +83,25 @@ class Store(
                 self.engine.dispose()
                 raise
             if self.engine.dialect.driver == "psycopg":
-                _expect_words(self.engine, address)
+                limit_response_time(self.engine, address)
 
     def close(self) -> None:
-        """Let go of all connections. What was in memory is gone."""
+        """Close all connections. An in-memory database is lost."""
         self.engine.dispose()
 
     def check(self) -> None:
-        """Whether the database answers."""
+        """Run a query that reads nothing, to see whether the database answers.
+
+        Raises:
+            StorageError: It doesn't answer.
+        """
         with self._read() as session:
             session.exec(select(1)).one()
 
     def _tidy_prompts(self) -> None:
-        """Convert rows of the version before, a few chats at a time, and delete unused prompts.
+        """Convert rows of an older version, some chats at a time, and delete unused prompts.
 
-        A chat that is deleted by hand leaves its prompts; those that other chats need stay.
+        A chat that was deleted by SQL leaves its prompts behind. Prompts that other chats use stay.
         """
         converted = CHATS_AT_ONCE
         while converted == CHATS_AT_ONCE:

@@ -1,8 +1,4 @@
-"""Every noun: the tables, and the frozen values that travel between the parts.
-
-Tables are rows of the store and stay near it. What moves along the path of a message
-(:class:`Prompt` → :class:`Chunk` → :class:`Reply`) is frozen. Nothing here does anything.
-"""
+"""The tables. Queries are in the other files of this package."""
 
 from datetime import datetime
 from typing import Any
@@ -22,7 +18,7 @@ def _later(value: Any, in_database: Any, **column: Any) -> Any:
 
 
 def _traits(link: type[SQLModel]) -> Any:
-    """Rows through ``link`` in its order, loaded with the persona, written by the store only."""
+    """Return a read-only relationship to traits in their order, loaded with the persona."""
     order = {"order_by": link.position, "viewonly": True, "lazy": "selectin"}  # type: ignore[attr-defined]
     return Relationship(link_model=link, sa_relationship_kwargs=order)
 
@@ -36,7 +32,7 @@ SQLModel.metadata.naming_convention = {
 
 
 class User(SQLModel, table=True):
-    """Who owns rows. ``secret_hash`` is the SHA-256 of the secret that their browser keeps."""
+    """The owner of rows. ``secret_hash`` is the SHA-256 of a secret that the browser keeps."""
 
     id: str = Field(default_factory=new_id, primary_key=True)
     secret_hash: str | None = Field(default=None, unique=True, index=True)
@@ -44,8 +40,9 @@ class User(SQLModel, table=True):
 
 
 class ApiToken(SQLModel, table=True):
-    """What a program shows to act for ``user_id``. ``token_hash`` is the SHA-256 of the secret,
-    which nobody but its owner has; a revoked token keeps its row, so that it is known what it was.
+    """A token with which a program acts for a user.
+
+    ``token_hash`` is the SHA-256 of its secret, which is not stored. A revoked token keeps its row.
     """
 
     id: str = Field(default_factory=new_id, primary_key=True)
@@ -58,49 +55,55 @@ class ApiToken(SQLModel, table=True):
 
 
 class AgentPersonality(SQLModel, table=True):
+    """A link from a persona to a personality trait."""
+
     agent_id: str = Field(foreign_key="agent.id", primary_key=True, ondelete="CASCADE")
     personality_id: str = Field(foreign_key="personality.id", primary_key=True)
     position: int = 0
 
 
 class AgentRole(SQLModel, table=True):
+    """A link from a persona to a role."""
+
     agent_id: str = Field(foreign_key="agent.id", primary_key=True, ondelete="CASCADE")
     role_id: str = Field(foreign_key="role.id", primary_key=True)
     position: int = 0
 
 
 class AgentTone(SQLModel, table=True):
+    """A link from a persona to a tone."""
+
     agent_id: str = Field(foreign_key="agent.id", primary_key=True, ondelete="CASCADE")
     tone_id: str = Field(foreign_key="tone.id", primary_key=True)
     position: int = 0
 
 
 class Personality(SQLModel, table=True):
-    """性格特性: フレンドリー, 知的 …"""
+    """A personality trait (性格特性), such as フレンドリー or 知的."""
 
     id: str = Field(default_factory=new_id, primary_key=True)
     name: str = Field(unique=True, index=True)
 
 
 class Role(SQLModel, table=True):
-    """役割: カスタマーサポート, 教師 …"""
+    """A role (役割), such as カスタマーサポート or 教師."""
 
     id: str = Field(default_factory=new_id, primary_key=True)
     name: str = Field(unique=True, index=True)
 
 
 class Tone(SQLModel, table=True):
-    """口調: 敬語, カジュアル …"""
+    """A tone of speech (口調), such as 敬語 or カジュアル."""
 
     id: str = Field(default_factory=new_id, primary_key=True)
     name: str = Field(unique=True, index=True)
 
 
 class Agent(SQLModel, table=True):
-    """A persona. ``owner_id`` None: a demo, everyone's to read and duplicate.
+    """A persona. A persona without an owner is a demo: every user can read and duplicate it.
 
-    ``examples`` are exchanges ``{"user": …, "ai": …}``. A deleted persona keeps its row
-    (``deleted_at``), so that deleting can be undone and past conversations stay readable.
+    ``examples`` are exchanges ``{"user": …, "ai": …}``. A deleted persona keeps its row, with
+    ``deleted_at`` set: it can be restored, and its chats stay readable.
     """
 
     __table_args__ = (
@@ -111,9 +114,9 @@ class Agent(SQLModel, table=True):
     id: str = Field(default_factory=new_id, primary_key=True)
     owner_id: str | None = Field(default=None, foreign_key="user.id", index=True)
     seed: str | None = Field(default=None, unique=True)
-    """A demo's name in ``data/personas.yaml``."""
+    """The id of a demo in ``data/personas.yaml``."""
     position: int = 0
-    """A demo's place in that file."""
+    """The position of a demo in that file."""
     name: str
     description: str = ""
     gender: str = ""
@@ -136,7 +139,7 @@ class Agent(SQLModel, table=True):
 
 
 class AgentRevision(SQLModel, table=True):
-    """What a persona was before a change: undo steps back through these."""
+    """A persona before a change. Undo goes back through revisions."""
 
     id: int | None = Field(default=None, primary_key=True)
     agent_id: str = Field(foreign_key="agent.id", index=True, ondelete="CASCADE")
@@ -146,11 +149,11 @@ class AgentRevision(SQLModel, table=True):
 
 
 class Chat(SQLModel, table=True):
-    """A conversation. ``revision`` counts the changes to it that aren't a message at its end.
+    """A conversation. ``revision`` counts changes other than a new message at its end.
 
-    ``summary`` tells what stands up to position ``summary_through``, where a model was asked to.
-    Columns that came later have a default in the database: a replica of the version before, which
-    doesn't know them, goes on writing during an update.
+    ``summary`` covers the messages up to position ``summary_through``. Columns that were added
+    later have a default in the database, because a replica of the previous version still inserts
+    rows without them during an upgrade.
     """
 
     __table_args__ = (
@@ -171,12 +174,12 @@ class Chat(SQLModel, table=True):
 
 
 class Message(SQLModel, table=True):
-    """One turn. ``position`` orders a chat; ``details`` holds an answer's metadata.
+    """A message of a chat. ``position`` orders it; ``details`` holds the metadata of an answer.
 
-    ``prompt_parts`` says where to find what was sent (:mod:`persona_lab.db.prompt_parts`); the
-    store puts it back into ``details`` on reading. None on an answer: the row is older than the
-    column, or a replica of that version wrote it; ``details`` holds everything.
-    ``superseded``: a regenerated answer that a newer one replaced; kept, no longer sent.
+    ``prompt_parts`` refers to what was sent (:mod:`persona_lab.db.prompt_parts`); queries put it
+    back into ``details``. None on an answer means that an older version wrote the row, with
+    everything in ``details``. ``superseded`` marks an answer that was replaced; it is kept but not
+    sent again.
     """
 
     __table_args__ = (
@@ -211,7 +214,7 @@ class Message(SQLModel, table=True):
 
 
 class StoredPrompt(SQLModel, table=True):
-    """A text that was sent to a model, once for each user. ``hash`` covers the user's id too."""
+    """A text that was sent to a model, stored once per user. ``hash`` covers the user's id too."""
 
     __tablename__ = "prompt"
 
@@ -221,9 +224,9 @@ class StoredPrompt(SQLModel, table=True):
 
 
 class ChatPrompt(SQLModel, table=True):
-    """That a chat refers to a prompt: nobody reads a prompt but through a chat of theirs.
+    """A reference of a chat to a prompt. A user reads prompts only through their own chats.
 
-    A deleted chat takes these rows along; a prompt without any is deleted at the next start.
+    Deleting a chat deletes its references. A prompt without any is deleted at the next start.
     """
 
     chat_id: str = Field(foreign_key="chat.id", primary_key=True, ondelete="CASCADE")
@@ -231,11 +234,11 @@ class ChatPrompt(SQLModel, table=True):
 
 
 class Generation(SQLModel, table=True):
-    """One generation: what it was, how long it took, what it cost. Times in milliseconds.
+    """A generation: its model, duration in milliseconds, tokens and cost.
 
-    ``cost`` in US dollars; None where the price of the model is unknown. ``user_key``: the call
-    was paid for with the user's own provider key. Table and column keep their first names, so
-    that a replica of the previous version can go on writing during an upgrade.
+    ``cost`` is in US dollars; None when the price of the model is unknown. ``user_key``: the user's
+    own provider key paid for the call. Table and column keep their first names, so that a replica
+    of the previous version can insert rows during an upgrade.
     """
 
     __tablename__ = "turnrecord"

@@ -1,4 +1,4 @@
-"""Queries of users, the secrets of their browsers and the API tokens of their programs."""
+"""Queries of users and API tokens."""
 
 from __future__ import annotations
 
@@ -17,26 +17,30 @@ from persona_lab.errors import InputError, InvalidRequest, NotFound, StorageErro
 from persona_lab.personas.persona import NAME_LENGTH, clean_text
 
 PREFIX = "pl_"
-"""How a token begins: whoever finds one somewhere sees what it is."""
+"""How every token begins, so that people and secret scanners recognize one."""
 TOKENS = 50
-"""Tokens that a user may have at a time."""
+"""Maximum number of active tokens per user."""
 USED_EVERY = timedelta(minutes=1)
-"""How exactly a token's last use is written down: not every call is a write."""
+"""Precision of a token's last use: not every request causes a write."""
 
 
 class UserQueries(StoreBase):
-    """Queries of users and of API tokens."""
+    """Queries of users and API tokens."""
 
     def create_user(self) -> User:
+        """Create a user without a secret."""
         with self._write() as session:
             user = User(created_at=self._clock())
             session.add(user)
         return user
 
     def user_for_secret(self, secret: str) -> User:
-        """The user whose browser keeps ``secret``; a new one the first time.
+        """Return the user whose browser has ``secret``; create the user at the first call.
 
-        Only its SHA-256 is stored. Raises InputError for an empty secret, which many would share.
+        Only the SHA-256 of the secret is stored.
+
+        Raises:
+            InputError: The secret is empty: many browsers would share one user.
         """
         if not secret:
             raise InputError("an empty secret")
@@ -52,10 +56,14 @@ class UserQueries(StoreBase):
             return session.exec(known).one()
 
     def create_token(self, *, user_id: str, name: str = "") -> tuple[ApiToken, str]:
-        """A new token of the user's, and its secret: nobody can read that again.
+        """Create an API token and return it with its secret, which can't be read again.
 
-        ``name`` is one line, to tell tokens apart. Raises InvalidRequest for one that is too long,
-        and where there are :data:`TOKENS` already.
+        Args:
+            user_id: The user that the token acts for.
+            name: One line that tells the user's tokens apart.
+
+        Raises:
+            InvalidRequest: The name is too long, or the user has :data:`TOKENS` tokens.
         """
         name = " ".join(clean_text(name).split())
         if len(name) > NAME_LENGTH:
@@ -76,13 +84,17 @@ class UserQueries(StoreBase):
         return token, secret
 
     def list_tokens(self, *, user_id: str) -> list[ApiToken]:
-        """The user's tokens that hold, the newest first."""
+        """Return the user's active tokens, newest first."""
         newest = _active_tokens(user_id).order_by(col(ApiToken.created_at).desc(), col(ApiToken.id))
         with self._read() as session:
             return list(session.exec(newest))
 
     def revoke_token(self, token_id: str, *, user_id: str) -> None:
-        """From now on the token leads to nobody."""
+        """Revoke a token of the user. A second call changes nothing.
+
+        Raises:
+            NotFound: The user has no such token.
+        """
         with self._write() as session:
             token = session.get(ApiToken, token_id) if is_id(token_id) else None
             if token is None or token.user_id != user_id:
@@ -90,7 +102,11 @@ class UserQueries(StoreBase):
             token.revoked_at = token.revoked_at or self._clock()
 
     def user_for_token(self, secret: str) -> User:
-        """Whose token ``secret`` is. Raises NotFound(kind="token") where it is nobody's."""
+        """Return the user whose active token has ``secret``, and note the token's use.
+
+        Raises:
+            NotFound: No active token has this secret. Its kind is "token".
+        """
         held = select(ApiToken, User).join(User).where(ApiToken.token_hash == _secret_hash(secret))
         with self._read() as session:
             found = session.exec(held.where(col(ApiToken.revoked_at).is_(None))).first()
@@ -111,5 +127,5 @@ def _active_tokens(user_id: str) -> Any:
 
 
 def _secret_hash(secret: str) -> str:
-    """What is stored of a secret. It is long and random: no salt makes it harder to guess."""
+    """Return the stored form of a secret. Secrets are long and random, so they need no salt."""
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1032,7 +1032,7 @@ def test_a_statement_that_takes_its_time_is_waited_for(
     store = Store(postgres_server.url)
     with store.engine.connect() as connection:
         driver: Any = connection.connection.dbapi_connection
-        assert driver.silence == 15
+        assert driver.response_timeout == 15
         assert connection.exec_driver_sql("SELECT pg_sleep(0.3)").one() == ("",)
     store.close()
 

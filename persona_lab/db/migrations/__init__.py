@@ -1,8 +1,8 @@
-"""The schema's history, and bringing a database up to it.
+"""Schema migrations: upgrade a database to the current schema.
 
-A changed table needs a new step: ``python -m persona_lab.db.migrations "why"`` writes one from the
-difference between the tables in ``db/tables.py`` and the last step; then set :data:`HEAD` to its
-id. Steps only go forward.
+After a change of ``db/tables.py``, ``python -m persona_lab.db.migrations "why"`` writes a migration
+from the difference between the tables and the last one. Then set :data:`HEAD` to its id.
+Migrations only go forward.
 """
 
 from __future__ import annotations
@@ -23,26 +23,31 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 HEAD = "0006"
-"""The newest step, said here so that a start on a current database needn't import alembic
-(0.2 to 0.4 s)."""
+"""The newest migration. It is a constant so that a start on a current database doesn't import
+alembic, which takes 0.2 to 0.4 s.
+"""
 
 _VERSION_TABLE = (
     "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL, "
     "CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num))"
 )
-"""As alembic makes it."""
+"""The same statement as alembic's."""
 
 _alembic = threading.Lock()
-"""What alembic's steps talk to is one for the process."""
+"""Alembic's migration context is global in a process."""
 
 
 def upgrade(engine: Engine) -> None:
-    """Bring the database of ``engine`` to :data:`HEAD`, all of it or nothing.
+    """Upgrade a database to :data:`HEAD` in one transaction.
 
-    An empty one gets today's tables at once, without alembic and without the way that led to
-    them (a test holds both to be the same). Transactions of ``engine`` must hold off other
-    writers from their beginning. Raises ConfigurationError when a newer Persona Lab, or another
-    program, made the database.
+    An empty database gets the current tables at once, without alembic; a test checks that both ways
+    give the same schema.
+
+    Args:
+        engine: Its transactions must lock out other writers from their beginning.
+
+    Raises:
+        ConfigurationError: A newer Persona Lab or another program made the database.
     """
     with engine.connect() as connection:
         if current(connection) == HEAD:
@@ -73,7 +78,7 @@ def _hold_off_others(connection: Connection) -> None:
 
 
 def current(connection: Connection) -> str | None:
-    """The step that the database is at; None where there never was one."""
+    """Return the id of the database's last migration; None when it has none."""
     if not inspect(connection).has_table("alembic_version"):
         return None
     found: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
@@ -81,7 +86,7 @@ def current(connection: Connection) -> str | None:
 
 
 def config() -> Config:
-    """Where alembic finds this folder; ``attributes["connection"]`` is the caller's to set."""
+    """Return alembic's configuration. The caller sets ``attributes["connection"]``."""
     from alembic.config import Config
 
     settings = Config()
@@ -110,8 +115,11 @@ def _refuse_strange(connection: Connection) -> None:
 
 @contextmanager
 def _foreign_keys_off(connection: Connection) -> Iterator[None]:
-    """A step that rebuilds a table of SQLite drops the old one: with foreign keys on, that would
-    delete the rows that refer to it. The switch does nothing inside a transaction."""
+    """Switch off foreign keys in SQLite.
+
+    A migration that rebuilds a table drops the old one, which would delete rows that refer to it.
+    The switch has no effect inside a transaction.
+    """
     raw = connection.connection.dbapi_connection
     if connection.dialect.name != "sqlite" or raw is None:
         yield

@@ -8,6 +8,7 @@ down_revision = None
 
 
 def upgrade() -> None:
+    """Create the first tables."""
     op.create_table(
         "personality",
         sa.Column("id", sa.String(), nullable=False),

@@ -1,4 +1,4 @@
-"""What a conversation's cached context and its summary need; answers that came from the cache."""
+"""Revisions and summaries of chats; generations that the cache answered."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,6 +8,7 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
+    """Add revision and summary to chats, and cache hits to generations."""
     with op.batch_alter_table("chat") as table:
         table.add_column(
             sa.Column("revision", sa.Integer(), server_default=sa.text("0"), nullable=False)

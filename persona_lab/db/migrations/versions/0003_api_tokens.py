@@ -8,6 +8,7 @@ down_revision = "0002"
 
 
 def upgrade() -> None:
+    """Create the table of API tokens."""
     op.create_table(
         "apitoken",
         sa.Column("id", sa.String(), nullable=False),

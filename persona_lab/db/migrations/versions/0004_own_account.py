@@ -1,4 +1,4 @@
-"""Whose account an answer was paid from; answers that are on their way are found at once."""
+"""Generations that a user's own key paid for; an index of streamed messages."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,6 +8,7 @@ down_revision = "0003"
 
 
 def upgrade() -> None:
+    """Add whether a user's own key paid, and an index of streamed messages."""
     with op.batch_alter_table("turnrecord") as table:
         table.add_column(sa.Column("own", sa.Boolean(), server_default=sa.false(), nullable=False))
     streaming = sa.text("status = 'streaming'")

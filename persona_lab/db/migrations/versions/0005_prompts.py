@@ -1,4 +1,4 @@
-"""What was sent is stored once; answers refer to it. Rows are converted when the store opens."""
+"""Prompts are stored once, and answers refer to them. Rows are converted when the store opens."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,6 +8,7 @@ down_revision = "0004"
 
 
 def upgrade() -> None:
+    """Create the tables of prompts, and the column that refers to them."""
     op.create_table(
         "prompt",
         sa.Column("hash", sa.String(), nullable=False),
