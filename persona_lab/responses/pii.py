@@ -246,9 +246,9 @@ _PATTERNS: tuple[tuple[Kind, re.Pattern[str], Callable[[str, str], bool]], ...] 
 
 
 def find_personal(text: str, start: int = 0) -> list[Found]:
-    """What stands in ``text`` from ``start`` on, in its order; nothing overlaps.
+    """Return the personal data in ``text`` from ``start`` on, in order and without overlaps.
 
-    What comes before ``start`` says what a number is called.
+    The text before ``start`` is read too, since it can say what a number is.
     """
     normal, places = normalized(text)
     begin = start if places is None else _first_at(places, start)
@@ -273,15 +273,15 @@ def find_personal(text: str, start: int = 0) -> list[Found]:
 
 
 def canonical(text: str) -> str:
-    """Letters and digits alone, so that two ways of writing the same are equal."""
+    """Return letters and digits alone, so that two ways of writing the same are equal."""
     return "".join(filter(str.isalnum, unicodedata.normalize("NFKC", text).casefold()))
 
 
 def normalized(text: str) -> tuple[str, list[int] | None]:
-    """NFKC of each character that is seen, and for each of the result where in ``text`` it came
-    from: what has no width hides nothing, nor do accents put on a letter.
+    """Return the NFKC form of each visible character, and where in ``text`` each came from.
 
-    None for the places of text that it leaves as it is.
+    Characters without width and accents on letters are left out, so they hide nothing. The second
+    value is None where the text stays as it is.
     """
     if text.isascii():
         return text, None
@@ -298,7 +298,7 @@ def normalized(text: str) -> tuple[str, list[int] | None]:
 
 @lru_cache(maxsize=8192)
 def plain(character: str) -> str:
-    """NFKC of one character; "" for one that isn't seen, or only on the letter before it."""
+    """Return the NFKC form of one character, or "" for an invisible one or an accent."""
     if shows_nothing(character) and character not in _VOICED:
         return ""
     return unicodedata.normalize("NFKC", character)
