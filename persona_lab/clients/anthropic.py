@@ -1,7 +1,7 @@
-"""Anthropic's Messages API, as its raw stream of events.
+"""The client for Anthropic's Messages API.
 
-The raw stream closes its connection with the generator and keeps no second copy of the answer,
-which the SDK's helper does.
+It reads the raw stream of events. The raw stream closes its connection with the generator. It
+doesn't store a second copy of the answer, as the streaming helper of the SDK does.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ if TYPE_CHECKING:
 
     from persona_lab.settings import Settings
 
-HOTTEST = 1.0
-"""Anthropic's highest temperature; other providers go to 2."""
+MAX_TEMPERATURE = 1.0
+"""The highest temperature that Anthropic accepts. Other providers accept up to 2."""
 
 _FINISH = {
     "max_tokens": "length",
     "model_context_window_exceeded": "length",
     "refusal": "refusal",
 }
-"""Theirs → ours; end_turn, stop_sequence and what is new are an ordinary end."""
+"""Our finish reasons by Anthropic's. All others (end_turn, stop_sequence …) map to stop."""
 
 _COUNTS = (
     "input_tokens",
@@ -84,7 +84,13 @@ PROVIDER = Provider(
 
 
 class AnthropicClient(HttpClient):
-    """One of Anthropic's models. Thinking, where a model thinks, isn't part of the answer."""
+    """A model of Anthropic. Thinking isn't part of the answer.
+
+    Args:
+        info: Facts about the model.
+        settings: The settings.
+        http_client: Replaces the HTTP client of the SDK.
+    """
 
     provider = PROVIDER
 
@@ -106,51 +112,54 @@ class AnthropicClient(HttpClient):
         )
 
     async def stream(self, prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
+        """Stream an answer. See :meth:`LLMClientInterface.stream`."""
         import anthropic
 
         check_key(self.info, self._key)
         self.check_images(prompt)
-        who: dict[str, Any] = {"provider": self.info.provider, "model": self.info.name}
+        context: dict[str, Any] = {"provider": self.info.provider, "model": self.info.name}
         finish, model, text, cut = "", "", "", False
-        most, silent = options.max_tokens * CHARACTERS, 0
+        max_characters, empty_events = options.max_tokens * CHARACTERS, 0
         counts: dict[str, int] = {}
         opening = self._open(prompt, options)
-        ours = translate_errors(self.info, self._key, anthropic.AnthropicError)
-        with ours, ignore_errors_after_end(lambda: bool(finish), anthropic.AnthropicError):
+        translation = translate_errors(self.info, self._key, anthropic.AnthropicError)
+        with translation, ignore_errors_after_end(lambda: bool(finish), anthropic.AnthropicError):
             async with contextlib.aclosing(with_deadlines(opening, options)) as events:
                 async for event in events:
                     try:
-                        piece = _Piece(event)
+                        parsed = _Event(event)
                     except (AttributeError, TypeError, ValueError, OverflowError) as wrong:
-                        raise InvalidResponse(**who) from wrong
-                    model = piece.model or model
-                    finish = piece.finish or finish
-                    counts |= piece.counts
-                    if shown := piece.text[: most - len(text)]:
+                        raise InvalidResponse(**context) from wrong
+                    model = parsed.model or model
+                    finish = parsed.finish or finish
+                    counts |= parsed.counts
+                    if shown := parsed.text[: max_characters - len(text)]:
                         text += shown
                         yield Chunk(shown)
-                    silent += not piece.text
-                    if cut := shown != piece.text or silent > most:
+                    empty_events += not parsed.text
+                    if cut := shown != parsed.text or empty_events > max_characters:
                         finish = "max_tokens"
                         break
         if not finish:
-            # A connection that is closed in order looks like an end; only the reason tells.
-            raise Offline(**who) if model else InvalidResponse(**who)
+            # A closed connection looks like the end of the answer. Only a stop reason is proof.
+            raise Offline(**context) if model else InvalidResponse(**context)
         usage = validated_usage(_usage(counts), prompt, text)
         yield Chunk(
             finish_reason=_FINISH.get(finish, "stop"),
-            usage=_cut(usage, text) if cut else usage,
+            usage=_with_estimated_answer(usage, text) if cut else usage,
             model=model or self.info.name,
         )
 
     async def aclose(self) -> None:
+        """Close the connections."""
         await self._sdk.close()
 
     async def _open(self, prompt: Prompt, options: Options) -> Any:
-        """Ask. A transcript goes as one user's message, which the model then continues.
+        """Send the request and return the stream of events.
 
-        There is no endpoint for bare text, and newer models refuse an answer begun for them.
-        ``max_tokens`` is always sent: the API demands it.
+        A transcript is sent as one user message, which the model continues. The API has no
+        endpoint for plain text, and newer models refuse a prefilled answer. The API requires
+        ``max_tokens``.
         """
         accepts = self.info.accepts
         request: dict[str, Any] = {
@@ -162,7 +171,7 @@ class AnthropicClient(HttpClient):
         if prompt.kind == "transcript":
             request["messages"] = [{"role": "user", "content": prompt.system}]
         else:
-            # A turn that was stopped before its first word has none; the API refuses it.
+            # The API refuses an empty message, such as a turn stopped before its first token.
             request["messages"] = [
                 {"role": turn.role, "content": _content(turn)}
                 for turn in prompt.turns
@@ -179,28 +188,28 @@ class AnthropicClient(HttpClient):
         if options.json_schema:
             schema = json.loads(options.json_schema)
             request["output_config"] = {"format": {"type": "json_schema", "schema": schema}}
-        # The API refuses stop strings of white space only.
+        # The API refuses stop strings that are only white space.
         stop = [text for text in (*prompt.stop, *options.stop) if text.strip()]
         if stop and "stop" in accepts:
             request["stop_sequences"] = list(dict.fromkeys(stop))
         sampling = {
-            "temperature": options.temperature and min(options.temperature, HOTTEST),
+            "temperature": options.temperature and min(options.temperature, MAX_TEMPERATURE),
             "top_p": options.top_p,
             "top_k": options.top_k,
         }
         body = {name: v for name, v in sampling.items() if v is not None and name in accepts}
         if body:
-            # The SDK's methods no longer know them; models that still do read them here.
+            # The SDK has no arguments for these options, but some models accept them.
             request["extra_body"] = body
         return await self._sdk.messages.create(**request)
 
 
 def _content(turn: PromptMessage) -> Any:
-    """Images stand ahead of the words about them, which the API wants not to be empty."""
+    """Return the content blocks of a message: images first, then the text unless it is empty."""
     if not turn.images:
         return turn.content
-    words = [{"type": "text", "text": turn.content}] if turn.content.strip() else []
-    return [*({"type": "image", "source": _source(image)} for image in turn.images), *words]
+    text = [{"type": "text", "text": turn.content}] if turn.content.strip() else []
+    return [*({"type": "image", "source": _source(image)} for image in turn.images), *text]
 
 
 def _source(image: Image) -> dict[str, str]:
@@ -210,11 +219,11 @@ def _source(image: Image) -> dict[str, str]:
     return {"type": "base64", "media_type": image.media_type, "data": data}
 
 
-class _Piece:
-    """What one event says.
+class _Event:
+    """The parsed fields of one event.
 
-    The SDK checks no shapes: AttributeError, TypeError, ValueError or OverflowError mean a wrong
-    one.
+    The SDK doesn't validate responses. AttributeError, TypeError, ValueError or OverflowError mean
+    that the event isn't valid.
     """
 
     __slots__ = ("counts", "finish", "model", "text")
@@ -235,13 +244,13 @@ class _Piece:
 
 
 def _counts(usage: Any) -> dict[str, int]:
-    """What ``usage`` tells; totals so far, so that later ones replace earlier ones."""
-    told = {name: getattr(usage, name, None) for name in _COUNTS}
-    return {name: value for name, value in told.items() if isinstance(value, int)}
+    """Return the token counts in ``usage``. They are totals, so later ones replace earlier ones."""
+    counts = {name: getattr(usage, name, None) for name in _COUNTS}
+    return {name: value for name, value in counts.items() if isinstance(value, int)}
 
 
 def _usage(counts: dict[str, int]) -> Usage:
-    """Ours: ``prompt_tokens`` include what the cache held and took in; ``input_tokens`` don't."""
+    """Convert the counts. Our ``prompt_tokens`` include cached tokens; ``input_tokens`` don't."""
     fresh, read, created, output = (counts.get(name, 0) for name in _COUNTS)
     return Usage(
         prompt_tokens=fresh + read + created,
@@ -251,8 +260,8 @@ def _usage(counts: dict[str, int]) -> Usage:
     )
 
 
-def _cut(usage: Usage, text: str) -> Usage:
-    """Of an answer whose end, and with it the count of its tokens, wasn't waited for."""
+def _with_estimated_answer(usage: Usage, text: str) -> Usage:
+    """Estimate the tokens of an answer that was cut before the provider sent its count."""
     return replace(usage, completion_tokens=estimate_tokens(text), estimated=True)
 
 

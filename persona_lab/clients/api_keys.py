@@ -1,17 +1,16 @@
-"""Keys: where they come from, and following them when they change, without a restart.
+"""API keys: read them from several sources and reload them without a restart.
 
-A key stands in one of four places, the first that has it counts:
+There are four sources. The first one that has the key is used:
 
 1. a file named by ``OPENAI_API_KEY_FILE`` (a Docker or Kubernetes secret);
 2. the environment (``OPENAI_API_KEY``);
 3. a file ``openai_api_key`` or ``OPENAI_API_KEY`` in the folder ``SECRETS_DIR``;
-4. a vault (``VAULT_ADDR``), which may be another's service: it is a :class:`Source`.
+4. a vault (``VAULT_ADDR``), which is a :class:`Source`.
 
-Files are looked at before each use, and read again when they changed; the vault is asked again
-after ``KEYS_TTL`` seconds. A place that can't be read later on leaves the keys as they were: a key
-is changed by putting another there. What once was a key stays one for :attr:`Keys.known`, so that
-it is hidden from answers although it is out of use. Nothing here logs a key, nor puts one into an
-error.
+Files are checked before each use and read again after a change. The vault is read again after
+``KEYS_TTL`` seconds. If a source can't be read later, the keys stay unchanged. Old keys stay in
+:attr:`ApiKeys.all_secrets`, so that they are still redacted from answers. This module never writes
+a key to a log or an error.
 """
 
 from __future__ import annotations
@@ -32,24 +31,28 @@ from persona_lab.settings import Settings
 log = logging.getLogger("persona_lab.keys")
 
 VAULT_SECONDS = 5.0
-"""How long a vault may take to answer."""
+"""Timeout of a request to the vault, in seconds."""
 
 
 class Source(Protocol):
-    """A place of many keys."""
+    """A source of several keys."""
 
     def read(self) -> Mapping[str, str]:
-        """The keys by the names of their settings, in capitals or not.
+        """Return the keys by the names of their settings, in upper or lower case.
 
-        Raises PermissionError when the place refuses, another OSError when it can't be reached.
+        Raises:
+            PermissionError: The source denies access.
+            OSError: The source can't be reached.
         """
 
 
 class Vault:
-    """HashiCorp Vault, or OpenBao: one secret of a KV engine of version 2, read over HTTP.
+    """One secret in HashiCorp Vault or OpenBao, read over HTTP from a KV engine of version 2.
 
-    ``secret`` is the engine's mount and the path in it: ``secret/persona-lab``. ``token`` gives
-    what it is read with, anew each time.
+    Args:
+        address: The URL of the vault.
+        secret: The mount of the engine and the path in it: ``secret/persona-lab``.
+        token: Returns the current access token. It is called for each request.
     """
 
     def __init__(self, address: str, secret: str, token: Callable[[], str]) -> None:
@@ -58,6 +61,12 @@ class Vault:
         self._token = token
 
     def read(self) -> Mapping[str, str]:
+        """Return the keys by the names of their settings.
+
+        Raises:
+            PermissionError: The vault denies access.
+            ConnectionError: The vault can't be reached, or its response isn't valid.
+        """
         import httpx2
 
         headers = {"X-Vault-Token": self._token(), "X-Vault-Request": "true"}
@@ -67,7 +76,7 @@ class Vault:
             if status == 200:
                 return {str(k): str(v) for k, v in answer.json()["data"]["data"].items()}
         except (httpx2.HTTPError, httpx2.InvalidURL, ValueError, LookupError, TypeError) as wrong:
-            # The cause is left out: h11 prints a header that it can't send.
+            # The cause is dropped: h11 prints a header that it can't send.
             raise ConnectionError(f"the vault gave no answer: {type(wrong).__name__}") from None
         if 400 <= status < 500:
             raise PermissionError(f"the vault refused: HTTP {status}")
@@ -75,7 +84,7 @@ class Vault:
 
 
 class _File:
-    """A file with one key in it, read again when it is another than before."""
+    """A file with one key. It is read again after a change."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -83,8 +92,13 @@ class _File:
         self._content = ""
 
     def read(self) -> str:
-        """Raises OSError, and ValueError for what isn't text."""
-        now = self.path.stat()  # Kubernetes puts another file behind a link: its inode tells
+        """Return the key.
+
+        Raises:
+            OSError: The file can't be read.
+            ValueError: The file isn't UTF-8.
+        """
+        now = self.path.stat()  # Kubernetes replaces the target of a link, so the inode changes
         stamp = (now.st_ino, now.st_ctime_ns, now.st_mtime_ns, now.st_size)
         if stamp != self._stamp:
             self._content = self.path.read_text("utf-8").strip()
@@ -93,7 +107,7 @@ class _File:
 
 
 class ApiKeys:
-    """The keys as they are now. ``clock`` counts seconds; ``vault`` stands in for the settings'."""
+    """The current keys of this application, from files, the environment and a vault."""
 
     def __init__(
         self,
@@ -102,10 +116,21 @@ class ApiKeys:
         vault: Source | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Raises ConfigurationError for a file that can't be read, a key that is set twice and a
-        vault that refuses. A vault that can't be reached is waited for."""
+        """Read the keys.
+
+        A vault that can't be reached is no error. It is read again later.
+
+        Args:
+            settings: The settings, which name the sources.
+            vault: Replaces the vault of the settings.
+            clock: Returns seconds.
+
+        Raises:
+            ConfigurationError: A file can't be read, a key is set twice, or the vault denies
+                access.
+        """
         self.settings = settings
-        """The settings with the keys that hold now."""
+        """The settings with the current keys."""
         self._given = settings
         self._clock = clock
         self._files = {name: _File(path) for name, path in _named_files(settings)}
@@ -116,35 +141,44 @@ class ApiKeys:
         }
         self._vault = vault if vault is not None else self._vault_of_settings()
         self._from_vault: dict[str, str] = {}
-        self._ask_vault_at = clock()
-        self._known: dict[str, None] = {}
-        self._troubled: set[str] = set()
+        self._next_vault_read = clock()
+        self._secrets: dict[str, None] = {}
+        self._unreadable: set[str] = set()
         self._refreshing = threading.Lock()
         self.refresh(first=True)
 
     @property
     def changing(self) -> bool:
-        """Whether they can become others: :meth:`refresh` does nothing where not."""
+        """Whether the keys can change. If not, :meth:`refresh` does nothing."""
         return bool(self._files or self._folder or self._vault)
 
     @property
     def all_secrets(self) -> tuple[str, ...]:
-        """Every secret of the house that there is or was."""
-        return tuple(self._known)
+        """Every current and former secret of this application."""
+        return tuple(self._secrets)
 
     def with_user_keys(self) -> UserKeys:
-        """These, with room for a visitor's own ahead of them."""
+        """Return these keys with a store for a visitor's keys, which have priority."""
         return UserKeys(self)
 
     def refresh(self, *, first: bool = False) -> None:
-        """Look whether a key has changed. It may read files and wait for the vault, one caller at
-        a time: others go on with what is known."""
+        """Reload the keys that have changed.
+
+        This may read files and wait for the vault. One caller at a time does so; others return
+        at once and use the present keys.
+
+        Args:
+            first: Whether this is the first time. An unreadable source raises only then.
+
+        Raises:
+            ConfigurationError: A file can't be read or the vault denies access, at the first time.
+        """
         if not self._refreshing.acquire(blocking=False):
             return
         try:
             names = _key_settings()
             found = {name: self._find(name, first) for name in names}
-            if self._vault is not None and self._clock() >= self._ask_vault_at:
+            if self._vault is not None and self._clock() >= self._next_vault_read:
                 self._read_vault(self._vault, first)
             changed = {
                 name: SecretStr(key) if key else None
@@ -153,8 +187,8 @@ class ApiKeys:
             }
             settings = self._given.model_copy(update=changed)
             secrets = [value for _, value in settings if isinstance(value, SecretStr)]
-            # They are hidden before anybody is asked with them.
-            self._known |= dict.fromkeys(s.get_secret_value().strip() for s in secrets)
+            # A secret is redacted before its first use.
+            self._secrets |= dict.fromkeys(s.get_secret_value().strip() for s in secrets)
             if first or any(getattr(self.settings, n) != key for n, key in changed.items()):
                 self.settings = settings
                 if not first:
@@ -163,18 +197,20 @@ class ApiKeys:
             self._refreshing.release()
 
     def _find(self, name: str, first: bool) -> str:
-        """The key outside the vault; "" where there is none."""
+        """Return the key from a file or the environment; "" if there is none."""
         if name in self._files:
-            return self._read(self._files[name], f"{name.upper()}_FILE", first) or self._now(name)
+            key = self._read(self._files[name], f"{name.upper()}_FILE", first)
+            return key or self._current(name)
         given: SecretStr | None = getattr(self._given, name)
         if given is not None:
             return given.get_secret_value()
         for file in self._folder.get(name, ()):
             if file.path.exists():
-                return self._read(file, "SECRETS_DIR", first) or self._now(name)
+                return self._read(file, "SECRETS_DIR", first) or self._current(name)
         return ""
 
-    def _now(self, name: str) -> str:
+    def _current(self, name: str) -> str:
+        """Return the current key; "" if there is none."""
         held: SecretStr | None = getattr(self.settings, name)
         return held.get_secret_value() if held is not None else ""
 
@@ -185,27 +221,27 @@ class ApiKeys:
             why = getattr(wrong, "strerror", None) or "not UTF-8"
             if first:
                 raise ConfigurationError(f"{variable}: {file.path}: {why}") from None
-            self._trouble(variable, why)
+            self._warn_unreadable(variable, why)
             return ""
-        self._troubled.discard(variable)
+        self._unreadable.discard(variable)
         return key
 
     def _read_vault(self, vault: Source, first: bool) -> None:
-        self._ask_vault_at = self._clock() + self._given.keys_ttl
+        self._next_vault_read = self._clock() + self._given.keys_ttl
         try:
             found = vault.read()
         except (OSError, ValueError) as wrong:
             if first and isinstance(wrong, PermissionError):
                 raise ConfigurationError(f"VAULT_ADDR: {wrong}") from None
-            self._trouble("VAULT_ADDR", str(wrong))
+            self._warn_unreadable("VAULT_ADDR", str(wrong))
             return
-        self._troubled.discard("VAULT_ADDR")
+        self._unreadable.discard("VAULT_ADDR")
         self._from_vault = {name.lower(): key.strip() for name, key in found.items()}
 
-    def _trouble(self, variable: str, why: str) -> None:
-        """Say it once, until it is over."""
-        if variable not in self._troubled:
-            self._troubled.add(variable)
+    def _warn_unreadable(self, variable: str, why: str) -> None:
+        """Log once that a source can't be read, until it can be read again."""
+        if variable not in self._unreadable:
+            self._unreadable.add(variable)
             log.warning(
                 "keys can't be read again and stay as they were: %s: %s",
                 variable,
@@ -224,52 +260,66 @@ class ApiKeys:
                 read = token_file.read()
             else:
                 read = given.vault_token.get_secret_value() if given.vault_token else ""
-            self._known[read] = None
+            self._secrets[read] = None
             return read
 
         return Vault(given.vault_addr, given.vault_secret, token)
 
 
 class UserKeys:
-    """The house's keys, with a visitor's own in place of some. They are here and nowhere else."""
+    """The application's keys, some replaced by keys of a visitor.
 
-    def __init__(self, house: ApiKeys) -> None:
-        self._house = house
-        self._own: dict[str, SecretStr | None] = {}
+    A visitor's keys are stored only here, in memory.
+
+    Args:
+        shared: The application's keys.
+    """
+
+    def __init__(self, shared: ApiKeys) -> None:
+        self._shared = shared
+        self._user_keys: dict[str, SecretStr | None] = {}
 
     @property
     def providers(self) -> frozenset[str]:
-        """Those that are asked with a key of the visitor's, or, once that was forgotten, not."""
-        return frozenset(self._own)
+        """Providers for which the visitor has, or had before :meth:`forget`, a key."""
+        return frozenset(self._user_keys)
 
     def put(self, provider: str, key: SecretStr) -> None:
-        self._own[provider] = key
+        """Use the visitor's key for ``provider``."""
+        self._user_keys[provider] = key
 
     def drop(self, provider: str) -> None:
-        """The house's again."""
-        self._own.pop(provider, None)
+        """Use the application's key for ``provider`` again."""
+        self._user_keys.pop(provider, None)
 
     def forget(self) -> None:
-        """The visitor has left: their keys are gone, and the house's don't take their place."""
-        self._own = dict.fromkeys(self._own)
+        """Delete the visitor's keys. The application's keys don't replace them."""
+        self._user_keys = dict.fromkeys(self._user_keys)
 
     @property
     def settings(self) -> Settings:
-        own = {get_provider(provider).key_setting: key for provider, key in self._own.items()}
-        return self._house.settings.model_copy(update=own)
+        """The settings with the visitor's keys."""
+        user_keys = {
+            get_provider(provider).key_setting: key for provider, key in self._user_keys.items()
+        }
+        return self._shared.settings.model_copy(update=user_keys)
 
     @property
     def changing(self) -> bool:
-        return self._house.changing
+        """Whether the application's keys can change."""
+        return self._shared.changing
 
     @property
     def all_secrets(self) -> tuple[str, ...]:
-        """What is hidden from this visitor's answers: nobody else's own."""
-        own = tuple(key.get_secret_value() for key in self._own.values() if key is not None)
-        return (*self._house.all_secrets, *own)
+        """Secrets to redact from this visitor's answers: the application's and the visitor's."""
+        user_keys = tuple(
+            key.get_secret_value() for key in self._user_keys.values() if key is not None
+        )
+        return (*self._shared.all_secrets, *user_keys)
 
     def refresh(self) -> None:
-        self._house.refresh()
+        """Reload the application's keys that have changed."""
+        self._shared.refresh()
 
 
 def _key_settings() -> list[str]:
@@ -278,6 +328,7 @@ def _key_settings() -> list[str]:
 
 
 def _named_files(settings: Settings) -> Iterator[tuple[str, Path]]:
+    """Iterate over the settings that name a key file, with its path."""
     for name in _key_settings():
         path: Path | None = getattr(settings, f"{name}_file")
         if path is not None:

@@ -20,17 +20,22 @@ from persona_lab.unicode_text import is_blank
 
 
 class LLMClientInterface(ABC):
-    """A model that answers. ``info`` holds what is known of it."""
+    """The interface of every client. A client calls one model.
+
+    Attributes:
+        info: Facts about the model.
+        settings: The settings that the client was created with.
+    """
 
     bound: ClassVar[bool] = True
-    """Whether it belongs to the event loop that it was first used on, as an SDK's client does."""
+    """Whether the client belongs to the event loop of its first use, as an SDK's client does."""
 
     provider: ClassVar[Provider]
-    """What it declares of its provider. Wrappers and fakes have none."""
+    """The declaration of the provider. Wrappers and fakes have none."""
 
     @property
     def base_url(self) -> str:
-        """The server that it asks; "" where there is none to choose."""
+        """The address of the server; "" if the server is fixed or there is none."""
         return ""
 
     def __init__(self, info: ModelInfo, settings: Settings) -> None:
@@ -39,17 +44,34 @@ class LLMClientInterface(ABC):
 
     @abstractmethod
     def stream(self, prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
-        """The answer as it comes; the last chunk has finish_reason, usage and model.
+        """Stream an answer; the last chunk has finish_reason, usage and model.
 
-        Raises ProviderError: ModelTimeout where one of the options' timeouts ran out, NoVision for
-        an image that the model can't read. Closing the generator closes the connection or frees
-        the sequence.
+        Closing the generator closes the connection or frees the sequence.
+
+        Args:
+            prompt: The prompt for this model.
+            options: Sampling options, timeouts and retries.
+
+        Yields:
+            The chunks of the answer.
+
+        Raises:
+            ModelTimeout: A timeout of the options ran out.
+            NoVision: The prompt has an image and the model can't read images.
+            ProviderError: The call failed for another reason.
         """
 
     async def generate(self, prompt: Prompt, **options: Any) -> Completion:
-        """The whole answer. ``options`` are fields of :class:`Options`.
+        """Return the complete answer.
 
-        Raises ProviderError, InvalidResponse for an empty answer, Refused for a filtered one.
+        Args:
+            prompt: The prompt for this model.
+            **options: Fields of :class:`Options`.
+
+        Raises:
+            InvalidResponse: The answer is empty.
+            Refused: A filter or the model refused to answer.
+            ProviderError: The call failed for another reason.
         """
         text: list[str] = []
         last = Chunk(finish_reason="stop")
@@ -67,61 +89,82 @@ class LLMClientInterface(ABC):
         return completion
 
     def validate_response(self, response: Completion) -> None:
-        """Raises Refused when a filter or the model itself refused, InvalidResponse when empty."""
-        who: dict[str, Any] = {"provider": self.info.provider, "model": self.info.name}
+        """Check that the answer has text and wasn't refused.
+
+        Raises:
+            InvalidResponse: The answer is empty.
+            Refused: A filter or the model refused to answer.
+        """
+        context: dict[str, Any] = {"provider": self.info.provider, "model": self.info.name}
         if response.finish_reason in ("content_filter", "refusal"):
-            raise Refused(**who)
+            raise Refused(**context)
         if is_blank(response.content):
-            raise InvalidResponse(**who)
+            raise InvalidResponse(**context)
 
     def check_images(self, prompt: Prompt) -> None:
-        """Raises NoVision when the model can't read what the prompt has in it."""
+        """Check that the model can read the images of the prompt.
+
+        Raises:
+            NoVision: The prompt has an image and the model can't read images.
+        """
         if not self.info.vision and any(turn.images for turn in prompt.turns):
             raise NoVision(provider=self.info.provider, model=self.info.name)
 
     def for_model(self, info: ModelInfo) -> LLMClientInterface | None:
-        """A client for another of the provider's models that has nothing of its own to close.
+        """Return a client for another model of the provider that shares this client's resources.
 
-        None where each model needs its own client.
+        Only this client must be closed. The result is None if each model needs its own client.
         """
         return None
 
     @property
     def is_loaded(self) -> bool:
-        """False while the first call would have to load something that takes time."""
+        """Whether a call can start without loading the model first."""
         return True
 
     @property
     def load_progress(self) -> float:
-        """The share of it that is loaded, from 0 to 1."""
+        """The share of the model that is loaded, from 0 to 1."""
         return 1.0
 
     @property
     def waiting(self) -> int:
-        """Requests that wait for their turn here; 0 where only the provider knows."""
+        """The number of requests in the local queue; 0 for a remote provider."""
         return 0
 
-    def check(self) -> None:  # noqa: B027 - only a provider knows what it would say
-        """Whether it can be had, as far as that is known without asking. Raises ProviderError."""
+    def check(self) -> None:  # noqa: B027 - optional to override
+        """Check that the model is available, without a call to the provider.
 
-    async def load(self) -> None:  # noqa: B027 - most have nothing to load
-        """Load what the first call would wait for. Raises ProviderError when it can't be."""
+        Raises:
+            ProviderError: The model isn't available.
+        """
 
-    async def prefill(self, prompts: Sequence[Prompt]) -> None:  # noqa: B027 - most can't
-        """Read what all of ``prompts`` begin with, ahead of need and behind all else.
+    async def load(self) -> None:  # noqa: B027 - optional to override
+        """Load the model before the first call.
 
-        Does nothing while the model isn't :attr:`ready`.
+        Raises:
+            ProviderError: The model can't be loaded.
+        """
+
+    async def prefill(self, prompts: Sequence[Prompt]) -> None:  # noqa: B027 - optional to override
+        """Prefill the common prefix of ``prompts`` in the KV cache, at low priority.
+
+        This does nothing unless the model :attr:`is_loaded`.
         """
 
     def count_tokens(self, text: str) -> int:
-        """Tokens of ``text``; estimated unless the model's own tokenizer is at hand."""
+        """Return the number of tokens in ``text``; an estimate if the tokenizer isn't loaded."""
         return estimate_tokens(text)
 
-    async def aclose(self) -> None:  # noqa: B027 - most have nothing to let go of
-        """Let go of connections and memory."""
+    async def aclose(self) -> None:  # noqa: B027 - optional to override
+        """Close connections and free memory."""
 
 
 def estimate_tokens(text: str) -> int:
-    """CJK ≈ 0.6 and other characters ≈ 0.25 tokens each: between today's large vocabularies."""
+    """Estimate the number of tokens in ``text`` from its characters.
+
+    A CJK character counts 0.6 tokens and any other character 0.25. These are averages over the
+    large vocabularies of current models.
+    """
     wide = sum(1 for character in text if character > "\u2e7f")
     return round(0.6 * wide + 0.25 * (len(text) - wide))

@@ -1,4 +1,4 @@
-"""What is known of each model: context, prices, accepted options. Read from ``models.yaml``."""
+"""The model catalog: context, prices and accepted options, read from ``models.yaml``."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from persona_lab.settings import ProviderName
 from persona_lab.yaml_config import StrictModel, dotted_place, load
 
 NAME_LENGTH = 300
-"""Characters of a model's name with its provider: they stand in records, logs and labels."""
+"""Maximum length of ``provider:model``, in characters. Records, logs and labels contain it."""
 
 
 class ModelInfo(StrictModel):
     """Facts of one model: one entry of ``data/models.yaml``.
 
-    A name that ends in ``*`` stands for every unlisted model whose name begins so. If several
-    match, the longest is taken.
+    A name that ends in ``*`` matches every unlisted model whose name has this prefix. If several
+    match, the longest applies.
 
     Attributes:
         provider: Name of its provider.
@@ -62,11 +62,12 @@ class ModelInfo(StrictModel):
 
     @property
     def spec(self) -> str:
+        """The name with the provider: ``provider:model``."""
         return f"{self.provider}:{self.name}"
 
     @property
     def free(self) -> bool:
-        """Whether its tokens cost nothing."""
+        """Whether the tokens of the model cost nothing."""
         return get_provider(self.provider).free
 
 
@@ -75,10 +76,17 @@ class _File(StrictModel):
 
 
 class Catalog:
-    """The models that ``data/models.yaml`` knows, in its order, and facts for any other."""
+    """The models in ``data/models.yaml``, in its order, and default facts for all others."""
 
     def __init__(self, path: Path) -> None:
-        """Raises ConfigurationError naming the file and the entry that is wrong."""
+        """Read the catalog.
+
+        Args:
+            path: The YAML file.
+
+        Raises:
+            ConfigurationError: An entry isn't valid. The message names the file and the entry.
+        """
         self.models: dict[str, ModelInfo] = {}
         self._families: dict[str, ModelInfo] = {}
         for info in load(path, _File, place=dotted_place).models:
@@ -88,11 +96,17 @@ class Catalog:
                 self.models[info.spec] = info
 
     def find(self, spec: str) -> ModelInfo:
-        """Facts for ``provider:model``; an empty model name means the provider's first.
+        """Return the facts for ``provider:model``.
 
-        Raises UnknownModel for a provider that doesn't exist. A model that isn't listed is
-        taken with the facts of its family, or with cautious ones: its provider decides whether it
-        exists.
+        An empty model name means the first listed model of the provider. An unlisted model gets
+        the facts of its family, or else the defaults of :class:`ModelInfo`. Only its provider
+        knows whether it exists.
+
+        Args:
+            spec: The name with the provider.
+
+        Raises:
+            UnknownModel: The name isn't valid, or the provider doesn't exist.
         """
         if not isinstance(spec, str) or spec != _sendable(spec) or len(spec) > NAME_LENGTH:
             raise UnknownModel(model=_sendable(str(spec)[:NAME_LENGTH]))
@@ -114,5 +128,5 @@ class Catalog:
 
 
 def _sendable(text: str) -> str:
-    """``text`` without half surrogates, which no wire and no page takes."""
+    """Replace lone surrogates in ``text``, which can't be encoded as UTF-8."""
     return text.encode(errors="replace").decode()

@@ -32,41 +32,52 @@ if TYPE_CHECKING:
 
 
 def map_error(error: BaseException, *, provider: str = "", model: str = "") -> PersonaLabError:
-    """Our error for somebody else's. Ours come back unchanged.
+    """Map a foreign error to an error of Persona Lab.
 
-    SDKs and libraries are looked up among the modules already loaded: an error of theirs can't
-    exist without them, and importing them here would cost a second at start.
+    SDKs are looked up among the loaded modules. An error of an SDK can't exist before its import,
+    and an import here would delay the start by a second.
+
+    Args:
+        error: Any error. A :class:`PersonaLabError` is returned unchanged.
+        provider: Name of the provider, "" if the error has none.
+        model: Name of the model at the provider.
+
+    Returns:
+        The mapped error.
     """
     if isinstance(error, PersonaLabError):
         return error
-    who: dict[str, Any] = {"provider": provider, "model": model}
+    context: dict[str, Any] = {"provider": provider, "model": model}
     if (sdk := _sdk_of(error)) is not None:
-        return _from_sdk(sdk, error, who)
+        return _map_sdk_error(sdk, error, context)
     for name in ("httpx2", "httpx"):
         http = sys.modules.get(name)
         if http is None:
             continue
         if isinstance(error, http.TimeoutException):
-            return ModelTimeout(**who)
+            return ModelTimeout(**context)
         if isinstance(error, http.TransportError):
-            return Offline(**who)
+            return Offline(**context)
         if isinstance(error, http.DecodingError):
-            return InvalidResponse(**who)
+            return InvalidResponse(**context)
         if isinstance(error, http.HTTPError):
-            return ProviderError(**who)
+            return ProviderError(**context)
     if isinstance(error, TimeoutError):
-        return ModelTimeout(**who)
+        return ModelTimeout(**context)
     if isinstance(error, ConnectionError) or _is(error, "ssl.SSLError", "anyio.EndOfStream"):
-        return Offline(**who)
+        return Offline(**context)
     if provider and isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
-        return InvalidResponse(**who)  # the SDKs let through what isn't JSON, or isn't UTF-8
+        return InvalidResponse(**context)  # the SDKs don't wrap these errors
     if (storage := map_storage_error(error)) is not None:
         return storage
     return PersonaLabError(type(error).__name__)
 
 
 def _is(error: BaseException, *names: str) -> bool:
-    """Whether ``error`` is one of ``module.Class``, of modules that are loaded."""
+    """Return whether ``error`` is an instance of one of the classes ``module.Class``.
+
+    Modules that aren't loaded are ignored.
+    """
     for module, _, name in (whole.rpartition(".") for whole in names):
         kind = getattr(sys.modules.get(module), name, None)
         if kind is not None and isinstance(error, kind):
@@ -75,51 +86,58 @@ def _is(error: BaseException, *names: str) -> bool:
 
 
 def _sdk_of(error: BaseException) -> ModuleType | None:
-    """The SDK that ``error`` comes from, if it has the tree that :func:`_from_sdk` reads."""
+    """Return the SDK that defines ``error``, if it has the classes in ``_SDK_ERRORS``."""
     for kind in type(error).__mro__:
         sdk = sys.modules.get(kind.__module__.partition(".")[0])
-        if sdk is not None and all(isinstance(getattr(sdk, name, None), type) for name in _TREE):
+        if sdk is not None and all(
+            isinstance(getattr(sdk, name, None), type) for name in _SDK_ERRORS
+        ):
             return sdk
     return None
 
 
-_TREE = ("APIStatusError", "APITimeoutError", "APIConnectionError", "APIResponseValidationError")
+_SDK_ERRORS = (
+    "APIStatusError",
+    "APITimeoutError",
+    "APIConnectionError",
+    "APIResponseValidationError",
+)
 
 
-def _from_sdk(sdk: ModuleType, error: Any, who: dict[str, Any]) -> ProviderError:
-    """SDKs that are generated alike, openai's and anthropic's among them, share one error tree."""
+def _map_sdk_error(sdk: ModuleType, error: Any, context: dict[str, Any]) -> ProviderError:
+    """Map an error of a generated SDK. The SDKs of OpenAI and Anthropic share one error tree."""
     if isinstance(error, sdk.APITimeoutError):
-        return ModelTimeout(**who)
+        return ModelTimeout(**context)
     if isinstance(error, sdk.APIConnectionError):
-        return Offline(**who)
+        return Offline(**context)
     if isinstance(error, sdk.APIResponseValidationError):
-        return InvalidResponse(**who)
+        return InvalidResponse(**context)
     names, code = _names(error)
     status = int(error.status_code) if isinstance(error, sdk.APIStatusError) else None
-    if status is None or status < 400:  # an event in a stream that had begun well
+    if status is None or status < 400:  # an error event in a stream that began with status 200
         status = code
     types = _error_types()
-    wrong = next((types[name] for name in names if name in types), None)
-    if wrong is None and status is not None:
-        wrong = _BY_STATUS.get(status)
-        if wrong is None and status >= 400:
-            wrong = Overloaded if status >= 500 else BadRequest
-    if wrong is None:
-        wrong = Overloaded if _SERVERS_FAULT.intersection(names) else ProviderError
-    return wrong(**who, status=status, retry_after=_retry_after(error))
+    kind = next((types[name] for name in names if name in types), None)
+    if kind is None and status is not None:
+        kind = _BY_STATUS.get(status)
+        if kind is None and status >= 400:
+            kind = Overloaded if status >= 500 else BadRequest
+    if kind is None:
+        kind = Overloaded if _SERVER_FAULTS.intersection(names) else ProviderError
+    return kind(**context, status=status, retry_after=_retry_after(error))
 
 
 @functools.cache
 def _error_types() -> dict[str, type[ProviderError]]:
-    """Return the names that any provider declares: proxies pass on one another's."""
+    """Return the error names of all providers. A proxy may pass on names of another provider."""
     found: dict[str, type[ProviderError]] = {}
     for provider in list_providers():
         found |= provider.error_types
     return found
 
 
-_SERVERS_FAULT = frozenset({"server_error", "api_error"})
-"""Names too broad to overrule a status (Ollama calls a 429 api_error); for events without one."""
+_SERVER_FAULTS = frozenset({"server_error", "api_error"})
+"""Names that count only without a status. They are too broad: Ollama calls a 429 api_error."""
 
 _BY_STATUS: dict[int, type[ProviderError]] = {
     401: BadKey,
@@ -135,10 +153,10 @@ _BY_STATUS: dict[int, type[ProviderError]] = {
 
 
 def _names(error: Any) -> tuple[list[str], int | None]:
-    """The provider's machine-readable names for the error, the narrowest first, and a status.
+    """Return the machine-readable names of the error, most specific first, and a status.
 
-    The status is the one that OpenRouter and llama-server write into the body: their only one
-    where an answer had begun with 200.
+    OpenRouter and llama-server write the status into the body. It is the only usable status if
+    the HTTP response began with 200.
     """
     body = getattr(error, "body", None)
     inner = body.get("error", body) if isinstance(body, dict) else {}
@@ -151,8 +169,11 @@ def _names(error: Any) -> tuple[list[str], int | None]:
 
 
 def _retry_after(error: Any) -> float | None:
-    """Seconds that the provider asks for, as a number of them, of milliseconds or as a date: that
-    is read by the provider's own clock, where it tells the time."""
+    """Return the delay that the provider requests, in seconds; None if it requests none.
+
+    The headers give it in milliseconds, in seconds or as a date. A date is compared with the
+    ``Date`` header of the response, because the two clocks may differ.
+    """
     headers = getattr(getattr(error, "response", None), "headers", {})
     seconds = _number(headers.get("retry-after-ms"), 1000)
     if seconds is None:
@@ -163,18 +184,19 @@ def _retry_after(error: Any) -> float | None:
     return seconds
 
 
-def _number(said: str | None, unit: float = 1) -> float | None:
+def _number(header: str | None, unit: float = 1) -> float | None:
+    """Parse a non-negative number and divide it by ``unit``; None if it isn't one."""
     try:
-        number = float(said or math.nan) / unit
+        number = float(header or math.nan) / unit
     except ValueError:
         return None
     return number if math.isfinite(number) and number >= 0 else None
 
 
-def _date(said: str | None) -> datetime | None:
-    """The moment that an HTTP header names."""
+def _date(header: str | None) -> datetime | None:
+    """Parse the date in an HTTP header; None if it isn't valid."""
     try:
-        moment = parsedate_to_datetime(said or "")
+        moment = parsedate_to_datetime(header or "")
     except (ValueError, OverflowError):
         return None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

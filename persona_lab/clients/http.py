@@ -1,7 +1,6 @@
-"""What the clients of remote servers share: the bound on waiting, foreign errors, keys.
+"""The base of clients for remote servers: deadlines, error translation and keys.
 
-Not a provider. It knows HTTP and no SDK; :mod:`openai <persona_lab.clients.openai>` and
-:mod:`anthropic <persona_lab.clients.anthropic>` know theirs.
+This module isn't a provider. It uses HTTP and no SDK.
 """
 
 from __future__ import annotations
@@ -27,19 +26,22 @@ if TYPE_CHECKING:
     import httpx2
 
 CHARACTERS = 16
-"""Characters that a token can have on average at most. It bounds an answer, and the events
-without words in it, where a server doesn't keep to ``max_tokens``."""
+"""Maximum average length of a token, in characters.
+
+Together with ``max_tokens`` it bounds the length of an answer and the number of events without
+text, in case the server ignores ``max_tokens``.
+"""
 
 MOST_TOKENS = 10_000_000
-"""More than any model reads or writes for one answer."""
+"""Highest plausible token count in the usage of one answer."""
 
 NO_KEY = "none"
-"""Sent to servers that ask for no key: the SDKs refuse to send nothing."""
+"""The key for servers that need none. The SDKs require a key."""
 
 
 @functools.cache
 def _transport_errors() -> tuple[type[Exception], ...]:
-    """Return what the SDKs let through unwrapped: dropped streams, TLS, malformed JSON."""
+    """Return the error types that the SDKs don't wrap: broken streams, TLS, malformed JSON."""
     import anyio
     import httpx2
 
@@ -57,7 +59,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class EventStream(Protocol[T_co]):
-    """What both SDKs return for a stream of server-sent events."""
+    """A stream of server-sent events, as both SDKs return it."""
 
     async def __anext__(self) -> T_co: ...
     def __aiter__(self) -> AsyncIterator[T_co]: ...
@@ -66,33 +68,49 @@ class EventStream(Protocol[T_co]):
 
 
 class HttpClient(LLMClientInterface):
-    """One model of many that are reached through the same connections."""
+    """A client for one model. The clients of one provider share their connections."""
 
     def __init__(self, info: ModelInfo, settings: Settings) -> None:
-        """Take the key and the server from the settings that the provider declares."""
+        """Read the key and the server from the settings that the provider declares.
+
+        Args:
+            info: Facts about the model.
+            settings: The settings.
+        """
         super().__init__(info, settings)
         self._key = plain_key(self.provider.api_key(settings))
         self._base_url = self.provider.base_url(settings)
 
     @property
     def base_url(self) -> str:
+        """The address of the server."""
         return self._base_url
 
     def for_model(self, info: ModelInfo) -> Self:
-        twin = copy.copy(self)
-        twin.info = info
-        return twin
+        """Return a client for another model that shares this client's connections."""
+        other = copy.copy(self)
+        other.info = info
+        return other
 
 
-def validated_usage(told: Usage | None, prompt: Prompt, text: str) -> Usage:
-    """What the provider counted, or an estimate where that can't be: quotas and costs go by it."""
-    if told is None or not all(0 <= count <= MOST_TOKENS for count in told.as_dict().values()):
+def validated_usage(usage: Usage | None, prompt: Prompt, text: str) -> Usage:
+    """Return a usage that quotas and costs can rely on.
+
+    Args:
+        usage: The token counts of the provider, None if it sent none.
+        prompt: The prompt.
+        text: The text of the answer.
+
+    Returns:
+        ``usage`` if its counts are plausible, otherwise an estimate.
+    """
+    if usage is None or not all(0 <= count <= MOST_TOKENS for count in usage.as_dict().values()):
         return Usage(estimate_tokens(str(prompt)), estimate_tokens(text), estimated=True)
-    return told
+    return usage
 
 
 def http_timeout(options: Options) -> httpx2.Timeout:
-    """Return the socket's timeouts. :func:`with_deadlines` bounds the wait for each event."""
+    """Return the timeouts of the socket. :func:`with_deadlines` bounds the wait for an event."""
     import httpx2
 
     longest = max(options.timeout, options.idle)
@@ -102,12 +120,22 @@ def http_timeout(options: Options) -> httpx2.Timeout:
 async def with_deadlines(
     opening: Awaitable[EventStream[T_co]], options: Options
 ) -> AsyncGenerator[T_co, None]:
-    """The events of a stream, each within the options' timeouts.
+    """Iterate over the events of a stream, each within the timeouts of the options.
 
-    Connecting counts towards the first. A socket's read timeout alone doesn't bound the wait: a
-    server may send keep-alive lines for minutes, and the SDKs swallow them. What the reader
-    takes for an event doesn't count. Closing this generator closes the connection. Raises
-    TimeoutError.
+    The wait for the first event includes the connection. A socket's read timeout doesn't bound
+    the wait: a server may send keep-alive lines for minutes, and the SDKs skip them. The time
+    that the reader needs for an event doesn't count. Closing this generator closes the
+    connection.
+
+    Args:
+        opening: The request, which returns the stream.
+        options: The timeouts, in seconds.
+
+    Yields:
+        The events.
+
+    Raises:
+        TimeoutError: A timeout ran out.
     """
     loop = asyncio.get_running_loop()
     end = loop.time() + options.total_timeout
@@ -123,55 +151,73 @@ async def with_deadlines(
                 return
             given = loop.time()
             yield event
-            end += loop.time() - given  # a slow reader isn't the model's silence
+            end += loop.time() - given  # the reader's time doesn't count
             deadline = min(loop.time() + options.idle, end)
 
 
 @contextlib.contextmanager
-def ignore_errors_after_end(over: Callable[[], bool], *foreign: type[Exception]) -> Iterator[None]:
-    """Ignore provider errors once the answer is complete, that is when ``over()`` is true.
+def ignore_errors_after_end(
+    is_complete: Callable[[], bool], *foreign: type[Exception]
+) -> Iterator[None]:
+    """Ignore provider errors that are raised after the answer is complete.
 
-    They come from reading the usage event or from closing the connection. ``foreign`` are the SDK's
-    errors, as in :func:`translate_errors`.
+    The causes are reading the usage event and closing the connection.
+
+    Args:
+        is_complete: Returns whether the answer is complete.
+        *foreign: The error types of the SDK.
     """
     try:
         yield
     except _transport_errors() + foreign + (ProviderError,):
-        if not over():
+        if not is_complete():
             raise
 
 
 @contextlib.contextmanager
 def translate_errors(info: ModelInfo, key: str, *foreign: type[Exception]) -> Iterator[None]:
-    """Raise our errors for those of the connection and of the SDK (``foreign``).
+    """Translate errors of the connection and of the SDK to errors of Persona Lab.
 
-    Some servers repeat the key that they refuse, and h11 prints a header that it can't send. A
-    cause that contains the key is dropped, because a traceback would write it to the log.
+    Some servers repeat a refused key, and h11 prints a header that it can't send. A cause that
+    contains the key is dropped, because a traceback would write the key to the log.
+
+    Args:
+        info: The model that is called.
+        key: The API key, "" if there is none.
+        *foreign: The error types of the SDK.
+
+    Raises:
+        PersonaLabError: The translated error.
     """
     try:
         yield
     except _transport_errors() + foreign as error:
         ours = map_error(error, provider=info.provider, model=info.name)
-        raise ours from (None if _tells(error, key) else error)
+        raise ours from (None if _reveals_key(error, key) else error)
 
 
 def plain_key(secret: SecretStr | None) -> str:
-    """The key without the blanks and line ends that pasting adds; "" when there is none."""
+    """Return the key without surrounding white space, which pasting may add; "" if it is None."""
     return secret.get_secret_value().strip() if secret is not None else ""
 
 
 def check_key(info: ModelInfo, key: str) -> None:
-    """Raises BadKey for a key that no header can hold, before a library prints it in an error."""
+    """Check that a header can contain the key, before a library prints it in an error.
+
+    Raises:
+        BadKey: The key has characters that a header can't contain.
+    """
     if not (key.isascii() and key.isprintable()):
         raise BadKey(provider=info.provider, model=info.name)
 
 
 def data_url(image: Image) -> str:
-    """The image itself in the form of an address."""
+    """Return the image as a ``data:`` URL."""
     return f"data:{image.media_type};base64,{base64.b64encode(image.data).decode()}"
 
 
-def _tells(error: BaseException | None, key: str) -> bool:
+def _reveals_key(error: BaseException | None, key: str) -> bool:
+    """Return whether ``error`` or one of its causes contains the key."""
     while key and error is not None:
         if key in str(error) or key in repr(error):
             return True

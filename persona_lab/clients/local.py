@@ -1,10 +1,10 @@
-"""Models on this machine: finds a GGUF file, words the prompt for it, streams from its engine.
+"""The client for local models: find a GGUF file, render its chat template, run its engine.
 
-Weights come from ``info.source``: ``package:NAME`` (an installed package that carries them), a
-path to a ``.gguf``, or ``owner/repo:file`` on the hub. What the file says of itself (its chat
-template, its window) holds for files that ``data/models.yaml`` doesn't know: :func:`probe`.
+``info.source`` locates the weights: ``package:NAME`` (an installed package that contains them), a
+path to a ``.gguf`` file, or ``owner/repo:file`` on the hub. For a file that isn't in
+``data/models.yaml``, :func:`probe` reads the facts from its metadata.
 
-Sequences, cells and threads are :mod:`persona_lab.llama`'s.
+:mod:`persona_lab.llama` manages sequences, cells and threads.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ if TYPE_CHECKING:
     from persona_lab.settings import Settings
 
 LONG_PROMPT = 10_000
-"""Characters of a prompt whose tokens are found off the event loop: odd text takes seconds."""
+"""Characters. A thread tokenizes a longer prompt, because unusual text may take seconds."""
 PLAIN_STOP_STRINGS = ("\nUser:",)
-"""For a chat with a model that has no chat template."""
+"""Stop strings for a chat with a model that has no chat template."""
 
 
 class LocalClient(LLMClientInterface):
-    """A local model, for any event loop. Clients of the same file share its engine."""
+    """A local model, usable from any event loop. Clients of the same file share its engine."""
 
     provider = Provider(
         name="local", free=True, structured_output=frozenset({"json_schema", "grammar"})
@@ -73,29 +73,36 @@ class LocalClient(LLMClientInterface):
         self._loaded = 0.0
         self._closed = False
         self._opener = ThreadPoolExecutor(1, f"open-{info.name}")
-        """Its one thread opens and lets go in turn; who waits for it holds no other thread."""
+        """Its single thread loads and releases the engine, one after the other."""
 
     @property
     def is_loaded(self) -> bool:
+        """Whether the engine is in memory."""
         return self._open_engine is not None
 
     @property
     def load_progress(self) -> float:
+        """The share of the weights that is loaded, from 0 to 1."""
         return 1.0 if self.is_loaded else self._loaded
 
     @property
     def waiting(self) -> int:
+        """The number of requests in the queue of the engine."""
         engine = self._open_engine
         return 0 if engine is None else engine.waiting
 
     @property
     def _open_engine(self) -> Engine | None:
-        """The engine, unless its memory was given to another model."""
+        """The engine; None if it isn't loaded or was unloaded for another model."""
         engine = self._engine
         return None if engine is None or engine.unloaded else engine
 
     def check(self) -> None:
-        """What isn't here yet and can be fetched counts as there."""
+        """Check that the weights exist. Weights on the hub count as available.
+
+        Raises:
+            ModelUnavailable: There is no such file or package.
+        """
         kind, _, name = self.info.source.partition(":")
         if self.is_loaded or HUB_FILE.fullmatch(self.info.source):
             return
@@ -105,58 +112,66 @@ class LocalClient(LLMClientInterface):
             raise no_file_error(self.info)
 
     async def load(self) -> None:
+        """Load the engine.
+
+        Raises:
+            ProviderError: The weights can't be downloaded or loaded.
+        """
         await self._get_engine()
 
     def count_tokens(self, text: str) -> int:
+        """Return the number of tokens in ``text``; an estimate if the engine isn't loaded."""
         engine = self._open_engine
         if engine is None:
             return super().count_tokens(text)
         try:
             return len(engine.model.tokenize(text, bos=True))
         except ModelUnavailable:
-            if engine.unloaded:  # just now
+            if engine.unloaded:  # since the check above
                 return super().count_tokens(text)
             raise
 
     async def prefill(self, prompts: Sequence[Prompt]) -> None:
+        """Prefill the common prefix of ``prompts``, at low priority, if the engine is loaded."""
         engine = self._open_engine
         if engine is None:
             return
 
         def read() -> None:
-            worded = [self._tokenize(engine.model, prompt)[0] for prompt in prompts]
-            shared = min(common_prefix_length(worded[0], tokens) for tokens in worded)
-            engine.prefill(worded[0][:shared])
+            tokenized = [self._tokenize(engine.model, prompt)[0] for prompt in prompts]
+            shared = min(common_prefix_length(tokenized[0], tokens) for tokens in tokenized)
+            engine.prefill(tokenized[0][:shared])
 
         await asyncio.to_thread(read)
 
     async def stream(self, prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
+        """Stream an answer. See :meth:`LLMClientInterface.stream`."""
         self.check_images(prompt)
         loop = asyncio.get_running_loop()
-        news: asyncio.Queue[Step | Exception] = asyncio.Queue()
+        steps: asyncio.Queue[Step | Exception] = asyncio.Queue()
 
-        def hand_over(step: Step | Exception) -> None:
-            loop.call_soon_threadsafe(news.put_nowait, step)
+        def send(step: Step | Exception) -> None:
+            loop.call_soon_threadsafe(steps.put_nowait, step)
 
-        generation = await self._submit(prompt, options, hand_over)
+        generation = await self._submit(prompt, options, send)
         end = loop.time() + options.total_timeout
         deadline = min(loop.time() + options.timeout, end)
         try:
             while True:
                 try:
                     async with asyncio.timeout_at(deadline):
-                        step = await news.get()
+                        step = await steps.get()
                 except TimeoutError:
                     raise ModelTimeout(provider="local", model=self.info.name) from None
                 if isinstance(step, Exception):
                     raise self._map_error(step)
-                if step.queue_position is not None:  # it waits for its turn, which isn't silence
+                if step.queue_position is not None:  # the wait in the queue doesn't count
                     deadline = min(loop.time() + options.timeout, end)
                     continue
                 if step.finish is None:
                     given = loop.time()
                     yield Chunk(step.text)
-                    end += loop.time() - given  # a slow reader isn't the model's silence
+                    end += loop.time() - given  # the reader's time doesn't count
                     deadline = min(loop.time() + options.idle, end)
                     continue
                 yield Chunk(
@@ -177,6 +192,7 @@ class LocalClient(LLMClientInterface):
         return ProviderError(str(mapped), provider="local", model=self.info.name)
 
     async def _submit(self, prompt: Prompt, options: Options, listener: Listener) -> Generation:
+        """Submit a generation. Load the engine again if it was unloaded in between."""
         while True:
             engine = await self._get_engine()
             try:
@@ -196,16 +212,15 @@ class LocalClient(LLMClientInterface):
                 )
                 if not (options.grammar or options.json_schema):
                     return submit(options=_sampler_options(options))
-                sampling = await asyncio.to_thread(
-                    _sampler_options, options
-                )  # it takes a while to read
+                # Parsing a grammar takes time.
+                sampling = await asyncio.to_thread(_sampler_options, options)
                 return await _cancel_with_caller(asyncio.to_thread(submit, options=sampling))
             except ModelUnavailable:
                 if not engine.unloaded:
                     raise
 
     async def aclose(self) -> None:
-        """Let go of the engine, after a load that is under way. No answer can be had after it."""
+        """Release the engine, after a load in progress. The client can't be used afterwards."""
         if not self._closed:
             self._closed = True
             closing = self._opener.submit(self._release)
@@ -229,7 +244,7 @@ class LocalClient(LLMClientInterface):
         if engine is None:
             self._loaded = 0.0
             path = find_weights(self.info, self.settings, self._set_progress)
-            if not self.info.source.startswith("package:"):  # which pip has verified
+            if not self.info.source.startswith("package:"):  # pip has verified a package
                 check_file(path)
             engine = self._engine = open_engine(
                 path,
@@ -247,7 +262,7 @@ class LocalClient(LLMClientInterface):
         self._loaded = share
 
     def _tokenize(self, model: Model, prompt: Prompt) -> tuple[list[int], tuple[str, ...]]:
-        """The prompt's tokens and the stop strings that its form brings."""
+        """Return the tokens of the prompt and the stop strings that its format needs."""
         if prompt.kind == "transcript":
             return model.tokenize(prompt.system, bos=True), ()
         template = model.metadata("tokenizer.chat_template")
@@ -262,7 +277,11 @@ class LocalClient(LLMClientInterface):
         return model.tokenize(text, special=True, bos=not begins), ()
 
     def _render(self, template: str, messages: list[dict[str, str]], model: Model) -> str:
-        """Raises BadRequest when the model's template refuses the conversation."""
+        """Render the chat template.
+
+        Raises:
+            BadRequest: The template refuses the conversation.
+        """
         render = functools.partial(
             compile_template(template).render,
             add_generation_prompt=True,
@@ -272,7 +291,7 @@ class LocalClient(LLMClientInterface):
         try:
             return render(messages=messages)
         except _TEMPLATE_ERRORS:
-            pass  # some know no system message: it goes ahead of the first of the user's
+            pass  # some templates have no system role: use the first user message
         try:
             return render(messages=_without_system(messages))
         except _TEMPLATE_ERRORS as wrong:
@@ -283,16 +302,23 @@ Client = LocalClient
 
 
 def processors() -> int:
-    """Processors that this process may use."""
+    """Return the number of processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def probe(path: Path) -> dict[str, Any]:
-    """What a GGUF file says of itself, as fields of ModelInfo. Reads no weights.
+    """Read facts from the metadata of a GGUF file, without its weights.
 
-    Raises ModelUnavailable.
+    Args:
+        path: The file.
+
+    Returns:
+        Fields of :class:`ModelInfo`.
+
+    Raises:
+        ModelUnavailable: The file isn't valid.
     """
     check_file(path)
     model = Model(path, vocab_only=True)
@@ -309,19 +335,20 @@ def probe(path: Path) -> dict[str, Any]:
 
 
 def _trained_context(model: Model) -> int:
-    """Tokens that the model was trained on at once, by its own word; 0 where it says nothing."""
+    """Return the context length of the training, in tokens; 0 if the metadata has none."""
     kind = model.metadata("general.architecture")
     length = model.metadata(f"{kind}.context_length")
     return int(length) if length.isdecimal() else 0
 
 
-# ── the prompt's words ────────────────────────────────────────────────────────────────────
+# ── prompt formatting ─────────────────────────────────────────────────────────────────────
 
 
 def neutralize_control_tokens(model: Model, text: str) -> str:
-    """``text`` without the power to end a turn: ``<|im_end|>`` in it stays words.
+    """Change control tokens in ``text``, such as ``<|im_end|>``, to plain text.
 
-    A zero-width space goes into the name of each control token.
+    This inserts a zero-width space into the name of each control token. A user's text then can't
+    end a turn.
     """
     control = set(model.tokenize(text, special=True)) - set(model.tokenize(text))
     for token in control:
@@ -332,7 +359,7 @@ def neutralize_control_tokens(model: Model, text: str) -> str:
 
 
 def plain_transcript(prompt: Prompt) -> str:
-    """A conversation for a model that was never taught to have one."""
+    """Format a conversation as plain text, for a model without a chat template."""
     names = {"user": "User", "assistant": "Assistant"}
     turns = [f"{names[turn.role]}: {turn.content}" for turn in prompt.turns]
     return "\n".join([prompt.system, "", *turns, "Assistant:"])
@@ -340,24 +367,24 @@ def plain_transcript(prompt: Prompt) -> str:
 
 @functools.lru_cache(maxsize=32)
 def compile_template(template: str) -> jinja2.Template:
-    """A chat template comes with a downloaded file: it renders in the sandbox."""
+    """Compile a chat template in a sandbox, because it comes from a downloaded file."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
-    environment.globals["raise_exception"] = _refuse
-    environment.globals["strftime_now"] = _today
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = _strftime_now
     return environment.from_string(template)
 
 
 _TEMPLATE_ERRORS = (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError)
-"""What a template that comes with a file may stumble over."""
+"""Errors that a template may raise."""
 
 
-def _refuse(message: str) -> NoReturn:
+def _raise_exception(message: str) -> NoReturn:
     raise jinja2.TemplateError(message)
 
 
-def _today(form: str) -> str:
+def _strftime_now(form: str) -> str:
     return datetime.now().astimezone().strftime(form)
 
 
@@ -373,7 +400,7 @@ def _without_system(messages: list[dict[str, str]]) -> list[dict[str, str]]:
 
 
 async def _cancel_with_caller(submitting: Coroutine[Any, Any, Generation]) -> Generation:
-    """What is being submitted beside us, which doesn't go on unheard when we are cancelled."""
+    """Await ``submitting``. If the caller is cancelled, cancel the generation too."""
     task = asyncio.ensure_future(submitting)
     try:
         return await asyncio.shield(task)
@@ -388,7 +415,11 @@ def _cancel_result(done: asyncio.Future[Generation]) -> None:
 
 
 def _sampler_options(options: Options) -> SamplerOptions:
-    """What is left out is llama.cpp's own. Raises BadRequest for a schema that is none."""
+    """Convert the options. A missing option gets the default of llama.cpp.
+
+    Raises:
+        BadRequest: The JSON schema isn't valid.
+    """
     grammar = options.grammar
     if options.json_schema:
         grammar = grammar_from_schema(json.loads(options.json_schema))

@@ -1,7 +1,7 @@
-"""A model that isn't one: it repeats the message and says that nobody was asked.
+"""A mock model. Its answer repeats the message and states that no model was called.
 
-It is for practice without a key, for demonstrations of speed and of failure, and for tests.
-Its name carries how it behaves: ``mock:echo?rate=100&first=5&tokens=200&fail=rate_limit&after=3``.
+It serves practice without a key, demonstrations of latency and errors, and tests. The name sets
+its behaviour: ``mock:echo?rate=100&first=5&tokens=200&fail=rate_limit&after=3``.
 """
 
 from __future__ import annotations
@@ -36,11 +36,14 @@ _TOKEN = re.compile(r"[\u2e80-\uffef]{1,2}|[^\u2e80-\uffef]{1,4}")
 
 
 class Behaviour(BaseModel):
-    """What stands behind the ``?`` of the name.
+    """The behaviour of the mock, from the query part of its name.
 
-    ``rate`` in tokens a second (none: at once); ``first`` in seconds before the first token;
-    ``tokens``: length of the answer, which then repeats itself; ``fail``: code of the error that
-    comes ``after`` so many tokens.
+    Attributes:
+        rate: Tokens per second; None for no delay.
+        first: Seconds before the first token.
+        tokens: Length of the answer in tokens; the text repeats to reach it.
+        fail: Code of an error to raise; "" for none.
+        after: Number of tokens before the error.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -60,7 +63,7 @@ class Behaviour(BaseModel):
 
 
 class MockClient(LLMClientInterface):
-    """``mock:echo``, always with the same answer to the same message."""
+    """The client for ``mock:echo``. The same message always gets the same answer."""
 
     provider = Provider(name="mock", free=True, structured_output=frozenset())
 
@@ -72,7 +75,17 @@ class MockClient(LLMClientInterface):
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
-        """Raises UnknownModel for another name than echo and for an unknown or wrong option."""
+        """Parse the name.
+
+        Args:
+            info: The model.
+            settings: The settings.
+            clock: Returns seconds.
+            sleep: Sleeps for a number of seconds.
+
+        Raises:
+            UnknownModel: The name isn't echo, or its query isn't valid.
+        """
         super().__init__(info, settings)
         self._clock = clock
         self._sleep = sleep
@@ -86,9 +99,11 @@ class MockClient(LLMClientInterface):
             raise UnknownModel(model=info.spec)
 
     def for_model(self, info: ModelInfo) -> MockClient:
+        """Return a new mock with the behaviour in the name of ``info``."""
         return MockClient(info, self.settings, clock=self._clock, sleep=self._sleep)
 
     async def stream(self, prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
+        """Stream the answer. See :meth:`LLMClientInterface.stream`."""
         self.check_images(prompt)
         how = self.behaviour
         tokens = self._tokens(prompt)
@@ -100,7 +115,7 @@ class MockClient(LLMClientInterface):
                 break
             await self._until_due(start, number, options)
             yield Chunk(token)
-            await asyncio.sleep(0)  # an answer that never waits lets others in
+            await asyncio.sleep(0)  # let other tasks run
         if how.fail:
             await self._until_due(start, min(how.after, len(tokens)), options)
             raise errors_by_code(ProviderError)[how.fail](
@@ -113,9 +128,12 @@ class MockClient(LLMClientInterface):
         )
 
     async def _until_due(self, start: float, number: int, options: Options) -> None:
-        """Sleep until token ``number``, counted from the start: lateness doesn't add up.
+        """Sleep until token ``number`` is due.
 
-        Raises ModelTimeout as a slow provider would.
+        Its time counts from the start of the answer, so delays don't add up.
+
+        Raises:
+            ModelTimeout: A timeout of the options ran out.
         """
         how = self.behaviour
         if how.rate is None and (number or not how.first):
@@ -123,15 +141,15 @@ class MockClient(LLMClientInterface):
         due = start + how.first + (number / how.rate if how.rate else 0)
         left = max(0.0, due - self._clock())
         until_end = start + options.total_timeout - self._clock()
-        patience = max(0.0, min(options.idle if number else options.timeout, until_end))
-        await self._sleep(min(left, patience))
-        if left > patience:
+        timeout = max(0.0, min(options.idle if number else options.timeout, until_end))
+        await self._sleep(min(left, timeout))
+        if left > timeout:
             raise ModelTimeout(provider=self.info.provider, model=self.info.name)
 
     def _tokens(self, prompt: Prompt) -> list[str]:
         users = [turn.content for turn in prompt.turns if turn.role == "user"]
         message = prompt.message or (users[-1] if users else "")
-        # A message without a letter is in the language of the persona.
+        # A message without letters gets the language of the persona.
         language = message if any(map(str.isalpha, message)) else prompt.system
         answer = ANSWERS["ja" if _JAPANESE.search(language) else "en"].format(message=message)
         length = self.behaviour.tokens

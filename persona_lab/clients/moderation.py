@@ -1,7 +1,7 @@
-"""OpenAI's moderation endpoint (and servers that have one), as a :class:`Moderator`.
+"""A :class:`Moderator` that calls OpenAI's moderation endpoint, or a compatible server.
 
-It takes the key and the address of the OpenAI client. Asking costs nothing there, and a round
-trip for each answer; a busy one is asked again, within ``LLM_TIMEOUT``.
+It uses the key and the address of the OpenAI client. The endpoint is free at OpenAI and adds one
+round trip to each answer. The SDK retries a failed call within ``LLM_TIMEOUT``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class OpenAIModerator:
-    """Asks ``MODERATION_MODEL`` of each answer. Holds no connection between two."""
+    """Checks each answer with ``MODERATION_MODEL``. It keeps no connection between calls."""
 
     def __init__(
         self,
@@ -32,13 +32,22 @@ class OpenAIModerator:
         *,
         http_client: httpx2.AsyncClient | None = None,
     ) -> None:
-        """``settings`` gives those that hold now: a key may change."""
+        """Create the moderator.
+
+        Args:
+            settings: Returns the current settings, because a key may change.
+            http_client: Replaces the HTTP client of the SDK.
+        """
         self._settings = settings
         self._info = ModelInfo(provider=PROVIDER.name, name=settings().moderation_model)
         self._http_client = http_client
 
     async def review(self, text: str) -> list[str]:
-        """The categories that are flagged. Raises ProviderError."""
+        """Return the categories that are flagged in ``text``.
+
+        Raises:
+            ProviderError: The call failed.
+        """
         import openai
 
         settings = self._settings()

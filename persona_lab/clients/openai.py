@@ -1,8 +1,9 @@
-"""OpenAI, and every server that speaks its protocol: Ollama, vLLM, llama-server, LM Studio …
+"""The client for OpenAI and for compatible servers.
 
-``OPENAI_BASE_URL`` chooses the server, with the path that it wants (usually ``/v1``). Chat
-prompts go to ``/chat/completions``; transcripts, which base models continue, to
-``/completions``. What OpenAI's own servers take and others don't is sent to them only.
+Ollama, vLLM, llama-server and LM Studio are such servers. ``OPENAI_BASE_URL`` selects the server
+and includes the path of its API (usually ``/v1``). Chat prompts go to ``/chat/completions``.
+Transcripts, which base models continue, go to ``/completions``. Options that only OpenAI supports
+are sent to OpenAI only.
 """
 
 from __future__ import annotations
@@ -47,11 +48,11 @@ if TYPE_CHECKING:
 
     from persona_lab.settings import Settings
 
-MOST_STOPS = 4
-"""Stop strings that OpenAI's own servers take in one request."""
+MAX_STOP_STRINGS = 4
+"""Maximum number of stop strings in a request to OpenAI."""
 
 _FINISH = {"length": "length", "content_filter": "content_filter"}
-"""Theirs → ours; all other reasons (stop, eos, tool_calls …) are an ordinary end."""
+"""Our finish reasons by OpenAI's. All other reasons (stop, eos, tool_calls …) map to stop."""
 
 
 PROVIDER = Provider(
@@ -80,10 +81,15 @@ PROVIDER = Provider(
 
 
 class OpenAIClient(HttpClient):
-    """One model behind the OpenAI protocol.
+    """A model that has an OpenAI-compatible API.
 
-    A refusal's own words aren't passed on: they are the provider's, not the persona's, and the
-    house has words for it. The answer then ends in finish_reason "refusal".
+    The text of a refusal is dropped, because it comes from the provider and not from the persona.
+    The answer ends with finish_reason "refusal", and the application shows its own message.
+
+    Args:
+        info: Facts about the model.
+        settings: The settings.
+        http_client: Replaces the HTTP client of the SDK.
     """
 
     provider = PROVIDER
@@ -99,7 +105,7 @@ class OpenAIClient(HttpClient):
 
         super().__init__(info, settings)
         host = urlsplit(self._base_url).hostname or ""
-        self._own = host == "openai.com" or host.endswith(".openai.com")
+        self._is_official = host == "openai.com" or host.endswith(".openai.com")
         self._sdk = openai.AsyncOpenAI(
             api_key=self._key or NO_KEY,
             base_url=self._base_url,
@@ -108,36 +114,37 @@ class OpenAIClient(HttpClient):
         )
 
     async def stream(self, prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
+        """Stream an answer. See :meth:`LLMClientInterface.stream`."""
         import openai
 
         check_key(self.info, self._key)
         self.check_images(prompt)
-        who: dict[str, Any] = {"provider": self.info.provider, "model": self.info.name}
+        context: dict[str, Any] = {"provider": self.info.provider, "model": self.info.name}
         finish, refused, usage, model, text = "", False, None, "", ""
-        most, silent = options.max_tokens * CHARACTERS, 0
+        max_characters, empty_events = options.max_tokens * CHARACTERS, 0
         opening = self._open(prompt, options)
-        ours = translate_errors(self.info, self._key, openai.OpenAIError)
-        with ours, ignore_errors_after_end(lambda: bool(finish), openai.OpenAIError):
+        translation = translate_errors(self.info, self._key, openai.OpenAIError)
+        with translation, ignore_errors_after_end(lambda: bool(finish), openai.OpenAIError):
             async with contextlib.aclosing(with_deadlines(opening, options)) as events:
                 async for event in events:
                     try:
-                        piece = _Piece(event)
+                        parsed = _Event(event)
                     except (AttributeError, TypeError, ValueError, OverflowError) as wrong:
-                        raise InvalidResponse(**who) from wrong
-                    model = piece.model or model
-                    usage = piece.usage or usage
-                    finish = piece.finish or finish
-                    refused = refused or piece.refused
-                    if shown := piece.text[: most - len(text)]:
+                        raise InvalidResponse(**context) from wrong
+                    model = parsed.model or model
+                    usage = parsed.usage or usage
+                    finish = parsed.finish or finish
+                    refused = refused or parsed.refused
+                    if shown := parsed.text[: max_characters - len(text)]:
                         text += shown
                         yield Chunk(shown)
-                    silent += not piece.text
-                    if shown != piece.text or silent > most:
+                    empty_events += not parsed.text
+                    if shown != parsed.text or empty_events > max_characters:
                         finish = "length"
                         break
         if not finish:
-            # A connection that is closed in order looks like an end; only the reason tells.
-            raise Offline(**who) if model or text else InvalidResponse(**who)
+            # A closed connection looks like the end of the answer. Only a finish reason is proof.
+            raise Offline(**context) if model or text else InvalidResponse(**context)
         yield Chunk(
             finish_reason="refusal" if refused else _FINISH.get(finish, "stop"),
             usage=validated_usage(usage, prompt, text),
@@ -145,9 +152,11 @@ class OpenAIClient(HttpClient):
         )
 
     async def aclose(self) -> None:
+        """Close the connections."""
         await self._sdk.close()
 
     async def _open(self, prompt: Prompt, options: Options) -> Any:
+        """Send the request and return the stream of events."""
         request: dict[str, Any] = {
             "model": self.info.name,
             "stream": True,
@@ -160,15 +169,15 @@ class OpenAIClient(HttpClient):
             request["response_format"] = {"type": "json_schema", "json_schema": schema}
         if prompt.kind == "transcript":
             return await self._sdk.completions.create(prompt=prompt.system, **request)
-        if self._own and prompt.system:
-            # Requests with one key go to the machine that holds the persona's computation.
+        if self._is_official and prompt.system:
+            # OpenAI routes requests with the same key to the machine with this prefix cache.
             persona = hashlib.sha256(prompt.system.encode()).hexdigest()
             request["prompt_cache_key"] = persona[:32]
         request["messages"] = _messages(prompt)
         return await self._sdk.chat.completions.create(**request)
 
     def _sampling(self, prompt: Prompt, options: Options) -> dict[str, Any]:
-        """The options that are set and that the model accepts, by the names of its server."""
+        """Return the set options that the model accepts, by their names in the API."""
         accepts = self.info.accepts
         stop = list(dict.fromkeys(text for text in (*prompt.stop, *options.stop) if text))
         chat = prompt.kind == "chat"
@@ -176,11 +185,11 @@ class OpenAIClient(HttpClient):
             "temperature": options.temperature,
             "top_p": options.top_p,
             "seed": options.seed,
-            "stop": (stop[:MOST_STOPS] if self._own else stop) or None,
+            "stop": (stop[:MAX_STOP_STRINGS] if self._is_official else stop) or None,
         }
         sent = {name: v for name, v in fields.items() if v is not None and name in accepts}
         if "max_tokens" in accepts:
-            sent["max_completion_tokens" if self._own and chat else "max_tokens"] = (
+            sent["max_completion_tokens" if self._is_official and chat else "max_tokens"] = (
                 options.max_tokens
             )
         extra = {"top_k": options.top_k, "min_p": options.min_p}
@@ -204,11 +213,11 @@ def _content(turn: PromptMessage) -> Any:
     return [*images, {"type": "text", "text": turn.content}]
 
 
-class _Piece:
-    """What one event says.
+class _Event:
+    """The parsed fields of one event.
 
-    The SDK checks no shapes: AttributeError, TypeError, ValueError or OverflowError mean a wrong
-    one.
+    The SDK doesn't validate responses. AttributeError, TypeError, ValueError or OverflowError mean
+    that the event isn't valid.
     """
 
     __slots__ = ("finish", "model", "refused", "text", "usage")
@@ -234,7 +243,7 @@ def _string(value: object) -> str:
 
 
 def _usage(counted: Any) -> Usage | None:
-    """None where nobody counted, or counted oddly: it is estimated then."""
+    """Parse the token counts; None if they are missing or not valid. Then they are estimated."""
     try:
         details = counted.prompt_tokens_details
         return Usage(

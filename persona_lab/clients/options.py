@@ -1,4 +1,4 @@
-"""Sampling and output options: validation of what a caller may choose."""
+"""Validate the sampling and output options of a caller."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from persona_lab.errors import (
 
 
 class Sampling(BaseModel):
-    """Sampling of a model; what is left out is the provider's own."""
+    """Sampling options of a model. The provider's default applies to an option that is None."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -55,13 +55,13 @@ def _schema(text: str) -> str:
 
 
 STRUCTURED_OUTPUT_OPTIONS = ("json_schema", "grammar")
-"""Options that say what an answer must be."""
+"""Options that constrain the form of an answer."""
 
 _Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Overrides(Sampling):
-    """What a call may set, field by field, of :class:`~persona_lab.types.Options`."""
+    """The fields of :class:`~persona_lab.types.Options` that a caller may set."""
 
     stop: tuple[str, ...] | None = None
     json_schema: Annotated[str, BeforeValidator(_as_json), AfterValidator(_schema)] | None = None
@@ -74,9 +74,16 @@ class Overrides(Sampling):
 
 
 def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """``options`` that are set, each of its right type.
+    """Validate ``options`` and convert each value to the type of its option.
 
-    Raises InvalidOption for a name that none has, and for a value that can't be one.
+    Args:
+        options: Values by option name. An option that is None counts as not set.
+
+    Returns:
+        The options that are set.
+
+    Raises:
+        InvalidOption: There is no such option, or its value isn't valid.
     """
     try:
         return Overrides.model_validate(dict(options)).model_dump(exclude_none=True)

@@ -1,9 +1,8 @@
-"""Clients: one seam to every model.
+"""The client pool: create clients by name and reuse them.
 
-A client is a :meth:`~LLMClientInterface.stream` of :class:`~persona_lab.types.Chunk`; the rest
-comes with the base class. ``provider:model`` names one: ``openai:gpt-5-mini``,
-``local:gemma-3-270m``, ``mock:echo``. A new provider is one file in this package; see
-:mod:`persona_lab.clients.registry`. What its models accept is in ``data/models.yaml``.
+``provider:model`` names a client: ``openai:gpt-5-mini``, ``local:gemma-3-270m``, ``mock:echo``.
+A provider is one module of this package; see :mod:`persona_lab.clients.registry`. The facts about
+its models are in ``data/models.yaml``.
 """
 
 from __future__ import annotations
@@ -33,11 +32,10 @@ from persona_lab.types import Options
 
 
 class ClientPool:
-    """Opens clients by name and keeps those that hold something, until :meth:`aclose`.
+    """Creates clients by name and keeps them until :meth:`aclose`.
 
-    A provider's connections are opened once an event loop, whatever names are typed after it;
-    a local model's client is kept under its name, and only names of the settings and of the
-    catalogue have one.
+    All models of a remote provider share one set of connections for each event loop. A local model
+    has its own client. Only local models in the settings or in the catalog can be opened.
     """
 
     def __init__(
@@ -48,9 +46,16 @@ class ClientPool:
         injected: LLMClientInterface | None = None,
         around: Callable[[LLMClientInterface], LLMClientInterface] = lambda client: client,
     ) -> None:
-        """``injected`` answers in place of all; ``around`` puts a client's layers around it.
+        """Create an empty pool.
 
-        Raises ConfigurationError for keys that can't be read.
+        Args:
+            settings: The settings.
+            catalog: Facts about the models.
+            injected: A client to use for every model, for tests.
+            around: Wraps each new client in middleware.
+
+        Raises:
+            ConfigurationError: A key can't be read.
         """
         self.keys: ApiKeys | UserKeys = ApiKeys(settings)
         self._shared_pool: ClientPool | None = None
@@ -58,9 +63,10 @@ class ClientPool:
         self._injected = injected
         self._around = around
         self._files: dict[str, ModelInfo] = {}
-        self._forget()
+        self._reset()
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
+        """Start with no clients."""
         self._open: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, LLMClientInterface]] = (
             WeakKeyDictionary()
         )
@@ -68,44 +74,63 @@ class ClientPool:
         self._retired: WeakKeyDictionary[
             asyncio.AbstractEventLoop, list[tuple[float, LLMClientInterface]]
         ] = WeakKeyDictionary()
-        """Since when, in seconds, and who."""
+        """Clients whose key was replaced, with the time of the replacement in seconds."""
         self._closing: set[asyncio.Task[None]] = set()
 
     def with_user_keys(
         self, around: Callable[[LLMClientInterface], LLMClientInterface]
     ) -> tuple[ClientPool, UserKeys]:
-        """These for a visitor, and where their own keys go. Whom they have a key for is asked over
-        connections of their own, with ``around`` put around each client; all others are the
-        house's. Whoever made it closes it."""
-        house = self.keys
-        if not isinstance(house, ApiKeys):
-            raise TypeError("own keys stand in place of the house's, not of others' own")
-        own = copy.copy(self)
-        own.keys = keys = house.with_user_keys()
-        own._shared_pool = self
-        own._around = around
-        own._forget()
-        return own, keys
+        """Create a pool for one visitor, which can use the visitor's keys.
+
+        The new pool opens its own connections to a provider for which the visitor has a key. It
+        takes all other clients from this pool. The caller must close it.
+
+        Args:
+            around: Wraps each client that uses a key of the visitor in middleware.
+
+        Returns:
+            The pool and the store for the visitor's keys.
+
+        Raises:
+            TypeError: This pool already belongs to a visitor.
+        """
+        shared = self.keys
+        if not isinstance(shared, ApiKeys):
+            raise TypeError("this pool already has user keys")
+        private = copy.copy(self)
+        private.keys = keys = shared.with_user_keys()
+        private._shared_pool = self
+        private._around = around
+        private._reset()
+        return private, keys
 
     @property
     def user_key_providers(self) -> frozenset[str]:
-        """Providers that are asked with a visitor's own key."""
+        """Providers that use the visitor's key."""
         return self.keys.providers if isinstance(self.keys, UserKeys) else frozenset()
 
     def user_pays(self, info: ModelInfo) -> bool:
-        """Whether a visitor's own account pays: a server of the house's takes any key."""
+        """Return whether the visitor's account pays for a call.
+
+        It doesn't if the settings name a server for the provider: the operator runs that server.
+        """
         custom_url = get_provider(info.provider).custom_url(self.settings)
         return info.provider in self.user_key_providers and not custom_url
 
     @property
     def settings(self) -> Settings:
-        """The settings, with the keys that hold now."""
+        """The settings with the current keys."""
         return self.keys.settings
 
     def info(self, spec: str = "") -> ModelInfo:
-        """Facts of ``spec``, or of the default model.
+        """Return the facts about a model.
 
-        Raises UnknownModel; ModelUnavailable for a local file that can't be read.
+        Args:
+            spec: ``provider:model``; "" for the default model.
+
+        Raises:
+            UnknownModel: There is no such model.
+            ModelUnavailable: The file of a local model can't be read.
         """
         if self._injected is not None:
             return self._injected.info
@@ -114,14 +139,14 @@ class ClientPool:
             return info
         if info.spec not in self.catalog.models:
             info = self._named_file(info)
-        # A local model's window is as large as it is opened, up to what it was trained on.
+        # The settings limit the context of a local model; its training limits it too.
         return info.model_copy(update={"context": min(self.settings.local_context, info.context)})
 
     def _named_file(self, info: ModelInfo) -> ModelInfo:
-        """A local file by what it says of itself.
+        """Return the facts that a local file states about its model.
 
-        Only files that the settings name: what a visitor types must not open a path of this
-        machine, nor download what they please.
+        Only files in the settings are allowed. A name that a visitor types must not open a path
+        on this machine or start a download.
         """
         if info.name not in self.settings.local_models:
             raise UnknownModel(model=info.spec)
@@ -137,9 +162,14 @@ class ClientPool:
         return self._files[info.name]
 
     def get(self, spec: str = "") -> LLMClientInterface:
-        """The client for ``spec``, or the default's. Call it from a running loop.
+        """Return the client for a model. This must be called from a running event loop.
 
-        Raises UnknownModel; MissingKey when its provider needs a key that isn't set.
+        Args:
+            spec: ``provider:model``; "" for the default model.
+
+        Raises:
+            UnknownModel: There is no such model.
+            MissingKey: The provider needs a key that isn't set.
         """
         if self._injected is not None:
             return self._injected
@@ -164,7 +194,10 @@ class ClientPool:
         return kept.setdefault(info.spec, self._around(kind(info, self.settings)))
 
     async def open(self, spec: str = "") -> LLMClientInterface:
-        """:meth:`get`, with the SDK imported beside the loop: no other answer waits for that."""
+        """Return the client like :meth:`get`, but import the SDK in a thread.
+
+        The import doesn't block the event loop.
+        """
         if self._injected is None:
             await asyncio.to_thread(self._prepare, self.info(spec))
         return self.get(spec)
@@ -177,8 +210,11 @@ class ClientPool:
             import_libraries(*provider.libraries)
 
     def _retire(self, kept: dict[str, LLMClientInterface], provider: str) -> None:
-        """Leave clients whose key has changed to the answers that they are still giving, and close
-        those whose answers must be over by now."""
+        """Remove the clients of ``provider`` whose key has changed from ``kept``.
+
+        Such a client stays open for its running answers. It is closed after twice the total
+        timeout, when these must have ended.
+        """
         declared = get_provider(provider)
         retired = self._retired.setdefault(asyncio.get_running_loop(), [])
         for spec, client in list(kept.items()):
@@ -186,8 +222,8 @@ class ClientPool:
                 continue
             if declared.api_key(client.settings) != declared.api_key(self.settings):
                 retired.append((time.monotonic(), kept.pop(spec)))
-                over = time.monotonic() - 2 * self.settings.llm_total_timeout
-                while retired[0][0] < over:
+                expired = time.monotonic() - 2 * self.settings.llm_total_timeout
+                while retired[0][0] < expired:
                     closing = asyncio.create_task(retired.pop(0)[1].aclose())
                     self._closing.add(closing)
                     closing.add_done_callback(self._closing.discard)
@@ -197,13 +233,21 @@ class ClientPool:
             raise _missing_key(info)
 
     def available(self, info: ModelInfo) -> bool:
-        """Whether the settings hold what ``info``'s provider asks for."""
+        """Return whether the settings have the key or server that the provider needs."""
         return get_provider(info.provider).is_configured(self.settings)
 
     def options(self, info: ModelInfo, **overrides: Any) -> Options:
-        """How to ask a model: models.yaml, then the settings, then ``overrides``.
+        """Return the options for a call.
 
-        Raises InvalidOption, also where its provider can't give answers of the form asked for.
+        The settings override ``models.yaml``, and ``overrides`` override both.
+
+        Args:
+            info: The model.
+            **overrides: Fields of :class:`~persona_lab.types.Options`.
+
+        Raises:
+            InvalidOption: An override isn't valid, or the provider doesn't support that form of
+                structured output.
         """
         given = self.settings
         chosen: dict[str, Any] = info.sampling.model_dump(exclude_none=True)
@@ -226,10 +270,16 @@ class ClientPool:
         return options
 
     def fallback_chain(self, spec: str = "") -> list[ModelInfo]:
-        """Facts of ``spec``, or of the default model, and of those that stand in for it: nobody
-        does where a visitor asks with a key of their own.
+        """Return a model and its fallback models.
 
-        Raises UnknownModel, ModelUnavailable.
+        A model that uses the visitor's key has no fallback models.
+
+        Args:
+            spec: ``provider:model``; "" for the default model.
+
+        Raises:
+            UnknownModel: A model doesn't exist.
+            ModelUnavailable: The file of a local model can't be read.
         """
         first = self.info(spec)
         if self._injected is not None or first.provider in self.user_key_providers:
@@ -238,43 +288,56 @@ class ClientPool:
         return list({info.spec: info for info in infos}.values())
 
     def check_fallback_models(self) -> None:
-        """Whether those that stand in can. Raises UnknownModel, MissingKey, ModelUnavailable."""
+        """Check that every fallback model can be used.
+
+        Raises:
+            UnknownModel: A model doesn't exist.
+            MissingKey: A provider needs a key that isn't set.
+            ModelUnavailable: The file of a local model can't be read.
+        """
         for info in map(self.info, self.settings.fallback_models):
             self._check_key(info)
             if info.provider == "mock":
                 _client_class(info)(info, self.settings)
 
     def check(self) -> None:
-        """Whether every model that the settings name can be what they say.
+        """Check the models that the settings name.
 
-        A remote provider alone knows its models. Raises UnknownModel, ModelUnavailable.
+        Only a remote provider knows whether its model exists, so this can't be checked.
+
+        Raises:
+            UnknownModel: A model doesn't exist.
+            ModelUnavailable: The file of a local model can't be read.
         """
         for info in self.listed():
             if info.provider == "mock" and self._injected is None:
                 _client_class(info)(info, self.settings)
 
     def listed(self) -> list[ModelInfo]:
-        """What a page offers: the default, what else the settings name, then the catalogue."""
+        """Return the models for the page: the default, the others in the settings, the catalog."""
         named = [self.info(f"local:{name}") for name in self.settings.local_models]
         offered = [*self.fallback_chain(), *named, *self.catalog.models.values()]
         return list({info.spec: info for info in offered}.values())
 
     async def aclose(self) -> None:
-        """Close every client, each on the loop that it is bound to as far as that still runs.
+        """Close every client on its event loop, if that loop still runs.
 
-        Raises the first of the errors that came, after all others were closed too.
+        All clients are closed even if one fails.
+
+        Raises:
+            Exception: The first error of a client.
         """
         here = asyncio.get_running_loop()
         kept = [(here, [*self._unbound.values()])]
         kept += [(loop, [client for _, client in held]) for loop, held in self._retired.items()]
         kept += [(loop, [*clients.values()]) for loop, clients in self._open.items()]
-        self._forget()
+        self._reset()
         errors: list[Exception] = []
         for loop, clients in kept:
             for client in clients:
                 try:
                     await _close(client, loop)
-                except Exception as error:  # noqa: BLE001 - one's fault must not keep another open
+                except Exception as error:  # noqa: BLE001 - the other clients must be closed
                     errors.append(error)
         if errors:
             raise errors[0]
@@ -295,12 +358,20 @@ async def _close(client: LLMClientInterface, loop: asyncio.AbstractEventLoop) ->
         await client.aclose()
     elif loop.is_running():
         await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(client.aclose(), loop))
-    else:  # its connections went with its loop, and can't be closed again
+    else:  # the loop has ended and its connections with it
         with contextlib.suppress(RuntimeError):
             await client.aclose()
 
 
 def open_client(spec: str, settings: Settings | None = None) -> LLMClientInterface:
-    """A client on its own, outside a lab: ``open_client("openai:gpt-5-mini")``."""
+    """Create a single client without a lab: ``open_client("openai:gpt-5-mini")``.
+
+    Args:
+        spec: ``provider:model``.
+        settings: The settings; by default those of the environment.
+
+    Returns:
+        The client. The caller must close it.
+    """
     settings = settings or Settings()
     return ClientPool(settings, Catalog(settings.data_dir / "models.yaml")).get(spec)

@@ -1,14 +1,14 @@
-"""What tokens cost, in US dollars.
+"""Calculate the cost of tokens, in US dollars.
 
-Prices come from the table that the package genai-prices brings along: it is as old as the release
-that is installed, and nothing is fetched. What ``data/models.yaml`` says of a model goes ahead of
-it. A model that neither knows has no price, which is None and is said to be unknown: it isn't free.
-Free are models of this machine, the mock, and whatever took no token, such as a cached answer.
+Prices come from the table in the package genai-prices. The table has the age of the installed
+release; this module downloads nothing. Prices in ``data/models.yaml`` override the table. A model
+without a price in either has an unknown cost (None); it isn't free. Local models, the mock and
+calls without tokens, such as cached answers, are free.
 
-Prices belong to who is asked, not to the name alone: ``gpt-4.1-mini`` at another server is that
-server's. One that the table doesn't know, a proxy or a machine of one's own, has unknown prices.
+A price depends on the server, not only on the model's name: ``gpt-4.1-mini`` at another server has
+the prices of that server. A server that the table doesn't contain has unknown prices.
 
-What isn't looked at: batches, tools, pictures, and how long a provider keeps what it cached.
+This module ignores batches, tools, images and the lifetime of a provider's cache.
 """
 
 from __future__ import annotations
@@ -25,24 +25,32 @@ if TYPE_CHECKING:
     from persona_lab.types import Usage
 
 TABLE_DATE = date(2026, 11, 23)
-"""When the table of the release that requirements.txt pins was looked at last."""
+"""The date of the table in the release that requirements.txt pins."""
 
 TABLE = ("genai_prices", "genai_prices.data")
-"""0.1 s to import and 22 MB: for whom a provider's price is asked for first."""
+"""Modules of the table. They take 0.1 s and 22 MB, so the first lookup imports them."""
 
 
 async def priced(info: ModelInfo, usage: Usage, *, server: str = "") -> float | None:
-    """:func:`cost`, with the table read beside the loop."""
+    """Return the :func:`cost`; a thread imports the table, so the event loop isn't blocked."""
     if _needs_table(info):
         await import_in_thread(*TABLE)
     return cost(info, usage, server=server)
 
 
 def cost(info: ModelInfo, usage: Usage, *, server: str = "") -> float | None:
-    """What ``usage`` costs with the model; None where that isn't known.
+    """Calculate the cost of ``usage``.
 
-    ``server``: the address that is asked; "" for the provider's own. Tokens that the provider read
-    from or wrote into its cache have their own prices where those are known, else that of input.
+    Tokens that the provider read from or wrote to its cache have separate prices. If these are
+    unknown, the price of input applies.
+
+    Args:
+        info: The model.
+        usage: The token counts.
+        server: The address of the server; "" for the provider's official server.
+
+    Returns:
+        US dollars, or None if a price is unknown.
     """
     if info.free or not usage.total_tokens:
         return 0.0
@@ -53,11 +61,11 @@ def cost(info: ModelInfo, usage: Usage, *, server: str = "") -> float | None:
         rates = _Rates(info.input_price, rates.output, info.cached_price)
     if info.output_price is not None:
         rates = _Rates(rates.input, info.output_price, rates.cached, rates.written)
-    return rates.of(usage)
+    return rates.cost(usage)
 
 
 def price_date(info: ModelInfo) -> date | None:
-    """When the model's prices were right; None where nobody said so."""
+    """Return the date of the model's prices; None if it is unknown."""
     return TABLE_DATE if _needs_table(info) else info.price_date
 
 
@@ -67,14 +75,15 @@ def _needs_table(info: ModelInfo) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Rates:
-    """US dollars a million tokens; None where nobody knows."""
+    """Prices in US dollars per million tokens; None if unknown."""
 
     input: float | None = None
     output: float | None = None
     cached: float | None = None
     written: float | None = None
 
-    def of(self, usage: Usage) -> float | None:
+    def cost(self, usage: Usage) -> float | None:
+        """Return the cost of ``usage`` in US dollars; None if a price is unknown."""
         cached = min(usage.cached_tokens, usage.prompt_tokens)
         written = min(usage.written_tokens, usage.prompt_tokens - cached)
         parts = (
@@ -92,9 +101,9 @@ class _Rates:
 
 
 def _by_table(info: ModelInfo, prompt_tokens: int, server: str) -> _Rates:
-    """The table's rates for a prompt of that length.
+    """Return the rates in the table for a prompt of this length.
 
-    Its own sum takes what has no price for free, and a millisecond.
+    The table's own sum isn't used: it counts unknown prices as 0 and takes a millisecond.
     """
     model = _entry(info.provider, info.name, server)
     if model is None:
@@ -105,7 +114,7 @@ def _by_table(info: ModelInfo, prompt_tokens: int, server: str) -> _Rates:
 
 
 def _rate(price: Any, prompt_tokens: int) -> float | None:
-    """Of a price that grows with the prompt, the step that it is on: it holds for all tokens."""
+    """Return the price for a prompt of this length. The price of a tier applies to all tokens."""
     for tier in reversed(getattr(price, "tiers", ())):
         if prompt_tokens > tier.start:
             return float(tier.price)
@@ -115,12 +124,15 @@ def _rate(price: Any, prompt_tokens: int) -> float | None:
 
 @functools.lru_cache(maxsize=1024)
 def _entry(provider: str, name: str, server: str) -> Any:
-    """The table's entry, None where it has none. Its own search keeps every name ever typed."""
+    """Return the entry in the table, None if there is none.
+
+    This cache is bounded. The cache of the table keeps every name that visitors type.
+    """
     from genai_prices.data_snapshot import get_snapshot
 
     table = get_snapshot()
     try:
-        theirs = table.find_provider(None, None if server else provider, server or None)
+        found = table.find_provider(None, None if server else provider, server or None)
     except LookupError:
         return None
-    return theirs.find_model(name, all_providers=table.providers)
+    return found.find_model(name, all_providers=table.providers)

@@ -1,4 +1,4 @@
-"""The declaration that each provider's file makes of itself."""
+"""The declaration of a provider. Each provider module has one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """What the rest of the application must know of a provider.
+    """Facts about a provider that the rest of the application needs.
 
     Attributes:
         name: The part before the colon in ``provider:model``, and the name of its file.
@@ -23,8 +23,8 @@ class Provider:
         key_setting: The field of :class:`~persona_lab.settings.Settings` that holds its API key;
             "" if it needs none. The field ``<key_setting>_file`` names a file with the key.
         url_setting: The field that holds the address of another server, which may need no key;
-            "" if there is none to choose.
-        default_url: Its own server.
+            "" if the server is fixed.
+        default_url: Address of the provider's official server.
         libraries: Slow libraries that the client imports when it is created.
         free: Whether its tokens cost nothing.
         structured_output: Options that can constrain the form of an answer.
@@ -42,12 +42,12 @@ class Provider:
     error_types: Mapping[str, type[ProviderError]] = field(default_factory=dict)
 
     def api_key(self, settings: Settings) -> SecretStr | None:
-        """Return its key, None if none is set or needed."""
+        """Return the API key, None if none is set or needed."""
         key: SecretStr | None = getattr(settings, self.key_setting) if self.key_setting else None
         return key
 
     def custom_url(self, settings: Settings) -> str:
-        """Return the address of the server that replaces its own, "" if none is set."""
+        """Return the address that replaces the default server, "" if none is set."""
         url: str | None = getattr(settings, self.url_setting) if self.url_setting else None
         return url or ""
 

@@ -34,5 +34,5 @@ def list_providers() -> list[Provider]:
 
 
 def list_keyed_providers() -> list[Provider]:
-    """Return the declarations of those that have an API key."""
+    """Return the declarations of the providers that use an API key."""
     return [provider for provider in list_providers() if provider.key_setting]

@@ -1,4 +1,4 @@
-"""Where the weights of a local model are: in a package, in a file, or on the hub."""
+"""Find the weights of a local model: in a package, in a file, or on the hub."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HUB_FILE = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+):(?P<file>[^:]+\.gguf)")
 """A file on the hub, as ``owner/repo:file``."""
 
 _source_locks: dict[str, threading.Lock] = {}
-"""One for each source, so that the same weights aren't fetched twice at the same time."""
+"""One lock for each source, so that two threads don't download the same weights."""
 
 
 def find_weights(info: ModelInfo, settings: Settings, progress: Progress | None = None) -> Path:
@@ -31,7 +31,7 @@ def find_weights(info: ModelInfo, settings: Settings, progress: Progress | None 
     Args:
         info: The model.
         settings: The settings, which name the folder for assembled files.
-        progress: Receives the downloaded share.
+        progress: Receives the downloaded share, from 0 to 1.
 
     Raises:
         ModelUnavailable: There is no such file, or it can't be stored.
@@ -76,10 +76,10 @@ def no_file_error(info: ModelInfo) -> ModelUnavailable:
 
 
 def package_folders(info: ModelInfo, package: str) -> Iterable[str]:
-    """Return the folders of a package.
+    """Return the folders of an installed package.
 
     Raises:
-        ModelUnavailable: It isn't installed.
+        ModelUnavailable: The package isn't installed.
     """
     found = importlib.util.find_spec(package)
     if found is None or not found.submodule_search_locations:
@@ -103,8 +103,8 @@ def _from_package(info: ModelInfo, name: str, folder: Path) -> Path:
         if target.is_file() and target.stat().st_size == parts:
             return target  # its checksum was verified before it got this name
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as room:
-            whole = Path(room) / target.name
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+            whole = Path(temporary) / target.name
             package.assemble(whole)
             whole.replace(target)
     except (OSError, ImportError) as error:

@@ -1,0 +1,1 @@
+"""Client middleware: wrappers that add retry, circuit breaker, rate limit and cache."""

@@ -1,7 +1,7 @@
-"""Circuit breaker: stop calling a model that keeps failing, and probe it until it answers again.
+"""The circuit breaker: stop calling a model that keeps failing, and probe it after a cooldown.
 
-Libraries for this let every waiting caller through at once when they probe, or don't notice that
-an ``async def`` failed.
+This is not a library because existing ones admit all callers at once for a probe, or don't notice
+the failure of an ``async def``.
 """
 
 from __future__ import annotations
@@ -33,11 +33,15 @@ State = Literal["closed", "open", "half_open"]
 
 
 class Circuit:
-    """Whether a model is asked: closed (it is), open (it isn't), half open (one caller tries).
+    """The circuit of one model: closed (calls pass), open (calls fail), half open (one probe).
 
-    Opens after ``threshold`` failures in a row; ``cooldown`` seconds on ``clock`` later the next
-    caller's try is the probe, and all others go on being turned away until it has ended. Any
-    thread may call it.
+    It opens after ``threshold`` consecutive failures. After the cooldown, the next call is the
+    probe. All other calls are rejected until the probe ends. This class is thread-safe.
+
+    Args:
+        threshold: Number of consecutive failures that open the circuit.
+        cooldown: Seconds from the last failure to the probe.
+        clock: Returns seconds.
     """
 
     def __init__(self, threshold: int, cooldown: float, clock: Clock) -> None:
@@ -51,17 +55,23 @@ class Circuit:
 
     @property
     def state(self) -> State:
+        """The state of the circuit."""
         if self._failures < self._threshold:
             return "closed"
         return "open" if self.seconds_until_probe else "half_open"
 
     @property
     def seconds_until_probe(self) -> float:
-        """Until somebody is let through."""
+        """Seconds until a probe is allowed; 0 if it is allowed now."""
         return max(0.0, self._opened + self._cooldown - self._clock())
 
     def acquire(self) -> object | None:
-        """A caller's pass, or None for who is turned away. Give it back to one of the others."""
+        """Ask for permission to call the model.
+
+        Returns:
+            A token for the caller, None if the call is rejected. The caller must pass the token to
+            :meth:`record_success`, :meth:`record_failure` or :meth:`release`.
+        """
         with self._lock:
             if self.state == "closed":
                 return object()
@@ -71,20 +81,23 @@ class Circuit:
             return self._probe
 
     def is_probe(self, caller: object) -> bool:
+        """Return whether this call is the probe."""
         return caller is self._probe
 
     def record_first_token(self, caller: object) -> None:
-        """The first word came: a probe lets the others in, and the next failure shuts them out."""
+        """Close the circuit after the first token of the probe. The next failure opens it again."""
         with self._lock:
             if caller is self._probe:
                 self._probe, self._failures = None, self._threshold - 1
 
     def record_success(self, caller: object) -> None:
+        """Record a successful call."""
         with self._lock:
             if self.state == "closed" or caller is self._probe:
                 self._probe, self._failures = None, 0
 
     def record_failure(self, caller: object) -> None:
+        """Record a failed call."""
         with self._lock:
             if self.state == "closed" or caller is self._probe:
                 self._probe = None
@@ -92,7 +105,7 @@ class Circuit:
                 self._opened = self._clock()
 
     def release(self, caller: object) -> None:
-        """It ended without telling anything of the model's health."""
+        """Record that the call ended without a result, for example because it was cancelled."""
         with self._lock:
             if caller is self._probe:
                 self._probe = None
@@ -101,7 +114,12 @@ class Circuit:
 class Circuits:
     """The circuit of each model, by provider, base URL and name.
 
-    Visitors may type any name of a model: who was asked longest ago is forgotten.
+    Visitors may type any model name, so the number of circuits is bounded (LRU).
+
+    Args:
+        threshold: Number of consecutive failures that open a circuit.
+        cooldown: Seconds from the last failure to the probe.
+        clock: Returns seconds.
     """
 
     MOST = 1024
@@ -112,6 +130,7 @@ class Circuits:
         self._lock = threading.Lock()
 
     def of(self, client: LLMClientInterface) -> Circuit:
+        """Return the circuit of the client's model."""
         key = (client.info.provider, client.base_url, client.info.name)
         with self._lock:
             if key not in self._circuits:
@@ -119,19 +138,23 @@ class Circuits:
             return self._circuits[key]
 
     def states(self) -> dict[tuple[str, str, str], State]:
-        """Of every model that was asked, by (provider, base URL, name)."""
+        """Return the state of each circuit, by (provider, base URL, name)."""
         with self._lock:
             return {key: circuit.state for key, circuit in self._circuits.items()}
 
 
 OUTAGES = (Overloaded, ModelTimeout, Offline)
-"""What opens a breaker, unless a status of 4xx says that the server is well."""
+"""Errors that count as a failure, unless a 4xx status shows that the server works."""
 
 
 class CircuitBreakerClient(ClientWrapper):
-    """Turns callers away from a model that keeps failing, and lets one at a time look again.
+    """A client that rejects calls while the circuit of its model is open.
 
-    Raises CircuitOpen for who is turned away. A probe is a single try.
+    A probe isn't retried.
+
+    Args:
+        client: The wrapped client.
+        circuits: The circuits of all models.
     """
 
     def __init__(self, client: LLMClientInterface, circuits: Circuits) -> None:
@@ -139,36 +162,44 @@ class CircuitBreakerClient(ClientWrapper):
         self._circuits = circuits
 
     async def stream(self, prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
+        """Stream an answer. See :meth:`LLMClientInterface.stream`.
+
+        Raises:
+            CircuitOpen: The circuit is open, or another call is the probe.
+        """
         circuit = self._circuits.of(self)
         caller = circuit.acquire()
         if caller is None:
             seconds = math.ceil(circuit.seconds_until_probe) or 1
-            who: dict[str, Any] = {"provider": self.info.provider, "model": self.info.name}
-            raise CircuitOpen(**who, retry_after=seconds, seconds=seconds)
+            context: dict[str, Any] = {"provider": self.info.provider, "model": self.info.name}
+            raise CircuitOpen(**context, retry_after=seconds, seconds=seconds)
         if circuit.is_probe(caller):
             options = replace(options, retries=0)
-        well = False
+        healthy = False
         try:
             async with contextlib.aclosing(self.client.stream(prompt, options)) as chunks:
                 async for chunk in chunks:
-                    if chunk.text and not well:
-                        well = True  # and stays so for a reader who has heard enough
+                    if chunk.text and not healthy:
+                        healthy = True  # also if the reader then stops
                         circuit.record_first_token(caller)
                     yield chunk
-            well = True
+            healthy = True
         except Exception as error:
-            well = False
-            if _outage(error):
+            healthy = False
+            if _is_outage(error):
                 circuit.record_failure(caller)
                 if circuit.state == "open":
                     log_provider_event(logging.WARNING, "circuit_open", self.info, error)
             raise
         finally:
-            (circuit.record_success if well else circuit.release)(caller)
+            (circuit.record_success if healthy else circuit.release)(caller)
 
 
-def _outage(error: Exception) -> TypeGuard[ProviderError]:
-    """A full queue of this machine's own engine is none: its model is well, and busy."""
+def _is_outage(error: Exception) -> TypeGuard[ProviderError]:
+    """Return whether the error counts as a failure.
+
+    A full queue of the local engine doesn't: the model works, but is busy.
+    """
     if not isinstance(error, OUTAGES) or error.provider == "local":
         return False
     return error.status is None or not 400 <= error.status < 500

@@ -1,20 +1,20 @@
-"""RateLimiter: how much users may ask for, so that one can't use up what is there for all.
+"""The rate limit: bound the requests and tokens of each user.
 
-Requests are counted in a sliding window, tokens in a window that begins with the first of them and
-lasts a day. A request that begins sets its estimate aside at once, with as much of the longest
-answer as is left, and settles it with what was really spent, so that many at a time can't
-overshoot. An answer that began within the quota is never cut off by it.
+Requests are counted in a sliding window. Tokens are counted in a fixed window, which begins with
+the first token and lasts a day. A request reserves tokens when it begins: the estimate of its
+prompt, and as much of the longest answer as the quota allows. At the end, the actual usage
+replaces the reservation. Concurrent requests therefore can't exceed the quota. The quota never
+cuts off an answer that has estimated.
 
-Every model's requests count, for they all keep this machine busy. Tokens count where they cost
-money: those of a local model and of the mock don't, or a designer's own laptop would fall silent
-after some hundred messages a day; nor do those that a visitor's own key pays for. An answer from
-the cache is none of either.
+Requests to every model count, because each request loads this machine. Tokens count only if they
+cost money: those of local models, of the mock and of calls with a visitor's key don't. A cached
+answer counts as neither.
 
-Who comes without their cookie is another user: what all users together may spend in a day has a
-limit of its own.
+A user without a cookie is a new user. A second quota therefore bounds the tokens of all users
+together.
 
-Counts are kept in Redis where there is one, else here. While Redis is away each replica counts for
-itself from nothing: a limit may then be passed, which is better than nobody being answered.
+Redis stores the counts if it is configured, otherwise memory does. If Redis is unavailable, each
+replica counts from 0. Users may then exceed a limit, but they still get answers.
 """
 
 from __future__ import annotations
@@ -45,22 +45,33 @@ if TYPE_CHECKING:
     from persona_lab.clients.base import LLMClientInterface
 
 MINUTE, DAY = 60, 24 * 60 * 60
-"""Seconds of the two windows."""
+"""Lengths of the two windows, in seconds."""
 
-_Storage = Any  # limits' memory or its Redis
+_Storage = Any  # MemoryStorage or RedisStorage of limits
 
 
 class TokenBudget(NamedTuple):
-    """A window of tokens: whose it is, and the error when they are spent."""
+    """A quota of tokens in a window.
+
+    Attributes:
+        item: The size and the length of the window.
+        owner: The user, or "all".
+        error: The error when the quota is exceeded.
+    """
 
     item: RateLimitItem
-    whose: str
-    spent: type[TokenQuotaExceeded]
+    owner: str
+    error: type[TokenQuotaExceeded]
 
 
 class Reservation(NamedTuple):
-    """Tokens that were set aside: in windows that last ``until`` then (seconds since 1970), kept in
-    a storage of that kind."""
+    """Tokens that are reserved for a call.
+
+    Attributes:
+        tokens: The number of tokens.
+        until: The end of each window, in seconds since 1970.
+        storage: The type of the storage that counts them.
+    """
 
     tokens: int
     until: tuple[float, ...] = ()
@@ -68,11 +79,17 @@ class Reservation(NamedTuple):
 
 
 class RateLimiter:
-    """``requests`` a ``minute`` and ``tokens`` a ``day`` for each user, and ``total`` tokens a day
-    for all together; 0 sets no limit.
+    """Limits the requests and tokens of users. A limit of 0 disables it.
 
-    The lengths of the two windows are in seconds. Time is the machine's: Redis and the library
-    that counts keep their own.
+    The clock can't be replaced: Redis and the library limits use the system clock.
+
+    Args:
+        requests: Requests of a user in a window of ``minute``.
+        tokens: Tokens of a user in a window of ``day``.
+        total: Tokens of all users together in a window of ``day``.
+        shared: The link to Redis.
+        minute: Length of the window for requests, in seconds.
+        day: Length of the window for tokens, in seconds.
     """
 
     def __init__(
@@ -97,89 +114,114 @@ class RateLimiter:
     async def check_and_update(
         self, user_id: str, estimated_tokens: int, answer_tokens: int = 0, *, requests: int = 1
     ) -> Reservation:
-        """Count ``requests`` of the user's, one or none, and set tokens aside: the estimated ones,
-        and for the answer as many of ``answer_tokens`` as are left. Returns what was set aside.
+        """Count a request and reserve tokens.
 
-        Raises RateLimitError when there were too many requests, TokensSpent when the estimate
-        doesn't fit what is left of the day: the user's, or everybody's. No tokens are set aside
-        then.
+        If this raises, no tokens are reserved.
+
+        Args:
+            user_id: The user.
+            estimated_tokens: Estimated tokens of the prompt.
+            answer_tokens: Tokens of the longest answer. As many as are left are reserved.
+            requests: 1, or 0 if the call doesn't count as a request.
+
+        Returns:
+            The reservation, for :meth:`reconcile`.
+
+        Raises:
+            RateLimitError: The user made too many requests.
+            TokenQuotaExceeded: The estimate exceeds the tokens that are left for the user or for
+                all users.
         """
         estimate = max(0, estimated_tokens)
-        aside = Reservation(estimate)
+        reservation = Reservation(estimate)
 
         async def check(storage: _Storage) -> None:
-            nonlocal aside
-            aside = await self._check(storage, user_id, estimate, answer_tokens, requests)
+            nonlocal reservation
+            reservation = await self._check(storage, user_id, estimate, answer_tokens, requests)
 
-        await self._with(check)
-        return aside
+        await self._with_storage(check)
+        return reservation
 
-    async def reconcile(self, user_id: str, aside: Reservation, spent_tokens: int) -> None:
-        """Put what was really spent in the place of what was set aside, where that still counts."""
-        change = spent_tokens - aside.tokens
+    async def reconcile(self, user_id: str, reservation: Reservation, spent_tokens: int) -> None:
+        """Replace the reservation by the actual usage, in the windows that haven't ended.
+
+        Args:
+            user_id: The user.
+            reservation: The result of :meth:`check_and_update`.
+            spent_tokens: The tokens that the call used.
+        """
+        change = spent_tokens - reservation.tokens
 
         async def correct(storage: _Storage) -> None:
-            if type(storage) is aside.storage:
+            if type(storage) is reservation.storage:
                 now = time.time()
-                purses = zip(self._token_budgets(user_id), aside.until, strict=True)
-                await self._correct(storage, [p for p, until in purses if now < until], change)
+                budgets = zip(self._token_budgets(user_id), reservation.until, strict=True)
+                await self._correct(storage, [b for b, until in budgets if now < until], change)
 
-        if change and aside.until:
-            await self._with(correct)
+        if change and reservation.until:
+            await self._with_storage(correct)
 
     async def _check(
         self, storage: _Storage, user_id: str, estimate: int, answer: int, requests: int
     ) -> Reservation:
         windows, sliding = _strategies(storage)
-        purses = self._token_budgets(user_id) if estimate else []
-        await self._left(storage, purses, estimate)
+        budgets = self._token_budgets(user_id) if estimate else []
+        await self._left(storage, budgets, estimate)
         if requests and self.requests and not await sliding.hit(self._requests(), user_id):
-            free_in = await self._free_in(storage, self._requests(), user_id)
-            raise _lifted(RateLimitError, free_in)
-        while True:  # once more where others were quicker
-            aside = min(estimate + answer, await self._left(storage, purses, estimate))
-            for number, purse in enumerate(purses, 1):
-                if not await windows.hit(purse.item, purse.whose, cost=aside):
-                    await self._correct(storage, purses[:number], -aside)
+            free_in = await self._seconds_until_free(storage, self._requests(), user_id)
+            raise _limit_error(RateLimitError, free_in)
+        while True:  # again if a concurrent request took the tokens
+            reserved = min(estimate + answer, await self._left(storage, budgets, estimate))
+            for number, budget in enumerate(budgets, 1):
+                if not await windows.hit(budget.item, budget.owner, cost=reserved):
+                    await self._correct(storage, budgets[:number], -reserved)
                     break
             else:
-                keys = [purse.item.key_for(purse.whose) for purse in purses]
+                keys = [budget.item.key_for(budget.owner) for budget in budgets]
                 until = [await storage.get_expiry(key) for key in keys]
-                return Reservation(aside, tuple(until), type(storage))
+                return Reservation(reserved, tuple(until), type(storage))
 
-    async def _left(self, storage: _Storage, purses: Sequence[TokenBudget], estimate: int) -> int:
-        """Tokens that are left in the emptiest. Raises TokensSpent where the estimate won't fit."""
-        emptiest = estimate if not purses else sys.maxsize
-        for purse in purses:
-            left = purse.item.amount - await storage.get(purse.item.key_for(purse.whose))
-            if estimate > purse.item.amount:  # it won't fit in a moment either
-                raise _lifted(purse.spent, self._day, limit=purse.item.amount)
+    async def _left(self, storage: _Storage, budgets: Sequence[TokenBudget], estimate: int) -> int:
+        """Return the tokens that are left in the budget with the fewest.
+
+        Raises:
+            TokenQuotaExceeded: The estimate exceeds the tokens that are left.
+        """
+        fewest = estimate if not budgets else sys.maxsize
+        for budget in budgets:
+            left = budget.item.amount - await storage.get(budget.item.key_for(budget.owner))
+            if estimate > budget.item.amount:  # it exceeds an empty window too
+                raise _limit_error(budget.error, self._day, limit=budget.item.amount)
             if estimate > left:
-                await self._refuse(_strategies(storage)[0], purse)
-            emptiest = min(emptiest, left)
-        return emptiest
+                await self._refuse(_strategies(storage)[0], budget)
+            fewest = min(fewest, left)
+        return fewest
 
-    async def _refuse(self, windows: Any, purse: TokenBudget) -> None:
-        stats = await windows.get_window_stats(purse.item, purse.whose)
-        raise _lifted(purse.spent, stats.reset_time - time.time(), limit=purse.item.amount)
+    async def _refuse(self, windows: Any, budget: TokenBudget) -> None:
+        stats = await windows.get_window_stats(budget.item, budget.owner)
+        raise _limit_error(budget.error, stats.reset_time - time.time(), limit=budget.item.amount)
 
-    async def _correct(self, storage: _Storage, purses: Sequence[TokenBudget], change: int) -> None:
-        for purse in purses:
-            await storage.incr(purse.item.key_for(purse.whose), self._day, amount=change)
+    async def _correct(
+        self, storage: _Storage, budgets: Sequence[TokenBudget], change: int
+    ) -> None:
+        for budget in budgets:
+            await storage.incr(budget.item.key_for(budget.owner), self._day, amount=change)
 
-    async def _free_in(self, storage: _Storage, item: RateLimitItem, user_id: str) -> float:
-        """Seconds until the window takes one more request.
+    async def _seconds_until_free(
+        self, storage: _Storage, item: RateLimitItem, user_id: str
+    ) -> float:
+        """Return the seconds until the sliding window allows another request.
 
-        The window counts what is in the present minute and the share of the last one that it
-        still reaches over; that share shrinks evenly.
+        The window counts the requests of the current minute and a share of those of the previous
+        minute. That share shrinks linearly.
         """
         before, before_left, current, current_left = await storage.get_sliding_window(
             item.key_for(user_id), self._minute
         )
-        room = self.requests - current  # what the last one's share must be less than
+        room = self.requests - current  # the share of the previous minute must be smaller
         if before and room > 0:
             return float(before_left - self._minute * room / before)
-        return float(current_left % self._minute)  # until the present minute is the last one
+        return float(current_left % self._minute)  # until the current minute is the previous one
 
     def _requests(self) -> RateLimitItem:
         from limits import RateLimitItemPerSecond
@@ -187,7 +229,7 @@ class RateLimiter:
         return RateLimitItemPerSecond(self.requests, self._minute, namespace="requests")
 
     def _token_budgets(self, user_id: str) -> list[TokenBudget]:
-        """What tokens are taken from: the user's, and everybody's."""
+        """Return the budgets that apply to a user: the user's and the one of all users."""
         from limits import RateLimitItemPerSecond
 
         limits = [
@@ -195,12 +237,12 @@ class RateLimiter:
             ("total", self.total, "all", GlobalTokenQuotaExceeded),
         ]
         return [
-            TokenBudget(RateLimitItemPerSecond(limit, self._day, namespace=name), whose, spent)
-            for name, limit, whose, spent in limits
+            TokenBudget(RateLimitItemPerSecond(limit, self._day, namespace=name), owner, error)
+            for name, limit, owner, error in limits
             if limit
         ]
 
-    async def _with(self, work: Callable[[_Storage], Awaitable[None]]) -> None:
+    async def _with_storage(self, work: Callable[[_Storage], Awaitable[None]]) -> None:
         if not (self.requests or self.tokens or self.total):
             return
         await import_in_thread("limits", "limits.aio.storage", "limits.aio.strategies")
@@ -238,38 +280,50 @@ def _strategies(
     return FixedWindowRateLimiter(storage), SlidingWindowCounterRateLimiter(storage)
 
 
-def _lifted(kind: type[RateLimitError], seconds: float, **details: Any) -> RateLimitError:
-    """The error with the moment when it is over: on the clock of the machine's time zone, and in
-    whole seconds and minutes from now, rounded up."""
+def _limit_error(kind: type[RateLimitError], seconds: float, **details: Any) -> RateLimitError:
+    """Create an error that states when the limit ends.
+
+    It gives the local time, and the time from now in seconds and in minutes, rounded up.
+    """
     seconds = max(1, math.ceil(seconds))
-    lifts = datetime.fromtimestamp(math.ceil(time.time() + seconds), UTC)
-    here = lifts.astimezone()
+    ends_at = datetime.fromtimestamp(math.ceil(time.time() + seconds), UTC)
+    local_time = ends_at.astimezone()
     return kind(
         seconds=seconds,
         minutes=math.ceil(seconds / 60),
-        until=f"{here:%H:%M:%S}" if seconds <= MINUTE else f"{here:%m/%d %H:%M}",
-        zone=here.tzname() or "",
-        lifts_at=lifts.isoformat(),
+        until=f"{local_time:%H:%M:%S}" if seconds <= MINUTE else f"{local_time:%m/%d %H:%M}",
+        zone=local_time.tzname() or "",
+        lifts_at=ends_at.isoformat(),
         **details,
     )
 
 
 class RateLimitedClient(ClientWrapper):
-    """A client whose answers are counted against the quota of who asks."""
+    """A client that counts each call against the quota of the caller.
+
+    Args:
+        client: The wrapped client.
+        limiter: The rate limiter.
+        context: The user and the kind of the call.
+    """
 
     def __init__(
-        self, client: LLMClientInterface, limiter: RateLimiter, asking: CallContext
+        self, client: LLMClientInterface, limiter: RateLimiter, context: CallContext
     ) -> None:
         super().__init__(client)
         self._limiter = limiter
-        self._user_id = asking.user_id
-        self._requests = 0 if asking.is_fallback else 1
-        self._counted = not (self.info.free or asking.user_key)
+        self._user_id = context.user_id
+        self._requests = 0 if context.is_fallback else 1
+        self._counted = not (self.info.free or context.user_key)
 
     async def stream(self, prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
-        """Raises RateLimitError too, before anybody is asked."""
+        """Stream an answer. See :meth:`LLMClientInterface.stream`.
+
+        Raises:
+            RateLimitError: A limit is exceeded. The model isn't called.
+        """
         estimate = estimate_tokens(str(prompt)) if self._counted else 0
-        aside = await self._limiter.check_and_update(
+        reservation = await self._limiter.check_and_update(
             self._user_id, estimate, options.max_tokens, requests=self._requests
         )
         text, usage, left = "", None, False
@@ -284,7 +338,7 @@ class RateLimitedClient(ClientWrapper):
             raise
         finally:
             if self._counted:
-                # Who stops an answer has had it read and begun, and the provider is paid for that.
-                begun = estimate + estimate_tokens(text) if text or left else 0
-                spent = usage.total_tokens if usage is not None else begun
-                await self._limiter.reconcile(self._user_id, aside, spent)
+                # The provider charges for the prompt and the text so far if the user stops.
+                estimated = estimate + estimate_tokens(text) if text or left else 0
+                spent = usage.total_tokens if usage is not None else estimated
+                await self._limiter.reconcile(self._user_id, reservation, spent)

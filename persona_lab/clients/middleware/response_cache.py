@@ -1,18 +1,18 @@
-"""CacheManager: an answer that was given once need not be paid for twice.
+"""The response cache: reuse an answer to the same prompt.
 
-What an answer depends on is its key: the model, the sampling options, the whole prompt as it was
-rendered (persona, conversation, images), and the message, normalised. So an edited persona, another
-turn of the talk or another temperature never meets an old answer, and no user meets another's
-words: who finds an answer has sent, to the byte, everything that it was made from, their own
-message excepted, which may differ in width of letters and spacing.
+The key of an answer contains everything that the answer depends on: the model, the sampling
+options, the rendered prompt (persona, conversation, images) and the normalized message. An edited
+persona, another turn or another temperature therefore has another key. Two users share an answer
+only if their prompts are equal byte by byte. Their messages may differ in the width of characters
+and in spacing.
 
-Kept are whole answers alone (finish_reason "stop"): none that is partial, failed, refused or
-stopped. A cache stands around one model, inside of a fallback: a stand-in's answer is the
-stand-in's. What is kept is the model's raw text, so that steps of the processor which were changed
-since apply to it too.
+The cache stores only complete answers (finish_reason "stop"), not partial, failed, refused or
+stopped ones. It wraps one model, inside of the fallback, so an answer of a fallback model is
+stored under that model. It stores the raw text of the model, and the processing of a response
+applies to cached text too.
 
-Only a chat asks here, and not for a regeneration. A trial beside the editor and the columns of a
-comparison are there to show how a model varies: they are always asked anew.
+Only a chat uses the cache, and a regeneration bypasses it. The trial in the editor and the columns
+of a comparison show how a model varies, so they always call the model.
 """
 
 from __future__ import annotations
@@ -36,15 +36,22 @@ if TYPE_CHECKING:
     from persona_lab.clients.catalog import ModelInfo
 
 SIZE = 2048
-"""Answers that memory holds; the longest unused go first. Of 1,000 tokens each: some 10 MB."""
-PIECE = 24
-"""Characters of a piece, when an answer from the cache is streamed."""
+"""Maximum number of answers in memory (LRU). At 1,000 tokens each they take about 10 MB."""
+CHUNK_CHARACTERS = 24
+"""Characters in a chunk of a cached answer."""
 
 
 class CacheManager:
-    """Answers by what they depend on. ``ttl`` in seconds, 0 keeps none.
+    """A cache of answers, in Redis or in memory.
 
-    ``hits`` and ``misses`` count what this process asked for.
+    Args:
+        ttl: Lifetime of an answer in seconds; 0 disables the cache.
+        shared: The link to Redis.
+        clock: Returns seconds.
+
+    Attributes:
+        hits: Number of lookups by this process that found an answer.
+        misses: Number of lookups by this process that found none.
     """
 
     def __init__(
@@ -62,14 +69,24 @@ class CacheManager:
 
     @property
     def hit_rate(self) -> float:
-        """Share of the questions that were answered from here; 0 before the first."""
+        """The share of lookups that found an answer; 0 before the first lookup."""
         asked = self.hits + self.misses
         return self.hits / asked if asked else 0.0
 
     async def get_cached_response(
         self, info: ModelInfo, prompt: Prompt, options: Options, *, server: str = ""
     ) -> Completion | None:
-        """The answer kept for the same question; ``server``: where the model is, if that varies."""
+        """Look up an answer.
+
+        Args:
+            info: The model.
+            prompt: The prompt.
+            options: The options of the call.
+            server: The address of the server, if it can be configured.
+
+        Returns:
+            The answer, with a usage of 0 tokens; None if there is none.
+        """
         if not self.ttl:
             return None
         found = await self._answers.get(_key(info, prompt, options, server))
@@ -89,7 +106,15 @@ class CacheManager:
         *,
         server: str = "",
     ) -> None:
-        """Keep ``response``, if it is whole."""
+        """Store ``response`` if it is complete.
+
+        Args:
+            info: The model.
+            prompt: The prompt.
+            options: The options of the call.
+            response: The answer.
+            server: The address of the server, if it can be configured.
+        """
         if not self.ttl or response.finish_reason != "stop" or is_blank(response.content):
             return
         answer = {
@@ -101,10 +126,10 @@ class CacheManager:
 
 
 def normalized(message: str) -> str:
-    """``message`` with its letters in one width and, where it is one line, single spaces.
+    """Normalize the width of characters in ``message`` and the spaces of a single line.
 
-    Other forms that look alike (10², ①) mean something of their own, as do the spaces of several
-    lines, which may be code.
+    Other compatibility characters (10², ①) stay, because they have a meaning. The spaces of
+    several lines stay too, because the text may be code.
     """
     text = _WIDTHS.sub(lambda part: unicodedata.normalize("NFKC", part[0]), message).strip()
     return text if "\n" in text else " ".join(text.split())
@@ -112,18 +137,19 @@ def normalized(message: str) -> str:
 
 _WIDTHS = re.compile("[\u3000\uff01-\uffee]+")
 """Full-width Latin and half-width kana."""
-_PATIENCE = ("timeout", "connect_timeout", "idle_timeout", "total_timeout", "retries")
-"""Options that don't shape an answer."""
+_TIMEOUT_OPTIONS = ("timeout", "connect_timeout", "idle_timeout", "total_timeout", "retries")
+"""Options that don't change an answer."""
 
 
 def _key(info: ModelInfo, prompt: Prompt, options: Options, server: str) -> str:
+    """Return the cache key: a hash of everything that the answer depends on."""
     sampling = [
-        (name, getattr(options, name)) for name in Options.__slots__ if name not in _PATIENCE
+        (name, getattr(options, name)) for name in Options.__slots__ if name not in _TIMEOUT_OPTIONS
     ]
     system, turns, last = prompt.system, prompt.turns, ""
     if turns and turns[-1].content == prompt.message:
         last, turns = repr(turns[-1]).replace(repr(prompt.message), ""), turns[:-1]
-    elif prompt.message:  # a transcript has it in its text
+    elif prompt.message:  # the text of a transcript contains the message
         before, found, after = system.rpartition(prompt.message)
         system = f"{before}\0{after}" if found else system
     parts = (
@@ -141,7 +167,13 @@ def _key(info: ModelInfo, prompt: Prompt, options: Options, server: str) -> str:
 
 
 class CachedClient(ClientWrapper):
-    """A client that answers from the cache where it can. ``fresh``: it is asked in any case."""
+    """A client that uses a cached answer if there is one.
+
+    Args:
+        client: The wrapped client.
+        cache: The cache.
+        fresh: Whether to bypass the cache: always call the client and store nothing.
+    """
 
     def __init__(
         self, client: LLMClientInterface, cache: CacheManager, *, fresh: bool = False
@@ -151,6 +183,7 @@ class CachedClient(ClientWrapper):
         self._fresh = fresh
 
     async def stream(self, prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
+        """Stream an answer. See :meth:`LLMClientInterface.stream`."""
         if self._fresh:
             async with contextlib.aclosing(self.client.stream(prompt, options)) as chunks:
                 async for chunk in chunks:
@@ -160,8 +193,8 @@ class CachedClient(ClientWrapper):
             self.info, prompt, options, server=self.base_url
         )
         if known is not None:
-            for start in range(0, len(known.content), PIECE):
-                yield Chunk(known.content[start : start + PIECE])
+            for start in range(0, len(known.content), CHUNK_CHARACTERS):
+                yield Chunk(known.content[start : start + CHUNK_CHARACTERS])
             yield Chunk(
                 finish_reason=known.finish_reason,
                 usage=known.usage,

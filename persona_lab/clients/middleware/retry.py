@@ -26,18 +26,23 @@ if TYPE_CHECKING:
 from persona_lab.clients.middleware.wrapper import ClientWrapper, Sleep, log_provider_event
 
 RETRYABLE = (RateLimited, Overloaded, ModelTimeout, Offline)
-"""What may be over in a moment. All else fails the same way again, or was paid for."""
+"""Transient errors. Other errors would occur again, or the call was already paid for."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0
-"""Seconds: bounds of the random pause before the second try, and before any."""
+"""Seconds: upper bounds of the random pause before the second attempt, and before any."""
 
 
 class RetryingClient(ClientWrapper):
-    """Asks again while no word has come, after a pause that is partly chance.
+    """A client that retries a call without text, after a pause with random jitter.
 
-    All tries together keep to ``options.timeout``, which bounds the wait for the first word. A
-    provider's Retry-After is honoured; where that, or the pause itself, would be too long, it
-    fails at once. A chunk ahead of all others, or the error, tells the ``attempts``.
+    All attempts together must deliver the first token within ``options.timeout``. The pause
+    includes the provider's Retry-After. If the pause would be too long, the call fails at once.
+    The first chunk has the number of ``attempts`` in its metadata, and an error has it too.
+
+    Args:
+        client: The wrapped client.
+        clock: Returns seconds.
+        sleep: Sleeps for a number of seconds.
     """
 
     def __init__(self, client: LLMClientInterface, *, clock: Clock, sleep: Sleep) -> None:
@@ -46,6 +51,7 @@ class RetryingClient(ClientWrapper):
         self._sleep = sleep
 
     async def stream(self, prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
+        """Stream an answer. See :meth:`LLMClientInterface.stream`."""
         import tenacity
 
         began = self._clock()
@@ -55,35 +61,35 @@ class RetryingClient(ClientWrapper):
             return began + seconds - self._clock()
 
         def pause(state: tenacity.RetryCallState) -> float:
-            chance = tenacity.wait_random_exponential(FIRST_PAUSE, LONGEST_PAUSE)(state)
-            return (_error(state).retry_after or 0) + chance
+            jitter = tenacity.wait_random_exponential(FIRST_PAUSE, LONGEST_PAUSE)(state)
+            return (_error(state).retry_after or 0) + jitter
 
-        def enough(state: tenacity.RetryCallState) -> bool:
-            asked = _error(state).retry_after or 0
+        def should_stop(state: tenacity.RetryCallState) -> bool:
+            requested = _error(state).retry_after or 0
             return (
                 attempts > options.retries
-                or asked > self.settings.llm_retry_wait
+                or requested > self.settings.llm_retry_wait
                 or state.upcoming_sleep >= left(min(options.timeout, options.total_timeout))
             )
 
         async def attempt() -> tuple[list[Chunk], AsyncGenerator[Chunk, None]]:
             nonlocal attempts
             attempts += 1
-            patience = replace(
+            attempt_options = replace(
                 options,
                 timeout=left(options.timeout),
                 idle_timeout=options.idle,
                 total_timeout=left(options.total_timeout),
             )
-            chunks = self.client.stream(prompt, patience)
-            return await _begun(chunks), chunks
+            chunks = self.client.stream(prompt, attempt_options)
+            return await _until_first_text(chunks), chunks
 
         trying = tenacity.AsyncRetrying(
             sleep=self._sleep,
             wait=pause,
-            stop=enough,
+            stop=should_stop,
             retry=tenacity.retry_if_exception_type(RETRYABLE),
-            before_sleep=lambda state: self._tell(state, attempts),
+            before_sleep=lambda state: self._log_retry(state, attempts),
             reraise=True,
         )
         try:
@@ -99,7 +105,7 @@ class RetryingClient(ClientWrapper):
             error.attempts = attempts
             raise
 
-    def _tell(self, state: tenacity.RetryCallState, attempts: int) -> None:
+    def _log_retry(self, state: tenacity.RetryCallState, attempts: int) -> None:
         fields = {"attempts": attempts, "pause": state.upcoming_sleep}
         log_provider_event(logging.INFO, "retry", self.info, _error(state), **fields)
 
@@ -108,8 +114,8 @@ def _error(state: tenacity.RetryCallState) -> ProviderError:
     return cast("ProviderError", state.outcome and state.outcome.exception())
 
 
-async def _begun(chunks: AsyncGenerator[Chunk, None]) -> list[Chunk]:
-    """The chunks as far as the first with a word in it, or all where there is none."""
+async def _until_first_text(chunks: AsyncGenerator[Chunk, None]) -> list[Chunk]:
+    """Return the chunks up to the first with text, or all chunks if none has text."""
     held = []
     async for chunk in chunks:
         held.append(chunk)

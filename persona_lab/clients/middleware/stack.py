@@ -1,15 +1,16 @@
-"""The one place where a client's middleware is put together.
+"""The order of the client middleware.
 
 ::
 
     Fallback([Cached(Limited(Breaker(Retrying(sdk)))), …])
 
-Middleware with state that outlives a call, such as the circuit breaker, wraps a client once, in
-:meth:`ClientStack.wrap_shared`. Middleware of one caller wraps it at each call, in
-:meth:`ClientStack.wrap_for_call`. A prompt is written for one model, so the fallback is above all
-middleware: it builds the next model's prompt and calls that model's client.
+Middleware that keeps state between calls, such as the circuit breaker, wraps a client once, in
+:meth:`ClientStack.wrap_shared`. Middleware that depends on the caller wraps it for each call, in
+:meth:`ClientStack.wrap_for_call`. A prompt is built for one model. The fallback is therefore
+outside of the middleware: it builds the prompt of the next model and calls that model's client.
 
-After the first text of an answer, nothing here retries: the text stays, and the error follows it.
+No middleware retries after the first text of an answer. The text stays, and then the error is
+raised.
 """
 
 from __future__ import annotations
@@ -34,9 +35,13 @@ log = logging.getLogger("persona_lab.layers")
 
 
 class ClientStack:
-    """Puts the layers around clients, and holds what they remember between calls.
+    """Wraps clients in middleware and holds the state that is shared between calls.
 
-    ``outer`` are those that need to know whose call it is, the innermost first: Limited, Cached.
+    Args:
+        settings: The settings.
+        clock: Returns seconds.
+        sleep: Sleeps for a number of seconds.
+        outer: Middleware that depends on the caller, innermost first: rate limit, cache.
     """
 
     def __init__(
@@ -50,15 +55,18 @@ class ClientStack:
         self._sleep = sleep
 
     def wrap_shared(self, client: LLMClientInterface) -> LLMClientInterface:
-        """``client`` with the layers that all calls share."""
+        """Wrap ``client`` in the middleware that all calls share."""
         return CircuitBreakerClient(self.wrap_private(client), self.circuits)
 
     def wrap_private(self, client: LLMClientInterface) -> LLMClientInterface:
-        """``client`` with those of one visitor's: their account's troubles are nobody else's."""
+        """Wrap a ``client`` that uses a visitor's key.
+
+        It has no circuit breaker, because errors of one account say nothing about other accounts.
+        """
         return RetryingClient(client, clock=self._clock, sleep=self._sleep)
 
-    def wrap_for_call(self, client: LLMClientInterface, asking: CallContext) -> LLMClientInterface:
-        """``client`` with the layers of this call as well."""
-        for around in self.outer:
-            client = around(client, asking)
+    def wrap_for_call(self, client: LLMClientInterface, context: CallContext) -> LLMClientInterface:
+        """Wrap ``client`` in the middleware that depends on the caller."""
+        for wrap in self.outer:
+            client = wrap(client, context)
         return client
