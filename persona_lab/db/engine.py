@@ -51,8 +51,8 @@ def database_file(url: str) -> Path | None:
     """Return the file of a SQLite URL with links resolved; None when the database is not a file."""
     try:
         address = make_url(url)
-    except (ArgumentError, ValueError):  # a port that is none
-        return None  # opening it will say what is wrong
+    except (ArgumentError, ValueError):  # such as an invalid port
+        return None  # opening the database reports the error
     name = address.database or ""
     if name.startswith("file:") and "uri" in address.query:
         name = "" if address.query.get("mode") == "memory" else unquote(urlsplit(name).path)
@@ -60,7 +60,7 @@ def database_file(url: str) -> Path | None:
         return None
     try:
         return Path(name).resolve()
-    except (OSError, RuntimeError):  # links that go round in a circle
+    except (OSError, RuntimeError):  # a cycle of links
         return Path(name).absolute()
 
 

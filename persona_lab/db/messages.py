@@ -270,7 +270,7 @@ class MessageQueries(StoreBase):
         with self._read() as session:
             if user_id is not None:
                 own_chat(session, chat_id, user_id, deleted=False)
-            with closing(session.exec(turns)) as rows:  # it stays open where it is left early
+            with closing(session.exec(turns)) as rows:  # islice may leave it unfinished
                 pairs = _oldest_first(rows) if first else _newest_first(rows)
                 found = list(islice(pairs, max(0, limit)))
             attach(session, chat_id, [message for pair in found for message in pair])

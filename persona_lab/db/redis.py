@@ -87,8 +87,8 @@ class RedisLink:
             self._start_probe()
             return await otherwise()
         redis, line = await self._redis()
-        async with line:  # waiting for one's turn is no fault of Redis
-            if self.is_down:  # for those before have found out
+        async with line:  # the time in the queue doesn't count as a timeout
+            if self.is_down:  # an earlier operation has failed meanwhile
                 return await otherwise()
             try:
                 async with asyncio.timeout(2 * self._patience):
@@ -122,7 +122,7 @@ class RedisLink:
         from redis.backoff import NoBackoff
         from redis.exceptions import ConnectionError as Disconnected
 
-        # A connection that was open when Redis was started anew is found broken once.
+        # After a restart of Redis, each pooled connection fails once.
         again: Any = Retry(NoBackoff(), 1, (Disconnected,))
         redis: Redis = Redis.from_url(
             str(self.url),

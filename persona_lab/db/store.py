@@ -110,5 +110,5 @@ class Store(
         with self._read() as session:
             if session.exec(select(StoredPrompt.hash).where(orphans()).limit(1)).first() is None:
                 return
-        with suppress(StorageError), self._write() as session:  # another replica may need one now
+        with suppress(StorageError), self._write() as session:  # a replica may use one by now
             session.exec(delete(StoredPrompt).where(orphans()))

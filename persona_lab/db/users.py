@@ -70,7 +70,7 @@ class UserQueries(StoreBase):
             raise InvalidRequest(field="name", why="field_value", limit=NAME_LENGTH)
         secret = PREFIX + secrets.token_urlsafe(32)
         with self._write() as session:
-            session.get(User, user_id, with_for_update=True)  # two at once don't pass the limit
+            session.get(User, user_id, with_for_update=True)  # serialize calls: the limit holds
             count = select(func.count()).select_from(_active_tokens(user_id).subquery())
             if session.exec(count).one() >= TOKENS:
                 raise InvalidRequest(why="many_tokens", limit=TOKENS)
@@ -115,7 +115,7 @@ class UserQueries(StoreBase):
         token, user = found
         moment = self._clock()
         if token.last_used_at is None or moment - token.last_used_at >= USED_EVERY:
-            # A database that takes nothing any more can still be read.
+            # A token still works while the database is read-only or full.
             with suppress(StorageError), self._write() as session:
                 used = update(ApiToken).where(col(ApiToken.id) == token.id)
                 session.exec(used.values(last_used_at=moment))
