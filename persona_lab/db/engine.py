@@ -7,7 +7,6 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -20,6 +19,7 @@ from sqlalchemy import (
     event,
     make_url,
 )
+from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
@@ -42,8 +42,9 @@ POSTGRES = {
 }
 """Connection timeouts of PostgreSQL, unless the URL sets them.
 
-``tcp_user_timeout`` is in milliseconds. It detects a dead host, but not a process that hangs, so
-:func:`limit_response_time` gives statements a timeout of the same length.
+``tcp_user_timeout`` is in milliseconds. It detects a host that no longer answers.
+:func:`limit_statement_time` gives statements a timeout of the same length. Neither ends a statement
+whose server process is frozen on a host that still answers: the readiness check reports that.
 """
 
 
@@ -129,60 +130,25 @@ def create_db_engine(url: URL) -> Engine:
     return engine
 
 
-def limit_response_time(engine: Engine, url: URL) -> None:
-    """Close connections whose server sends nothing for ``tcp_user_timeout`` during a statement.
+def limit_statement_time(engine: Engine, url: URL) -> None:
+    """Let PostgreSQL end a statement that takes longer than the URL's ``tcp_user_timeout``.
 
-    It detects a PostgreSQL process that hangs while its host still accepts packets. Migrations may
-    take longer, so it is called after them.
+    Such a statement waits for a lock, for example. Migrations may take longer, so this function is
+    called after them. A ``statement_timeout`` in the URL's ``options`` stays as it is.
+
+    It is set by a statement, because a connection pooler such as PgBouncer refuses it among the
+    options of a connection.
     """
-    setting = url.query.get("tcp_user_timeout", POSTGRES["tcp_user_timeout"])
-    timeout = int(str(setting)) / 1000
-    if timeout > 0:
-        event.listen(engine, "do_connect", partial(_connect, timeout))
-        engine.dispose()  # open connections have no timeout
+    timeout = int(str(url.query.get("tcp_user_timeout", POSTGRES["tcp_user_timeout"])))
+    if timeout <= 0 or "statement_timeout" in str(url.query.get("options", "")):
+        return
 
+    def set_timeout(connection: DBAPIConnection, _record: object) -> None:
+        connection.cursor().execute(f"SET statement_timeout = {timeout}")
+        connection.commit()  # a rollback would undo it
 
-def _connect(timeout: float, _dialect: object, _record: object, args: Any, fields: Any) -> Any:
-    connection = _timed_connection().connect(*args, **fields)
-    connection.response_timeout = timeout
-    return connection
-
-
-@cache
-def _timed_connection() -> Any:
-    """Return a connection class with a timeout. psycopg is imported only here: it is optional."""
-    import psycopg
-
-    class NoResponse(psycopg.OperationalError):
-        """The server sent nothing in time. The connection closes: a late result may still come."""
-
-    class TimedConnection(psycopg.Connection[Any]):
-        response_timeout: float
-        """In seconds."""
-
-        def wait(self, gen: Any, *args: Any, **options: Any) -> Any:
-            try:
-                return super().wait(with_timeout(gen, self.response_timeout), *args, **options)
-            except NoResponse:
-                self.close()
-                raise
-
-    def with_timeout(work: Any, timeout: float) -> Any:
-        """Run psycopg's generator, which is resumed every 0.1 s without data, with a timeout."""
-        end = time.monotonic() + timeout
-        try:
-            wanted = next(work)
-            while True:
-                ready = yield wanted
-                if ready:
-                    end = time.monotonic() + timeout
-                elif time.monotonic() > end:
-                    raise NoResponse(f"the server sent nothing for {timeout:g} s")
-                wanted = work.send(ready)
-        except StopIteration as done:
-            return done.value
-
-    return TimedConnection
+    event.listen(engine, "connect", set_timeout)
+    engine.dispose()  # open connections have no timeout
 
 
 def _set_up_sqlite(connection: sqlite3.Connection, _record: object) -> None:

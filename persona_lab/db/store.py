@@ -24,7 +24,7 @@ from persona_lab.db import migrations
 from persona_lab.db.base import RESTORABLE
 from persona_lab.db.chats import ChatQueries, ChatState
 from persona_lab.db.deprecated import FormerNames
-from persona_lab.db.engine import create_db_engine, limit_response_time, translate_open_errors
+from persona_lab.db.engine import create_db_engine, limit_statement_time, translate_open_errors
 from persona_lab.db.generations import GenerationQueries
 from persona_lab.db.messages import TITLE_LENGTH, MessageQueries
 from persona_lab.db.persona_rows import BURST, REVISIONS
@@ -69,9 +69,8 @@ class Store(
             clock: Returns the current time, with a time zone.
 
         Raises:
-            ConfigurationError: The URL is not usable, for example without the database, a
-            permission
-                or a driver, or the schema is newer than this code. The message is one line.
+            ConfigurationError: The URL is not usable (for example the database, a permission or a
+                driver is missing), or the schema is newer than this code. The message is one line.
             DiskFull: The disk has no room.
         """
         with translate_open_errors(url) as address:
@@ -83,7 +82,7 @@ class Store(
                 self.engine.dispose()
                 raise
             if self.engine.dialect.driver == "psycopg":
-                limit_response_time(self.engine, address)
+                limit_statement_time(self.engine, address)
 
     def close(self) -> None:
         """Close all connections. An in-memory database is lost."""

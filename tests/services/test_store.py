@@ -21,9 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event, text
-from sqlalchemy.exc import OperationalError
-from sqlmodel import select
+from sqlalchemy import create_engine, event, text
+from starlette.requests import Request
 from support.backends import PostgresServer
 
 from persona_lab.db import migrations
@@ -39,7 +38,9 @@ from persona_lab.errors import (
     NotFound,
     StorageError,
 )
+from persona_lab.lab import Lab
 from persona_lab.personas.persona import persona_of
+from persona_lab.server.health import Readiness
 from persona_lab.types import now
 
 
@@ -997,44 +998,85 @@ def test_a_database_that_stops_is_said_clearly_and_used_again_when_it_is_back(
     store.close()
 
 
-def test_a_database_that_hangs_is_away_in_bounded_time_and_used_again_by_itself(
+def test_statement_ends_with_an_error_when_it_takes_too_long(
     postgres_server: PostgresServer,
 ) -> None:
-    store = Store(f"{postgres_server.url}?tcp_user_timeout=1000&connect_timeout=2")
+    store = Store(f"{postgres_server.url}?tcp_user_timeout=500")
     user = store.create_user().id
     agent = store.create_agent(user_id=user, **FULL)
-    with ThreadPoolExecutor(4) as threads:  # several connections are open
-        list(threads.map(lambda _: store.list_agents(user_id=user), range(8)))
-    waited = []
-    with store._write() as session:  # one is in the midst of its work
-        session.exec(select(Agent).where(Agent.id == agent.id)).one()
-        postgres_server.pause()
+    with store.engine.begin() as other:
+        other.exec_driver_sql("LOCK TABLE agent")
         calls: list[Callable[[], object]] = [
-            lambda: session.exec(select(Agent)).all(),
             lambda: store.get_agent(agent.id, user_id=user),
-            lambda: store.user_for_secret("s"),
+            lambda: store.update_agent(agent.id, user_id=user, name="x"),
         ]
         for call in calls:
             began = time.monotonic()
-            with pytest.raises((StorageError, OperationalError)):
+            with pytest.raises(StorageError) as wrong:
                 call()
-            waited.append(time.monotonic() - began)
-        session.rollback()
-    assert max(waited) < 2 * (1 + 2) + 1
-    postgres_server.resume()
+            assert wrong.value.code == "storage"
+            assert 0.4 < time.monotonic() - began < 3
     assert persona_of(store.get_agent(agent.id, user_id=user)) == FULL
     store.close()
 
 
-def test_a_statement_that_takes_its_time_is_waited_for(
+@pytest.mark.parametrize(
+    ("query", "timeout"),
+    [
+        ("", "15s"),
+        ("?tcp_user_timeout=1000", "1s"),
+        ("?tcp_user_timeout=0", "0"),
+        ("?options=-c%20statement_timeout%3D1min", "1min"),
+    ],
+)
+def test_statement_timeout_comes_from_the_url(
+    postgres_server: PostgresServer, query: str, timeout: str
+) -> None:
+    store = Store(postgres_server.url + query)
+    for _ in range(2):  # it outlives a rollback
+        with store.engine.connect() as connection:
+            assert connection.exec_driver_sql("SHOW statement_timeout").scalar() == timeout
+            assert connection.exec_driver_sql("SELECT pg_sleep(0.1)").one() == ("",)
+            connection.rollback()
+    store.close()
+
+
+def test_migration_may_take_longer_than_a_statement(postgres_server: PostgresServer) -> None:
+    postgres_server.empty()
+    engine = create_engine(postgres_server.url.replace("postgresql:", "postgresql+psycopg:"))
+    with engine.connect() as other, ThreadPoolExecutor() as threads:
+        other.exec_driver_sql("SELECT pg_advisory_xact_lock(7265)")  # another replica migrates
+        opening = threads.submit(Store, f"{postgres_server.url}?tcp_user_timeout=300")
+        with pytest.raises(TimeoutError):
+            opening.result(1)
+        other.rollback()
+        opening.result().close()
+    engine.dispose()
+
+
+async def test_readiness_fails_in_bounded_time_while_postgres_is_frozen(
+    make_lab: Callable[..., Lab], postgres_server: PostgresServer
+) -> None:
+    lab = make_lab(database_url=postgres_server.url)
+    readiness = Readiness(lab, patience=0.5)
+    request = Request({"type": "http"})
+    assert (await readiness.answer(request)).status_code == 200
+    postgres_server.pause()
+    for _ in range(2):
+        began = time.monotonic()
+        assert (await readiness.answer(request)).status_code == 503
+        assert time.monotonic() - began < 3
+    postgres_server.resume()
+    assert (await Readiness(lab, patience=30).answer(request)).status_code == 200
+
+
+def test_connecting_ends_with_one_line_while_postgres_is_frozen(
     postgres_server: PostgresServer,
 ) -> None:
-    store = Store(postgres_server.url)
-    with store.engine.connect() as connection:
-        driver: Any = connection.connection.dbapi_connection
-        assert driver.response_timeout == 15
-        assert connection.exec_driver_sql("SELECT pg_sleep(0.3)").one() == ("",)
-    store.close()
+    postgres_server.pause()
+    began = time.monotonic()
+    assert "timeout" in _refusal(f"{postgres_server.url}?connect_timeout=2")
+    assert time.monotonic() - began < 6
 
 
 def test_a_database_that_is_away_at_start_stops_it_with_one_line(
