@@ -2,11 +2,11 @@
 
 A rule names consecutive words by SudachiPy's analysis, and the text that replaces them::
 
-    {words: [{base: だ, form: 終止形}, よ], right: end, replacement: やで}  学生だよ。→ 学生やで。
-    {words: [{kind: 動詞, form: 終止形}], right: end, replacement: "{1}でござる"}
+    {pattern: [{base: だ, form: 終止形}, よ], right: end, replacement: やで}  学生だよ。→ 学生やで。
+    {pattern: [{kind: 動詞, form: 終止形}], right: end, replacement: "{1}でござる"}
 
 ``python -m persona_lab.japanese 学生だよ。`` prints the analysis of each word. A sentence is
-rewritten in one pass from left to right; at each word the first rule that fits is applied.
+rewritten in one pass from left to right; at each word the first rule that matches is applied.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _Texts = Annotated[
 _FORMS = get_args(Form)
 
 
-class Pattern(BaseModel):
+class WordPattern(BaseModel):
     """Conditions on a word. All keys must match; of a list, one entry.
 
     ``kind``, ``type`` and ``form`` match the beginning of SudachiPy's analysis (動詞 matches
@@ -46,17 +46,17 @@ class Pattern(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _short(cls, value: Any) -> Any:
+    def _expand_text(cls, value: Any) -> Any:
         return {"word": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
-    def _says_something(self) -> Pattern:
+    def _has_conditions(self) -> WordPattern:
         if not any((self.word, self.base, self.kind, self.type, self.form)):
-            raise ValueError("says nothing of the word")
+            raise ValueError("has no condition on the word")
         return self
 
-    def fits(self, word: Word) -> bool:
-        """Tell whether ``word`` matches; a kept word never does."""
+    def matches(self, word: Word) -> bool:
+        """Return whether ``word`` matches; a kept word never does."""
         return (
             not word.kept
             and (not self.word or word.surface in self.word)
@@ -68,69 +68,72 @@ class Pattern(BaseModel):
 
 
 class Rule(BaseModel):
-    """Replaces ``words`` by ``replacement`` if the words to the ``left`` and ``right`` match too.
+    """Replaces the words of ``pattern``, if the words to the ``left`` and ``right`` match too.
 
     ``left: start`` and ``right: end`` mean the edges of the sentence, without marks and emoji.
-    In ``replacement``, {1} is the first of ``words`` as it is, {1.base} its dictionary form;
+    In ``replacement``, {1} is the first word of the pattern as it is, {1.base} its dictionary form;
     {1.te}, {1.past}, {1.negative}, {1.negative_past}, {1.stem}, {1.volitional} and {1.if} are the
     verb in that form. The caller fills in other names in braces.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    words: Annotated[tuple[Pattern, ...], Field(min_length=1)]
-    left: Literal["start"] | Pattern | None = Field(default=None, union_mode="left_to_right")
-    right: Literal["end"] | Pattern | None = Field(default=None, union_mode="left_to_right")
+    pattern: Annotated[tuple[WordPattern, ...], Field(min_length=1)]
+    left: Literal["start"] | WordPattern | None = Field(default=None, union_mode="left_to_right")
+    right: Literal["end"] | WordPattern | None = Field(default=None, union_mode="left_to_right")
     replacement: str
 
     @model_validator(mode="before")
     @classmethod
-    def _edges(cls, value: Any) -> Any:
+    def _expand_edges(cls, value: Any) -> Any:
         if isinstance(value, dict):
-            if "becomes" in value:
-                raise ValueError('"becomes" is now "replacement"')
+            for old, new in (("words", "pattern"), ("becomes", "replacement")):
+                if old in value:
+                    raise ValueError(f'"{old}" is now "{new}"')
             for side in ("left", "right"):
                 if isinstance(value.get(side), str) and value[side] not in ("start", "end"):
                     value = {**value, side: {"word": value[side]}}
         return value
 
     @model_validator(mode="after")
-    def _fills(self) -> Rule:
-        for name in self.blanks:
+    def _placeholders_exist(self) -> Rule:
+        for name in self.placeholders:
             number, _, form = name.partition(".")
             if not number.isdigit():
                 continue
-            if not 1 <= int(number) <= len(self.words):
-                raise ValueError(f"replacement: {{{name}}}: there are {len(self.words)} words")
+            if not 1 <= int(number) <= len(self.pattern):
+                raise ValueError(
+                    f"replacement: {{{name}}}: the pattern has {len(self.pattern)} words"
+                )
             if form and form not in ("base", *_FORMS):
                 raise ValueError(f"replacement: {{{name}}}: a form is base, {', '.join(_FORMS)}")
         return self
 
     @cached_property
-    def blanks(self) -> list[str]:
+    def placeholders(self) -> list[str]:
         """The names in braces in ``replacement``."""
         parts = string.Formatter().parse(self.replacement)
         return [name for _, name, _, _ in parts if name is not None]
 
-    def fits(self, words: Sequence[Word], at: int, end: int) -> bool:
-        """Tell whether the rule applies at ``words[at]``; the sentence's words end at ``end``."""
-        stop = at + len(self.words)
+    def matches(self, words: Sequence[Word], at: int, end: int) -> bool:
+        """Return whether the rule applies at ``words[at]``; the sentence's words end at ``end``."""
+        stop = at + len(self.pattern)
         if stop > end or not all(
-            pattern.fits(word) for pattern, word in zip(self.words, words[at:stop], strict=True)
+            each.matches(word) for each, word in zip(self.pattern, words[at:stop], strict=True)
         ):
             return False
         if self.left == "start":
-            if any(_is_said(word) for word in words[:at]):
+            if any(_is_spoken(word) for word in words[:at]):
                 return False
-        elif isinstance(self.left, Pattern) and not (at and self.left.fits(words[at - 1])):
+        elif isinstance(self.left, WordPattern) and not (at and self.left.matches(words[at - 1])):
             return False
         if self.right == "end":
             return stop == end
-        return not isinstance(self.right, Pattern) or (
-            stop < len(words) and self.right.fits(words[stop])
+        return not isinstance(self.right, WordPattern) or (
+            stop < len(words) and self.right.matches(words[stop])
         )
 
-    def written(self, words: Sequence[Word], blanks: Mapping[str, str]) -> str:
+    def render(self, words: Sequence[Word], placeholders: Mapping[str, str]) -> str:
         """Return the text that replaces ``words``."""
         out = ""
         for text, name, _, _ in string.Formatter().parse(self.replacement):
@@ -139,22 +142,22 @@ class Rule(BaseModel):
                 continue
             number, _, form = name.partition(".")
             if not number.isdigit():
-                out += blanks[name]
+                out += placeholders[name]
                 continue
             word = words[int(number) - 1]
-            out += _formed(word, form)
+            out += _inflect(word, form)
         return out
 
 
 class Rules:
-    """Rules in their order, indexed by the first word that they name."""
+    """Rules in their order, indexed by the first word of their pattern."""
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self._by_word: dict[str, list[tuple[int, Rule]]] = {}
         self._by_base: dict[str, list[tuple[int, Rule]]] = {}
         self._others: list[tuple[int, Rule]] = []
         for number, rule in enumerate(rules):
-            first = rule.words[0]
+            first = rule.pattern[0]
             for word in first.word:
                 self._by_word.setdefault(word, []).append((number, rule))
             for base in () if first.word else first.base:
@@ -172,22 +175,31 @@ class Rules:
         return [rule for _, rule in sorted(found, key=itemgetter(0))]
 
 
-def rewrite(words: Sequence[Word], rules: Rules, blanks: Mapping[str, str]) -> str:
-    """Apply ``rules`` to the words of a sentence. ``blanks`` are the values of {name} in rules."""
+def rewrite(words: Sequence[Word], rules: Rules, placeholders: Mapping[str, str]) -> str:
+    """Apply ``rules`` to the words of a sentence.
+
+    Args:
+        words: The words, without gaps.
+        rules: The rules of a tone.
+        placeholders: The values of the names in braces that aren't numbers.
+
+    Returns:
+        The text of the sentence.
+    """
     end = spoken_end(words)
     out, at = "", 0
     while at < len(words):
-        rule = next((rule for rule in rules.at(words[at]) if rule.fits(words, at, end)), None)
+        rule = next((rule for rule in rules.at(words[at]) if rule.matches(words, at, end)), None)
         if rule is None:
             out += words[at].surface
             at += 1
         else:
-            out += rule.written(words[at : at + len(rule.words)], blanks)
-            at += len(rule.words)
+            out += rule.render(words[at : at + len(rule.pattern)], placeholders)
+            at += len(rule.pattern)
     return out
 
 
-def _formed(word: Word, form: str) -> str:
+def _inflect(word: Word, form: str) -> str:
     if not form:
         return word.surface
     if form == "base":
@@ -195,5 +207,5 @@ def _formed(word: Word, form: str) -> str:
     return conjugate(word.lemma, word.type, form)  # type: ignore[arg-type]
 
 
-def _is_said(word: Word) -> bool:
+def _is_spoken(word: Word) -> bool:
     return not word.pos.startswith(("補助記号", "空白", "記号"))

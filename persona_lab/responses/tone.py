@@ -67,7 +67,7 @@ class Tone(StrictModel):
     @model_validator(mode="after")
     def _placeholders_exist(self) -> Tone:
         for number, rule in enumerate(self.rules, 1):
-            for name in rule.blanks:
+            for name in rule.placeholders:
                 if not name.partition(".")[0].isdigit() and name not in _PLACEHOLDERS:
                     raise ValueError(f"rule {number}: replacement: there is no {{{name}}}")
         return self
@@ -75,7 +75,7 @@ class Tone(StrictModel):
     @cached_property
     def takes_ending(self) -> bool:
         """Whether a rule uses a sentence ending of the persona."""
-        return any("ending" in rule.blanks for rule in self.rules)
+        return any("ending" in rule.placeholders for rule in self.rules)
 
     @cached_property
     def _compiled_rules(self) -> Rules:
@@ -94,9 +94,9 @@ class Tone(StrictModel):
         """
         if not _JAPANESE.search(sentence) or (self.takes_ending and not endings):
             return sentence
-        said = self._rewrite_once(sentence, keep, endings)
-        if said == sentence or self._rewrite_once(said, keep, endings) == said:
-            return said
+        rewritten = self._rewrite_once(sentence, keep, endings)
+        if rewritten == sentence or self._rewrite_once(rewritten, keep, endings) == rewritten:
+            return rewritten
         return sentence
 
     def _rewrite_once(self, sentence: str, keep: Sequence[str], endings: Sequence[str]) -> str:
@@ -116,8 +116,8 @@ class Tone(StrictModel):
             text = to_casual(sentence, keep=keep)
         if not self.rules:
             return text
-        blanks = {"ending": endings[0] if endings else ""}
-        return rewrite(words_of(text, keep), self._compiled_rules, blanks)
+        placeholders = {"ending": endings[0] if endings else ""}
+        return rewrite(words_of(text, keep), self._compiled_rules, placeholders)
 
 
 def _is_bare_item(sentence: str) -> bool:

@@ -168,25 +168,29 @@ def test_english_needs_no_sudachipy() -> None:
         ("tones: [{name: a, words: [a]}]", "tone 1: has neither"),
         ("tones: [{name: a, words: [a], base: x}]", "tone 1: base"),
         ("tones: [{name: a, words: [a], base: plain, colour: x}]", "tone 1: colour"),
-        ("tones: [{name: a, words: [a], rules: [{words: [だ]}]}]", "tone 1: rule 1: replacement"),
+        ("tones: [{name: a, words: [a], rules: [{pattern: [だ]}]}]", "tone 1: rule 1: replacement"),
         (
-            "tones: [{name: a, words: [a], rules: [{words: [だ], replacement: '{2}'}]}]",
+            "tones: [{name: a, words: [a], rules: [{pattern: [だ], replacement: '{2}'}]}]",
             "tone 1: rule 1: replacement: {2}",
         ),
         (
-            "tones: [{name: a, words: [a], rules: [{words: [だ], replacement: '{1.x}'}]}]",
+            "tones: [{name: a, words: [a], rules: [{pattern: [だ], replacement: '{1.x}'}]}]",
             "tone 1: rule 1: replacement: {1.x}",
         ),
         (
-            "tones: [{name: a, words: [a], rules: [{words: [だ], replacement: '{x}'}]}]",
+            "tones: [{name: a, words: [a], rules: [{pattern: [だ], replacement: '{x}'}]}]",
             "tone 1: rule 1: replacement: there is no {x}",
         ),
         (
-            "tones: [{name: a, words: [a], rules: [{words: [{kin: 動詞}], replacement: x}]}]",
-            "tone 1: rule 1: word 1: kin",
+            "tones: [{name: a, words: [a], rules: [{pattern: [{kin: 動詞}], replacement: x}]}]",
+            "tone 1: rule 1: pattern 1: kin",
         ),
         (
-            "tones: [{name: a, words: [a], rules: [{words: [だ], becomes: や}]}]",
+            "tones: [{name: a, words: [a], rules: [{words: [だ], replacement: や}]}]",
+            'tone 1: rule 1: "words" is now "pattern"',
+        ),
+        (
+            "tones: [{name: a, words: [a], rules: [{pattern: [だ], becomes: や}]}]",
             'tone 1: rule 1: "becomes" is now "replacement"',
         ),
         (
