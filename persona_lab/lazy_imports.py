@@ -6,7 +6,7 @@ import asyncio
 import importlib
 import threading
 
-_importing = threading.Lock()
+_import_lock = threading.Lock()
 _imported: set[str] = set()
 
 
@@ -23,7 +23,7 @@ async def import_in_thread(*libraries: str) -> None:
 
 def import_libraries(*libraries: str) -> None:
     """Import ``libraries`` in this thread, one caller at a time."""
-    with _importing:
+    with _import_lock:
         for library in libraries:
             importlib.import_module(library)
         _imported.update(libraries)

@@ -6,24 +6,26 @@ import re
 from collections.abc import Sequence
 
 MASK = "••••••"
-MOST_OF_IT = 0.75
-"""Share of a secret that is redacted like a whole one, at the end of an answer."""
-_ROW = "".join(map(chr, range(ord("!"), ord("~") + 1)))
+PARTIAL_SECRET_SHARE = 0.75
+"""Share of a secret from which on its beginning, at the end of an answer, is masked too."""
+SECRET_CHARACTERS = "".join(map(chr, range(ord("!"), ord("~") + 1)))
 """The characters of secrets."""
-SECRET_LENGTH = 8
-"""Fewest characters of a secret. Compatible servers get keys like "none" or "ollama", which are
-words that an answer may contain."""
+MIN_SECRET_LENGTH = 8
+"""Minimum length of a secret, in characters.
+
+Servers without authentication get keys like "none" or "ollama", which are words of answers too.
+"""
 
 
 def redact(text: str, secrets: Sequence[str]) -> str:
     """Replace each of ``secrets`` in ``text`` by dots, in upper or lower case."""
     for secret in secrets:
-        if len(secret) >= SECRET_LENGTH:
+        if len(secret) >= MIN_SECRET_LENGTH:
             text = re.sub(re.escape(secret), MASK, text, flags=re.IGNORECASE)
     return text
 
 
-_KEYS = (
+_KEY_PATTERNS = (
     r"(?:sk|pk|rk)(?:-|_(?:live|test)_)[A-Za-z0-9_-]{12,}",  # OpenAI, Anthropic, Stripe …
     r"(?:AKIA|ASIA)[A-Z0-9]{16}",  # AWS
     r"gh[pousr]_[A-Za-z0-9]{20,}",  # GitHub
@@ -60,5 +62,6 @@ def secret_pattern(body: str = ".") -> re.Pattern[str]:
     """
     edge = "-----{} [A-Z0-9 ]*PRIVATE KEY-----".format
     block = f"{edge('BEGIN')}(?:(?:{body})*?{edge('END')}|(?:{body})*)"
-    word = rf"(?:(?<![A-Za-z0-9_-])|(?<=\\[nrt]))(?:{'|'.join(_KEYS)})"  # an escape ends a word
+    # A word also begins after an escape, as in "\\nsk-…".
+    word = rf"(?:(?<![A-Za-z0-9_-])|(?<=\\[nrt]))(?:{'|'.join(_KEY_PATTERNS)})"
     return re.compile(f"{block}|{word}", re.DOTALL | re.ASCII)

@@ -24,7 +24,7 @@ from persona_lab.yaml_config import read_yaml, unfold
 LANGUAGES = ("ja", "en")
 
 
-class _Wrong(Exception):
+class _InvalidKeyError(Exception):
     def __init__(self, key: str, reason: str) -> None:
         super().__init__(f"{key}: {reason}")
 
@@ -43,11 +43,11 @@ class Translations:
         try:
             tree = read_yaml(path)
             if not isinstance(tree, dict):
-                raise _Wrong("top level", "must be a mapping of keys to words")
+                raise _InvalidKeyError("top level", "must be a mapping of keys to words")
             for key, texts in _leaves(tree):
                 self._texts[key] = texts
-                self._blanks[key] = _blanks_of(key, texts)
-        except _Wrong as wrong:
+                self._blanks[key] = _placeholders_of(key, texts)
+        except _InvalidKeyError as wrong:
             raise ConfigurationError(f"{path.name}: {wrong}") from wrong
 
     def __call__(self, key: str, language: str, /, **details: Any) -> str:
@@ -67,7 +67,7 @@ class Translations:
         """Iterate over the keys."""
         return iter(self._texts)
 
-    def blanks(self, key: str) -> frozenset[str]:
+    def placeholders(self, key: str) -> frozenset[str]:
         """Return the names of the placeholders in the text for ``key``."""
         return self._blanks[key]
 
@@ -76,33 +76,33 @@ def _leaves(tree: dict[str, Any], above: str = "") -> Iterator[tuple[str, dict[s
     for name, value in tree.items():
         key = f"{above}{name}"
         if not isinstance(value, dict) or not value:
-            raise _Wrong(key, "must hold ja and en, or further keys")
+            raise _InvalidKeyError(key, "must hold ja and en, or further keys")
         if not set(value) & set(LANGUAGES):
             yield from _leaves(value, f"{key}.")
             continue
         for language in LANGUAGES:
             if language not in value:
-                raise _Wrong(key, f"{language} is missing")
+                raise _InvalidKeyError(key, f"{language} is missing")
             if not isinstance(value[language], str) or not value[language].strip():
-                raise _Wrong(key, f"{language} must be text (put quotes around it)")
+                raise _InvalidKeyError(key, f"{language} must be text (put quotes around it)")
         if extra := sorted(set(value) - set(LANGUAGES)):
-            raise _Wrong(key, f"{extra[0]} stands among the languages")
+            raise _InvalidKeyError(key, f"{extra[0]} stands among the languages")
         yield key, {"ja": unfold(value["ja"].strip()), "en": value["en"].strip("\n")}
 
 
-def _blanks_of(key: str, texts: dict[str, str]) -> frozenset[str]:
+def _placeholders_of(key: str, texts: dict[str, str]) -> frozenset[str]:
     found: dict[str, frozenset[str]] = {}
     for language, text in texts.items():
         try:
             parts = list(string.Formatter().parse(text))
         except ValueError as wrong:
-            raise _Wrong(key, f"{language}: {wrong}") from wrong
+            raise _InvalidKeyError(key, f"{language}: {wrong}") from wrong
         names = [name for _, name, _, _ in parts if name is not None]
         for name in names:
             if not name.isidentifier():
-                raise _Wrong(key, f"{language}: {{{name}}} is not the name of a blank")
+                raise _InvalidKeyError(key, f"{language}: {{{name}}} is not the name of a blank")
         found[language] = frozenset(names)
     if found["ja"] != found["en"]:
         only = sorted(found["ja"] ^ found["en"])[0]
-        raise _Wrong(key, f"{{{only}}} stands in one language and not in the other")
+        raise _InvalidKeyError(key, f"{{{only}}} stands in one language and not in the other")
     return found["ja"]

@@ -1,7 +1,7 @@
 """Unicode normalization, and characters that show nothing.
 
 NFC composes a letter and its combining marks. Its time grows with the square of the number of marks
-on one letter and blocks the process, so marks beyond :data:`MARKS` are removed first.
+on one letter and blocks the process, so marks beyond :data:`MAX_COMBINING_MARKS` are removed first.
 """
 
 from __future__ import annotations
@@ -9,36 +9,37 @@ from __future__ import annotations
 import re
 import unicodedata
 
-MARKS = 30
-"""Most marks on one letter, as in Unicode's stream-safe text format (UAX #15, section 13)."""
+MAX_COMBINING_MARKS = 30
+"""Maximum number of marks on one letter: Unicode's stream-safe format (UAX #15, section 13)."""
 
 _BLANK_LETTERS = "\u115f\u1160\u2800\u3164\uffa0"
 _COMPOSABLE = re.compile("[^\uf900-\ufaff\U0002f800-\U0002fa1f]+")
-_PERHAPS_MARKS = re.compile(
+_LONG_MARK_RUN = re.compile(
     "[\u0300-\u036f\u0483-\u07ff\u0816-\u0d4d\u0e38-\u1dff\u20d0-\u20ff\u2cef-\u2dff"
-    f"\u302a-\u309a\ua66f-\uabed\ufb1e\ufe20-\ufe2f\U000101fd-\U0001e94a]{{{MARKS + 1}}}"
+    "\u302a-\u309a\ua66f-\uabed\ufb1e\ufe20-\ufe2f\U000101fd-\U0001e94a]"
+    f"{{{MAX_COMBINING_MARKS + 1}}}"
 )
-"""A run of characters that may all be marks; in some scripts they are letters."""
+"""A long run of characters that may be marks; in some scripts they are letters."""
 _UNSTORABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
-def composed(text: str) -> str:
+def compose_nfc(text: str) -> str:
     """Return ``text`` in NFC.
 
     Compatibility ideographs stay as typed: names are written with them (神, U+FA19).
     """
-    if _PERHAPS_MARKS.search(text):
-        text = _with_fewer_marks(text)
+    if _LONG_MARK_RUN.search(text):
+        text = _limit_marks(text)
     return _COMPOSABLE.sub(lambda part: unicodedata.normalize("NFC", part[0]), text)
 
 
 def is_visible(character: str) -> bool:
-    """Tell whether ``character`` shows something on its own."""
-    return not (character.isspace() or shows_nothing(character))
+    """Return whether ``character`` shows something on its own."""
+    return not (character.isspace() or is_invisible(character))
 
 
-def shows_nothing(character: str) -> bool:
-    """Tell whether ``character`` is invisible and not a space.
+def is_invisible(character: str) -> bool:
+    """Return whether ``character`` is invisible and not a space.
 
     Zero-width spaces and joiners are format characters; marks need a letter; a few letters are
     blank.
@@ -46,7 +47,7 @@ def shows_nothing(character: str) -> bool:
     return character in _BLANK_LETTERS or unicodedata.category(character) in ("Cf", "Mn", "Me")
 
 
-def storable(text: str) -> str:
+def to_storable(text: str) -> str:
     r"""Return ``text`` as a database can store it.
 
     Line ends become ``\n``; control characters and halves of surrogate pairs are removed.
@@ -55,19 +56,19 @@ def storable(text: str) -> str:
 
 
 def is_blank(text: str) -> bool:
-    """Tell whether ``text`` shows nothing."""
+    """Return whether ``text`` shows nothing."""
     return not any(map(is_visible, text))
 
 
-def whole(text: str) -> str:
+def without_surrogates(text: str) -> str:
     """Remove halves of surrogate pairs, which can't be encoded."""
     return text if text.isascii() else text.encode("utf-8", "ignore").decode()
 
 
-def _with_fewer_marks(text: str) -> str:
+def _limit_marks(text: str) -> str:
     kept, marks = [], 0
     for character in text:
         marks = marks + 1 if unicodedata.combining(character) else 0
-        if marks <= MARKS:
+        if marks <= MAX_COMBINING_MARKS:
             kept.append(character)
     return "".join(kept)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from persona_lab.clients.base import estimate_tokens
 from persona_lab.clients.catalog import ModelInfo
 from persona_lab.clients.http import (
-    CHARACTERS,
+    MAX_TOKEN_LENGTH,
     NO_KEY,
     HttpClient,
     check_key,
@@ -37,7 +37,7 @@ from persona_lab.errors import (
     RateLimited,
 )
 from persona_lab.types import Chunk, Image, Options, Prompt, PromptMessage, Usage
-from persona_lab.unicode_text import whole
+from persona_lab.unicode_text import without_surrogates
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -119,7 +119,7 @@ class AnthropicClient(HttpClient):
         self.check_images(prompt)
         context: dict[str, Any] = {"provider": self.info.provider, "model": self.info.name}
         finish, model, text, cut = "", "", "", False
-        max_characters, empty_events = options.max_tokens * CHARACTERS, 0
+        max_characters, empty_events = options.max_tokens * MAX_TOKEN_LENGTH, 0
         counts: dict[str, int] = {}
         opening = self._open(prompt, options)
         translation = translate_errors(self.info, self._key, anthropic.AnthropicError)
@@ -237,7 +237,7 @@ class _Event:
         elif event.type == "content_block_delta" and event.delta.type == "text_delta":
             if not isinstance(event.delta.text, str):
                 raise TypeError(type(event.delta.text).__name__)
-            self.text = whole(event.delta.text)
+            self.text = without_surrogates(event.delta.text)
         elif event.type == "message_delta":
             self.finish = event.delta.stop_reason or ""
             self.counts = _counts(event.usage)

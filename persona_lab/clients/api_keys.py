@@ -30,7 +30,7 @@ from persona_lab.settings import Settings
 
 log = logging.getLogger("persona_lab.keys")
 
-VAULT_SECONDS = 5.0
+VAULT_TIMEOUT_S = 5.0
 """Timeout of a request to the vault, in seconds."""
 
 
@@ -71,7 +71,7 @@ class Vault:
 
         headers = {"X-Vault-Token": self._token(), "X-Vault-Request": "true"}
         try:
-            answer = httpx2.get(self._url, headers=headers, timeout=VAULT_SECONDS)
+            answer = httpx2.get(self._url, headers=headers, timeout=VAULT_TIMEOUT_S)
             status = answer.status_code
             if status == 200:
                 return {str(k): str(v) for k, v in answer.json()["data"]["data"].items()}

@@ -13,7 +13,7 @@ from persona_lab.errors import UnknownModel
 from persona_lab.settings import ProviderName
 from persona_lab.yaml_config import StrictModel, dotted_place, load
 
-NAME_LENGTH = 300
+MAX_NAME_LENGTH = 300
 """Maximum length of ``provider:model``, in characters. Records, logs and labels contain it."""
 
 
@@ -108,8 +108,8 @@ class Catalog:
         Raises:
             UnknownModel: The name isn't valid, or the provider doesn't exist.
         """
-        if not isinstance(spec, str) or spec != _sendable(spec) or len(spec) > NAME_LENGTH:
-            raise UnknownModel(model=_sendable(str(spec)[:NAME_LENGTH]))
+        if not isinstance(spec, str) or spec != _sendable(spec) or len(spec) > MAX_NAME_LENGTH:
+            raise UnknownModel(model=_sendable(str(spec)[:MAX_NAME_LENGTH]))
         provider, _, name = spec.partition(":")
         if provider not in settings.PROVIDER_NAMES:
             raise UnknownModel(model=spec)

@@ -25,14 +25,14 @@ from persona_lab.types import Image, Options, Prompt, Usage
 if TYPE_CHECKING:
     import httpx2
 
-CHARACTERS = 16
+MAX_TOKEN_LENGTH = 16
 """Maximum average length of a token, in characters.
 
 Together with ``max_tokens`` it bounds the length of an answer and the number of events without
 text, in case the server ignores ``max_tokens``.
 """
 
-MOST_TOKENS = 10_000_000
+MAX_USAGE_TOKENS = 10_000_000
 """Highest plausible token count in the usage of one answer."""
 
 NO_KEY = "none"
@@ -104,7 +104,9 @@ def validated_usage(usage: Usage | None, prompt: Prompt, text: str) -> Usage:
     Returns:
         ``usage`` if its counts are plausible, otherwise an estimate.
     """
-    if usage is None or not all(0 <= count <= MOST_TOKENS for count in usage.as_dict().values()):
+    if usage is None or not all(
+        0 <= count <= MAX_USAGE_TOKENS for count in usage.as_dict().values()
+    ):
         return Usage(estimate_tokens(str(prompt)), estimate_tokens(text), estimated=True)
     return usage
 

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from persona_lab.clients.catalog import ModelInfo
 from persona_lab.clients.http import (
-    CHARACTERS,
+    MAX_TOKEN_LENGTH,
     NO_KEY,
     HttpClient,
     check_key,
@@ -39,7 +39,7 @@ from persona_lab.errors import (
     Refused,
 )
 from persona_lab.types import Chunk, Options, Prompt, PromptMessage, Usage
-from persona_lab.unicode_text import whole
+from persona_lab.unicode_text import without_surrogates
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -121,7 +121,7 @@ class OpenAIClient(HttpClient):
         self.check_images(prompt)
         context: dict[str, Any] = {"provider": self.info.provider, "model": self.info.name}
         finish, refused, usage, model, text = "", False, None, "", ""
-        max_characters, empty_events = options.max_tokens * CHARACTERS, 0
+        max_characters, empty_events = options.max_tokens * MAX_TOKEN_LENGTH, 0
         opening = self._open(prompt, options)
         translation = translate_errors(self.info, self._key, openai.OpenAIError)
         with translation, ignore_errors_after_end(lambda: bool(finish), openai.OpenAIError):
@@ -238,7 +238,7 @@ class _Event:
 
 def _string(value: object) -> str:
     if value is None or isinstance(value, str):
-        return whole(value or "")
+        return without_surrogates(value or "")
     raise TypeError(type(value).__name__)
 
 

@@ -33,18 +33,18 @@ class StoreBase:
         self._writer = engine.execution_options(persona_lab_writes=True)
         in_memory = isinstance(engine.pool, StaticPool)
         lock = threading.RLock()
-        self._writing: AbstractContextManager[Any] = (
+        self._write_lock: AbstractContextManager[Any] = (
             lock if engine.dialect.name == "sqlite" else nullcontext()
         )
         # In memory, all threads share one connection, which holds the data.
-        self._reading: AbstractContextManager[Any] = lock if in_memory else nullcontext()
+        self._read_lock: AbstractContextManager[Any] = lock if in_memory else nullcontext()
 
     @contextmanager
     def _read(self) -> Iterator[Session]:
         """Open a session that only reads."""
         with (
             translate_errors(),
-            self._reading,
+            self._read_lock,
             Session(self.engine, expire_on_commit=False) as session,
         ):
             yield session
@@ -54,7 +54,7 @@ class StoreBase:
         """Open a session that commits at its end, and rolls back after an error."""
         with (
             translate_errors(),
-            self._writing,
+            self._write_lock,
             Session(self._writer, expire_on_commit=False) as session,
         ):
             yield session

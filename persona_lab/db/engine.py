@@ -30,10 +30,10 @@ from persona_lab.errors import (
     StorageError,
 )
 
-BUSY_TIMEOUT = 30.0
+BUSY_TIMEOUT_S = 30.0
 """Seconds that SQLite waits for a lock of another process."""
 
-POSTGRES = {
+POSTGRES_TIMEOUTS = {
     "connect_timeout": "5",
     "tcp_user_timeout": "15000",
     "keepalives_idle": "10",
@@ -109,7 +109,7 @@ def create_db_engine(url: URL) -> Engine:
     if url.get_backend_name() != "sqlite":
         if url.drivername == "postgresql":
             url = url.set(drivername="postgresql+psycopg")
-        url = url.set(query={**POSTGRES, **url.query})
+        url = url.set(query={**POSTGRES_TIMEOUTS, **url.query})
         return create_engine(
             url, pool_pre_ping=True, hide_parameters=True, json_serializer=_to_json
         )
@@ -120,7 +120,7 @@ def create_db_engine(url: URL) -> Engine:
         Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(
         url,
-        connect_args={"timeout": BUSY_TIMEOUT, "check_same_thread": False},
+        connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False},
         hide_parameters=True,
         json_serializer=_to_json,
         **options,
@@ -139,7 +139,7 @@ def limit_statement_time(engine: Engine, url: URL) -> None:
     It is set by a statement, because a connection pooler such as PgBouncer refuses it among the
     options of a connection.
     """
-    timeout = int(str(url.query.get("tcp_user_timeout", POSTGRES["tcp_user_timeout"])))
+    timeout = int(str(url.query.get("tcp_user_timeout", POSTGRES_TIMEOUTS["tcp_user_timeout"])))
     if timeout <= 0 or "statement_timeout" in str(url.query.get("options", "")):
         return
 
@@ -163,7 +163,7 @@ def _switch_to_wal(connection: sqlite3.Connection) -> None:
 
     SQLite's own busy timeout does not apply to this statement.
     """
-    deadline = time.monotonic() + BUSY_TIMEOUT
+    deadline = time.monotonic() + BUSY_TIMEOUT_S
     while True:
         try:
             connection.execute("PRAGMA journal_mode=WAL").close()

@@ -27,15 +27,15 @@ from persona_lab.lazy_imports import import_in_thread
 
 log = logging.getLogger("persona_lab.shared")
 
-PATIENCE = 0.5
-"""Timeout in seconds of a connection and of a command; an operation of several has twice that."""
-CONNECTIONS = 32
+COMMAND_TIMEOUT_S = 0.5
+"""Timeout of a connection and of a command. An operation of several commands has twice that."""
+MAX_CONNECTIONS = 32
 """Maximum number of connections per event loop. More are slower than a queue."""
-LOOK_EVERY = 2.0
-"""Seconds between probes while Redis is down."""
-LOOK_KEPT = 1000
-"""Milliseconds until the probe key expires."""
-PREFIX = "persona_lab:1:"
+PROBE_INTERVAL_S = 2.0
+"""Pause between probes while Redis is down."""
+PROBE_TTL_MS = 1000
+"""Expiry time of the probe key."""
+KEY_PREFIX = "persona_lab:1:"
 """Prefix of all keys. Its number is the version of the format of values: replicas with different
 formats don't read each other's values.
 """
@@ -48,8 +48,8 @@ class RedisLink:
 
     Args:
         url: The address of Redis; None uses memory only.
-        look_every: Seconds between probes while Redis is down.
-        patience: Timeout of a command in seconds.
+        probe_interval: Seconds between probes while Redis is down.
+        timeout: Timeout of a command in seconds.
         clock: Returns monotonic seconds.
     """
 
@@ -57,17 +57,17 @@ class RedisLink:
         self,
         url: str | None = None,
         *,
-        look_every: float = LOOK_EVERY,
-        patience: float = PATIENCE,
+        probe_interval: float = PROBE_INTERVAL_S,
+        timeout: float = COMMAND_TIMEOUT_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.url = url
-        self.probe_interval = look_every
+        self.probe_interval = probe_interval
         self.is_down = False
-        self._patience = patience
+        self._timeout = timeout
         self._clock = clock
-        self._look_at = 0.0
-        self._looking: asyncio.Task[None] | None = None
+        self._next_probe_at = 0.0
+        self._probe_task: asyncio.Task[None] | None = None
         self._open: WeakKeyDictionary[
             asyncio.AbstractEventLoop, tuple[Redis, asyncio.Semaphore]
         ] = WeakKeyDictionary()
@@ -86,24 +86,24 @@ class RedisLink:
         if self.is_down:
             self._start_probe()
             return await otherwise()
-        redis, line = await self._redis()
-        async with line:  # the time in the queue doesn't count as a timeout
+        redis, limit = await self._redis()
+        async with limit:  # the time in the queue doesn't count as a timeout
             if self.is_down:  # an earlier operation has failed meanwhile
                 return await otherwise()
             try:
-                async with asyncio.timeout(2 * self._patience):
+                async with asyncio.timeout(2 * self._timeout):
                     return await work(redis)
-            except _faults() as error:
+            except _redis_errors() as error:
                 self._mark_down(error)
         return await otherwise()
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop."""
-        if self._looking is not None and not self._looking.done():
-            if self._looking.get_loop() is asyncio.get_running_loop():
-                self._looking.cancel()
-                await asyncio.wait([self._looking])
-            self._looking = None
+        if self._probe_task is not None and not self._probe_task.done():
+            if self._probe_task.get_loop() is asyncio.get_running_loop():
+                self._probe_task.cancel()
+                await asyncio.wait([self._probe_task])
+            self._probe_task = None
         redis, _ = self._open.pop(asyncio.get_running_loop(), (None, None))
         if redis is not None:
             await redis.aclose()
@@ -113,7 +113,7 @@ class RedisLink:
         loop = asyncio.get_running_loop()
         if loop not in self._open:
             await import_in_thread("redis.asyncio")
-            self._open.setdefault(loop, (self._connect(), asyncio.Semaphore(CONNECTIONS)))
+            self._open.setdefault(loop, (self._connect(), asyncio.Semaphore(MAX_CONNECTIONS)))
         return self._open[loop]
 
     def _connect(self) -> Redis:
@@ -123,17 +123,17 @@ class RedisLink:
         from redis.exceptions import ConnectionError as Disconnected
 
         # After a restart of Redis, each pooled connection fails once.
-        again: Any = Retry(NoBackoff(), 1, (Disconnected,))
+        retry: Any = Retry(NoBackoff(), 1, (Disconnected,))
         redis: Redis = Redis.from_url(
             str(self.url),
-            socket_connect_timeout=self._patience,
-            socket_timeout=self._patience,
-            retry=again,
+            socket_connect_timeout=self._timeout,
+            socket_timeout=self._timeout,
+            retry=retry,
         )
         return redis
 
     def _mark_down(self, error: BaseException) -> None:
-        self._look_at = self._clock() + self.probe_interval
+        self._next_probe_at = self._clock() + self.probe_interval
         if not self.is_down:
             self.is_down = True
             log.warning(
@@ -143,24 +143,26 @@ class RedisLink:
 
     def _start_probe(self) -> None:
         """Start a probe in the background, unless one is running or it is too early."""
-        if self._clock() < self._look_at or (self._looking and not self._looking.done()):
+        if self._clock() < self._next_probe_at or (
+            self._probe_task and not self._probe_task.done()
+        ):
             return
-        self._look_at = self._clock() + self.probe_interval
-        self._looking = asyncio.create_task(self._probe())
+        self._next_probe_at = self._clock() + self.probe_interval
+        self._probe_task = asyncio.create_task(self._probe())
 
     async def _probe(self) -> None:
         redis, _ = await self._redis()
         try:
-            async with asyncio.timeout(2 * self._patience):
-                await redis.set(f"{PREFIX}look", 1, px=LOOK_KEPT)
-        except _faults():
+            async with asyncio.timeout(2 * self._timeout):
+                await redis.set(f"{KEY_PREFIX}probe", 1, px=PROBE_TTL_MS)
+        except _redis_errors():
             return
         if self.is_down:
             self.is_down = False
             log.warning("Redis is back", extra={"event": "redis_back"})
 
 
-def _faults() -> tuple[type[BaseException], ...]:
+def _redis_errors() -> tuple[type[BaseException], ...]:
     from redis.exceptions import RedisError
 
     return (RedisError, OSError, TimeoutError)
@@ -187,7 +189,7 @@ class SharedCache:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.ttl = ttl
-        self._prefix = f"{PREFIX}{name}:"
+        self._prefix = f"{KEY_PREFIX}{name}:"
         self._shared = shared if shared is not None else RedisLink()
         self._memory: TTLCache[str, Any] = TTLCache(size, ttl, timer=clock)
 

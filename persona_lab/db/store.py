@@ -31,7 +31,7 @@ from persona_lab.db.persona_rows import BURST, REVISIONS
 from persona_lab.db.personas import CHOICES_FROM, AgentName, PersonaQueries
 from persona_lab.db.prompt_parts import convert, orphans
 from persona_lab.db.tables import StoredPrompt
-from persona_lab.db.users import PREFIX, TOKENS, USED_EVERY, UserQueries
+from persona_lab.db.users import LAST_USED_PRECISION, MAX_API_TOKENS, TOKEN_PREFIX, UserQueries
 from persona_lab.errors import StorageError
 from persona_lab.types import now
 
@@ -39,12 +39,12 @@ __all__ = [
     "BURST",
     "CHATS_AT_ONCE",
     "CHOICES_FROM",
-    "PREFIX",
+    "LAST_USED_PRECISION",
+    "MAX_API_TOKENS",
     "RESTORABLE",
     "REVISIONS",
     "TITLE_LENGTH",
-    "TOKENS",
-    "USED_EVERY",
+    "TOKEN_PREFIX",
     "AgentName",
     "ChatState",
     "Store",

@@ -13,7 +13,8 @@ def _json_list() -> Any:
     return Field(default_factory=list, sa_column=Column(JSON, nullable=False))
 
 
-def _later(value: Any, in_database: Any, **column: Any) -> Any:
+def _added_field(value: Any, in_database: Any, **column: Any) -> Any:
+    """Return a column that a migration added: rows from before get the value ``in_database``."""
     return Field(default=value, sa_column_kwargs={"server_default": in_database, **column})
 
 
@@ -168,9 +169,9 @@ class Chat(SQLModel, table=True):
     created_at: datetime = Field(default_factory=now)
     updated_at: datetime = Field(default_factory=now, index=True)
     deleted_at: datetime | None = None
-    revision: int = _later(0, text("0"))
-    summary: str = _later("", text("''"))
-    summary_through: int = _later(-1, text("-1"))
+    revision: int = _added_field(0, text("0"))
+    summary: str = _added_field("", text("''"))
+    summary_through: int = _added_field(-1, text("-1"))
 
 
 class Message(SQLModel, table=True):
@@ -258,6 +259,6 @@ class Generation(SQLModel, table=True):
     first_token_ms: float | None = None
     total_ms: float = 0
     cost: float | None = None
-    cache_hit: bool = _later(False, false())
-    user_key: bool = _later(False, false(), name="own", key="user_key")
+    cache_hit: bool = _added_field(False, false())
+    user_key: bool = _added_field(False, false(), name="own", key="user_key")
     created_at: datetime = Field(default_factory=now, index=True)

@@ -16,11 +16,11 @@ from persona_lab.db.tables import ApiToken, User
 from persona_lab.errors import InputError, InvalidRequest, NotFound, StorageError
 from persona_lab.personas.persona import NAME_LENGTH, clean_text
 
-PREFIX = "pl_"
-"""How every token begins, so that people and secret scanners recognize one."""
-TOKENS = 50
+TOKEN_PREFIX = "pl_"  # noqa: S105 - not a secret
+"""The beginning of every token, by which people and secret scanners recognize one."""
+MAX_API_TOKENS = 50
 """Maximum number of active tokens per user."""
-USED_EVERY = timedelta(minutes=1)
+LAST_USED_PRECISION = timedelta(minutes=1)
 """Precision of a token's last use: not every request causes a write."""
 
 
@@ -63,17 +63,17 @@ class UserQueries(StoreBase):
             name: One line that tells the user's tokens apart.
 
         Raises:
-            InvalidRequest: The name is too long, or the user has :data:`TOKENS` tokens.
+            InvalidRequest: The name is too long, or the user has :data:`MAX_API_TOKENS` tokens.
         """
         name = " ".join(clean_text(name).split())
         if len(name) > NAME_LENGTH:
             raise InvalidRequest(field="name", why="field_value", limit=NAME_LENGTH)
-        secret = PREFIX + secrets.token_urlsafe(32)
+        secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
         with self._write() as session:
             session.get(User, user_id, with_for_update=True)  # serialize calls: the limit holds
             count = select(func.count()).select_from(_active_tokens(user_id).subquery())
-            if session.exec(count).one() >= TOKENS:
-                raise InvalidRequest(why="many_tokens", limit=TOKENS)
+            if session.exec(count).one() >= MAX_API_TOKENS:
+                raise InvalidRequest(why="many_tokens", limit=MAX_API_TOKENS)
             token = ApiToken(
                 user_id=user_id,
                 name=name,
@@ -114,7 +114,7 @@ class UserQueries(StoreBase):
             raise NotFound(kind="token")
         token, user = found
         moment = self._clock()
-        if token.last_used_at is None or moment - token.last_used_at >= USED_EVERY:
+        if token.last_used_at is None or moment - token.last_used_at >= LAST_USED_PRECISION:
             # A token still works while the database is read-only or full.
             with suppress(StorageError), self._write() as session:
                 used = update(ApiToken).where(col(ApiToken.id) == token.id)

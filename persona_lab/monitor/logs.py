@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from pydantic import SecretStr
 
 from persona_lab.monitor.request_context import current_fields
-from persona_lab.redaction import MASK, SECRET_LENGTH, redact, secret_pattern
+from persona_lab.redaction import MASK, MIN_SECRET_LENGTH, redact, secret_pattern
 
 if TYPE_CHECKING:
     from structlog.stdlib import ProcessorFormatter
@@ -190,7 +190,7 @@ class Lines(logging.Formatter):
         return self._redacted(text).translate(_BREAKS).encode("utf-8", "backslashreplace").decode()
 
     def _redacted(self, text: str) -> str:
-        known = [secret for secret in self._secrets() if len(secret) >= SECRET_LENGTH]
+        known = [secret for secret in self._secrets() if len(secret) >= MIN_SECRET_LENGTH]
         text = redact(text, known + [json.dumps(s, ensure_ascii=False)[1:-1] for s in known])
         return _SECRET_AFTER.sub(rf"\1{MASK}", _KEYS.sub(MASK, text))
 

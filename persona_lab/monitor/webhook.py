@@ -29,7 +29,7 @@ MAX_QUEUED = 100
 
 Message = Mapping[str, Any]
 
-_TRIED_AGAIN = frozenset({408, 425, 429})
+_RETRIED_STATUSES = frozenset({408, 425, 429})
 
 
 class Webhook:
@@ -89,7 +89,7 @@ class Webhook:
             stop=tenacity.stop_after_attempt(MAX_TRIES),
             wait=tenacity.wait_exponential(FIRST_PAUSE_S, MAX_PAUSE_S) + tenacity.wait_random(0, 1),
             retry=tenacity.retry_if_exception_type(httpx2.TransportError)
-            | tenacity.retry_if_result(lambda status: status >= 500 or status in _TRIED_AGAIN),
+            | tenacity.retry_if_result(lambda status: status >= 500 or status in _RETRIED_STATUSES),
             retry_error_callback=_last,
         )
         status = trying(lambda: httpx2.post(self._url, json=message, timeout=TIMEOUT_S).status_code)

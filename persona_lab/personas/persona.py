@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Annotated, Any, Literal, Protocol, get_type_hints
 
 from persona_lab.errors import InvalidPersona
-from persona_lab.unicode_text import composed, is_blank, storable
+from persona_lab.unicode_text import compose_nfc, is_blank, to_storable
 
 NAME_LENGTH = 100
 TEXT_LENGTH = 10_000
@@ -412,7 +412,7 @@ def clean_text(text: str) -> str:
 
     Compatibility ideographs stay as typed: NFC would turn a name's 神 (U+FA19) into another form.
     """
-    return composed(storable(text))
+    return compose_nfc(to_storable(text))
 
 
 def persona_of(agent: PersonaRow) -> dict[str, Any]:

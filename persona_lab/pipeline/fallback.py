@@ -64,7 +64,7 @@ class ErrorHandler:
     def _fill_in(self, key: str, language: str, details: dict[str, Any]) -> str:
         blanks = {
             name: _UnknownValue() if details.get(name) in (None, "") else details[name]
-            for name in self._words.blanks(key)
+            for name in self._words.placeholders(key)
         }
         return self._words(key, language, **blanks)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from persona_lab.errors import EmptyMessage, InputError, MessageTooLong
-from persona_lab.unicode_text import composed, is_blank, storable
+from persona_lab.unicode_text import compose_nfc, is_blank, to_storable
 
 _HARMFUL_CHARACTERS = re.compile(
     "["
@@ -50,9 +50,9 @@ class InputValidator:
             raise InputError(f"a message is text, not {type(text).__name__}")
         if len(text) > SURPLUS * self.max_length:  # cleaning can't remove that much
             raise MessageTooLong(length=len(text), limit=self.max_length)
-        text = _HARMFUL_CHARACTERS.sub("", storable(text))
+        text = _HARMFUL_CHARACTERS.sub("", to_storable(text))
         text = _TAG_CHARACTERS.sub(lambda part: part[1] or "", text)
-        text = composed(text).strip()
+        text = compose_nfc(text).strip()
         if len(text) > self.max_length:
             raise MessageTooLong(length=len(text), limit=self.max_length)
         return text

@@ -6,14 +6,21 @@ from persona_lab.db.tables import Agent
 from persona_lab.responses.changes import Edit, trim
 from persona_lab.responses.code_fences import CodeFenceTracker
 from persona_lab.responses.filters import Filter, Step
-from persona_lab.responses.speaker_labels import _HEADED, _LED, _MARKED, USER_LABELS, _key, _Labels
+from persona_lab.responses.speaker_labels import (
+    BRACKET_FRAMES,
+    HEADER_FRAMES,
+    MARKUP_CHARACTERS,
+    USER_LABELS,
+    SpeakerLabels,
+    comparison_key,
+)
 
 
 class StripSpeakerLabel(Filter):
     """Removes the persona's name at the start of an answer, once or repeated (``さくら：はい``)."""
 
     def __init__(self, agent: Agent) -> None:
-        self._labels = _Labels([agent.name], {**_HEADED, **_LED})
+        self._labels = SpeakerLabels([agent.name], {**HEADER_FRAMES, **BRACKET_FRAMES})
         self._held = ""
         self._key = ""
         self._labelled = False
@@ -24,14 +31,14 @@ class StripSpeakerLabel(Filter):
         if self._done:
             return text
         for position, character in enumerate(text):
-            if self._held and not _key(character):
+            if self._held and not comparison_key(character):
                 self._held += character
                 continue
             grown = self._key_with(character)
-            if not self._labels.may_become_one(grown) and self._labels.is_one(self._key):
+            if not self._labels.may_become_label(grown) and self._labels.is_label(self._key):
                 self._held, self._key, self._labelled = "", "", True
                 grown = self._key_with(character)
-            if not self._labels.may_become_one(grown):
+            if not self._labels.may_become_label(grown):
                 self._done = True
                 return self._release() + text[position:]
             self._held += character
@@ -40,14 +47,14 @@ class StripSpeakerLabel(Filter):
 
     def finish(self) -> str:
         """End the input, and return the held text unless it is a label."""
-        return "" if self._labels.is_one(self._key) else self._release()
+        return "" if self._labels.is_label(self._key) else self._release()
 
     def edits(self, before: str, after: str) -> list[Edit]:
         """Return the one edit: the removal of the labels."""
         return [Edit(0, len(before) - len(after), 0)]
 
     def _key_with(self, character: str) -> str:
-        return (self._key + _key(character)).lstrip("\n")
+        return (self._key + comparison_key(character)).lstrip("\n")
 
     def _release(self) -> str:
         held, self._held, self._key = self._held, "", ""
@@ -62,7 +69,7 @@ class StopAtUserTurn(Filter):
     """
 
     def __init__(self, agent: Agent) -> None:
-        self._labels = _Labels([*USER_LABELS, agent.name], _HEADED)
+        self._labels = SpeakerLabels([*USER_LABELS, agent.name], HEADER_FRAMES)
         self._fences = CodeFenceTracker()
         self._held = ""
         self._key = ""
@@ -81,21 +88,21 @@ class StopAtUserTurn(Filter):
                 out += self._pass(character)
                 continue
             self._held += character
-            key = _key(character)
+            key = comparison_key(character)
             self._key += key
             if not key and not self._fences.open:
                 continue
-            if self._fences.open or (self._key[:1] in _MARKED and not self._begun):
+            if self._fences.open or (self._key[:1] in MARKUP_CHARACTERS and not self._begun):
                 out += self._release()
-            elif self._labels.is_one(self._key):
+            elif self._labels.is_label(self._key):
                 self._held, self.ended = "", True
-            elif character == "\n" or not self._labels.may_become_one(self._key):
+            elif character == "\n" or not self._labels.may_become_label(self._key):
                 out += self._release()
         return out
 
     def finish(self) -> str:
         """End the input, and return the rest of the text."""
-        if self._labels.is_one(self._key + "\n"):  # the end of the answer ends the line
+        if self._labels.is_label(self._key + "\n"):  # the end of the answer ends the line
             self._held = ""
         held, self._held = self._held, ""
         return held

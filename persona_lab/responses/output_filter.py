@@ -196,11 +196,11 @@ class OutputFilter:
 
     def subjects(self, agent: Agent) -> dict[str, _Subject]:
         """Return the subjects on which ``agent`` gives no advice, by the limits of its roles."""
-        roles = {_fold(role.name) for role in agent.roles}
+        roles = {_normalize_name(role.name) for role in agent.roles}
         return {
             subject: self.rules.subjects[subject]
             for limit in self._limits
-            if roles & set(map(_fold, limit.roles))
+            if roles & set(map(_normalize_name, limit.roles))
             for subject in limit.subjects
         }
 
@@ -277,7 +277,7 @@ def _hiragana(letter: str) -> str:
     return chr(ord(letter) - 0x60) if "ァ" <= letter <= "ヶ" else letter
 
 
-def _fold(word: str) -> str:
+def _normalize_name(word: str) -> str:
     return unicodedata.normalize("NFKC", word).strip().casefold()
 
 

@@ -26,7 +26,7 @@ from stdnum import ean, luhn
 from stdnum.jp import in_
 
 from persona_lab.redaction import secret_pattern
-from persona_lab.unicode_text import shows_nothing
+from persona_lab.unicode_text import is_invisible
 
 Kind = Literal["key", "email", "card", "my_number", "phone", "address"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -320,7 +320,7 @@ def normalized(text: str) -> tuple[str, list[int] | None]:
 @lru_cache(maxsize=8192)
 def plain(character: str) -> str:
     """Return the NFKC form of one character, or "" for an invisible one or an accent."""
-    if shows_nothing(character) and character not in _VOICING_MARKS:
+    if is_invisible(character) and character not in _VOICING_MARKS:
         return ""
     return unicodedata.normalize("NFKC", character)
 

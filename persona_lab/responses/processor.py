@@ -15,7 +15,7 @@ from persona_lab.responses.changes import Change, compose, difference, restore
 from persona_lab.responses.cleanup import LAST_STEPS, STEPS
 from persona_lab.responses.filters import Step
 from persona_lab.responses.secret_filter import RedactSecrets
-from persona_lab.unicode_text import storable
+from persona_lab.unicode_text import to_storable
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class ReplyStream:
         if text:
             half = self._returned and text[0] == "\n"
             self._returned = text[-1] == "\r"
-            text = storable(text[half:])
+            text = to_storable(text[half:])
         self._seen.append(text)
         for filter_, given in zip(self._filters, self._given, strict=True):
             text = filter_.feed(text)

@@ -5,7 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from persona_lab.redaction import _ROW, MASK, MOST_OF_IT, SECRET_LENGTH, redact
+from persona_lab.redaction import (
+    MASK,
+    MIN_SECRET_LENGTH,
+    PARTIAL_SECRET_SHARE,
+    SECRET_CHARACTERS,
+    redact,
+)
 from persona_lab.responses.changes import Change, Edit, compose, difference
 from persona_lab.responses.filters import Filter
 
@@ -23,7 +29,7 @@ class RedactSecrets(Filter):
     """
 
     def __init__(self, secrets: Sequence[str]) -> None:
-        self._secrets = [secret for secret in secrets if len(secret) >= SECRET_LENGTH]
+        self._secrets = [secret for secret in secrets if len(secret) >= MIN_SECRET_LENGTH]
         self._longest = max(map(len, self._secrets), default=0)
         self._held = ""
 
@@ -33,7 +39,7 @@ class RedactSecrets(Filter):
             return text
         text = redact(self._held + text, self._secrets)
         end = text[-self._longest :]
-        begun = len(end) - len(end.rstrip(_ROW))
+        begun = len(end) - len(end.rstrip(SECRET_CHARACTERS))
         self._held = text[len(text) - begun :]
         return text[: len(text) - begun]
 
@@ -42,7 +48,7 @@ class RedactSecrets(Filter):
         held, self._held = self._held, ""
         for secret in self._secrets:
             begun = _overlap(held, secret)
-            if begun >= MOST_OF_IT * len(secret):
+            if begun >= PARTIAL_SECRET_SHARE * len(secret):
                 return held[: len(held) - begun] + MASK
         return held
 

@@ -154,7 +154,7 @@ class Tones:
             return None
         for own in agent.tones:
             for tone in self.tones:
-                if _fold(own.name) in map(_fold, tone.words):
+                if _normalize_name(own.name) in map(_normalize_name, tone.words):
                     return tone if tone.enabled else None
         return None
 
@@ -169,7 +169,7 @@ class Tones:
         return Step("tone", opened)
 
 
-def _fold(word: str) -> str:
+def _normalize_name(word: str) -> str:
     return unicodedata.normalize("NFKC", word).strip().casefold()
 
 

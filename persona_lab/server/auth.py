@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from starlette.requests import HTTPConnection
 
-from persona_lab.db.store import PREFIX, Store
+from persona_lab.db.store import TOKEN_PREFIX, Store
 from persona_lab.errors import NotFound, Unauthorized
 from persona_lab.lab import Lab
 from persona_lab.server.operations import Operations
@@ -82,4 +82,4 @@ def subprotocol(connection: HTTPConnection) -> str | None:
 
 
 def _is_token(name: str) -> bool:
-    return name.startswith(PREFIX)
+    return name.startswith(TOKEN_PREFIX)

@@ -49,7 +49,7 @@ def build(lab: Lab, *, shared: bool = False) -> tuple[gr.Blocks, gr.I18n]:
     words = Translations(lab.settings.templates_dir / "ui.yaml")
     i18n = gr.I18n(
         **{
-            language: {key: words(key, language) for key in words if not words.blanks(key)}
+            language: {key: words(key, language) for key in words if not words.placeholders(key)}
             | key_labels(words, language)
             for language in LANGUAGES
         }

@@ -265,7 +265,7 @@ def test_every_alert_has_words_in_both_languages(kind: Any) -> None:
     alert = Alert(kind, 0.5, 0.25, 300, datetime.now(UTC))
     for language in LANGUAGES:
         said = words(alert.key, language, **alert.details)
-        assert words.blanks(alert.key) <= alert.details.keys()
+        assert words.placeholders(alert.key) <= alert.details.keys()
         assert "{" not in said
     message = Change("alert_raised", alert).as_message(words)
     assert (message["alert"], message["value"], message["threshold"]) == (kind, 0.5, 0.25)

@@ -34,7 +34,7 @@ def store(places: dict[str, str]) -> Iterator[Store]:
 
 @pytest.fixture
 async def shared(places: dict[str, str]) -> AsyncIterator[RedisLink]:
-    opened = RedisLink(places.get("redis_url"), patience=10)
+    opened = RedisLink(places.get("redis_url"), timeout=10)
     yield opened
     await opened.aclose()
     assert not opened.is_down
@@ -247,7 +247,7 @@ async def test_the_cache_is_forgotten_after_its_time() -> None:
 async def test_redis_is_told_how_long_to_keep_a_context(redis_server: RedisServer) -> None:
     from redis.asyncio import Redis
 
-    store, shared = Store("sqlite://"), RedisLink(redis_server.url, patience=10)
+    store, shared = Store("sqlite://"), RedisLink(redis_server.url, timeout=10)
     user = store.create_user().id
     agent = store.create_agent(user_id=user, name="さくら")
     chat = store.create_chat(user_id=user, agent_id=agent.id).id
@@ -262,7 +262,7 @@ async def test_redis_is_told_how_long_to_keep_a_context(redis_server: RedisServe
 def _two(talk: Talk) -> tuple[ContextManager, ContextManager]:
     """Two replicas over the same stores."""
     here = ContextManager(talk.store, shared=talk.shared)
-    return here, ContextManager(talk.store, shared=RedisLink(talk.shared.url, patience=10))
+    return here, ContextManager(talk.store, shared=RedisLink(talk.shared.url, timeout=10))
 
 
 @pytest.mark.parametrize("what", ["edit", "regenerate", "restore", "crash"])

@@ -238,7 +238,9 @@ async def test_anothers_persona_cannot_be_saved_into(
 async def test_a_contradiction_in_a_persona_is_hinted_at(
     visitor: Visitor, fields: dict[str, Any], hint: str
 ) -> None:
-    details = dict.fromkeys(WORDS.blanks(hint), "?" if hint == "hint.half_example" else "だめ")
+    details = dict.fromkeys(
+        WORDS.placeholders(hint), "?" if hint == "hint.half_example" else "だめ"
+    )
     assert visitor.translate(hint, **details) in hints_html({**EMPTY, **fields}, visitor)
     assert hints_html(EMPTY, visitor) == ""
 

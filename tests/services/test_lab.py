@@ -233,7 +233,7 @@ def handler() -> ErrorHandler:
 @pytest.mark.parametrize("code", sorted(errors_by_code()))
 def test_every_error_says_what_was_kept_in_both_languages(code: str) -> None:
     read = Translations(FALLBACKS)
-    details = dict.fromkeys(read.blanks(code), 1)
+    details = dict.fromkeys(read.placeholders(code), 1)
     ja, en = read(code, "ja", **details), read(code, "en", **details)
     kept = ("残って", "消えていません", "送っていません")
     assert any(words in ja for words in kept)

@@ -72,7 +72,7 @@ async def test_callers_at_once_cannot_pass_the_limit_together(shared: RedisLink)
 
 
 async def test_two_replicas_count_together(redis_server: RedisServer) -> None:
-    links = [RedisLink(redis_server.url, patience=10) for _ in range(2)]
+    links = [RedisLink(redis_server.url, timeout=10) for _ in range(2)]
     replicas = [RateLimiter(60, 100, shared=link, minute=600) for link in links]
     through = await asyncio.gather(*(allowed(replica, 50, 1) for replica in replicas))
     assert sum(through) == 60
@@ -226,7 +226,7 @@ async def test_settling_what_belonged_to_yesterday_gives_nothing_to_today(
 async def test_what_was_set_aside_in_memory_is_not_settled_in_redis(
     redis_server: RedisServer,
 ) -> None:
-    link = RedisLink(redis_server.url, patience=10)
+    link = RedisLink(redis_server.url, timeout=10)
     limiter = RateLimiter(0, 100, shared=link)
     redis_server.stop()
     in_memory = await limiter.check_and_update("u", 50)
@@ -396,7 +396,7 @@ async def test_cached_answers_spend_no_quota(make_lab: MakeLab) -> None:
 async def test_limits_hold_in_memory_while_redis_is_away_and_in_redis_again_after(
     redis_server: RedisServer,
 ) -> None:
-    link = RedisLink(redis_server.url, patience=10)
+    link = RedisLink(redis_server.url, timeout=10)
     limiter = RateLimiter(3, 0, shared=link, minute=600)
     assert await allowed(limiter, 2) == 2
     redis_server.stop()

@@ -140,7 +140,7 @@ async def test_an_answer_that_fails_or_is_stopped_is_not_kept(shared: RedisLink)
 async def test_an_answer_serves_for_its_time_and_memory_stays_bounded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("persona_lab.clients.middleware.response_cache.SIZE", 3)
+    monkeypatch.setattr("persona_lab.clients.middleware.response_cache.MAX_ENTRIES", 3)
     now = 0.0
     cache = CacheManager(60, clock=lambda: now)
     for number in range(5):
@@ -157,7 +157,7 @@ async def test_an_answer_serves_for_its_time_and_memory_stays_bounded(
 async def test_redis_is_told_how_long_to_keep_an_answer(redis_server: RedisServer) -> None:
     from redis.asyncio import Redis
 
-    shared = RedisLink(redis_server.url, patience=10)
+    shared = RedisLink(redis_server.url, timeout=10)
     await CacheManager(60, shared=shared).cache_response(INFO, PROMPT, Options(), ANSWER)
     async with Redis.from_url(redis_server.url) as redis:
         [key] = await redis.keys("persona_lab:*")

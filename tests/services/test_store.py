@@ -26,7 +26,7 @@ from starlette.requests import Request
 from support.backends import PostgresServer
 
 from persona_lab.db import migrations
-from persona_lab.db.store import REVISIONS, TOKENS, ChatState, Store
+from persona_lab.db.store import MAX_API_TOKENS, REVISIONS, ChatState, Store
 from persona_lab.db.tables import Agent, Generation
 from persona_lab.errors import (
     ConfigurationError,
@@ -348,10 +348,10 @@ def test_a_token_is_known_though_its_use_cannot_be_written_down(
 
 
 def test_tokens_have_a_bound_that_revoking_lifts(store: Store, user: str) -> None:
-    tokens = [store.create_token(user_id=user)[0] for _ in range(TOKENS)]
+    tokens = [store.create_token(user_id=user)[0] for _ in range(MAX_API_TOKENS)]
     with pytest.raises(InvalidRequest) as many:
         store.create_token(user_id=user)
-    assert many.value.details == {"why": "many_tokens", "limit": TOKENS}
+    assert many.value.details == {"why": "many_tokens", "limit": MAX_API_TOKENS}
     store.revoke_token(tokens[0].id, user_id=user)
     store.create_token(user_id=user)
     with pytest.raises(InvalidRequest):

@@ -60,7 +60,7 @@ async def back(link: RedisLink) -> None:
     async def nothing() -> None:
         pass
 
-    link.probe_interval = link._look_at = 0.0
+    link.probe_interval = link._next_probe_at = 0.0
     async with asyncio.timeout(PATIENCE):
         while link.is_down:
             await link.run(lambda redis: redis.ping(), nothing)
@@ -262,7 +262,7 @@ def database_url(request: pytest.FixtureRequest) -> str:
 async def shared(request: pytest.FixtureRequest) -> AsyncIterator[RedisLink]:
     """Where cached answers, quotas and contexts are kept: in this process, or in Redis."""
     url = None if request.param == "memory" else request.getfixturevalue("redis_server").url
-    opened = RedisLink(url, patience=10)
+    opened = RedisLink(url, timeout=10)
     yield opened
     await opened.aclose()
     assert not opened.is_down

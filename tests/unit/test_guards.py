@@ -34,7 +34,7 @@ from persona_lab.responses.pii import find_personal
 from persona_lab.responses.processor import ResponseProcessor
 from persona_lab.responses.tone import Tones
 from persona_lab.settings import ROOT, Settings
-from persona_lab.unicode_text import storable
+from persona_lab.unicode_text import to_storable
 
 validate = InputValidator(2000).validate_message
 
@@ -608,7 +608,7 @@ def test_changes_of_all_steps_give_the_raw_text_for_every_cut(
     assert (content, stream.changes()) == (whole.content, whole.changes)
     assert restore(content, whole.changes) == whole.raw
     if not any(change.masked for change in whole.changes) and not stream.ended:
-        assert whole.raw == storable(text)
+        assert whole.raw == to_storable(text)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from persona_lab.responses.filters import Filter, Step
 from persona_lab.responses.processor import ResponseProcessor
 from persona_lab.responses.secret_filter import RedactSecrets
 from persona_lab.responses.speaker_labels import USER_LABELS
-from persona_lab.unicode_text import storable
+from persona_lab.unicode_text import to_storable
 
 AGENT = Agent(name="さくら")
 processor = ResponseProcessor()
@@ -296,8 +296,8 @@ def test_changes_give_the_raw_text_for_every_cut(text: str, cuts: list[int]) -> 
     assert stream.changes() == whole.changes
     assert restore(streamed, stream.changes()) == whole.raw
     if not stream.ended:
-        assert whole.raw == storable(text)
-    assert storable(text).startswith(whole.raw)
+        assert whole.raw == to_storable(text)
+    assert to_storable(text).startswith(whole.raw)
 
 
 @given(st.text("aUSb\n ", max_size=40))

@@ -31,7 +31,7 @@ from weakref import WeakKeyDictionary
 
 from persona_lab.clients.base import estimate_tokens
 from persona_lab.clients.middleware.wrapper import CallContext, ClientWrapper
-from persona_lab.db.redis import PREFIX, RedisLink
+from persona_lab.db.redis import KEY_PREFIX, RedisLink
 from persona_lab.errors import GlobalTokenQuotaExceeded, RateLimitError, TokenQuotaExceeded
 from persona_lab.lazy_imports import import_in_thread
 from persona_lab.types import Chunk, Options, Prompt
@@ -266,7 +266,7 @@ class RateLimiter:
             self._in_redis[redis] = RedisStorage(
                 "async+redis://",
                 implementation="redispy",
-                key_prefix=f"{PREFIX}limit",
+                key_prefix=f"{KEY_PREFIX}limit",
                 **options,
             )
         return self._in_redis[redis]

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from persona_lab.clients.base import LLMClientInterface
     from persona_lab.clients.catalog import ModelInfo
 
-SIZE = 2048
+MAX_ENTRIES = 2048
 """Maximum number of answers in memory (LRU). At 1,000 tokens each they take about 10 MB."""
 CHUNK_CHARACTERS = 24
 """Characters in a chunk of a cached answer."""
@@ -65,7 +65,7 @@ class CacheManager:
         self.hits = 0
         self.misses = 0
         self._counting = threading.Lock()
-        self._answers = SharedCache("answer", ttl, size=SIZE, shared=shared, clock=clock)
+        self._answers = SharedCache("answer", ttl, size=MAX_ENTRIES, shared=shared, clock=clock)
 
     @property
     def hit_rate(self) -> float:

@@ -33,7 +33,7 @@ _VERSION_TABLE = (
 )
 """The same statement as alembic's."""
 
-_alembic = threading.Lock()
+_alembic_lock = threading.Lock()
 """Alembic's migration context is global in a process."""
 
 
@@ -54,7 +54,7 @@ def upgrade(engine: Engine) -> None:
             return
         connection.rollback()
         with connection.begin():
-            _hold_off_others(connection)
+            _lock_out_other_processes(connection)
             if not inspect(connection).get_table_names():
                 SQLModel.metadata.create_all(connection)
                 connection.execute(text(_VERSION_TABLE))
@@ -65,14 +65,14 @@ def upgrade(engine: Engine) -> None:
         from alembic import command
 
         settings = config()
-        with _alembic, _foreign_keys_off(connection), connection.begin():
-            _hold_off_others(connection)
-            _refuse_strange(connection)
+        with _alembic_lock, _foreign_keys_off(connection), connection.begin():
+            _lock_out_other_processes(connection)
+            _refuse_unknown_schema(connection)
             settings.attributes["connection"] = connection
             command.upgrade(settings, "head")
 
 
-def _hold_off_others(connection: Connection) -> None:
+def _lock_out_other_processes(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7265)")
 
@@ -94,7 +94,7 @@ def config() -> Config:
     return settings
 
 
-def _refuse_strange(connection: Connection) -> None:
+def _refuse_unknown_schema(connection: Connection) -> None:
     from alembic.script import ScriptDirectory
 
     found = current(connection)
