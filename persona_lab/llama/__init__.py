@@ -42,13 +42,15 @@ again on demand. A closed engine and its model raise ModelUnavailable.
 Modules: :mod:`bindings` wraps llama.cpp; :mod:`sampling` chooses tokens; :mod:`stream_decoder`
 turns bytes into text without partial characters or stop strings; :mod:`kv_cache` records which
 tokens are in which cells; :mod:`prefix_cache` keeps what is outside of the context;
-:mod:`generation` is one answer; :mod:`engine` is the worker; :mod:`registry` keeps all engines
-within the memory; :mod:`file_check` detects files that would end the process. None of them knows
-personas, prompts or asyncio; :mod:`persona_lab.clients.local` does.
+:mod:`generation` is one answer; :mod:`scheduler` decides what each step evaluates; :mod:`engine`
+has the thread and accepts requests; :mod:`engine_stats` has its statistics; :mod:`registry` keeps
+all engines within the memory; :mod:`file_check` detects files that would end the process. None of
+them knows personas, prompts or asyncio; :mod:`persona_lab.clients.local` does.
 """
 
 from persona_lab.llama.bindings import Model
-from persona_lab.llama.engine import Engine, EngineStats
+from persona_lab.llama.engine import Engine
+from persona_lab.llama.engine_stats import EngineStats
 from persona_lab.llama.file_check import check_file
 from persona_lab.llama.generation import Generation, Step
 from persona_lab.llama.registry import (

@@ -16,7 +16,7 @@ RESERVED_CELLS = 64
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A piece of an answer, or news of its place in the queue.
+    """A piece of an answer, or its new place in the queue.
 
     Attributes:
         text: New text.

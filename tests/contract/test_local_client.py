@@ -46,9 +46,9 @@ from persona_lab.errors import (
 )
 from persona_lab.lab import Lab, open_lab
 from persona_lab.llama import Engine, Model, Step, close_engines, open_engine
-from persona_lab.llama.engine import MAX_RUNNING
 from persona_lab.llama.kv_cache import ALIGNMENT, MIN_CHUNK
 from persona_lab.llama.registry import ENGINE_OVERHEAD_BYTES
+from persona_lab.llama.scheduler import MAX_RUNNING
 from persona_lab.settings import Settings
 from persona_lab.types import Chunk, Options, Prompt, PromptMessage
 

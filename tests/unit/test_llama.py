@@ -39,7 +39,7 @@ from persona_lab.llama import (
 from persona_lab.llama import engine as engine_module
 from persona_lab.llama import registry as engines
 from persona_lab.llama.bindings import BatchEntry, load_llama
-from persona_lab.llama.engine import MAX_QUEUED, MAX_RUNNING, PREFILL_CHUNK, SEQUENCES
+from persona_lab.llama.engine import MAX_QUEUED
 from persona_lab.llama.kv_cache import (
     ALIGNMENT,
     BATCH_TOKENS,
@@ -50,6 +50,7 @@ from persona_lab.llama.kv_cache import (
 )
 from persona_lab.llama.prefix_cache import BLOCK_TOKENS, PrefixCache
 from persona_lab.llama.sampling import Sampler, grammar_from_schema
+from persona_lab.llama.scheduler import MAX_RUNNING, PREFILL_CHUNK, SEQUENCES
 from persona_lab.llama.stream_decoder import StreamDecoder
 from persona_lab.settings import ROOT, Settings
 
@@ -641,7 +642,7 @@ def test_random_requests_and_cancels_leave_no_sequence_behind(engine: Engine) ->
         answer.wait()
     ask(engine, prompt(engine, "last"), max_tokens=1).wait()
     engine.close()
-    assert not engine._running and not engine._waiting
+    assert engine.stats.live == engine.stats.waiting == 0
     assert not [s for s in engine.cache.sequences if s.live]
 
 
@@ -663,7 +664,7 @@ def test_cancelled_answer_says_no_more_and_frees_its_sequence(engine: Engine) ->
     answer.generation.cancel()
     after = ask(engine, prompt(engine, "After"), max_tokens=2)
     after.wait()
-    assert answer.generation not in engine._running
+    until(lambda: engine.stats.live == 0)
     assert answer.generation.completion_tokens < 400
 
 
