@@ -256,15 +256,19 @@ def _known(settings: Settings, catalog: Catalog) -> list[str]:
 
 def _monitor(settings: Settings, store: Store, metrics: Metrics, known: frozenset[str]) -> Monitor:
     today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    spent = store.total_cost(today) if settings.alert_cost else 0.0
+    cost_today = store.total_cost(today) if settings.alert_cost else 0.0
     if settings.alert_webhook is None:
-        return Monitor(metrics, Alerts(settings, spent=spent, watches=known.__contains__))
+        return Monitor(
+            metrics, Alerts(settings, cost_today=cost_today, is_watched=known.__contains__)
+        )
     webhook = Webhook(settings.alert_webhook.get_secret_value())
 
     def send(change: Change) -> None:
         webhook.send(lambda: change.as_message(Translations(settings.templates_dir / "ui.yaml")))
 
-    alerts = Alerts(settings, spent=spent, watches=known.__contains__, tell=[send])
+    alerts = Alerts(
+        settings, cost_today=cost_today, is_watched=known.__contains__, receivers=[send]
+    )
     return Monitor(metrics, alerts, webhook)
 
 

@@ -40,12 +40,12 @@ END_RATIO = 0.8
 PERCENTILE = 0.95
 """The percentile of the delay, as a share: 95 of 100 answers."""
 MAX_TURNS = 50_000
-"""Most turns of a window that are kept."""
+"""Maximum number of turns that are kept of a window."""
 CHECK_INTERVAL_S = 15.0
 """Seconds between two checks while an alert is active: an empty window ends it too."""
 
 _LIMITS = frozenset({"rate_limit", "quota", "house_spent"})
-_NO_FAULT = frozenset({ErrorType.INVALID_INPUT.value, ErrorType.REFUSED.value})
+_UNCOUNTED_ERRORS = frozenset({ErrorType.INVALID_INPUT.value, ErrorType.REFUSED.value})
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +85,16 @@ class Change(NamedTuple):
     event: Literal["alert_raised", "alert_ended"]
     alert: Alert
 
-    def as_message(self, words: Translations) -> dict[str, Any]:
+    def as_message(self, translations: Translations) -> dict[str, Any]:
         """Return the JSON for a webhook. Chat services show its ``text``."""
         alert = self.alert
         lines = (
-            words(f"alert.{self.event}", tongue, what=words(alert.key, tongue, **alert.details))
-            for tongue in LANGUAGES
+            translations(
+                f"alert.{self.event}",
+                language,
+                what=translations(alert.key, language, **alert.details),
+            )
+            for language in LANGUAGES
         )
         return {
             "service": "persona-lab",
@@ -104,7 +108,7 @@ class Change(NamedTuple):
         }
 
 
-class _Turn(NamedTuple):
+class _TurnSample(NamedTuple):
     at: float
     counted: bool
     failed: bool
@@ -118,10 +122,10 @@ class Alerts:
     Args:
         settings: The thresholds; 0 switches an alert off.
         clock: Returns the seconds since 1970.
-        spent: US dollars that today has cost already.
-        watches: Tells whether a model, as ``provider:model``, counts.
-        tell: Called with each change.
-        tick: Seconds between checks while an alert is active; 0 checks only at turns.
+        cost_today: The cost of this day until now, in US dollars.
+        is_watched: Returns whether a model, as ``provider:model``, counts.
+        receivers: Called with each change.
+        check_interval: Seconds between checks while an alert is active; 0 checks only at turns.
     """
 
     def __init__(
@@ -129,10 +133,10 @@ class Alerts:
         settings: Settings,
         *,
         clock: Callable[[], float] = time.time,
-        spent: float = 0.0,
-        watches: Callable[[str], bool] = lambda spec: True,
-        tell: Sequence[Callable[[Change], None]] = (),
-        tick: float = CHECK_INTERVAL_S,
+        cost_today: float = 0.0,
+        is_watched: Callable[[str], bool] = lambda spec: True,
+        receivers: Sequence[Callable[[Change], None]] = (),
+        check_interval: float = CHECK_INTERVAL_S,
     ) -> None:
         self.thresholds: dict[Kind, float] = {
             "errors": settings.alert_error_rate,
@@ -141,29 +145,29 @@ class Alerts:
             "cost": settings.alert_cost,
         }
         self.window = settings.alert_window
-        self._minimum = settings.alert_min_turns
+        self._min_turns = settings.alert_min_turns
         self._clock = clock
-        self._watches = watches
-        self._tell = (_logged, *tell)
-        self._tick = tick
+        self._is_watched = is_watched
+        self._receivers = (_log_change, *receivers)
+        self._check_interval = check_interval
         self._lock = threading.RLock()
-        self._turns: deque[_Turn] = deque()
-        self._counted = self._failed = self._limits = self._slow = self._slowish = 0
-        """Counts of the turns in the window; slowish is over the delay that ends the alert."""
+        self._turns: deque[_TurnSample] = deque()
+        self._counted = self._failed = self._limits = self._above_delay = self._above_end_delay = 0
+        """Numbers of turns in the window. A delay below the end delay ends the alert."""
         self._day = self._today()
-        self._spent = spent
-        self._standing: dict[Kind, Alert] = {}
+        self._cost_today = cost_today
+        self._active: dict[Kind, Alert] = {}
         self._closing = threading.Event()
-        self._looking: threading.Thread | None = None
+        self._checker: threading.Thread | None = None
 
     @property
     def current(self) -> tuple[Alert, ...]:
         """The active alerts with their present values, the oldest first."""
         with self._lock:
-            self._judge()
-            for kind, alert in self._standing.items():
-                self._standing[kind] = replace(alert, value=self._value(kind))
-            return tuple(sorted(self._standing.values(), key=lambda alert: alert.since))
+            self._evaluate()
+            for kind, alert in self._active.items():
+                self._active[kind] = replace(alert, value=self._value(kind))
+            return tuple(sorted(self._active.values(), key=lambda alert: alert.since))
 
     def observe(self, outcome: GenerationResult) -> None:
         """Count a finished generation, and raise or end alerts."""
@@ -171,47 +175,47 @@ class Alerts:
         if record.user_key:  # faults and costs of a visitor's own account don't count
             return
         asked = [(outcome.spec, outcome.code), *(each[:2] for each in outcome.failed_attempts)]
-        turn = _Turn(
+        turn = _TurnSample(
             at=self._clock(),
-            counted=self._watches(outcome.spec)
+            counted=self._is_watched(outcome.spec)
             and outcome.code not in SERVER_LIMITS
-            and record.error_type not in _NO_FAULT,
+            and record.error_type not in _UNCOUNTED_ERRORS,
             failed=record.status == "failed",
-            limits=sum(code in _LIMITS and self._watches(spec) for spec, code in asked),
+            limits=sum(code in _LIMITS and self._is_watched(spec) for spec, code in asked),
             seconds=record.total_ms / 1000,
         )
         with self._lock:
             self._roll_day()
-            self._spent += record.cost or 0.0
+            self._cost_today += record.cost or 0.0
             self._turns.append(turn)
             self._count(turn, 1)
-            self._judge()
+            self._evaluate()
 
     def check(self) -> None:
         """Raise or end alerts by the present time."""
         with self._lock:
-            self._judge()
+            self._evaluate()
 
     def close(self) -> None:
         """End the active alerts, so that no receiver waits for their end, and stop checking."""
         self._closing.set()
         with self._lock:
-            while self._standing:
-                kind, alert = self._standing.popitem()
-                self._say(Change("alert_ended", replace(alert, value=self._value(kind))))
+            while self._active:
+                kind, alert = self._active.popitem()
+                self._notify(Change("alert_ended", replace(alert, value=self._value(kind))))
 
     # ── the window ────────────────────────────────────────────────────────────────────────
 
-    def _count(self, turn: _Turn, sign: int) -> None:
+    def _count(self, turn: _TurnSample, sign: int) -> None:
         self._limits += sign * turn.limits
         if turn.counted:
             delay = self.thresholds["delay"]
             self._counted += sign
             self._failed += sign * turn.failed
-            self._slow += sign * (turn.seconds >= delay)
-            self._slowish += sign * (turn.seconds >= END_RATIO * delay)
+            self._above_delay += sign * (turn.seconds >= delay)
+            self._above_end_delay += sign * (turn.seconds >= END_RATIO * delay)
 
-    def _forget(self) -> None:
+    def _drop_old_turns(self) -> None:
         oldest = self._clock() - self.window
         while self._turns and (self._turns[0].at <= oldest or len(self._turns) > MAX_TURNS):
             self._count(self._turns.popleft(), -1)
@@ -222,41 +226,42 @@ class Alerts:
     def _roll_day(self) -> None:
         today = self._today()
         if today != self._day:
-            self._day, self._spent = today, 0.0
+            self._day, self._cost_today = today, 0.0
 
     # ── the thresholds ────────────────────────────────────────────────────────────────────
 
-    def _judge(self) -> None:
-        self._forget()
+    def _evaluate(self) -> None:
+        """Raise and end alerts by the turns in the window."""
+        self._drop_old_turns()
         self._roll_day()
         for kind, threshold in self.thresholds.items():
-            if kind in self._standing:
-                if self._is_over(kind):
-                    over = replace(self._standing.pop(kind), value=self._value(kind))
-                    self._say(Change("alert_ended", over))
+            if kind in self._active:
+                if self._has_ended(kind):
+                    over = replace(self._active.pop(kind), value=self._value(kind))
+                    self._notify(Change("alert_ended", over))
             elif threshold and self._is_due(kind):
                 since = datetime.fromtimestamp(self._clock(), UTC)
                 alert = Alert(kind, self._value(kind), threshold, self.window, since)
-                self._standing[kind] = alert
-                self._say(Change("alert_raised", alert))
-                self._look()
+                self._active[kind] = alert
+                self._notify(Change("alert_raised", alert))
+                self._start_checker()
 
     def _is_due(self, kind: Kind) -> bool:
-        if kind in ("errors", "delay") and self._counted < max(1, self._minimum):
+        if kind in ("errors", "delay") and self._counted < max(1, self._min_turns):
             return False
         if kind == "delay":
-            return self._ranks(self._slow)
+            return self._includes_percentile(self._above_delay)
         return self._value(kind) >= self.thresholds[kind]
 
-    def _is_over(self, kind: Kind) -> bool:
+    def _has_ended(self, kind: Kind) -> bool:
         if kind == "delay":
-            return not self._ranks(self._slowish)
+            return not self._includes_percentile(self._above_end_delay)
         if kind == "limits":
             return self._limits == 0
         return self._value(kind) < END_RATIO * self.thresholds[kind]
 
-    def _ranks(self, slow: int) -> bool:
-        """Tell whether the percentile is among the ``slow`` turns, without sorting."""
+    def _includes_percentile(self, slow: int) -> bool:
+        """Return whether the percentile is one of the ``slow`` slowest turns, without sorting."""
         return slow > self._counted - math.ceil(PERCENTILE * self._counted)
 
     def _value(self, kind: Kind) -> float:
@@ -265,35 +270,37 @@ class Alerts:
         if kind == "limits":
             return float(self._limits)
         if kind == "cost":
-            return self._spent
+            return self._cost_today
         seconds = sorted(turn.seconds for turn in self._turns if turn.counted)
         return seconds[math.ceil(PERCENTILE * len(seconds)) - 1] if seconds else 0.0
 
-    def _say(self, change: Change) -> None:
-        for tell in self._tell:
+    def _notify(self, change: Change) -> None:
+        for receive in self._receivers:
             try:
-                tell(change)
+                receive(change)
             except Exception as error:  # noqa: BLE001 - the other receivers must still get it
                 about = {"event": "alert_untold", "error_class": type(error).__name__}
                 log.warning("an alert wasn't told", extra=about)
 
     # ── checks while an alert is active ───────────────────────────────────────────────────
 
-    def _look(self) -> None:
-        if self._tick and self._looking is None:
-            self._looking = threading.Thread(target=self._go_on, name="alerts", daemon=True)
-            self._looking.start()
+    def _start_checker(self) -> None:
+        if self._check_interval and self._checker is None:
+            self._checker = threading.Thread(
+                target=self._check_while_active, name="alerts", daemon=True
+            )
+            self._checker.start()
 
-    def _go_on(self) -> None:
-        while not self._closing.wait(self._tick):
+    def _check_while_active(self) -> None:
+        while not self._closing.wait(self._check_interval):
             with self._lock:
-                self._judge()
-                if not self._standing:
-                    self._looking = None
+                self._evaluate()
+                if not self._active:
+                    self._checker = None
                     return
 
 
-def _logged(change: Change) -> None:
+def _log_change(change: Change) -> None:
     alert = change.alert
     about: dict[str, Any] = {
         "event": change.event,

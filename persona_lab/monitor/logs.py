@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from persona_lab.settings import Settings
 
 log = logging.getLogger("persona_lab.monitor")
-_turns = logging.getLogger("persona_lab.service")
+_turn_log = logging.getLogger("persona_lab.service")
 
 SERVICE = "persona-lab"
 FIELDS = (
@@ -57,25 +57,25 @@ FIELDS = (
 )
 """The first fields of every JSON line, in this order."""
 
-MAX_NOTE = 500
-"""Most characters of a message of another library."""
+MAX_NOTE_LENGTH = 500
+"""Maximum number of characters of a message of another library."""
 MAX_DEPTH = 6
-"""Most levels of a nested field."""
+"""Maximum depth of a nested field."""
 
-_OWN = "persona_lab"
+_PACKAGE = "persona_lab"
 _RECORD_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
-_PRIVATE = re.compile(
+_SECRET_FIELD_NAME = re.compile(
     r"(?i)(?:^|_)(?:api_?key|secret|passw(?:or)?d|token|authorization|cookie|credentials?)$"
 )
 """Names of fields whose values are secret."""
-_KEYS = secret_pattern(r'[^"\\]|\\.')
+_KEY_PATTERN = secret_pattern(r'[^"\\]|\\.')
 """Keys by their form; of a private key the part in one JSON value."""
-_SECRET_AFTER = re.compile(
+_SECRET_AFTER_LABEL = re.compile(
     r"(?i)(\b(?:bearer|basic)\s+|[?&](?:api_?key|key|token|secret|password|sig|signature)="
     r"|://[^\s:/@\"]*:(?=[^\s/@\"]+@))[^\s&@\"\\]+"
 )
-"""A secret after one of these words, in a query, or before the @ of an address."""
+"""A secret after one of these labels, in a query, or before the @ of an address."""
 
 
 def configure(
@@ -103,7 +103,7 @@ def configure(
         settings.log_format == "auto" and not handler.stream.isatty()
     )
     handler.setFormatter(
-        Lines(
+        LogFormatter(
             json_lines=json_lines,
             colours=not json_lines and handler.stream.isatty(),
             messages=settings.log_messages,
@@ -115,7 +115,7 @@ def configure(
         root.removeHandler(former)
     root.addHandler(handler)
     root.setLevel(logging.WARNING)
-    logging.getLogger(_OWN).setLevel(settings.log_level.upper())
+    logging.getLogger(_PACKAGE).setLevel(settings.log_level.upper())
     logging.captureWarnings(True)
     return handler
 
@@ -125,13 +125,13 @@ def capture_uvicorn_logs() -> None:
     from uvicorn.config import LOGGING_CONFIG
 
     LOGGING_CONFIG.update(handlers={}, loggers={})
-    threading.excepthook = _thread_died
+    threading.excepthook = _log_thread_exception
 
 
-def _thread_died(died: threading.ExceptHookArgs) -> None:
+def _log_thread_exception(died: threading.ExceptHookArgs) -> None:
     if died.exc_value is not None:
-        wrong = (died.exc_type, died.exc_value, died.exc_traceback)
-        log.critical("a thread died", exc_info=wrong, extra={"event": "thread_died"})
+        error = (died.exc_type, died.exc_value, died.exc_traceback)
+        log.critical("a thread died", exc_info=error, extra={"event": "thread_died"})
 
 
 class _Handler(logging.StreamHandler[TextIO]):
@@ -145,7 +145,7 @@ class _Handler(logging.StreamHandler[TextIO]):
 Line = dict[str, Any]
 
 
-class Lines(logging.Formatter):
+class LogFormatter(logging.Formatter):
     """Formats a record as one line, also a record that is faulty.
 
     Args:
@@ -173,26 +173,28 @@ class Lines(logging.Formatter):
         """Return the redacted line for ``record``."""
         try:
             text = self._formatter.format(record)
-        except Exception as wrong:  # noqa: BLE001 - a faulty record must not break a turn
+        except Exception as error:  # noqa: BLE001 - a faulty record must not break a turn
             text = self._formatter.format(
                 logging.makeLogRecord(
                     {
-                        "name": _OWN,
+                        "name": _PACKAGE,
                         "levelno": record.levelno,
                         "levelname": record.levelname,
                         "created": record.created,
                         "msg": "line_failed",
-                        "error_class": type(wrong).__name__,
+                        "error_class": type(error).__name__,
                         "logger": record.name,
                     }
                 )
             )
-        return self._redacted(text).translate(_BREAKS).encode("utf-8", "backslashreplace").decode()
+        return (
+            self._redact(text).translate(_LINE_BREAKS).encode("utf-8", "backslashreplace").decode()
+        )
 
-    def _redacted(self, text: str) -> str:
+    def _redact(self, text: str) -> str:
         known = [secret for secret in self._secrets() if len(secret) >= MIN_SECRET_LENGTH]
         text = redact(text, known + [json.dumps(s, ensure_ascii=False)[1:-1] for s in known])
-        return _SECRET_AFTER.sub(rf"\1{MASK}", _KEYS.sub(MASK, text))
+        return _SECRET_AFTER_LABEL.sub(rf"\1{MASK}", _KEY_PATTERN.sub(MASK, text))
 
     @functools.cached_property
     def _formatter(self) -> ProcessorFormatter:
@@ -211,78 +213,85 @@ class Lines(logging.Formatter):
             render = [_for_terminal, console]
         # No values of local variables, and no rich, which shows them.
         frames = structlog.tracebacks.ExceptionDictTransformer(show_locals=False, use_rich=False)
-        exceptions = functools.partial(_exception, frames=frames, texts=self._messages)
-        fields = functools.partial(_fields, texts=self._messages)
+        exceptions = functools.partial(_serialize_exception, frames=frames, texts=self._messages)
+        fields = functools.partial(_collect_fields, texts=self._messages)
         return structlog.stdlib.ProcessorFormatter(processors=[exceptions, fields, *render])
 
 
 # ── the steps from a record to a line ─────────────────────────────────────────────────────
 
 
-def _exception(_: Any, __: str, line: Line, *, frames: Callable[..., Any], texts: bool) -> Line:
-    wrong = line.pop("exc_info", None)
+def _serialize_exception(
+    _: Any, __: str, line: Line, *, frames: Callable[..., Any], texts: bool
+) -> Line:
+    error = line.pop("exc_info", None)
     line.pop("stack_info", None)
-    if isinstance(wrong, tuple) and wrong[0] is not None:
-        line["exception"] = [_stack(stack, texts) for stack in frames(wrong)]
+    if isinstance(error, tuple) and error[0] is not None:
+        line["exception"] = [_serialize_traceback(stack, texts) for stack in frames(error)]
     return line
 
 
-def _stack(stack: Mapping[str, Any], texts: bool) -> dict[str, Any]:
+def _serialize_traceback(stack: Mapping[str, Any], texts: bool) -> dict[str, Any]:
     where = [f"{at['filename']}:{at['lineno']} {at['name']}" for at in stack["frames"]]
-    told: dict[str, Any] = {"type": stack["exc_type"], "frames": where}
+    serialized: dict[str, Any] = {"type": stack["exc_type"], "frames": where}
     if texts:
-        told["text"] = stack["exc_value"]
+        serialized["text"] = stack["exc_value"]
     if inner := stack.get("exceptions"):
-        told["exceptions"] = [[_stack(each, texts) for each in chain] for chain in inner]
-    return told
+        serialized["exceptions"] = [
+            [_serialize_traceback(each, texts) for each in chain] for chain in inner
+        ]
+    return serialized
 
 
-def _fields(_: Any, __: str, line: Line, *, texts: bool) -> Line:
+def _collect_fields(_: Any, __: str, line: Line, *, texts: bool) -> Line:
+    """Return the line with all fields of the record, and :data:`FIELDS` first."""
     record: logging.LogRecord = line.pop("_record")
     del line["_from_structlog"]
     note = str(line.pop("event"))
-    ours = record.name == _OWN or record.name.startswith(f"{_OWN}.")
+    is_own = record.name == _PACKAGE or record.name.startswith(f"{_PACKAGE}.")
     # Other libraries attach anything to a record: a socket with its headers, a whole request.
-    more = {k: v for k, v in vars(record).items() if k not in _RECORD_ATTRIBUTES} if ours else {}
-    if not ours and not texts:
-        note = note.partition("\n")[0][:MAX_NOTE]
-    whole: Line = dict.fromkeys(FIELDS)
-    whole |= current_fields()
-    whole |= {name: _plain(value, name) for name, value in more.items()}
-    moment = datetime.fromtimestamp(record.created, UTC)
-    whole["timestamp"] = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    whole["level"] = record.levelname.lower()
-    whole["service"] = SERVICE
-    whole["event"] = str(more.get("event", note))
-    if not note.startswith(whole["event"]):
-        whole["note"] = note
-    whole.setdefault("logger", record.name)
-    return whole | line
+    more = {k: v for k, v in vars(record).items() if k not in _RECORD_ATTRIBUTES} if is_own else {}
+    if not is_own and not texts:
+        note = note.partition("\n")[0][:MAX_NOTE_LENGTH]
+    fields: Line = dict.fromkeys(FIELDS)
+    fields |= current_fields()
+    fields |= {name: _to_json_value(value, name) for name, value in more.items()}
+    created = datetime.fromtimestamp(record.created, UTC)
+    fields["timestamp"] = created.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    fields["level"] = record.levelname.lower()
+    fields["service"] = SERVICE
+    fields["event"] = str(more.get("event", note))
+    if not note.startswith(fields["event"]):
+        fields["note"] = note
+    fields.setdefault("logger", record.name)
+    return fields | line
 
 
-def _plain(value: Any, name: str = "", depth: int = 0) -> Any:
+def _to_json_value(value: Any, name: str = "", depth: int = 0) -> Any:
     """Return ``value`` as plain JSON data, redacted if ``name`` is that of a secret."""
     if value is None or isinstance(value, bool | int):
         return value
-    if _PRIVATE.search(name):
+    if _SECRET_FIELD_NAME.search(name):
         return MASK
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, str):
         return str(value)
     if depth < MAX_DEPTH and isinstance(value, Mapping):
-        return {str(key): _plain(each, str(key), depth + 1) for key, each in value.items()}
+        return {str(key): _to_json_value(each, str(key), depth + 1) for key, each in value.items()}
     if depth < MAX_DEPTH and isinstance(value, list | tuple | set | frozenset):
-        return [_plain(each, depth=depth + 1) for each in value]
+        return [_to_json_value(each, depth=depth + 1) for each in value]
     return str(value)
 
 
-_BREAKS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
+_LINE_BREAKS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
 """Characters that end a line for some readers, but not in JSON."""
-_CONTROL = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if code not in (9, 10)}
+_CONTROL_CHARACTERS = {
+    code: "\ufffd" for code in (*range(32), *range(127, 160)) if code not in (9, 10)
+}
 
 
-_UNREAD = frozenset({"service", "agent_id", "user_id", "provider", "spec", "retries"})
+_HIDDEN_IN_TERMINAL = frozenset({"service", "agent_id", "user_id", "provider", "spec", "retries"})
 """Fields that a terminal doesn't show."""
 
 
@@ -291,8 +300,8 @@ def _for_terminal(_: Any, __: str, line: Line) -> Line:
 
     Empty fields go; times are local; ids are cut; control characters are replaced.
     """
-    moment = datetime.fromisoformat(line["timestamp"]).astimezone()
-    line["timestamp"] = f"{moment:%H:%M:%S}"
+    created = datetime.fromisoformat(line["timestamp"]).astimezone()
+    line["timestamp"] = f"{created:%H:%M:%S}"
     for name in ("request_id", "chat_id"):
         line[name] = line[name] and str(line[name])[:8]
     tokens = line.get("tokens")
@@ -300,10 +309,12 @@ def _for_terminal(_: Any, __: str, line: Line) -> Line:
         line["tokens"] = f"{tokens.get('prompt')}+{tokens.get('completion')}"
     if isinstance(line.get("exception"), list):
         line["exception"] = "\n".join(_exception_lines(line["exception"]))
-    if str(line["logger"]).startswith(_OWN):
+    if str(line["logger"]).startswith(_PACKAGE):
         del line["logger"]
-    shown = {k: v for k, v in line.items() if v and k not in _UNREAD}
-    return {k: v.translate(_CONTROL) if isinstance(v, str) else v for k, v in shown.items()}
+    shown = {k: v for k, v in line.items() if v and k not in _HIDDEN_IN_TERMINAL}
+    return {
+        k: v.translate(_CONTROL_CHARACTERS) if isinstance(v, str) else v for k, v in shown.items()
+    }
 
 
 def _exception_lines(stacks: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -322,15 +333,15 @@ def _exception_lines(stacks: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def log_turn(outcome: GenerationResult, *, texts: bool) -> None:
-    """Write the log line of a generation that is over.
+    """Write the log line of a finished generation.
 
     Args:
         outcome: The generation.
         texts: Whether the line has the message and the answer.
     """
     record = outcome.record
-    said = {"message_text": outcome.message, "answer_text": outcome.answer}
-    _turns.info(
+    messages = {"message_text": outcome.message, "answer_text": outcome.answer}
+    _turn_log.info(
         "turn",
         extra={
             "event": "turn",
@@ -359,6 +370,6 @@ def log_turn(outcome: GenerationResult, *, texts: bool) -> None:
             "latency_ms": record.total_ms,
             "cost": record.cost,
             "cache_hit": record.cache_hit,
-            **(said if texts else {}),
+            **(messages if texts else {}),
         },
     )

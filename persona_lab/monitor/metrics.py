@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from persona_lab.llama import EngineStats
 
 OTHER = "other"
-PREFIX = "persona_lab"
+METRIC_PREFIX = "persona_lab"
 
 ANSWER_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 8, 13, 20, 30, 60, 120, 300, 600)
 """Buckets of the histogram of whole answers, in seconds."""
@@ -43,7 +43,7 @@ LIMITS = SERVER_LIMITS | {
     "quota": "provider_quota",
     "circuit_open": "breaker",
 }
-"""The same, with the limits of providers."""
+"""The same with the limits of providers."""
 KINDS = frozenset({"chat", "try", "compare", "summary", "api"})
 STATUSES = frozenset({"ok", "stopped", "failed"})
 
@@ -51,8 +51,8 @@ Circuits = Callable[[], Mapping[tuple[str, str, str], str]]
 """Returns the state of each circuit breaker by provider, address and model."""
 
 
-class Names:
-    """The names of models in labels."""
+class ModelLabels:
+    """The labels of models: a model without a known name is "other"."""
 
     def __init__(self, known: Iterable[str]) -> None:
         """``known`` are the models, as ``provider:model``, that have a name of their own."""
@@ -88,45 +88,46 @@ class Metrics:
             cache: Returns hits and misses of the response cache.
             engines: Returns the statistics of each local engine.
         """
-        self.names = Names(known)
+        self.names = ModelLabels(known)
         self.queues: dict[str, Callable[[], int]] = {}
         """A queue's name → a function that returns its length. A queue's owner adds it here."""
         self._circuits = circuits
         self._cache = cache
         self._engines = engines
-        self._figures: _Counted | None = None
-        self._first = threading.Lock()
+        self._created_instruments: _Instruments | None = None
+        self._lock = threading.Lock()
 
     def observe(self, outcome: GenerationResult) -> None:
         """Count a finished generation."""
-        record, counted = outcome.record, self._counted
-        provider, model = who = self.names(outcome.spec)
+        record, instruments = outcome.record, self._instruments
+        labels = self.names(outcome.spec)
+        provider, model = labels
         kind = record.kind if record.kind in KINDS else OTHER
         status = record.status if record.status in STATUSES else OTHER
-        counted.turns.labels(provider, model, kind, status).inc()
+        instruments.turns.labels(provider, model, kind, status).inc()
         if outcome.code not in SERVER_LIMITS:
-            counted.seconds.labels(*who).observe(record.total_ms / 1000)
+            instruments.seconds.labels(*labels).observe(record.total_ms / 1000)
         if record.first_token_ms is not None:
-            counted.first.labels(*who).observe(record.first_token_ms / 1000)
+            instruments.first.labels(*labels).observe(record.first_token_ms / 1000)
         for name, tokens in {
             "prompt": record.prompt_tokens - record.cached_tokens,
             "cached": record.cached_tokens,
             "completion": record.completion_tokens,
         }.items():
-            counted.tokens.labels(*who, name).inc(max(0, tokens))
+            instruments.tokens.labels(*labels, name).inc(max(0, tokens))
         if record.error_type is not None:
-            counted.errors.labels(*who, record.error_type).inc()
+            instruments.errors.labels(*labels, record.error_type).inc()
         last = FailedAttempt(outcome.spec, outcome.code or "", outcome.attempts)
         for spec, code, attempts in (*outcome.failed_attempts, last):
             if code in LIMITS:
-                counted.refusals.labels(*self.names(spec), LIMITS[code]).inc()
-            counted.retries.labels(*self.names(spec)).inc(max(0, attempts - 1))
+                instruments.refusals.labels(*self.names(spec), LIMITS[code]).inc()
+            instruments.retries.labels(*self.names(spec)).inc(max(0, attempts - 1))
         for each in outcome.failed_attempts:
-            counted.passed_over.labels(*self.names(each.spec)).inc()
+            instruments.passed_over.labels(*self.names(each.spec)).inc()
         if record.cost is None:
-            counted.unpriced.labels(*who).inc()
+            instruments.unpriced.labels(*labels).inc()
         else:
-            counted.cost.labels(*who).inc(record.cost)
+            instruments.cost.labels(*labels).inc(record.cost)
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """Return all metrics as text, and its content type.
@@ -145,62 +146,68 @@ class Metrics:
     @property
     def registry(self) -> CollectorRegistry:
         """The registry of all metrics."""
-        return self._counted.registry
+        return self._instruments.registry
 
     @property
-    def _counted(self) -> _Counted:
-        with self._first:
-            if self._figures is None:
-                self._figures = _Counted(self)
-            return self._figures
+    def _instruments(self) -> _Instruments:
+        with self._lock:
+            if self._created_instruments is None:
+                self._created_instruments = _Instruments(self)
+            return self._created_instruments
 
-    def read(self) -> Iterator[Metric]:
-        """Yield the numbers that other parts count."""
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics whose numbers other parts count."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
         hits, misses = self._cache()
-        yield CounterMetricFamily(f"{PREFIX}_cache_hits", "Answers from the cache.", hits)
-        yield CounterMetricFamily(f"{PREFIX}_cache_misses", "Questions it had none for.", misses)
+        yield CounterMetricFamily(f"{METRIC_PREFIX}_cache_hits", "Answers from the cache.", hits)
+        yield CounterMetricFamily(
+            f"{METRIC_PREFIX}_cache_misses", "Questions it had none for.", misses
+        )
 
-        who = ("provider", "model")
+        by_model = ("provider", "model")
         breakers = GaugeMetricFamily(
-            f"{PREFIX}_breakers", "Circuit breakers by their state.", labels=(*who, "state")
+            f"{METRIC_PREFIX}_breakers",
+            "Circuit breakers by their state.",
+            labels=(*by_model, "state"),
         )
         found: dict[tuple[str, ...], int] = {}
         for (provider, _, name), state in self._circuits().items():
             names = self.names(f"{provider}:{name}")
             for each in ("closed", "open", "half_open"):
                 found[*names, each] = found.get((*names, each), 0) + (each == state)
-        for labels, number in found.items():
-            breakers.add_metric(labels, number)
+        for values, number in found.items():
+            breakers.add_metric(values, number)
         yield breakers
 
         running = self._by_model()
         queue = GaugeMetricFamily(
-            f"{PREFIX}_queue_length", "Requests that wait for their turn.", labels=("queue",)
+            f"{METRIC_PREFIX}_queue_length", "Requests that wait for their turn.", labels=("queue",)
         )
-        queue.add_metric(("local",), sum(figures.waiting for figures in running.values()))
+        queue.add_metric(("local",), sum(stats.waiting for stats in running.values()))
         for name, length in self.queues.items():
             queue.add_metric((name,), length())
         yield queue
 
         for name, help_, value in _ENGINE_GAUGES:
-            gauge = GaugeMetricFamily(f"{PREFIX}_engine_{name}", help_, labels=("model",))
-            for model, figures in running.items():
-                gauge.add_metric((model,), value(figures))
+            gauge = GaugeMetricFamily(f"{METRIC_PREFIX}_engine_{name}", help_, labels=("model",))
+            for model, stats in running.items():
+                gauge.add_metric((model,), value(stats))
             yield gauge
         for name, help_, value in _ENGINE_COUNTERS:
-            counter = CounterMetricFamily(f"{PREFIX}_engine_{name}", help_, labels=("model",))
-            for model, figures in running.items():
-                counter.add_metric((model,), value(figures))
+            counter = CounterMetricFamily(
+                f"{METRIC_PREFIX}_engine_{name}", help_, labels=("model",)
+            )
+            for model, stats in running.items():
+                counter.add_metric((model,), value(stats))
             yield counter
 
     def _by_model(self) -> dict[str, EngineStats]:
         """Return the engines' statistics by label, added up where two share one."""
         found: dict[str, EngineStats] = {}
-        for figures in self._engines():
-            model = self.names(f"local:{figures.name}")[1]
-            found[model] = found[model] + figures if model in found else figures
+        for stats in self._engines():
+            model = self.names(f"local:{stats.name}")[1]
+            found[model] = found[model] + stats if model in found else stats
         return found
 
 
@@ -228,8 +235,8 @@ _ENGINE_COUNTERS: tuple[tuple[str, str, Callable[[EngineStats], float]], ...] = 
 )
 
 
-class _Counted:
-    """The metrics that are counted here."""
+class _Instruments:
+    """The counters and histograms that :meth:`Metrics.observe` updates."""
 
     def __init__(self, metrics: Metrics) -> None:
         from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -238,16 +245,20 @@ class _Counted:
 
         class Read(Collector):
             def collect(self) -> Iterable[Metric]:
-                return metrics.read()
+                return metrics.collect()
 
         self.registry = CollectorRegistry()
-        who = ("provider", "model")
+        by_model = ("provider", "model")
 
         def counter(name: str, help_: str, *labels: str) -> Any:
-            return Counter(f"{PREFIX}_{name}", help_, (*who, *labels), registry=self.registry)
+            return Counter(
+                f"{METRIC_PREFIX}_{name}", help_, (*by_model, *labels), registry=self.registry
+            )
 
         def histogram(name: str, help_: str, bounds: tuple[float, ...]) -> Any:
-            return Histogram(f"{PREFIX}_{name}", help_, who, buckets=bounds, registry=self.registry)
+            return Histogram(
+                f"{METRIC_PREFIX}_{name}", help_, by_model, buckets=bounds, registry=self.registry
+            )
 
         self.turns = counter("turns", "Generations by how they ended.", "kind", "status")
         self.seconds = histogram("response_seconds", "Until an answer was over.", ANSWER_BUCKETS_S)

@@ -21,17 +21,17 @@ from persona_lab.types import new_id
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_CLIENT_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 """An id that a client may choose: it appears in logs."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Request:
     id: str
-    about: dict[str, Any] = field(default_factory=dict)
+    fields: dict[str, Any] = field(default_factory=dict)
 
 
-_now: ContextVar[_Request | None] = ContextVar("persona_lab_request", default=None)
+_current: ContextVar[_Request | None] = ContextVar("persona_lab_request", default=None)
 
 
 @contextlib.contextmanager
@@ -44,28 +44,28 @@ def request(id: str | None = None) -> Iterator[str]:  # noqa: A002 - callers say
         id: The client's id: 1 to 64 letters, digits and ``_.-``. If it is None or invalid, the id
             of the present request is used, or else a new one.
     """
-    given = id if id is not None and _ID.fullmatch(id) else request_id() or new_id()
-    with _within(_Request(given)):
+    given = id if id is not None and _CLIENT_ID.fullmatch(id) else request_id() or new_id()
+    with _as_current(_Request(given)):
         yield given
 
 
 def request_id() -> str:
     """Return the id of the present request, or "" outside of any."""
-    here = _now.get()
-    return here.id if here is not None else ""
+    current = _current.get()
+    return current.id if current is not None else ""
 
 
-def bind_fields(**about: Any) -> None:
+def bind_fields(**fields: Any) -> None:
     """Add fields to all later log lines of the present turn."""
-    here = _now.get()
-    if here is not None:
-        here.about.update(about)
+    current = _current.get()
+    if current is not None:
+        current.fields.update(fields)
 
 
 def current_fields() -> Mapping[str, Any]:
     """Return the fields of the present request, for a log line."""
-    here = _now.get()
-    return {} if here is None else {"request_id": here.id, **here.about}
+    current = _current.get()
+    return {} if current is None else {"request_id": current.id, **current.fields}
 
 
 def with_request_context(
@@ -77,28 +77,28 @@ def with_request_context(
     """
 
     @functools.wraps(stream)
-    async def following(*args: _P.args, **kwargs: _P.kwargs) -> AsyncGenerator[_T, None]:
-        here = _Request(request_id() or new_id())
+    async def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> AsyncGenerator[_T, None]:
+        current = _Request(request_id() or new_id())
         steps = stream(*args, **kwargs)
         try:
             while True:
-                with _within(here):
+                with _as_current(current):
                     try:
                         step = await anext(steps)
                     except StopAsyncIteration:
                         return
                 yield step
         finally:
-            with _within(here):
+            with _as_current(current):
                 await steps.aclose()
 
-    return following
+    return wrapped
 
 
 @contextlib.contextmanager
-def _within(here: _Request) -> Iterator[None]:
-    before = _now.set(here)
+def _as_current(current: _Request) -> Iterator[None]:
+    before = _current.set(current)
     try:
         yield
     finally:
-        _now.reset(before)
+        _current.reset(before)

@@ -39,46 +39,46 @@ class Webhook:
         self._url = url
         self._closing = threading.Event()
         self._sleep = sleep or self._pause
-        self._waiting: queue.Queue[Callable[[], Message] | None] = queue.Queue(MAX_QUEUED)
+        self._queue: queue.Queue[Callable[[], Message] | None] = queue.Queue(MAX_QUEUED)
         self._thread: threading.Thread | None = None
-        self._starting = threading.Lock()
+        self._start_lock = threading.Lock()
 
-    def send(self, word: Callable[[], Message]) -> None:
+    def send(self, make_message: Callable[[], Message]) -> None:
         """Queue a message and return at once. May be called from any thread.
 
-        ``word`` returns the message; it is called just before the message is sent.
+        ``make_message`` returns the message; it is called just before the message is sent.
         """
         try:
-            self._waiting.put_nowait(word)
+            self._queue.put_nowait(make_message)
         except queue.Full:
             log.warning("a webhook's queue is full", extra={"event": "webhook_dropped"})
             return
-        with self._starting:
+        with self._start_lock:
             if self._thread is None and not self._closing.is_set():
-                self._thread = threading.Thread(target=self._work, name="webhook", daemon=True)
+                self._thread = threading.Thread(target=self._run, name="webhook", daemon=True)
                 self._thread.start()
 
-    def close(self, patience: float = 2.0) -> None:
-        """Send the queued messages without pauses, for ``patience`` seconds at most."""
+    def close(self, timeout: float = 2.0) -> None:
+        """Send the queued messages without pauses, for ``timeout`` seconds at most."""
         self._closing.set()
-        with self._starting:
+        with self._start_lock:
             thread = self._thread
         if thread is not None:
             try:
-                self._waiting.put_nowait(None)
+                self._queue.put_nowait(None)
             except queue.Full:
                 return
-            thread.join(patience)
+            thread.join(timeout)
 
     def _pause(self, seconds: float) -> None:
         self._closing.wait(seconds)
 
-    def _work(self) -> None:
-        while (word := self._waiting.get()) is not None:
+    def _run(self) -> None:
+        while (make_message := self._queue.get()) is not None:
             try:
-                self._deliver(word())
+                self._deliver(make_message())
             except Exception as wrong:  # noqa: BLE001 - the next message is worth another try
-                _failed(error_class=type(wrong).__name__)
+                _log_failure(error_class=type(wrong).__name__)
 
     def _deliver(self, message: Message) -> None:
         import httpx2
@@ -90,17 +90,17 @@ class Webhook:
             wait=tenacity.wait_exponential(FIRST_PAUSE_S, MAX_PAUSE_S) + tenacity.wait_random(0, 1),
             retry=tenacity.retry_if_exception_type(httpx2.TransportError)
             | tenacity.retry_if_result(lambda status: status >= 500 or status in _RETRIED_STATUSES),
-            retry_error_callback=_last,
+            retry_error_callback=_last_result,
         )
         status = trying(lambda: httpx2.post(self._url, json=message, timeout=TIMEOUT_S).status_code)
         if not 200 <= status < 300:
-            _failed(status=status)
+            _log_failure(status=status)
 
 
-def _last(state: tenacity.RetryCallState) -> Any:
+def _last_result(state: tenacity.RetryCallState) -> Any:
     """Return the status of the last try, or raise its error."""
     return state.outcome.result() if state.outcome is not None else 0
 
 
-def _failed(**why: Any) -> None:
+def _log_failure(**why: Any) -> None:
     log.warning("a webhook didn't take an alert", extra={"event": "webhook_failed", **why})

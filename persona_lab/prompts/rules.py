@@ -18,7 +18,7 @@ LANGUAGES = ("ja", "en")
 
 _Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 _Text = Annotated[str, Field(min_length=1)]
-_LISTS = ("personalities", "roles", "tones")
+_TRAIT_LISTS = ("personalities", "roles", "tones")
 
 
 class _Localized(StrictModel):
@@ -34,22 +34,22 @@ class _Condition(StrictModel):
     tones: tuple[_Text, ...] = ()
 
     @model_validator(mode="after")
-    def _says_something(self) -> _Condition:
-        if not any(getattr(self, name) for name in _LISTS):
+    def _has_a_list(self) -> _Condition:
+        if not any(getattr(self, name) for name in _TRAIT_LISTS):
             raise ValueError("names no personality, role or tone")
         return self
 
     def match(self, persona: Mapping[str, Sequence[str]]) -> tuple[str, str] | None:
         """Return the list and the persona's word that match, or None."""
-        for name in _LISTS:
-            words = {_fold(word) for word in getattr(self, name)}
+        for name in _TRAIT_LISTS:
+            words = {_normalize_word(word) for word in getattr(self, name)}
             for word in persona[name]:
-                if _fold(word) in words:
+                if _normalize_word(word) in words:
                     return name, word
         return None
 
 
-class _When(StrictModel):
+class _Matcher(StrictModel):
     """Matches if all of its conditions match."""
 
     when: Annotated[tuple[_Condition, ...], Field(min_length=1)]
@@ -59,11 +59,11 @@ class _When(StrictModel):
         return None if None in found else [pair for pair in found if pair is not None]
 
 
-class _Rule(_When):
+class _Rule(_Matcher):
     template: _Name
 
 
-class _Form(_When):
+class _Form(_Matcher):
     prefix: _Name
 
 
@@ -100,7 +100,7 @@ class RuleFile(StrictModel):
     words: _Words
 
 
-def _fold(word: str) -> str:
+def _normalize_word(word: str) -> str:
     return unicodedata.normalize("NFKC", word).strip().casefold()
 
 

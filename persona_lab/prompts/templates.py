@@ -23,7 +23,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from persona_lab.errors import TemplateError
 from persona_lab.personas.persona import PERSONA_FIELDS, Example, Persona
 from persona_lab.prompts.rules import LANGUAGES, read_rules
-from persona_lab.prompts.trace import unmark
+from persona_lab.prompts.trace import extract_spans
 from persona_lab.prompts.variables import template_variables
 from persona_lab.types import Span
 
@@ -89,7 +89,7 @@ class PromptTemplateEngine:
         }
         self._require()
         for key in self.names:
-            for sample in (_sample(full=True), _sample(full=False)):
+            for sample in (_sample_variables(full=True), _sample_variables(full=False)):
                 self._render(key, sample)
 
     @property
@@ -142,7 +142,7 @@ class PromptTemplateEngine:
         Raises:
             TemplateError: The template failed.
         """
-        return unmark(self._render(f"{choice.name}.{choice.language}", variables).strip())
+        return extract_spans(self._render(f"{choice.name}.{choice.language}", variables).strip())
 
     def labels(self, language: str, name: str) -> tuple[str, str, tuple[str, ...]]:
         """Return the labels of user and persona in a transcript, and its stop texts."""
@@ -180,10 +180,12 @@ class PromptTemplateEngine:
         return reasons
 
     def _compile(self, file: str) -> jinja2.Template:
-        return _naming(file, lambda: self._environment.get_template(file))
+        return _translate_template_errors(file, lambda: self._environment.get_template(file))
 
     def _render(self, key: str, variables: Mapping[str, Any]) -> str:
-        return _naming(f"{key}.j2", lambda: self._templates[key].render(variables))
+        return _translate_template_errors(
+            f"{key}.j2", lambda: self._templates[key].render(variables)
+        )
 
     def _require(self) -> None:
         needed = [("rules.yaml: default", "default"), ("rules.yaml: transcript", "transcript")]
@@ -204,19 +206,23 @@ class PromptTemplateEngine:
                 )
 
 
-def _naming(file: str, work: Callable[[], _T]) -> _T:
+def _translate_template_errors(file: str, work: Callable[[], _T]) -> _T:
     """Do ``work``. A template can raise any error (1/0); name its file and line."""
     try:
         return work()
     except jinja2.TemplateSyntaxError as wrong:
-        raise _fault(wrong.name or file, wrong.lineno, wrong.message) from wrong
+        raise _template_error(wrong.name or file, wrong.lineno, wrong.message) from wrong
     except jinja2.TemplateNotFound as wrong:
-        raise _fault(*_place(file, wrong), f"there is no prompts/{wrong.name}") from wrong
+        raise _template_error(
+            *_error_location(file, wrong), f"there is no prompts/{wrong.name}"
+        ) from wrong
     except Exception as wrong:
-        raise _fault(*_place(file, wrong), str(wrong) or type(wrong).__name__) from wrong
+        raise _template_error(
+            *_error_location(file, wrong), str(wrong) or type(wrong).__name__
+        ) from wrong
 
 
-def _place(file: str, wrong: Exception) -> tuple[str, int | None]:
+def _error_location(file: str, wrong: Exception) -> tuple[str, int | None]:
     """Return file and line of the error: those of the innermost template in the traceback."""
     for frame in reversed(traceback.extract_tb(wrong.__traceback__)):
         if frame.filename.endswith(".j2"):
@@ -224,13 +230,13 @@ def _place(file: str, wrong: Exception) -> tuple[str, int | None]:
     return file, None
 
 
-def _fault(file: str, line: int | None, reason: str | None) -> TemplateError:
+def _template_error(file: str, line: int | None, reason: str | None) -> TemplateError:
     where = f"line {line}" if line else ""
     parts = [part for part in (file, where, reason) if part]
     return TemplateError(" ".join(": ".join(parts).split()), file=file, where=where)
 
 
-def _sample(*, full: bool) -> dict[str, Any]:
+def _sample_variables(*, full: bool) -> dict[str, Any]:
     """Return values of every variable, to try a template with: all of them or none."""
     sample = {
         "name": "x",

@@ -15,10 +15,10 @@ FIELDS = tuple(field.name for field in PERSONA_FIELDS.values() if field.colour)
 """The persona's fields that a span can name."""
 
 # Unicode reserves U+FDD0–U+FDEF for use inside a program: no text may contain them.
-_CLOSE = "\ufdd0"
-_OPEN = {field: chr(0xFDD1 + number) for number, field in enumerate(FIELDS)}
-_FIELD = {mark: field for field, mark in _OPEN.items()}
-_MARKS = re.compile("([\ufdd0-\ufdef])")
+_CLOSE_MARK = "\ufdd0"
+_OPEN_MARKS = {field: chr(0xFDD1 + number) for number, field in enumerate(FIELDS)}
+_FIELD_OF_MARK = {mark: field for field, mark in _OPEN_MARKS.items()}
+_ANY_MARK = re.compile("([\ufdd0-\ufdef])")
 
 
 class Traced(str):
@@ -42,24 +42,24 @@ class Traced(str):
     def __str__(self) -> str:
         """Return the value between the marks of its field."""
         plain = str.__str__(self)
-        return f"{_OPEN[self.field]}{plain}{_CLOSE}" if plain else ""
+        return f"{_OPEN_MARKS[self.field]}{plain}{_CLOSE_MARK}" if plain else ""
 
 
 def strip_marks(value: object) -> str:
     """Return ``value`` as text without marks and surrounding space; None is empty."""
-    return _MARKS.sub("", str(value or "")).strip()
+    return _ANY_MARK.sub("", str(value or "")).strip()
 
 
-def unmark(text: str) -> tuple[str, tuple[Span, ...]]:
+def extract_spans(text: str) -> tuple[str, tuple[Span, ...]]:
     """Return ``text`` without its marks, and the spans that they enclosed, in order."""
     plain: list[str] = []
     spans: list[Span] = []
     length = 0
     opened: tuple[str, int] | None = None
-    for piece in _MARKS.split(text):
-        if piece in _FIELD:
-            opened = (_FIELD[piece], length)
-        elif piece == _CLOSE:
+    for piece in _ANY_MARK.split(text):
+        if piece in _FIELD_OF_MARK:
+            opened = (_FIELD_OF_MARK[piece], length)
+        elif piece == _CLOSE_MARK:
             if opened is not None:
                 spans.append(Span(opened[1], length, opened[0]))
             opened = None

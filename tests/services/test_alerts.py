@@ -55,9 +55,9 @@ class Watched:
         self.alerts = Alerts(
             Settings(**(OFF | fields)),
             clock=self.clock,
-            spent=spent,
-            tell=[self.told.append],
-            tick=tick,
+            cost_today=spent,
+            receivers=[self.told.append],
+            check_interval=tick,
         )
 
     def turns(
@@ -233,7 +233,7 @@ async def test_what_today_has_cost_survives_a_restart(make_lab: MakeLab) -> None
 
 def test_a_model_that_only_a_visitor_named_rings_nothing_but_for_what_it_costs() -> None:
     watched = Watched(alert_error_rate=0.5, alert_limits=1, alert_delay=1, alert_cost=5)
-    watched.alerts._watches = {"anthropic:n"}.__contains__
+    watched.alerts._is_watched = {"anthropic:n"}.__contains__
     watched.fails(20, "rate_limit", total_ms=9000.0)
     assert watched.events == []
     watched.turns(1, failed_attempts=(FailedAttempt("anthropic:n", "quota"),))
@@ -293,7 +293,7 @@ def test_who_cannot_hear_of_an_alert_keeps_no_one_else_from_it(
 
     told: list[Change] = []
     settings = Settings(**(OFF | {"alert_limits": 1}))
-    alerts = Alerts(settings, clock=Clock(), tell=[broken, told.append], tick=0)
+    alerts = Alerts(settings, clock=Clock(), receivers=[broken, told.append], check_interval=0)
     record = Generation(user_id="u", agent_id="a", provider="p", model="m", status="failed")
     alerts.observe(GenerationResult(record, "p:m", code="quota"))
     assert len(told) == 1
@@ -304,7 +304,7 @@ def test_who_cannot_hear_of_an_alert_keeps_no_one_else_from_it(
 def test_while_an_alert_stands_somebody_looks_and_then_no_more() -> None:
     watched = Watched(alert_limits=1, tick=0.01)
     watched.fails(1, "quota")
-    looking = watched.alerts._looking
+    looking = watched.alerts._checker
     assert looking is not None
     assert looking.is_alive()
     watched.clock.now += 61
@@ -424,8 +424,8 @@ def test_nobody_waits_for_a_webhook_and_its_queue_is_bounded(
         webhook.send(held)
     events = [record.__dict__["event"] for record in caplog.records]
     assert events == ["webhook_dropped"] * 2
-    while not webhook._waiting.empty():
-        webhook._waiting.get_nowait()
+    while not webhook._queue.empty():
+        webhook._queue.get_nowait()
     go.set()
 
 
@@ -434,7 +434,7 @@ def test_closing_sends_what_waits_without_pauses(httpserver: HTTPServer) -> None
     webhook = Webhook(receiver.url)
     webhook.send(lambda: {"number": 1})
     until(lambda: receiver.tries == 1)
-    webhook.close(patience=30)
+    webhook.close(timeout=30)
     assert receiver.got == [{"number": 1}]
 
 

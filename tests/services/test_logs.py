@@ -211,7 +211,7 @@ def test_a_line_that_cannot_be_told_leaves_one_that_says_so(log: Written) -> Non
     [line] = log.lines()
     assert (line["event"], line["error_class"]) == ("line_failed", "RuntimeError")
     wrong = logging.makeLogRecord({"msg": "%d things", "args": ("key-of-somebody",)})
-    told = json.loads(logs.Lines(json_lines=True).format(wrong))
+    told = json.loads(logs.LogFormatter(json_lines=True).format(wrong))
     assert (told["event"], told["error_class"]) == ("line_failed", "TypeError")
     assert "key-of-somebody" not in f"{told}{log.getvalue()}"
 

@@ -17,7 +17,7 @@ from persona_lab.db.tables import Generation
 from persona_lab.errors import Offline, QuotaExceeded
 from persona_lab.lab import Lab
 from persona_lab.llama import EngineStats
-from persona_lab.monitor.metrics import LIMITS, OTHER, Metrics, Names
+from persona_lab.monitor.metrics import LIMITS, OTHER, Metrics, ModelLabels
 from persona_lab.types import Chunk, Options, Prompt, Usage
 
 MakeLab = Callable[..., Lab]
@@ -207,7 +207,7 @@ async def test_each_lab_counts_for_itself(make_lab: MakeLab) -> None:
     ],
 )
 def test_a_model_has_a_name_where_somebody_wrote_it_down(spec: str, label: tuple[str, str]) -> None:
-    assert Names([*KNOWN, "local:/srv/models/own.gguf"])(spec) == label
+    assert ModelLabels([*KNOWN, "local:/srv/models/own.gguf"])(spec) == label
 
 
 def test_an_unknown_price_is_counted_as_that_and_not_as_nothing() -> None:

@@ -18,7 +18,7 @@ from persona_lab.errors import TemplateError
 from persona_lab.personas.demos import load_demos
 from persona_lab.prompts.builder import PromptBuilder
 from persona_lab.prompts.templates import PromptTemplateEngine
-from persona_lab.prompts.trace import FIELDS, Traced, unmark
+from persona_lab.prompts.trace import FIELDS, Traced, extract_spans
 from persona_lab.settings import ROOT
 from persona_lab.types import Prompt, PromptMessage, Span
 
@@ -365,8 +365,8 @@ def test_marks_go_through_loops_joins_concatenation_macros_and_set(templates):
 
 def test_a_mark_that_lost_its_other_half_makes_no_span():
     text = str(Traced("whole", "name"))
-    assert unmark(text[:-2] + text) == ("wholwhole", (Span(4, 9, "name"),))
-    assert unmark("a" + text[1:]) == ("awhole", ())
+    assert extract_spans(text[:-2] + text) == ("wholwhole", (Span(4, 9, "name"),))
+    assert extract_spans("a" + text[1:]) == ("awhole", ())
 
 
 async def test_marks_in_a_personas_own_text_are_dropped(builder):
