@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from persona_lab.japanese import politeness_level
 from persona_lab.japanese.morphology import words_of
-from persona_lab.japanese.politeness import WEIGHTS, _counts, features
+from persona_lab.japanese.politeness import WEIGHTS, features
 from persona_lab.settings import ROOT
 
 CORPUS = ROOT / "tests" / "data" / "keico_dev.csv"
@@ -57,7 +57,7 @@ def fit(rows: Rows, rounds: int = 300) -> tuple[list[str], npt.NDArray[np.float3
     """Softmax regression with a ridge, by Adam: (features, their weights for the four levels)."""
     seen = []
     for text, _ in rows:
-        words = [word for word in words_of(text) if not word.kept and _counts(word)]
+        words = [word for word in words_of(text) if not word.kept and word.is_spoken()]
         seen.append(features(words, asks="？" in text or "?" in text) if words else set())
     count = Counter(feature for found in seen for feature in found)
     names = sorted(feature for feature, times in count.items() if times >= RARE)

@@ -34,7 +34,7 @@ VAULT_TIMEOUT_S = 5.0
 """Timeout of a request to the vault, in seconds."""
 
 
-class Source(Protocol):
+class KeySource(Protocol):
     """A source of several keys."""
 
     def read(self) -> Mapping[str, str]:
@@ -113,7 +113,7 @@ class ApiKeys:
         self,
         settings: Settings,
         *,
-        vault: Source | None = None,
+        vault: KeySource | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Read the keys.
@@ -226,7 +226,7 @@ class ApiKeys:
         self._unreadable.discard(variable)
         return key
 
-    def _read_vault(self, vault: Source, first: bool) -> None:
+    def _read_vault(self, vault: KeySource, first: bool) -> None:
         self._next_vault_read = self._clock() + self._given.keys_ttl
         try:
             found = vault.read()
@@ -249,7 +249,7 @@ class ApiKeys:
                 extra={"event": "keys_unreadable"},
             )
 
-    def _vault_of_settings(self) -> Source | None:
+    def _vault_of_settings(self) -> KeySource | None:
         given = self._given
         if given.vault_addr is None:
             return None

@@ -53,7 +53,7 @@ from persona_lab.types import Chunk, Options, Prompt, Usage
 if TYPE_CHECKING:
     from persona_lab.settings import Settings
 
-LONG_PROMPT = 10_000
+LONG_PROMPT_CHARACTERS = 10_000
 """Characters. A thread tokenizes a longer prompt, because unusual text may take seconds."""
 PLAIN_STOP_STRINGS = ("\nUser:",)
 """Stop strings for a chat with a model that has no chat template."""
@@ -198,7 +198,7 @@ class LocalClient(LLMClientInterface):
             try:
                 if (
                     len(prompt.system) + sum(len(turn.content) for turn in prompt.turns)
-                    > LONG_PROMPT
+                    > LONG_PROMPT_CHARACTERS
                 ):
                     tokens, stop = await asyncio.to_thread(self._tokenize, engine.model, prompt)
                 else:

@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from persona_lab.clients.catalog import ModelInfo
     from persona_lab.types import Usage
 
-TABLE_DATE = date(2026, 11, 23)
+PRICE_TABLE_DATE = date(2026, 11, 23)
 """The date of the table in the release that requirements.txt pins."""
 
-TABLE = ("genai_prices", "genai_prices.data")
+PRICE_TABLE_MODULES = ("genai_prices", "genai_prices.data")
 """Modules of the table. They take 0.1 s and 22 MB, so the first lookup imports them."""
 
 
 async def priced(info: ModelInfo, usage: Usage, *, server: str = "") -> float | None:
     """Return the :func:`cost`; a thread imports the table, so the event loop isn't blocked."""
     if _needs_table(info):
-        await import_in_thread(*TABLE)
+        await import_in_thread(*PRICE_TABLE_MODULES)
     return cost(info, usage, server=server)
 
 
@@ -66,7 +66,7 @@ def cost(info: ModelInfo, usage: Usage, *, server: str = "") -> float | None:
 
 def price_date(info: ModelInfo) -> date | None:
     """Return the date of the model's prices; None if it is unknown."""
-    return TABLE_DATE if _needs_table(info) else info.price_date
+    return PRICE_TABLE_DATE if _needs_table(info) else info.price_date
 
 
 def _needs_table(info: ModelInfo) -> bool:

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from persona_lab.japanese.morphology import (
-    END,
+    NO_WORD,
     Form,
     Word,
     conjugate,
-    in_form_of,
+    conjugate_like,
     sentences,
     words_of,
 )
-from persona_lab.japanese.plain import asks_before, to_plain, verb_of
+from persona_lab.japanese.plain import has_question_word_before, to_plain, verb_of_noun
 
-_BUT = ("が", "けど", "けれど", "けれども")
-_SORRY = ("すまない", "申し訳ない")
-_FAMILIAR = {
+_BUT_PARTICLES = ("が", "けど", "けれど", "けれども")
+_APOLOGIES = ("すまない", "申し訳ない")
+_CASUAL_VERBS = {
     "なさる": ("する", "サ行変格"),
     "召し上がる": ("食べる", "下一段-バ行"),
     "おっしゃる": ("言う", "五段-ワア行"),
@@ -32,13 +32,18 @@ _COME = ("来る", "カ行変格")
 _COME_BACK = ("くる", "カ行変格")
 _BE = ("いる", "上一段-ア行")
 _HERE = ("ここ", "こちら", "こっち", "うち")
-_WHERE = {"こちら": "こっち", "そちら": "そっち", "あちら": "あっち", "どちら": "どっち"}
+_CASUAL_DIRECTIONS = {
+    "こちら": "こっち",
+    "そちら": "そっち",
+    "あちら": "あっち",
+    "どちら": "どっち",
+}
 _GO = ("行く", "五段-カ行")
 _HUMBLE = {"参る": _GO, "まいる": _GO, "申す": ("言う", "五段-ワア行")}
 """Humble verb → the casual verb, only in polite sentences: 参った has another meaning."""
-_WHO = {"どなた": "誰"}
-_ANSWERS = {"はい": "うん", "ええ": "うん", "いいえ": "ううん"}
-_ADORNED = (
+_CASUAL_PRONOUNS = {"どなた": "誰"}
+_CASUAL_ANSWERS = {"はい": "うん", "ええ": "うん", "いいえ": "ううん"}
+_NOUNS_WITH_PREFIX = (
     "元気",
     "名前",
     "時間",
@@ -55,36 +60,43 @@ _ADORNED = (
 
 
 def to_casual(text: str, *, keep: Sequence[str] = ()) -> str:
-    """Rewrite ``text`` as one speaks to friends: 食べていますか？→食べてる？, 静かです→静かだよ.
+    """Rewrite ``text`` as casual speech: 食べていますか？→食べてる？, 静かです→静かだよ.
 
     Quotations, code, addresses and the names in ``keep`` stay unchanged.
     """
-    return "".join(_Casual(sentence, keep).written() for sentence in sentences(text))
+    return "".join(_CasualRewriter(sentence, keep).rewrite() for sentence in sentences(text))
 
 
-class _Casual:
-    """Rewrites one sentence from left to right; ``lowered`` tells whether it was polite."""
+class _CasualRewriter:
+    """Rewrites one sentence from left to right.
+
+    Attributes:
+        was_polite: Whether the sentence was polite.
+        words: Its words in plain form.
+        at: The number of words that are done.
+        is_question: Whether the final mark becomes a question mark.
+    """
 
     def __init__(self, sentence: str, keep: Sequence[str]) -> None:
         plain = to_plain(sentence, keep=keep)
-        self.lowered = plain != sentence
+        self.was_polite = plain != sentence
         self.words = words_of(plain, keep)
         self.at = 0
-        self.asks = False
+        self.is_question = False
 
     def word(self, offset: int = 0) -> Word:
         at = self.at + offset
-        return self.words[at] if 0 <= at < len(self.words) else END
+        return self.words[at] if 0 <= at < len(self.words) else NO_WORD
 
-    def written(self) -> str:
+    def rewrite(self) -> str:
         steps = (
-            self._answer,
-            self._sorry,
-            self._contraction,
-            self._honorific,
-            self._question,
-            self._copula,
-            self._word,
+            self._rewrite_answer,
+            self._rewrite_set_phrase,
+            self._rewrite_contraction,
+            self._rewrite_honorific,
+            self._rewrite_question,
+            self._rewrite_copula,
+            self._rewrite_word,
         )
         out: list[str] = []
         while self.at < len(self.words):
@@ -93,46 +105,46 @@ class _Casual:
             if not word.kept:
                 found = next((done for step in steps if (done := step())), None)
             length, casual = found or (1, word.surface)
-            if self.asks and casual == "。":
+            if self.is_question and casual == "。":
                 casual = "？"
             out.append(casual)
             self.at += length
         return "".join(out)
 
-    # Each step: (how many words are said otherwise, how), or None.
+    # Each step returns the number of words to replace and their new text, or None.
 
-    def _answer(self) -> tuple[int, str] | None:
+    def _rewrite_answer(self) -> tuple[int, str] | None:
         if not self.word(-1).surface.strip(" 　\n"):
             word, after = self.word(), self.word(1)
-            if word.surface in _ANSWERS and (after.surface == "、" or _ends(after)):
-                return 1, _ANSWERS[word.surface]
-            if (word.surface, after.surface) == ("そう", "か") and _pauses(self.word(2)):
+            if word.surface in _CASUAL_ANSWERS and (after.surface == "、" or _ends_sentence(after)):
+                return 1, _CASUAL_ANSWERS[word.surface]
+            if (word.surface, after.surface) == ("そう", "か") and _ends_clause(self.word(2)):
                 return 2, "そっか"
         return None
 
-    def _sorry(self) -> tuple[int, str] | None:
+    def _rewrite_set_phrase(self) -> tuple[int, str] | None:
         for length in (1, 2, 3):
-            said = "".join(self.word(by).surface for by in range(length))
-            if said in _SORRY:
-                return length, "悪い" if self.word(length).surface in _BUT else "ごめん"
-            if length == 3 and said in ("おやすみなさい", "お休みなさい"):
-                return 3, said[:-3]
-            if said == "お待たせ" and [self.word(3).surface, self.word(4).surface] == ["し", "た"]:
-                return 5, said
-            if length == 2 and said == "ごめんなさい":
+            text = "".join(self.word(by).surface for by in range(length))
+            if text in _APOLOGIES:
+                return length, "悪い" if self.word(length).surface in _BUT_PARTICLES else "ごめん"
+            if length == 3 and text in ("おやすみなさい", "お休みなさい"):
+                return 3, text[:-3]
+            if text == "お待たせ" and [self.word(3).surface, self.word(4).surface] == ["し", "た"]:
+                return 5, text
+            if length == 2 and text == "ごめんなさい":
                 return 2, "ごめん"
         return None
 
-    def _contraction(self) -> tuple[int, str] | None:
+    def _rewrite_contraction(self) -> tuple[int, str] | None:
         word, after, third = self.word(), self.word(1), self.word(2)
         if word.surface in ("て", "で") and word.pos == "助詞-接続助詞" and not after.kept:
             voiced = word.surface == "で"
             if after.lemma in ("いる", "居る") and after.surface[:1] == "い":
                 return 2, word.surface + after.surface[1:]
-            if after.lemma == "いらっしゃる" and (form := in_form_of(after, *_BE)) is not None:
+            if after.lemma == "いらっしゃる" and (form := conjugate_like(after, *_BE)) is not None:
                 return 2, word.surface + form[1:]
             if after.lemma in ("まいる", "参る") and self.word(-1).lemma in ("行く", "いく"):
-                form = in_form_of(after, *_COME_BACK)
+                form = conjugate_like(after, *_COME_BACK)
                 return (2, word.surface + form) if form is not None else None
             if after.lemma in ("しまう", "仕舞う") and after.surface[:2] == "しま":
                 return 2, ("じゃ" if voiced else "ちゃ") + after.surface[2:]
@@ -147,10 +159,10 @@ class _Casual:
                 return 2, "なきゃ"
         if word.surface in ("て", "で") and after.surface == "は" and third.lemma == "いける":
             return 2, "じゃ" if word.surface == "で" else "ちゃ"
-        if (word.surface, after.surface) == ("を", "くれ") and _ends(third):
+        if (word.surface, after.surface) == ("を", "くれ") and _ends_sentence(third):
             return 2, "をちょうだい"
         counted = "助数詞" in self.word(-1).pos or self.word(-1).surface in ("一杯", "一つ", "少し")
-        if word.surface == "くれ" and counted and _ends(after):
+        if word.surface == "くれ" and counted and _ends_sentence(after):
             return 1, "ちょうだい"
         if word.surface == "で" and after.surface == "は" and third.lemma in ("ない", "無い"):
             return 2, "じゃ"
@@ -160,41 +172,49 @@ class _Casual:
                 return 1, "ん"
         if (word.surface, after.surface) == ("けれど", "も"):
             return 2, "けど"
-        if word.pos == "助詞-接続助詞" and word.surface in _BUT:
+        if word.pos == "助詞-接続助詞" and word.surface in _BUT_PARTICLES:
             return 1, "けど"
         return None
 
-    def _honorific(self) -> tuple[int, str] | None:
+    def _rewrite_honorific(self) -> tuple[int, str] | None:
         word, before, after = self.word(), self.word(-1), self.word(1)
-        if word.pos == "接頭辞" and (read := self._respected()):
+        if word.pos == "接頭辞" and (read := self._rewrite_respectful_form()):
             return read
-        if word.surface == "で" and after.lemma == "いらっしゃる" and _asks(self.word(2)):
+        if (
+            word.surface == "で"
+            and after.lemma == "いらっしゃる"
+            and _is_question_mark(self.word(2))
+        ):
             return 2, ""
-        if word.surface == "ご覧" and (read := self._becomes(1, "見る", "上一段-マ行")):
+        if word.surface == "ご覧" and (read := self._rewrite_naru(1, "見る", "上一段-マ行")):
             return read
         knows = word.surface == "ご" and after.surface in ("存じ", "存知")
-        if knows and _asks(self.word(2)):
+        if knows and _is_question_mark(self.word(2)):
             return 2, "知ってる"
         if word.lemma == "いらっしゃる" and before.surface != "て":
-            form = in_form_of(word, *self._been(before))
+            form = conjugate_like(word, *self._meaning_of_irassharu(before))
             return (1, form) if form is not None else None
-        if word.lemma in _HUMBLE and self.lowered and before.pos not in ("", "助詞-接続助詞"):
+        if word.lemma in _HUMBLE and self.was_polite and before.pos not in ("", "助詞-接続助詞"):
             others = before.surface == "が" and self.word(-2).pos != "代名詞"  # 電車が参ります
             comes = word.lemma != "申す" and (others or before.surface == "から")
             verb = _COME if comes else _HUMBLE[word.lemma]
             if after.surface in ("た", "て", "たら"):
                 return 1, conjugate(*verb, "te")[:-1]
-            form = in_form_of(word, *verb)
+            form = conjugate_like(word, *verb)
             return (1, form) if form is not None else None
         meal = after.type == "助動詞-マス"  # いただきます, which to_plain leaves
-        if word.lemma in _FAMILIAR and not before.is_verb() and not meal:
-            form = in_form_of(word, *_FAMILIAR[word.lemma])
+        if word.lemma in _CASUAL_VERBS and not before.is_verb() and not meal:
+            form = conjugate_like(word, *_CASUAL_VERBS[word.lemma])
             return (1, form) if form is not None else None
-        if word.pos == "接頭辞" and word.surface in ("お", "ご") and after.surface in _ADORNED:
+        if (
+            word.pos == "接頭辞"
+            and word.surface in ("お", "ご")
+            and after.surface in _NOUNS_WITH_PREFIX
+        ):
             return (1, "") if not after.kept else None
         return None
 
-    def _been(self, before: Word) -> tuple[str, str]:
+    def _meaning_of_irassharu(self, before: Word) -> tuple[str, str]:
         """Return the verb that いらっしゃる means here: 来る, 行く or いる."""
         word = self.word()
         been = [self.word(by).surface for by in (1, 2)] == ["た", "こと"]
@@ -203,17 +223,17 @@ class _Casual:
         here = before.surface in ("に", "で") or not word.form.startswith("連用形")
         return _BE if here else _COME
 
-    def _respected(self) -> tuple[int, str] | None:
+    def _rewrite_respectful_form(self) -> tuple[int, str] | None:
         """Rewrite お読みになる as 読む."""
         stem = self.word(1)
         if stem.kept:
             return None
         if stem.surface == "いで":
-            return self._becomes(2, *_BE)
-        verb = stem if stem.is_verb() else verb_of(stem)
-        return self._becomes(2, verb.lemma, verb.type) if verb is not None else None
+            return self._rewrite_naru(2, *_BE)
+        verb = stem if stem.is_verb() else verb_of_noun(stem)
+        return self._rewrite_naru(2, verb.lemma, verb.type) if verb is not None else None
 
-    def _becomes(self, offset: int, lemma: str, type_: str) -> tuple[int, str] | None:
+    def _rewrite_naru(self, offset: int, lemma: str, type_: str) -> tuple[int, str] | None:
         """Return the verb in the form of the なる that follows に at ``offset``."""
         ni, become, after = (self.word(offset + by) for by in range(3))
         if (ni.surface, become.lemma) != ("に", "なる") or become.kept:
@@ -221,53 +241,53 @@ class _Casual:
         if become.surface == "なっ" and after.surface in ("た", "て"):
             form: Form = "past" if after.surface == "た" else "te"
             return offset + 3, conjugate(lemma, type_, form)
-        said = in_form_of(become, lemma, type_)
-        return (offset + 2, said) if said is not None else None
+        text = conjugate_like(become, lemma, type_)
+        return (offset + 2, text) if text is not None else None
 
-    def _question(self) -> tuple[int, str] | None:
+    def _rewrite_question(self) -> tuple[int, str] | None:
         word, before, after = self.word(), self.word(-1), self.word(1)
         if (word.surface, after.surface) == ("だろう", "か"):
             return 2, "かな"
         if word.surface != "か" or word.pos != "助詞-終助詞":
             return None
-        self.asks = self.lowered and after.surface == "。"
-        if after.surface in ("？", "?") or self.asks:
+        self.is_question = self.was_polite and after.surface == "。"
+        if after.surface in ("？", "?") or self.is_question:
             return 1, word.surface if before.form.startswith("意志推量形") else ""
         return None
 
-    def _copula(self) -> tuple[int, str] | None:
+    def _rewrite_copula(self) -> tuple[int, str] | None:
         word, before, after = self.word(), self.word(-1), self.word(1)
         if word.surface != "だ" or word.type != "助動詞-ダ":
             return None
-        if self.lowered and asks_before(self.words, self.at):
+        if self.was_polite and has_question_word_before(self.words, self.at):
             if after.surface == "。":
-                self.asks = True
+                self.is_question = True
                 return 1, ""
             if after.surface in ("？", "?"):
                 return 1, ""
             if after.surface == "、" and self.word(2).pos in ("代名詞", "連体詞"):  # 何だ、これは
-                self.asks = True
+                self.is_question = True
                 return 1, ""
         noun = before.pos.startswith(("名詞", "代名詞", "接尾辞", "形状詞", "副詞", "助詞-副助詞"))
         stem = before.pos == "助動詞" and before.lemma.startswith(("そう", "よう", "みたい"))
-        return (1, "だよ") if (noun or stem) and self.lowered and _ends(after) else None
+        return (1, "だよ") if (noun or stem) and self.was_polite and _ends_sentence(after) else None
 
-    def _word(self) -> tuple[int, str] | None:
+    def _rewrite_word(self) -> tuple[int, str] | None:
         word = self.word()
         after = self.word(1).surface
-        if word.surface in _WHERE and after not in ("こそ", "様", "さま"):
+        if word.surface in _CASUAL_DIRECTIONS and after not in ("こそ", "様", "さま"):
             to = (word.surface, after) == ("どちら", "へ")
-            return 1, "どこ" if to else _WHERE[word.surface]
-        return (1, _WHO[word.surface]) if word.surface in _WHO else None
+            return 1, "どこ" if to else _CASUAL_DIRECTIONS[word.surface]
+        return (1, _CASUAL_PRONOUNS[word.surface]) if word.surface in _CASUAL_PRONOUNS else None
 
 
-def _ends(word: Word) -> bool:
-    return word is END or word.surface[:1] in "。！!\n"
+def _ends_sentence(word: Word) -> bool:
+    return word is NO_WORD or word.surface[:1] in "。！!\n"
 
 
-def _asks(word: Word) -> bool:
+def _is_question_mark(word: Word) -> bool:
     return word.surface in ("か", "？", "?")
 
 
-def _pauses(word: Word) -> bool:
-    return _ends(word) or word.surface == "、"
+def _ends_clause(word: Word) -> bool:
+    return _ends_sentence(word) or word.surface == "、"

@@ -20,9 +20,9 @@ Form = Literal["plain", "past", "te", "negative", "negative_past", "volitional",
 """行く, 行った, 行って, 行かない, 行かなかった, 行こう, 行き, 行ったら."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_LONGEST = 10_000
+_MAX_ANALYSIS_LENGTH = 10_000
 """Most characters of one analysis: SudachiPy takes up to 49,149 bytes."""
-_KEPT = re.compile(
+_UNCHANGED_PARTS = re.compile(
     r"(?P<fence>`{3,}|(?m:^[ \t]*)~{3,}).*?(?:(?P=fence)|\Z)|`[^`\n]+`|https?://[^\s、。」』）)]+|(?<![\w.+-])[\w.+-]+@[\w-]+\.[\w.]+"
     r"|「[^「」]*」|『[^『』]*』|“[^“”]*”|\"[^\"\n]*\"",
     re.DOTALL,
@@ -46,27 +46,33 @@ class Word:
     kept: bool = False
 
     def is_verb(self) -> bool:
-        """Tell whether this is a verb, or an auxiliary like one: れる, ちゃう, かねる."""
+        """Return whether this is a verb, or an auxiliary like one: れる, ちゃう, かねる."""
         return self.pos.startswith(("動詞", "接尾辞-動詞的")) or (
             self.pos.startswith("助動詞")
             and self.type.startswith(("五段", "下一段", "助動詞-レル"))
         )
 
     def is_adjective(self) -> bool:
-        """Tell whether this is an い-adjective, or conjugates like one: ない, たい, らしい."""
-        return self.pos.startswith("形容詞") or self.type in _ADJECTIVAL or "形容詞" in self.type
+        """Return whether this is an い-adjective, or conjugates like one: ない, たい, らしい."""
+        return (
+            self.pos.startswith("形容詞") or self.type in _ADJECTIVE_TYPES or "形容詞" in self.type
+        )
+
+    def is_spoken(self) -> bool:
+        """Return whether this is spoken: not a mark, a space or a symbol."""
+        return not self.pos.startswith(("補助記号", "空白", "記号"))
 
     def is_predicate(self) -> bool:
-        """Tell whether this can end a sentence, or is a particle after such a word."""
+        """Return whether this can end a sentence, or is a particle after such a word."""
         ends = self.pos.startswith("助動詞") or self.pos == "助詞-終助詞"
         return ends or self.is_verb() or self.is_adjective()
 
 
-_ADJECTIVAL = ("助動詞-ナイ", "助動詞-タイ", "助動詞-ラシイ")
-END = Word("", "", "", "*", "*", kept=True)
+_ADJECTIVE_TYPES = ("助動詞-ナイ", "助動詞-タイ", "助動詞-ラシイ")
+NO_WORD = Word("", "", "", "*", "*", kept=True)
 """The word before the first and after the last word."""
 
-_local = threading.local()
+_thread_local = threading.local()
 
 
 @lru_cache(maxsize=1)
@@ -78,9 +84,9 @@ def _dictionary() -> Dictionary:
 
 def _tokenizer() -> Tokenizer:
     """Return this thread's tokenizer: a shared one raises."""
-    if not hasattr(_local, "tokenizer"):
-        _local.tokenizer = _dictionary().tokenizer()
-    tokenizer: Tokenizer = _local.tokenizer
+    if not hasattr(_thread_local, "tokenizer"):
+        _thread_local.tokenizer = _dictionary().tokenizer()
+    tokenizer: Tokenizer = _thread_local.tokenizer
     return tokenizer
 
 
@@ -91,11 +97,13 @@ def words_of(text: str, keep: Sequence[str] = ()) -> list[Word]:
     """
     kept = bytearray(len(text))
     spoken = [re.compile(re.escape(name)) for name in keep if name]
-    for match in itertools.chain.from_iterable(p.finditer(text) for p in (_KEPT, *spoken)):
+    for match in itertools.chain.from_iterable(
+        p.finditer(text) for p in (_UNCHANGED_PARTS, *spoken)
+    ):
         kept[match.start() : match.end()] = b"\1" * len(match[0])
     found: list[Word] = []
     at = 0
-    for piece in _pieces(text):
+    for piece in _split_long_text(text):
         # SudachiPy refuses half a surrogate pair.
         for morpheme in _tokenizer().tokenize(_SURROGATE.sub("?", piece)):
             lemma = morpheme.dictionary_form()
@@ -118,11 +126,14 @@ def words_of(text: str, keep: Sequence[str] = ()) -> list[Word]:
     return found
 
 
-def _pieces(text: str) -> list[str]:
+def _split_long_text(text: str) -> list[str]:
     """Cut ``text`` into lengths that can be analysed, after a line or sentence where possible."""
     pieces = []
-    while len(text) > _LONGEST:
-        cut = max(text.rfind(mark, 0, _LONGEST) for mark in "\n。！？") + 1 or _LONGEST
+    while len(text) > _MAX_ANALYSIS_LENGTH:
+        cut = (
+            max(text.rfind(mark, 0, _MAX_ANALYSIS_LENGTH) for mark in "\n。！？") + 1
+            or _MAX_ANALYSIS_LENGTH
+        )
         pieces.append(text[:cut])
         text = text[cut:]
     return [*pieces, text] if text else pieces
@@ -134,9 +145,9 @@ def sentences(text: str) -> list[str]:
     A sentence ends with its marks or with its line, but never within a quotation.
     """
     found, start = [], 0
-    kept = iter([match.span() for match in _KEPT.finditer(text)])
+    kept = iter([match.span() for match in _UNCHANGED_PARTS.finditer(text)])
     first, last = next(kept, (len(text), len(text)))
-    for match in _END.finditer(text):
+    for match in _SENTENCE_END.finditer(text):
         while last <= match.start() and first < len(text):
             first, last = next(kept, (len(text), len(text)))
         if first <= match.start() < last:
@@ -146,13 +157,13 @@ def sentences(text: str) -> list[str]:
     return [*found, text[start:]] if start < len(text) else found
 
 
-_END = re.compile("[。！？!?…]+|\n")
+_SENTENCE_END = re.compile("[。！？!?…]+|\n")
 
 
 # ── conjugation ───────────────────────────────────────────────────────────────────────────
 
 # Last kana of the dictionary form → the endings of 未然, 連用, 意志 and of て and た.
-_GODAN = {
+_GODAN_ENDINGS = {
     "う": ("わ", "い", "おう", "って", "った"),
     "く": ("か", "き", "こう", "いて", "いた"),
     "ぐ": ("が", "ぎ", "ごう", "いで", "いだ"),
@@ -163,7 +174,7 @@ _GODAN = {
     "む": ("ま", "み", "もう", "んで", "んだ"),
     "る": ("ら", "り", "ろう", "って", "った"),
 }
-_HONORIFIC = (
+_HONORIFIC_VERBS = (
     "くださる",
     "下さる",
     "なさる",
@@ -180,7 +191,7 @@ def conjugate(lemma: str, type_: str, form: Form) -> str:
     """Conjugate ``lemma`` (a dictionary form) into ``form``; ``type_`` is as in :class:`Word`."""
     if form == "plain":
         return lemma
-    negative, stem, volitional, te, past = _bases(lemma, type_)
+    negative, stem, volitional, te, past = _conjugation_bases(lemma, type_)
     return {
         "stem": stem,
         "te": te,
@@ -192,7 +203,7 @@ def conjugate(lemma: str, type_: str, form: Form) -> str:
     }[form]
 
 
-def in_form_of(word: Word, lemma: str, type_: str) -> str | None:
+def conjugate_like(word: Word, lemma: str, type_: str) -> str | None:
     """Conjugate the verb ``lemma`` into the form that the verb ``word`` has.
 
     Return None for forms that this module doesn't make (imperatives, 仮定形).
@@ -209,7 +220,7 @@ def in_form_of(word: Word, lemma: str, type_: str) -> str | None:
     return conjugate(lemma, type_, "stem") if word.form.startswith("連用形") else None
 
 
-def _bases(lemma: str, type_: str) -> tuple[str, str, str, str, str]:
+def _conjugation_bases(lemma: str, type_: str) -> tuple[str, str, str, str, str]:
     """Return the bases 未然, 連用, 意志推量, て and た."""
     body, last = lemma[:-1], lemma[-1]
     if type_.startswith("サ行変格") and lemma.endswith("する"):
@@ -220,15 +231,15 @@ def _bases(lemma: str, type_: str) -> tuple[str, str, str, str, str]:
             body = lemma[:-2]
             return body + "こ", body + "き", body + "こよう", body + "きて", body + "きた"
         return body, body, body + "よう", body + "て", body + "た"
-    if not type_.startswith("五段") or last not in _GODAN:
+    if not type_.startswith("五段") or last not in _GODAN_ENDINGS:
         return body, body, body + "よう", body + "て", body + "た"
-    a, i, o, te, ta = _GODAN[last]
+    a, i, o, te, ta = _GODAN_ENDINGS[last]
     if lemma in ("ある", "有る", "在る"):
         return "", body + i, body + o, body + te, body + ta
     if lemma.endswith(("問う", "請う", "乞う")):
         te, ta = lemma[-1] + "て", lemma[-1] + "た"
     if lemma.endswith(("行く", "いく", "ゆく", "逝く")):
         te, ta = "って", "った"
-    if lemma.endswith(_HONORIFIC):
+    if lemma.endswith(_HONORIFIC_VERBS):
         i = "い"
     return body + a, body + i, body + o, body + te, body + ta

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from persona_lab.japanese.morphology import END, Form, Word, conjugate, words_of
+from persona_lab.japanese.morphology import NO_WORD, Form, Word, conjugate, words_of
 
 _HUMBLE = {
     "おる": ("いる", "上一段-ア行"),
@@ -21,15 +21,15 @@ _HUMBLE = {
     "かしこまる": ("分かる", "五段-ラ行"),
 }
 """Humble or polite verb → the plain verb, with its conjugation."""
-_GIVEN = ("くださる", "下さる", "いただく", "頂く", "いただける", "頂ける")
+_RECEIVING_VERBS = ("くださる", "下さる", "いただく", "頂く", "いただける", "頂ける")
 _GREETINGS = ("ありがとう", "有り難う", "有難う", "おはよう", "お早う", "おめでとう", "お目出度う")
-QUESTIONS = (
+QUESTION_WORDS = (
     *("何", "なに", "なん", "誰", "だれ", "どなた", "どこ", "何処", "いつ", "どれ", "どちら"),
     *("どう", "いくら", "いくつ", "なぜ"),
 )
-_MARKS = frozenset("。！？!?…\n 　")
-_PAUSES = _MARKS | {"、", "「", "『", "（"}
-_THANKS = ("お疲れ様", "お疲れさま", "ご苦労様", "ご苦労さま", "ご馳走様", "ごちそうさま")
+_SENTENCE_BREAKS = frozenset("。！？!?…\n 　")
+_CLAUSE_BREAKS = _SENTENCE_BREAKS | {"、", "「", "『", "（"}
+_THANKS_FOR_WORK = ("お疲れ様", "お疲れさま", "ご苦労様", "ご苦労さま", "ご馳走様", "ごちそうさま")
 
 
 def to_plain(text: str, *, keep: Sequence[str] = ()) -> str:
@@ -37,11 +37,14 @@ def to_plain(text: str, *, keep: Sequence[str] = ()) -> str:
 
     Quotations, code, addresses and the names in ``keep`` stay unchanged.
     """
-    return "".join(_Plain(words_of(text, keep)).written())
+    return "".join(_PlainRewriter(words_of(text, keep)).rewrite())
 
 
-class _Plain:
-    """Rewrites a text in one pass from left to right. ``out`` is the text so far."""
+class _PlainRewriter:
+    """Rewrites a text in one pass from left to right.
+
+    Each step rewrites the words at ``at``, appends to ``out`` and returns True, or returns False.
+    """
 
     def __init__(self, words: list[Word]) -> None:
         self.words = words
@@ -50,17 +53,17 @@ class _Plain:
 
     def word(self, offset: int = 0) -> Word:
         at = self.at + offset
-        return self.words[at] if 0 <= at < len(self.words) else END
+        return self.words[at] if 0 <= at < len(self.words) else NO_WORD
 
-    def written(self) -> list[str]:
+    def rewrite(self) -> list[str]:
         steps = (
-            self._given,
-            self._polite_verb,
-            self._humble_stem,
-            self._favour_to_come,
-            self._request,
-            self._copula,
-            self._fitting,
+            self._rewrite_kudasatte,
+            self._rewrite_masu,
+            self._rewrite_itashikaneru,
+            self._rewrite_humble_te_form,
+            self._rewrite_request,
+            self._rewrite_desu,
+            self._rewrite_yoroshii,
         )
         while self.at < len(self.words):
             word = self.word()
@@ -69,7 +72,7 @@ class _Plain:
                 self.at += 1
         return self.out
 
-    def _given(self) -> bool:
+    def _rewrite_kudasatte(self) -> bool:
         """Rewrite 来てくださって and 来てくださり、 as 来てくれて."""
         word, after = self.word(), self.word(1)
         pauses = word.surface[-1:] == "り" and after.surface in ("、", *_GREETINGS)
@@ -78,14 +81,14 @@ class _Plain:
         if not pauses and after.surface not in ("て", "た"):
             return False
         form: Form = "past" if after.surface == "た" else "te"
-        self._for_somebody()
+        self._rewrite_prefixed_stem()
         self.out.append(conjugate("くれる", "下一段-ラ行", form))
         self.at += 1 if pauses else 2
         return True
 
     # ── 〜ます ──
 
-    def _polite_verb(self) -> bool:
+    def _rewrite_masu(self) -> bool:
         verb, masu = self.word(), self.word(1)
         if masu.kept or masu.type != "助動詞-マス" or not verb.is_verb():
             return False
@@ -94,36 +97,42 @@ class _Plain:
         if form is None:
             return False
         before = self.word(-1)
-        alone = before is END or before.surface in _MARKS
+        alone = before is NO_WORD or before.surface in _SENTENCE_BREAKS
         if verb.lemma in ("いただく", "頂く") and alone and form == "plain":
             return False  # before a meal
         if before.surface == "どう" and verb.lemma in ("いたす", "致す") and form == "te":
             return False  # the answer to thanks
         if verb.lemma in ("ござる", "御座る"):
             asked = (before.surface, self.word(2).surface) == ("で", "か") and form == "plain"
-            if asked and self.word(-2).surface in QUESTIONS:  # 何でございますか
+            if asked and self.word(-2).surface in QUESTION_WORDS:  # 何でございますか
                 self.out[-1] = "だ"
                 self.at += length + 1
                 return True
-            self._gozaru(form)
-        elif verb.lemma in ("願う", "いたす", "致す", "する", "申し上げる") and self._favour(form):
+            self._rewrite_gozaru(form)
+        elif verb.lemma in (
+            "願う",
+            "いたす",
+            "致す",
+            "する",
+            "申し上げる",
+        ) and self._rewrite_humble_verb(form):
             pass
         else:
             lemma, type_ = _HUMBLE.get(verb.lemma, (verb.lemma, verb.type))
             if verb.lemma in ("存じる", "存ずる") and before.surface != "と":
                 lemma, type_ = "知る", "五段-ラ行"
-            if verb.lemma in _GIVEN:
-                self._for_somebody()
+            if verb.lemma in _RECEIVING_VERBS:
+                self._rewrite_prefixed_stem()
             self.out.append(conjugate(lemma, type_, form))
         self.at += length
         return True
 
-    def _for_somebody(self) -> None:
+    def _rewrite_prefixed_stem(self) -> None:
         """Rewrite お待ちくださ… as 待ってくれ…, and ご連絡いただ… as 連絡してもら…."""
         stem, prefix = self.word(-1), self.word(-2)
         if prefix.surface not in ("お", "ご", "御") or stem.kept or len(self.out) < 2:
             return
-        verb = stem if stem.is_verb() else verb_of(stem)
+        verb = stem if stem.is_verb() else verb_of_noun(stem)
         if stem.surface == "越し":
             self.out[-2:] = ["来て"]
         elif verb is not None:
@@ -160,7 +169,7 @@ class _Plain:
             return "stem", 1
         return "plain", 1
 
-    def _gozaru(self, form: Form) -> None:
+    def _rewrite_gozaru(self, form: Form) -> None:
         before = self.word(-1)
         negative = form.startswith("negative")
         past = form in ("past", "negative_past")
@@ -176,7 +185,7 @@ class _Plain:
             self.out.append("は")
         self.out.append(conjugate("ある", "五段-ラ行", form))
 
-    def _favour(self, form: Form) -> bool:
+    def _rewrite_humble_verb(self, form: Form) -> bool:
         """Rewrite お願いします as お願い, and お待ちします as 待つ."""
         verb = self.word()
         stem, prefix = self.word(-1), self.word(-2)
@@ -184,7 +193,7 @@ class _Plain:
             return False
         if stem.lemma == "願う" and prefix.surface in ("お", "御"):
             if (form == "plain" and self.word(2).pos.startswith(("補助記号", "空白"))) or (
-                form == "plain" and self.word(2) is END
+                form == "plain" and self.word(2) is NO_WORD
             ):
                 if self.word(-3).lemma in ("よろしく", "宜しい", "よろしい"):
                     del self.out[-2:]
@@ -195,13 +204,13 @@ class _Plain:
             return False
         do = stem if stem.pos.startswith("動詞") else None
         if do is None and prefix.surface == "お" and "サ変" not in stem.pos:
-            do = verb_of(stem)
+            do = verb_of_noun(stem)
         if do is None:
             return False
         self.out[-2:] = [conjugate(do.lemma, do.type, form)]
         return True
 
-    def _humble_stem(self) -> bool:
+    def _rewrite_itashikaneru(self) -> bool:
         """Rewrite お答えいたしかね… as 答えかね…, and 対応いたしかね… as 対応しかね…."""
         do, stem, prefix = self.word(), self.word(-1), self.word(-2)
         if do.lemma not in ("いたす", "致す") or self.word(1).pos != "接尾辞-動詞的":
@@ -214,7 +223,7 @@ class _Plain:
         self.at += 1
         return True
 
-    def _fitting(self) -> bool:
+    def _rewrite_yoroshii(self) -> bool:
         """Rewrite よろしければ as よければ, and よろしいです as いい."""
         word, after = self.word(), self.word(1)
         if word.lemma not in ("よろしい", "宜しい"):
@@ -228,7 +237,7 @@ class _Plain:
         self.at += 1
         return True
 
-    def _favour_to_come(self) -> bool:
+    def _rewrite_humble_te_form(self) -> bool:
         """Rewrite お待ちしており… as 待ってい…."""
         do, te = self.word(), self.word(1)
         stem, prefix = self.word(-1), self.word(-2)
@@ -247,7 +256,7 @@ class _Plain:
 
     # ── 〜てください, お待ちください ──
 
-    def _request(self) -> bool:
+    def _rewrite_request(self) -> bool:
         word = self.word()
         if word.lemma not in ("くださる", "下さる") or not word.form.startswith("命令形"):
             return False
@@ -263,9 +272,11 @@ class _Plain:
             self.out[-2:] = [conjugate(before.lemma, before.type, "te") + give]
         elif before.surface == "ご覧":
             self.out[-1:] = ["見て" + give]
-        elif honorific and (verb := verb_of(before)):
+        elif honorific and (verb := verb_of_noun(before)):
             self.out[-2:] = [conjugate(verb.lemma, verb.type, "te") + give]
-        elif before.surface[:1] == "お" and (verb := verb_of(before, 1)):  # お知らせ is one word
+        elif before.surface[:1] == "お" and (
+            verb := verb_of_noun(before, 1)
+        ):  # お知らせ is one word
             self.out[-1:] = [conjugate(verb.lemma, verb.type, "te") + give]
         elif honorific and "サ変" in before.pos:
             self.out[-2:] = [before.surface + "して" + give]
@@ -282,7 +293,7 @@ class _Plain:
 
     # ── 〜です ──
 
-    def _copula(self) -> bool:
+    def _rewrite_desu(self) -> bool:
         word = self.word()
         if word.type != "助動詞-デス":
             return False
@@ -293,7 +304,7 @@ class _Plain:
             or before.type in ("助動詞-タ", "助動詞-ヌ", "助動詞-マス")
         )
         length = 1
-        if word.surface != "で" and (verb := self._under_way()):
+        if word.surface != "で" and (verb := self._progressive_verb()):
             te = conjugate(verb.lemma, verb.type, "te")
             past = (word.surface, after.surface) == ("でし", "た")
             self.out[-2:] = [te + ("いた" if past else "いる")]
@@ -301,7 +312,7 @@ class _Plain:
             if (
                 word.surface == "です"
                 and after.surface == "か"
-                and asks_before(self.words, self.at)
+                and has_question_word_before(self.words, self.at)
             ):
                 self.out.append("？")
                 self.at += 3 if self.word(2).surface in ("。", "？", "?") else 2
@@ -317,29 +328,29 @@ class _Plain:
                 self.out.append("なら")
             elif after.surface == "て":
                 self.out.append("て" if drops else "で")
-            elif not drops and not "".join(self.out[-6:]).endswith(_THANKS):
+            elif not drops and not "".join(self.out[-6:]).endswith(_THANKS_FOR_WORK):
                 self.out.append("だった")
         elif not drops:
-            length = self._da(before, after)
+            length = self._rewrite_desu_after_noun(before, after)
         self.at += length
         return True
 
-    def _under_way(self) -> Word | None:
+    def _progressive_verb(self) -> Word | None:
         """Return the verb of 探し in 何をお探しです, which means 探している."""
         stem, prefix, object_ = (self.word(-back) for back in (1, 2, 3))
         if prefix.surface not in ("お", "御") or object_.surface != "を" or stem.kept:
             return None
-        verb = stem if stem.is_verb() else verb_of(stem)
+        verb = stem if stem.is_verb() else verb_of_noun(stem)
         return verb if verb is not None and verb.lemma != "願う" else None
 
-    def _da(self, before: Word, after: Word) -> int:
+    def _rewrite_desu_after_noun(self, before: Word, after: Word) -> int:
         """Rewrite です after a noun or the like as だ; return the number of words read."""
         ends = self.word(2)
-        if "".join(self.out[-6:]).endswith(_THANKS):
+        if "".join(self.out[-6:]).endswith(_THANKS_FOR_WORK):
             return 1
         if after.surface == "か":
             what = (self.word(-2).surface, before.surface) == ("な", "ん")
-            if what and (self.word(-3) is END or self.word(-3).surface[:1] in _PAUSES):
+            if what and (self.word(-3) is NO_WORD or self.word(-3).surface[:1] in _CLAUSE_BREAKS):
                 self.out[-2:] = ["何だ"]  # taken for the な and ん of 学生なんですか
                 return 2
             if before.surface in ("ん", "の") and before.pos.startswith("助詞"):
@@ -347,7 +358,9 @@ class _Plain:
                 return 1
             if before.surface == "いかが":
                 self.out[-1] = "どう"
-            asks = before.surface in (*QUESTIONS, "いかが") or asks_before(self.words, self.at)
+            asks = before.surface in (*QUESTION_WORDS, "いかが") or has_question_word_before(
+                self.words, self.at
+            )
             if asks and not ends.surface.startswith("な"):
                 self.out.append("だ")
                 return 2
@@ -362,29 +375,29 @@ class _Plain:
         return 1
 
 
-def asks_before(words: Sequence[Word], at: int) -> bool:
-    """Tell whether a question word is before ``words[at]`` in its clause.
+def has_question_word_before(words: Sequence[Word], at: int) -> bool:
+    """Return whether a question word is before ``words[at]`` in its clause.
 
     誰の車 has one; 誰か and 誰も are none.
     """
     for back in range(at - 1, -1, -1):
         word, after = words[back], [each.surface for each in words[back + 1 : back + 3]]
-        if word.kept or word.surface[:1] in _MARKS or word.surface == "、":
+        if word.kept or word.surface[:1] in _SENTENCE_BREAKS or word.surface == "、":
             return False
-        if word.surface in QUESTIONS:
+        if word.surface in QUESTION_WORDS:
             return after != ["で", "も"] and after[:1] not in (["か"], ["も"], ["でも"], ["って"])
     return False
 
 
-_U_ROW = dict(zip("いきぎしちにびみり", "うくぐすつぬぶむる", strict=True))
+_DICTIONARY_ENDINGS = dict(zip("いきぎしちにびみり", "うくぐすつぬぶむる", strict=True))
 
 
-def verb_of(noun: Word, after: int = 0) -> Word | None:
+def verb_of_noun(noun: Word, after: int = 0) -> Word | None:
     """Return the verb whose stem is a noun like 知らせ or 話し, from its letter ``after`` on."""
     stem = noun.surface[after:]
     if not noun.pos.startswith("名詞") or not stem:
         return None
-    for lemma in (stem + "る", stem[:-1] + _U_ROW.get(stem[-1], "")):
+    for lemma in (stem + "る", stem[:-1] + _DICTIONARY_ENDINGS.get(stem[-1], "")):
         words = words_of(lemma)
         if len(words) == 1 and words[0].pos.startswith("動詞"):
             verb = words[0]

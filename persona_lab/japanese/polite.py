@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from persona_lab.japanese.morphology import END, Form, Word, conjugate, words_of
-from persona_lab.japanese.plain import asks_before
+from persona_lab.japanese.morphology import NO_WORD, Form, Word, conjugate, words_of
+from persona_lab.japanese.plain import has_question_word_before
 
-_ENDS = "。！？!?…\n"
-_BUT = ("が", "けど", "けれど", "けれども")
-_WHOLE = {
+_SENTENCE_ENDS = "。！？!?…\n"
+_BUT_PARTICLES = ("が", "けど", "けれど", "けれども")
+_POLITE_WORDS = {
     "ありがとう": "ありがとうございます",
     "有難う": "有難うございます",
     "おはよう": "おはようございます",
@@ -38,7 +38,7 @@ _SET_PHRASES = {
     "ごちそうさま": "ごちそうさまでした",
 }
 """A sentence of several words → its polite form."""
-_ROUGH = {
+_SLURRED_ENDS = {
     "てん": "てる",
     "でん": "でる",
     "ねえ": "ない",
@@ -47,8 +47,8 @@ _ROUGH = {
     "ん": "ない",
 }
 """A slurred end before の → its standard form: 何してんの, 知らねえの, 知らんの."""
-_EMPHATIC = ("よ", "ね", "な", "なあ", "なぁ", "ぞ", "ぜ", "わ", "さ")
-_CONTRACTED = {
+_EMPHATIC_PARTICLES = ("よ", "ね", "な", "なあ", "なぁ", "ぞ", "ぜ", "わ", "さ")
+_CONTRACTIONS = {
     "てる": "ている",
     "でる": "でいる",
     "ちゃう": "てしまう",
@@ -56,17 +56,17 @@ _CONTRACTED = {
     "とく": "ておく",
     "どく": "でおく",
 }
-_POLITE: dict[Form, str] = {
+_MASU_ENDINGS: dict[Form, str] = {
     "plain": "ます",
     "past": "ました",
     "negative": "ません",
     "negative_past": "ませんでした",
     "volitional": "ましょう",
 }
-_LAUGHS = ("笑", "泣", "汗", "涙", "草", "w", "ww", "www")
-_ONE_WITH_NAI = ("もったい", "勿体", "くだら", "とんでも")
+_LAUGH_MARKS = ("笑", "泣", "汗", "涙", "草", "w", "ww", "www")
+_STEMS_BEFORE_NAI = ("もったい", "勿体", "くだら", "とんでも")
 """Words that form one adjective with ない, which is no negation."""
-_TAIL = {
+_POLITE_PARTICLES = {
     "ぜ": "よ",
     "ぞ": "よ",
     "わ": "",
@@ -88,17 +88,17 @@ def to_polite(text: str, *, keep: Sequence[str] = ()) -> str:
     out: list[str] = []
     start = 0
     for at, word in enumerate(words):
-        if not word.kept and (word.surface[:1] in _ENDS or "\n" in word.surface):
+        if not word.kept and (word.surface[:1] in _SENTENCE_ENDS or "\n" in word.surface):
             if at > start:
-                out += _sentence(words[start:at], question=word.surface[:1] in "？?")
+                out += _rewrite_sentence(words[start:at], question=word.surface[:1] in "？?")
             out.append(word.surface)
             start = at + 1
-    return "".join([*out, *_sentence(words[start:], question=False)])
+    return "".join([*out, *_rewrite_sentence(words[start:], question=False)])
 
 
-def _sentence(words: list[Word], *, question: bool) -> list[str]:
+def _rewrite_sentence(words: list[Word], *, question: bool) -> list[str]:
     """Return a sentence, without its mark, in polite form."""
-    end = spoken_end(words)
+    end = count_spoken_words(words)
     if not end:
         return [word.surface for word in words]
     closing = [word.surface for word in words[end:]]
@@ -106,31 +106,33 @@ def _sentence(words: list[Word], *, question: bool) -> list[str]:
     start = 0
     for at in range(1, end):  # one may end the sentence: そう思うけど。
         but = words[at]
-        if but.surface == "、" and _is_said_first(words[start:at], words[at + 1 : at + 2]):
-            clauses += [*_Clause(words[start:at], final=True, question=False).lifted(), "、"]
+        if but.surface == "、" and _is_inverted(words[start:at], words[at + 1 : at + 2]):
+            clauses += [*_Clause(words[start:at], final=True, question=False).rewrite(), "、"]
             start = at + 1
-        if but.surface in _BUT and but.pos == "助詞-接続助詞" and not but.kept:
+        if but.surface in _BUT_PARTICLES and but.pos == "助詞-接続助詞" and not but.kept:
             clauses += [
-                *_Clause(words[start:at], final=False, question=False).lifted(),
+                *_Clause(words[start:at], final=False, question=False).rewrite(),
                 but.surface,
             ]
             start = at + 1
-    return [*clauses, *_Clause(words[start:end], final=True, question=question).lifted(), *closing]
+    return [*clauses, *_Clause(words[start:end], final=True, question=question).rewrite(), *closing]
 
 
-def _is_said_first(words: Sequence[Word], after: Sequence[Word]) -> bool:
-    """Tell whether an inverted sentence begins with its predicate, as in いいよ、別に。."""
+def _is_inverted(words: Sequence[Word], after: Sequence[Word]) -> bool:
+    """Return whether an inverted sentence begins with its predicate, as in いいよ、別に。."""
     at = len(words)
-    while at and words[at - 1].pos == "助詞-終助詞" and words[at - 1].surface in _EMPHATIC:
+    while (
+        at and words[at - 1].pos == "助詞-終助詞" and words[at - 1].surface in _EMPHATIC_PARTICLES
+    ):
         at -= 1
     if not 0 < at < len(words) or any(word.surface in ("と", "って") for word in after):
         return False
     last = words[at - 1]
     states = last.is_predicate() and last.form.startswith("終止形")
-    return states and not asks_before(words, at)  # 何だよ、それ。
+    return states and not has_question_word_before(words, at)  # 何だよ、それ。
 
 
-def spoken_end(words: Sequence[Word]) -> int:
+def count_spoken_words(words: Sequence[Word]) -> int:
     """Return the number of words before final marks, emoji, （笑） and the like."""
     end = len(words)
     while end:
@@ -142,7 +144,7 @@ def spoken_end(words: Sequence[Word]) -> int:
                 return end - 1 if end == len(words) else end
             end = begun
         elif last.pos.startswith(("補助記号", "空白", "記号")) or (
-            end > 1 and last.surface in _LAUGHS and words[end - 2].is_predicate()
+            end > 1 and last.surface in _LAUGH_MARKS and words[end - 2].is_predicate()
         ):
             end -= 1
         else:
@@ -151,46 +153,46 @@ def spoken_end(words: Sequence[Word]) -> int:
 
 
 class _Clause:
-    """A clause: ``words[:tail]`` up to the end of its predicate, then particles."""
+    """A clause: ``words[:predicate_end]`` up to the end of its predicate, then particles."""
 
     def __init__(self, words: list[Word], *, final: bool, question: bool) -> None:
         self.words = words
         self.final = final
         self.question = question
-        self.tail = len(words)
-        while self.tail and (
-            words[self.tail - 1].pos == "助詞-終助詞"
-            or (self.tail > 1 and words[self.tail - 1].pos == "助詞-準体助詞")
+        self.predicate_end = len(words)
+        while self.predicate_end and (
+            words[self.predicate_end - 1].pos == "助詞-終助詞"
+            or (self.predicate_end > 1 and words[self.predicate_end - 1].pos == "助詞-準体助詞")
         ):
-            self.tail -= 1
+            self.predicate_end -= 1
 
     def word(self, back: int = 1) -> Word:
         """Return the word at ``back`` words before the predicate's end."""
-        return self.words[self.tail - back] if 0 < back <= self.tail else END
+        return self.words[self.predicate_end - back] if 0 < back <= self.predicate_end else NO_WORD
 
-    def lifted(self) -> list[str]:
+    def rewrite(self) -> list[str]:
         surfaces = [word.surface for word in self.words]
         if "".join(surfaces) in _SET_PHRASES and not self.words[0].kept:
             return [_SET_PHRASES["".join(surfaces)]]
         if surfaces[:1] == ["すま"] and surfaces[2:3] == ["、"] and not self.words[0].kept:
             surfaces[:2] = ["すみ", "ません"]  # すまない, すまん
         parting = surfaces[:2] == ["じゃあ", "ね"]
-        if not parting and surfaces and surfaces[0] in _WHOLE and not self.words[0].kept:
-            whole = _WHOLE[surfaces[0]]
-            if len(surfaces) == 1 or self.tail == 1:
+        if not parting and surfaces and surfaces[0] in _POLITE_WORDS and not self.words[0].kept:
+            whole = _POLITE_WORDS[surfaces[0]]
+            if len(surfaces) == 1 or self.predicate_end == 1:
                 return [whole]
             begins = self.words[0].pos.startswith(("感動詞", "接続詞"))
             if (begins and self.words[1].lemma != "ござる") or surfaces[1] == "、":
                 surfaces[0] = whole
-        if not self.tail or self.word().kept:
+        if not self.predicate_end or self.word().kept:
             return surfaces
-        found = self._predicate()
+        found = self._rewrite_predicate()
         if found is None:
             return surfaces
         length, polite, tail = found
-        return [*surfaces[: self.tail - length], polite, *tail]
+        return [*surfaces[: self.predicate_end - length], polite, *tail]
 
-    def _predicate(self) -> tuple[int, str, list[str]] | None:
+    def _rewrite_predicate(self) -> tuple[int, str, list[str]] | None:
         """Return the number of words to replace, the new text, and the particles after it.
 
         None leaves the clause unchanged.
@@ -198,13 +200,13 @@ class _Clause:
         last = self.word()
         tail = self._particles()
         if self.final and last.surface in ("よろしく", "ごめん", "ありがとう"):
-            return 1, _WHOLE[last.surface], []
+            return 1, _POLITE_WORDS[last.surface], []
         if self.final and last.surface == "めでとう":
             return 0, "ございます", []
         asked = tail[:1] in (["の"], ["ん"])
-        if asked and last.surface in _ROUGH and self.word(2).is_predicate():
-            _, polite, tail = self._explained(tail)
-            return 1, _ROUGH[last.surface] + polite, tail
+        if asked and last.surface in _SLURRED_ENDS and self.word(2).is_predicate():
+            _, polite, tail = self._rewrite_explanation(tail)
+            return 1, _SLURRED_ENDS[last.surface] + polite, tail
         if last.type in ("助動詞-マス", "助動詞-デス") or self._is_polite_past():
             return None
         if self.final and last.surface in ("ちょうだい", "頂戴"):
@@ -217,7 +219,7 @@ class _Clause:
             return 0, "ようです", tail[1:]
         if asked or tail[:2] == ["か", "な"] or tail[:1] == ["かな"]:
             return (
-                self._explained(tail)
+                self._rewrite_explanation(tail)
                 if asked
                 else (0, "でしょうか", tail[2:] if tail[0] == "か" else tail[1:])
             )
@@ -225,13 +227,13 @@ class _Clause:
             if self.question or not self.final:
                 return None
             return 1, conjugate(last.lemma, last.type, "negative") + "でください", []
-        found = self._conjugated()
+        found = self._rewrite_ending()
         if found is None:
             return None
         length, polite = found
         if polite.endswith(("ください", "ましょう")):
             tail = [mark for mark in tail if mark in ("ね", "か")]
-        tail = [_TAIL.get(mark, mark) for mark in tail]
+        tail = [_POLITE_PARTICLES.get(mark, mark) for mark in tail]
         if (
             self.question
             and not {"か", "っけ"} & set(tail)
@@ -243,7 +245,7 @@ class _Clause:
 
     def _particles(self) -> list[str]:
         """Return the particles after the predicate, without the い of かい and だい."""
-        return [word.surface for word in self.words[self.tail :] if word.surface != "い"]
+        return [word.surface for word in self.words[self.predicate_end :] if word.surface != "い"]
 
     def _is_polite_past(self) -> bool:
         return self.word().type in ("助動詞-タ", "助動詞-ヌ") and self.word(2).type in (
@@ -251,30 +253,30 @@ class _Clause:
             "助動詞-デス",
         )
 
-    def _explained(self, tail: list[str]) -> tuple[int, str, list[str]]:
+    def _rewrite_explanation(self, tail: list[str]) -> tuple[int, str, list[str]]:
         """Rewrite 行くの？ as 行くんですか？."""
         rest = [mark for mark in tail[1:] if mark in ("よ", "ね", "か")]
         if self.question and "か" not in rest:
             rest = ["か", *rest]
         return 0, "んです", rest
 
-    def _conjugated(self) -> tuple[int, str] | None:
+    def _rewrite_ending(self) -> tuple[int, str] | None:
         """Return the predicate's number of words, and its polite form."""
         last, before, third = (self.word(back) for back in (1, 2, 3))
         if last.form.startswith("仮定形"):  # 行かなきゃ, 行ったら
             return None
         if last.type == "助動詞-タ":
-            return self._past(before, third)
+            return self._rewrite_past(before, third)
         if last.is_verb():
-            return self._verb(last, before)
+            return self._rewrite_verb(last, before)
         if last.lemma in ("ない", "無い") and last.is_adjective():
-            return self._negative("negative", 1)
+            return self._rewrite_negative("negative", 1)
         if last.type == "助動詞-ヌ" and last.surface == "ん" and before.surface != "いか":
-            return (2, _masu(before, "negative")) if before.is_verb() else None  # 知らん
-        if last.is_adjective() and last.lemma in _ROUGH:
+            return (2, _masu_form(before, "negative")) if before.is_verb() else None  # 知らん
+        if last.is_adjective() and last.lemma in _SLURRED_ENDS:
             if before.is_adjective():  # うまくねえ
                 return 1, "ないです"
-            return self._negative("negative", 1)
+            return self._rewrite_negative("negative", 1)
         if last.is_adjective():
             return (1, last.surface + "です") if last.form.startswith(("終止", "連体")) else None
         if last.type == "助動詞-ダ":
@@ -287,8 +289,8 @@ class _Clause:
         if last.surface in ("て", "で") and last.pos == "助詞-接続助詞" and self.final:
             if third.surface in ("どう", "こう", "そう", "ああ"):  # どうして？
                 return (0, "です") if self.question else None
-            if before.is_verb() and before.lemma in _CONTRACTED:  # 待ってて
-                return 2, conjugate(*_whole(before), "te") + "ください"
+            if before.is_verb() and before.lemma in _CONTRACTIONS:  # 待ってて
+                return 2, conjugate(*_expand_contraction(before), "te") + "ください"
             if before.is_verb() or (before.type == "助動詞-ナイ" and last.surface == "で"):
                 return 1, last.surface + "ください"
             return None
@@ -300,34 +302,34 @@ class _Clause:
             return 1, last.surface + "です"
         return None
 
-    def _past(self, before: Word, third: Word) -> tuple[int, str] | None:
+    def _rewrite_past(self, before: Word, third: Word) -> tuple[int, str] | None:
         if before.is_verb():
-            return 2, _masu(before, "past")
+            return 2, _masu_form(before, "past")
         if before.lemma in ("ない", "無い"):
-            return self._negative("negative_past", 2)
+            return self._rewrite_negative("negative_past", 2)
         if before.is_adjective():
             return 1, self.word().surface + "です"
         return (2, "でした") if before.type == "助動詞-ダ" else None
 
-    def _negative(self, form: Form, length: int) -> tuple[int, str] | None:
+    def _rewrite_negative(self, form: Form, length: int) -> tuple[int, str] | None:
         """Rewrite a final ない of ``length`` words: 行かない, 高くない, 静かじゃない."""
         verb, earlier = self.word(length + 1), self.word(length + 2)
-        if verb.surface in _ONE_WITH_NAI:
+        if verb.surface in _STEMS_BEFORE_NAI:
             return 0, "です"
         if verb.is_verb() and verb.form.startswith("未然形"):
-            return length + 1, _masu(verb, form)
+            return length + 1, _masu_form(verb, form)
         if verb.surface in ("て", "で") and verb.pos == "助詞-接続助詞" and earlier.is_verb():
-            return length, _masu(_IRU, form)  # 読んでない
+            return length, _masu_form(_IRU, form)  # 読んでない
         if verb.surface == "じゃ":
             asks = earlier.is_adjective() or earlier.pos == "助詞-準体助詞"
             if asks and form == "negative":  # いいじゃない, 行くんじゃない？
                 return length, "ないですか" if self.question else "ないです"
-            return length + 1, "じゃ" + _masu(_ARU, form)
-        return length, _masu(_ARU, form)
+            return length + 1, "じゃ" + _masu_form(_ARU, form)
+        return length, _masu_form(_ARU, form)
 
-    def _verb(self, last: Word, before: Word) -> tuple[int, str] | None:
+    def _rewrite_verb(self, last: Word, before: Word) -> tuple[int, str] | None:
         if last.form.startswith("意志推量形"):
-            return 1, _masu(last, "volitional")
+            return 1, _masu_form(last, "volitional")
         if last.form.startswith("命令形"):
             if last.lemma in ("くれる", "呉れる"):
                 return (2 if before.pos == "接頭辞" else 1), "ください"
@@ -339,7 +341,7 @@ class _Clause:
                 return None
             return 1, conjugate(last.lemma, last.type, "te") + "ください"
         if last.form.startswith(("終止形", "連体形")):
-            return 1, _masu(last, "plain")
+            return 1, _masu_form(last, "plain")
         return None
 
 
@@ -347,13 +349,13 @@ _ARU = Word("ある", "ある", "動詞", "五段-ラ行", "終止形")
 _IRU = Word("いる", "いる", "動詞", "上一段-ア行", "終止形")
 
 
-def _masu(verb: Word, form: Form) -> str:
-    return conjugate(*_whole(verb), "stem") + _POLITE[form]
+def _masu_form(verb: Word, form: Form) -> str:
+    return conjugate(*_expand_contraction(verb), "stem") + _MASU_ENDINGS[form]
 
 
-def _whole(verb: Word) -> tuple[str, str]:
+def _expand_contraction(verb: Word) -> tuple[str, str]:
     """Return dictionary form and conjugation without contraction: てる is ている."""
-    if not verb.pos.startswith("助動詞") or verb.lemma not in _CONTRACTED:
+    if not verb.pos.startswith("助動詞") or verb.lemma not in _CONTRACTIONS:
         return verb.lemma, verb.type
-    lemma = _CONTRACTED[verb.lemma]
+    lemma = _CONTRACTIONS[verb.lemma]
     return lemma, "上一段" if lemma.endswith("いる") else "五段"

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Literal
 
 from persona_lab.japanese.morphology import Word, words_of
-from persona_lab.japanese.plain import verb_of
+from persona_lab.japanese.plain import verb_of_noun
 
 Level = Literal[1, 2, 3, 4]
 WEIGHTS = Path(__file__).with_name("politeness.csv")
 LEVELS: tuple[Level, ...] = (1, 2, 3, 4)
 
-_CARRIERS = (
+_POLITENESS_POS = (
     "助動詞",
     "接頭辞",
     "代名詞",
@@ -81,7 +81,7 @@ _RESPECTFUL = frozenset(["いらっしゃる", "おっしゃる", "仰る", "な
 
 _HUMBLE = frozenset(["伺う", "拝見", "拝借", "参る", "申す", "申し上げる", "かしこまる", "存じる"])
 """Words that humble the speaker: more polite than です and ます, too."""
-_EVERYDAY = frozenset(["ありがとう", "ごめん", "いかが", "れる", "られる"])
+_EVERYDAY_HONORIFICS = frozenset(["ありがとう", "ごめん", "いかが", "れる", "られる"])
 """Honorific words that are used to people of every rank."""
 
 
@@ -90,30 +90,30 @@ def politeness_level(text: str) -> Level:
 
     Quotations, code and addresses don't count. A text without words is plain.
     """
-    words = [word for word in words_of(text) if not word.kept and _counts(word)]
+    words = [word for word in words_of(text) if not word.kept and word.is_spoken()]
     if not words:
         return 4
     marked = any(word.type in _POLITE_TYPES for word in words)
-    if _commands(words) or (not marked and not _may_be_polite(words)):
+    if _is_command(words) or (not marked and not _may_be_polite(words)):
         return 4
-    weights = _weights()
+    weights = _load_weights()
     scores = [0.0] * len(LEVELS)
     for feature in features(words, asks="？" in text or "?" in text):
         for level, weight in enumerate(weights.get(feature, ())):
             scores[level] += weight
-    if any(word.lemma in _RESPECTFUL for word in words) or _honoured(words):
+    if any(word.lemma in _RESPECTFUL for word in words) or _has_respectful_naru(words):
         scores[2:] = [float("-inf")] * 2
-    elif marked and not _raised(words):
+    elif marked and not _has_honorific(words):
         return 3
     elif marked and {word.lemma for word in words} & _HUMBLE:
         scores[2:] = [float("-inf")] * 2
-    elif marked or _invites(words):
+    elif marked or _is_invitation(words):
         scores[3] = float("-inf")
     return LEVELS[scores.index(max(scores))]
 
 
 def is_polite(text: str) -> bool:
-    """Tell whether ``text`` is polite: every level but the plain one."""
+    """Return whether ``text`` is polite: every level but the plain one."""
     return politeness_level(text) < 4
 
 
@@ -123,7 +123,7 @@ def features(words: Sequence[Word], *, asks: bool) -> set[str]:
     found |= {
         f"word {word.lemma}"
         for before, word in pairwise([words[0], *words])
-        if word.pos.startswith(_CARRIERS) and before.surface != "ば"  # 〜なければならない
+        if word.pos.startswith(_POLITENESS_POS) and before.surface != "ば"  # 〜なければならない
     }
     found |= {
         f"prefix {word.surface} {after.pos.split('-')[0]}"
@@ -135,12 +135,8 @@ def features(words: Sequence[Word], *, asks: bool) -> set[str]:
     return found
 
 
-def _counts(word: Word) -> bool:
-    return not word.pos.startswith(("補助記号", "空白", "記号"))
-
-
 def _may_be_polite(words: Sequence[Word]) -> bool:
-    """Tell whether there is an honorific word or affix, or no predicate at the end."""
+    """Return whether there is an honorific word or affix, or no predicate at the end."""
     last = words[-1]
     ends = last.form.startswith(("終止形", "連体形", "意志推量形")) or last.pos == "助詞-終助詞"
     return not ends or any(
@@ -148,19 +144,19 @@ def _may_be_polite(words: Sequence[Word]) -> bool:
     )
 
 
-def _commands(words: Sequence[Word]) -> bool:
-    """Tell whether the sentence is a command like 立ちなさい, which is not polite."""
+def _is_command(words: Sequence[Word]) -> bool:
+    """Return whether the sentence is a command like 立ちなさい, which is not polite."""
     before, last = words[-2:] if len(words) > 1 else (words[0], words[0])
     honours = len(words) > 2 and words[-3].pos.startswith("接頭辞")
     return last.surface == "なさい" and before.is_verb() and not honours
 
 
-def _raised(words: Sequence[Word]) -> bool:
-    """Tell whether a word besides です and ます honours or humbles somebody.
+def _has_honorific(words: Sequence[Word]) -> bool:
+    """Return whether a word besides です and ます honours or humbles somebody.
 
     The お of お茶 doesn't; that of お待ちする, お電話する and お客様 does.
     """
-    if any(word.lemma in (_HONORIFIC | _HUMBLE) - _EVERYDAY for word in words):
+    if any(word.lemma in (_HONORIFIC | _HUMBLE) - _EVERYDAY_HONORIFICS for word in words):
         return True
     for before, after, third in zip(words, words[1:], [*words[2:], words[-1]], strict=False):
         if after.lemma in ("様", "さま", "方"):
@@ -172,20 +168,20 @@ def _raised(words: Sequence[Word]) -> bool:
     return False
 
 
-def _honoured(words: Sequence[Word]) -> bool:
-    """Tell whether there is a form like お読みになる or ご覧になる."""
+def _has_respectful_naru(words: Sequence[Word]) -> bool:
+    """Return whether there is a form like お読みになる or ご覧になる."""
     for stem, ni, become in zip(words, words[1:], words[2:], strict=False):
         if (ni.surface, become.lemma) == ("に", "なる") and stem.surface == "ご覧":
             return True
     for prefix, stem, ni, become in zip(words, words[1:], words[2:], words[3:], strict=False):
         honorific = prefix.pos.startswith("接頭辞") and prefix.surface in ("お", "ご", "御")
         if honorific and (ni.surface, become.lemma) == ("に", "なる"):
-            return stem.is_verb() or verb_of(stem) is not None
+            return stem.is_verb() or verb_of_noun(stem) is not None
     return False
 
 
-def _invites(words: Sequence[Word]) -> bool:
-    """Tell whether the text is an invitation without a verb, like こちらへどうぞ."""
+def _is_invitation(words: Sequence[Word]) -> bool:
+    """Return whether the text is an invitation without a verb, like こちらへどうぞ."""
     return words[-1].lemma == "どうぞ" and any(
         word.lemma in ("こちら", "そちら", "あちら") or word.pos.startswith("接頭辞")
         for word in words
@@ -193,7 +189,7 @@ def _invites(words: Sequence[Word]) -> bool:
 
 
 @lru_cache(maxsize=1)
-def _weights() -> dict[str, tuple[float, ...]]:
+def _load_weights() -> dict[str, tuple[float, ...]]:
     with WEIGHTS.open(encoding="utf-8", newline="") as file:
         rows = csv.reader(file)
         next(rows)

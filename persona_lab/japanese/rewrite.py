@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from persona_lab.japanese.morphology import Form, Word, conjugate
-from persona_lab.japanese.polite import spoken_end
+from persona_lab.japanese.polite import count_spoken_words
 
 _Texts = Annotated[
     tuple[Annotated[str, Field(min_length=1)], ...],
@@ -123,7 +123,7 @@ class Rule(BaseModel):
         ):
             return False
         if self.left == "start":
-            if any(_is_spoken(word) for word in words[:at]):
+            if any(word.is_spoken() for word in words[:at]):
                 return False
         elif isinstance(self.left, WordPattern) and not (at and self.left.matches(words[at - 1])):
             return False
@@ -186,7 +186,7 @@ def rewrite(words: Sequence[Word], rules: Rules, placeholders: Mapping[str, str]
     Returns:
         The text of the sentence.
     """
-    end = spoken_end(words)
+    end = count_spoken_words(words)
     out, at = "", 0
     while at < len(words):
         rule = next((rule for rule in rules.at(words[at]) if rule.matches(words, at, end)), None)
@@ -205,7 +205,3 @@ def _inflect(word: Word, form: str) -> str:
     if form == "base":
         return word.lemma
     return conjugate(word.lemma, word.type, form)  # type: ignore[arg-type]
-
-
-def _is_spoken(word: Word) -> bool:
-    return not word.pos.startswith(("補助記号", "空白", "記号"))

@@ -38,11 +38,11 @@ def check_file(path: Path) -> None:
         raise model_unavailable(path, "damaged_file", "not a GGUF file, or a damaged one")
 
 
-_checked: LRUCache[tuple[Path, int, int], bool] = LRUCache(64)
+_checked_files: LRUCache[tuple[Path, int, int], bool] = LRUCache(64)
 
 
 def _loads_safely(path: Path, size: int, changed: int) -> bool:
-    known = _checked.get((path, size, changed))
+    known = _checked_files.get((path, size, changed))
     if known is not None:
         return known
     command = [sys.executable, "-m", __name__, str(path.resolve())]
@@ -54,7 +54,7 @@ def _loads_safely(path: Path, size: int, changed: int) -> bool:
         return True  # slow isn't damaged
     survived = -ended.returncode not in _CRASHES
     if ended.returncode != -signal.SIGKILL:
-        _checked[path, size, changed] = survived
+        _checked_files[path, size, changed] = survived
     return survived
 
 

@@ -19,7 +19,7 @@ from persona_lab.llama.engine import Engine
 ENGINE_OVERHEAD_BYTES = 250_000_000
 """Bytes that an engine takes beside weights and cells: the larger of the two packaged models."""
 
-_CGROUP = Path("/sys/fs/cgroup")
+_CGROUP_FOLDER = Path("/sys/fs/cgroup")
 """Where Linux publishes the limits of a container."""
 
 
@@ -165,9 +165,9 @@ def available_memory() -> int:
 
     left = int(psutil.virtual_memory().available)
     with contextlib.suppress(OSError, ValueError, KeyError):  # no container, or one without a limit
-        limit = int((_CGROUP / "memory.max").read_text("ascii"))
-        taken = int((_CGROUP / "memory.current").read_text("ascii"))
-        lines = (_CGROUP / "memory.stat").read_text("ascii").splitlines()
+        limit = int((_CGROUP_FOLDER / "memory.max").read_text("ascii"))
+        taken = int((_CGROUP_FOLDER / "memory.current").read_text("ascii"))
+        lines = (_CGROUP_FOLDER / "memory.stat").read_text("ascii").splitlines()
         cache = int(dict(line.split() for line in lines)["file"])
         left = min(left, limit - taken + cache)
     return max(0, left)

@@ -102,7 +102,7 @@ class Sampler:
 
         llama = load_llama()
         logits = llama.llama_get_logits_ith(context._pointer, index)
-        candidates = np.zeros(self._model.vocabulary_size, _CANDIDATE)
+        candidates = np.zeros(self._model.vocabulary_size, _CandidateToken)
         candidates["id"] = np.arange(self._model.vocabulary_size)
         candidates["logit"] = np.ctypeslib.as_array(logits, (self._model.vocabulary_size,))
         chosen = self._apply(candidates.copy(), self._pointer)
@@ -142,7 +142,7 @@ class Sampler:
             self._grammar = None
 
 
-_CANDIDATE = [("id", "i4"), ("logit", "f4"), ("p", "f4")]
+_CandidateToken = [("id", "i4"), ("logit", "f4"), ("p", "f4")]
 """llama.cpp's ``llama_token_data``."""
 
 

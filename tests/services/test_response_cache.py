@@ -11,7 +11,11 @@ import pytest
 from support.backends import RedisServer, back
 from support.fakes import ScriptedClient, Visitor, says
 
-from persona_lab.clients.middleware.response_cache import CachedClient, CacheManager, normalized
+from persona_lab.clients.middleware.response_cache import (
+    CachedClient,
+    CacheManager,
+    normalize_message,
+)
 from persona_lab.comparison.runner import Contestant
 from persona_lab.db.redis import RedisLink
 from persona_lab.errors import Offline
@@ -60,12 +64,12 @@ async def test_width_and_spaces_of_the_message_make_no_difference(message: str) 
 
 
 def test_code_keeps_its_spaces_when_messages_are_compared() -> None:
-    assert normalized("if x:\n    y") != normalized("if x:\n  y")
+    assert normalize_message("if x:\n    y") != normalize_message("if x:\n  y")
 
 
 @pytest.mark.parametrize("pair", [("10²は？", "102は？"), ("①", "1"), ("㍑", "リットル")])
 def test_letters_that_mean_something_else_are_another_message(pair: tuple[str, str]) -> None:
-    assert normalized(pair[0]) != normalized(pair[1])
+    assert normalize_message(pair[0]) != normalize_message(pair[1])
 
 
 OTHERS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]] = {

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from support.fakes import Visitor, says
 
 from persona_lab.clients.catalog import Catalog, ModelInfo
-from persona_lab.clients.pricing import TABLE_DATE, cost, price_date, priced
+from persona_lab.clients.pricing import PRICE_TABLE_DATE, cost, price_date, priced
 from persona_lab.lab import Lab
 from persona_lab.settings import ROOT, Settings
 from persona_lab.types import Usage
@@ -140,7 +140,7 @@ async def test_prices_are_the_same_when_the_table_is_read_beside_the_loop() -> N
 
 def test_the_date_is_that_of_the_table_or_of_the_file() -> None:
     both = {"input_price": 1, "output_price": 2}
-    assert price_date(info("openai:gpt-5-mini")) == TABLE_DATE
+    assert price_date(info("openai:gpt-5-mini")) == PRICE_TABLE_DATE
     assert price_date(info("openai:x", **both)) is None
     assert price_date(info("openai:x", **both, price_date="2026-10-01")) == date(2026, 10, 1)
     with pytest.raises(ValidationError):

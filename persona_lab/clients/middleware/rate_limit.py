@@ -4,7 +4,7 @@ Requests are counted in a sliding window. Tokens are counted in a fixed window, 
 the first token and lasts a day. A request reserves tokens when it begins: the estimate of its
 prompt, and as much of the longest answer as the quota allows. At the end, the actual usage
 replaces the reservation. Concurrent requests therefore can't exceed the quota. The quota never
-cuts off an answer that has estimated.
+cuts off an answer that has begun.
 
 Requests to every model count, because each request loads this machine. Tokens count only if they
 cost money: those of local models, of the mock and of calls with a visitor's key don't. A cached

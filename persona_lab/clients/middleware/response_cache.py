@@ -125,7 +125,7 @@ class CacheManager:
         await self._answers.put(_key(info, prompt, options, server), answer)
 
 
-def normalized(message: str) -> str:
+def normalize_message(message: str) -> str:
     """Normalize the width of characters in ``message`` and the spaces of a single line.
 
     Other compatibility characters (10², ①) stay, because they have a meaning. The spaces of
@@ -161,7 +161,7 @@ def _key(info: ModelInfo, prompt: Prompt, options: Options, server: str) -> str:
         system,
         turns,
         last,
-        normalized(prompt.message),
+        normalize_message(prompt.message),
     )
     return hashlib.sha256(repr(parts).encode("utf-8", "surrogatepass")).hexdigest()
 

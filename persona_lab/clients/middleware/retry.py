@@ -28,8 +28,8 @@ from persona_lab.clients.middleware.wrapper import ClientWrapper, Sleep, log_pro
 RETRYABLE = (RateLimited, Overloaded, ModelTimeout, Offline)
 """Transient errors. Other errors would occur again, or the call was already paid for."""
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0
-"""Seconds: upper bounds of the random pause before the second attempt, and before any."""
+FIRST_PAUSE_S, MAX_PAUSE_S = 0.5, 8.0
+"""Upper bounds of the random pause before the second attempt, and before any."""
 
 
 class RetryingClient(ClientWrapper):
@@ -61,7 +61,7 @@ class RetryingClient(ClientWrapper):
             return began + seconds - self._clock()
 
         def pause(state: tenacity.RetryCallState) -> float:
-            jitter = tenacity.wait_random_exponential(FIRST_PAUSE, LONGEST_PAUSE)(state)
+            jitter = tenacity.wait_random_exponential(FIRST_PAUSE_S, MAX_PAUSE_S)(state)
             return (_error(state).retry_after or 0) + jitter
 
         def should_stop(state: tenacity.RetryCallState) -> bool:
