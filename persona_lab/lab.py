@@ -121,6 +121,28 @@ def _moderator(clients: ClientPool) -> Moderator | None:
     return OpenAIModerator(lambda: clients.settings)
 
 
+def _output_filter(clients: ClientPool, fallback_texts: Translations) -> OutputFilter:
+    """Return the filter for answers, with the refusal texts of ``fallback_texts``.
+
+    Raises:
+        ConfigurationError: The filter's rules are wrong, or the moderator can't be used.
+    """
+    settings = clients.settings
+
+    def refusal_text(agent: Agent, reason: BlockReason) -> str:
+        name = agent.name.strip() or fallback_texts("blocked.nobody", agent.language)
+        return fallback_texts(f"blocked.{reason}", agent.language, name=name)
+
+    return OutputFilter(
+        settings.templates_dir / "guards.yaml",
+        refusal_text,
+        personal_data=settings.mask_personal_data,
+        words=settings.word_filter,
+        limits=settings.role_limits,
+        moderator=_moderator(clients),
+    )
+
+
 def open_lab(
     settings: Settings | None = None,
     *,
@@ -140,7 +162,7 @@ def open_lab(
         sleep: Waits between the tries of a model.
 
     Raises:
-        ConfigurationError: The deployment is wrong. One line names the fault.
+        ConfigurationError: A setting or a file is wrong. One line names the fault.
     """
     settings = settings if settings is not None else load_settings()
     catalog = Catalog(settings.data_dir / "models.yaml")
@@ -157,41 +179,29 @@ def open_lab(
         clock=clock,
         sleep=sleep,
         outer=[
-            lambda client, asking: RateLimitedClient(client, rate_limiter, asking),
-            lambda client, asking: CachedClient(
-                client, cache_manager, fresh=asking.bypass_cache or asking.user_key
+            lambda client, call: RateLimitedClient(client, rate_limiter, call),
+            lambda client, call: CachedClient(
+                client, cache_manager, fresh=call.bypass_cache or call.user_key
             ),
         ],
     )
-    clients = ClientPool(settings, catalog, injected=client, around=layers.wrap_shared)
-    _check("LLM_FALLBACK", clients.check_fallback_models)
-    _check("LLM_MODEL, LOCAL_MODEL", clients.check)
+    clients = ClientPool(settings, catalog, injected=client, wrap=layers.wrap_shared)
+    _check_setting("LLM_FALLBACK", clients.check_fallback_models)
+    _check_setting("LLM_MODEL, LOCAL_MODEL", clients.check)
     engine = PromptTemplateEngine(settings.templates_dir)
     summary_words = Translations(settings.templates_dir / "summary.yaml")
-    seeds = load_demos(settings.data_dir / "personas.yaml")
+    demos = load_demos(settings.data_dir / "personas.yaml")
     prompt_builder = PromptBuilder(engine)
     tones = Tones(settings.templates_dir / "tones.yaml")
-    words = Translations(settings.templates_dir / "fallbacks.yaml")
-    error_handler = ErrorHandler(words)
-
-    def safe_words(agent: Agent, reason: BlockReason) -> str:
-        name = agent.name.strip() or words("blocked.nobody", agent.language)
-        return words(f"blocked.{reason}", agent.language, name=name)
-
-    output_filter = OutputFilter(
-        settings.templates_dir / "guards.yaml",
-        safe_words,
-        personal_data=settings.mask_personal_data,
-        words=settings.word_filter,
-        limits=settings.role_limits,
-        moderator=_moderator(clients),
-    )
-    adjusting = [tones.step] if settings.tone_adjustment else []
-    response_processor = ResponseProcessor([*STEPS, *adjusting, output_filter.step, *LAST_STEPS])
+    fallback_texts = Translations(settings.templates_dir / "fallbacks.yaml")
+    error_handler = ErrorHandler(fallback_texts)
+    output_filter = _output_filter(clients, fallback_texts)
+    tone_steps = [tones.step] if settings.tone_adjustment else []
+    response_processor = ResponseProcessor([*STEPS, *tone_steps, output_filter.step, *LAST_STEPS])
     input_validator = InputValidator(settings.max_message_length)
     store = Store(settings.database_url)
     try:
-        store.seed_agents(seeds)
+        store.seed_agents(demos)
         store.mark_interrupted()
     except BaseException:
         store.close()
@@ -203,15 +213,15 @@ def open_lab(
         summary_words=summary_words if settings.context_summary else None,
         shared=shared,
     )
-    known = _known(settings, catalog)
+    known = _named_models(settings, catalog)
     metrics = Metrics(
         known,
         circuits=layers.circuits.states,
         cache=lambda: (cache_manager.hits, cache_manager.misses),
         engines=_engines,
     )
-    named = {*known, client.info.spec} if client is not None else {*known}
-    monitor = _monitor(settings, store, metrics, frozenset(named))
+    watched = {*known, client.info.spec} if client is not None else {*known}
+    monitor = _monitor(settings, store, metrics, frozenset(watched))
     service = LLMService(
         store=store,
         clients=clients,
@@ -248,7 +258,7 @@ def open_lab(
     )
 
 
-def _known(settings: Settings, catalog: Catalog) -> list[str]:
+def _named_models(settings: Settings, catalog: Catalog) -> list[str]:
     """Return the models that metrics name: those of the catalog and of the settings."""
     local = [f"local:{name}" for name in settings.local_models]
     return [*catalog.models, settings.default_model, *settings.fallback_models, *local]
@@ -278,15 +288,15 @@ def _engines() -> list[EngineStats]:
     return [engine.stats for engine in running_engines()]
 
 
-def _check(names: str, check: Callable[[], None]) -> None:
+def _check_setting(names: str, check: Callable[[], None]) -> None:
     """Run ``check``, and turn its error into a ConfigurationError with the settings' ``names``."""
     try:
         check()
-    except MissingKey as wrong:
-        needs = f"{wrong.provider}:{wrong.model} needs {wrong.details['variable']}"
-        raise ConfigurationError(f"{names}: {needs}") from wrong
-    except ModelUnavailable as wrong:
-        raise ConfigurationError(f"{names}: {wrong}") from wrong
-    except UnknownModel as wrong:
-        unknown = f"{wrong.details['model']} is no model that is known"
-        raise ConfigurationError(f"{names}: {unknown}") from wrong
+    except MissingKey as error:
+        needs = f"{error.provider}:{error.model} needs {error.details['variable']}"
+        raise ConfigurationError(f"{names}: {needs}") from error
+    except ModelUnavailable as error:
+        raise ConfigurationError(f"{names}: {error}") from error
+    except UnknownModel as error:
+        unknown = f"{error.details['model']} is no model that is known"
+        raise ConfigurationError(f"{names}: {unknown}") from error

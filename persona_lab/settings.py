@@ -20,13 +20,13 @@ PROVIDER_NAMES: tuple[str, ...] = ("local", "openai", "anthropic", "mock")
 ``clients/registry.py``."""
 
 
-def _known(name: str) -> str:
+def _is_provider(name: str) -> str:
     if name not in PROVIDER_NAMES:
         raise ValueError(f"must be one of {', '.join(PROVIDER_NAMES)}")
     return name
 
 
-ProviderName = Annotated[str, AfterValidator(_known)]
+ProviderName = Annotated[str, AfterValidator(_is_provider)]
 
 
 class Settings(BaseSettings):
@@ -226,7 +226,7 @@ class Settings(BaseSettings):
 
     @field_validator("log_format", "log_level", mode="before")
     @classmethod
-    def _in_small_letters(cls, value: object) -> object:
+    def _lowercase(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
 
     @field_validator("database_url")
@@ -252,8 +252,8 @@ class Settings(BaseSettings):
     def local_models(self) -> list[str]:
         """The local models that the settings name."""
         names = [self.llm_model] if self.llm_provider == "local" else []
-        names += _listed(self.local_model)
-        names += [spec[6:] for spec in _listed(self.llm_fallback) if spec.startswith("local:")]
+        names += _split_names(self.local_model)
+        names += [spec[6:] for spec in _split_names(self.llm_fallback) if spec.startswith("local:")]
         return list(dict.fromkeys(filter(None, names)))
 
     @property
@@ -263,7 +263,7 @@ class Settings(BaseSettings):
         ``local`` alone means the first of :attr:`local_models`.
         """
         local = next(iter(self.local_models), "")
-        return [f"local:{local}" if s == "local" else s for s in _listed(self.llm_fallback)]
+        return [f"local:{local}" if s == "local" else s for s in _split_names(self.llm_fallback)]
 
     @property
     def default_model(self) -> str:
@@ -272,7 +272,7 @@ class Settings(BaseSettings):
         return f"{self.llm_provider}:{self.llm_model or next(iter(local), '')}"
 
 
-def _listed(text: str) -> list[str]:
+def _split_names(text: str) -> list[str]:
     return [name for name in map(str.strip, text.split(",")) if name]
 
 

@@ -44,7 +44,7 @@ class ClientPool:
         catalog: Catalog,
         *,
         injected: LLMClientInterface | None = None,
-        around: Callable[[LLMClientInterface], LLMClientInterface] = lambda client: client,
+        wrap: Callable[[LLMClientInterface], LLMClientInterface] = lambda client: client,
     ) -> None:
         """Create an empty pool.
 
@@ -52,7 +52,7 @@ class ClientPool:
             settings: The settings.
             catalog: Facts about the models.
             injected: A client to use for every model, for tests.
-            around: Wraps each new client in middleware.
+            wrap: Wraps each new client in middleware.
 
         Raises:
             ConfigurationError: A key can't be read.
@@ -61,7 +61,7 @@ class ClientPool:
         self._shared_pool: ClientPool | None = None
         self.catalog = catalog
         self._injected = injected
-        self._around = around
+        self._wrap = wrap
         self._files: dict[str, ModelInfo] = {}
         self._reset()
 
@@ -78,7 +78,7 @@ class ClientPool:
         self._closing: set[asyncio.Task[None]] = set()
 
     def with_user_keys(
-        self, around: Callable[[LLMClientInterface], LLMClientInterface]
+        self, wrap: Callable[[LLMClientInterface], LLMClientInterface]
     ) -> tuple[ClientPool, UserKeys]:
         """Create a pool for one visitor, which can use the visitor's keys.
 
@@ -86,7 +86,7 @@ class ClientPool:
         takes all other clients from this pool. The caller must close it.
 
         Args:
-            around: Wraps each client that uses a key of the visitor in middleware.
+            wrap: Wraps each client that uses a key of the visitor in middleware.
 
         Returns:
             The pool and the store for the visitor's keys.
@@ -100,7 +100,7 @@ class ClientPool:
         private = copy.copy(self)
         private.keys = keys = shared.with_user_keys()
         private._shared_pool = self
-        private._around = around
+        private._wrap = wrap
         private._reset()
         return private, keys
 
@@ -191,7 +191,7 @@ class ClientPool:
         shared = next(filter(None, alike), None)
         if shared is not None:
             return shared
-        return kept.setdefault(info.spec, self._around(kind(info, self.settings)))
+        return kept.setdefault(info.spec, self._wrap(kind(info, self.settings)))
 
     async def open(self, spec: str = "") -> LLMClientInterface:
         """Return the client like :meth:`get`, but import the SDK in a thread.

@@ -18,19 +18,17 @@ from __future__ import annotations
 import functools
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal, Protocol
-
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing import Literal, Protocol
 
 from persona_lab.db.tables import Agent
 from persona_lab.responses.changes import Edit
 from persona_lab.responses.code_fences import CodeFenceTracker
+from persona_lab.responses.filter_rules import Subject, read_filter_rules
 from persona_lab.responses.filters import Filter, Step
-from persona_lab.responses.pii import KINDS, canonical, find_personal, normalized, plain
-from persona_lab.yaml_config import Location, load
+from persona_lab.responses.listed_words import SEPARATOR_CHARACTERS, ListedWords, skeleton
+from persona_lab.responses.pii import canonical, find_personal, normalized, plain
 
 
 class Moderator(Protocol):
@@ -48,7 +46,6 @@ class Moderator(Protocol):
 BlockReason = Literal["words", "limits", "moderation"]
 """Why an answer was blocked. ``blocked.…`` in ``fallbacks.yaml`` has the texts."""
 
-_Text = Annotated[str, Field(min_length=1)]
 _MAX_UNIT_LENGTH = 600
 """Characters after which a unit ends at the next space in any case."""
 _LOOKBEHIND_LENGTH = 40
@@ -64,73 +61,6 @@ _SIGNS = frozenset("@＠〒+＋都道府県市区町村郡0123456789０１２３
 _KEY_BEGINS = re.compile(r"-----BEGIN(?: [A-Z0-9]+)*\Z")
 _KEY_OPEN = re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?!.*-----END [A-Z0-9 ]*KEY-----)", re.S)
 _MAX_KEY_LENGTH = 8000
-_SEPARATORS = r"[\s・.,*_\-‐ー~/]{1,2}"
-"""Characters that are found between the letters of a word to evade the filter."""
-_SEPARATOR_CHARACTERS = frozenset(" \t\n　・.,*_-‐ー~/")
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class _BothLanguages(_Strict):
-    ja: _Text
-    en: _Text
-
-
-class _WordList(_Strict):
-    """A list of words. They match in any script, case and spacing."""
-
-    severity: Literal["mask", "block"]
-    ja: tuple[_Text, ...] = ()
-    en: tuple[_Text, ...] = ()
-
-    @model_validator(mode="after")
-    def _has_words(self) -> _WordList:
-        for word in (*self.ja, *self.en):
-            if len(canonical(word)) < 2:
-                raise ValueError(f"{word}: too short to be looked for")
-        if not (self.ja or self.en):
-            raise ValueError("has no words")
-        return self
-
-
-class _Subject(_Strict):
-    """A subject on which a role gives no advice.
-
-    Each entry of ``advice`` is a group of words that occur in one sentence; "a|b" stands for a or
-    b. A sentence with a word of ``unless`` is allowed.
-    """
-
-    advice: tuple[Annotated[tuple[_Text, ...], Field(min_length=2)], ...]
-    unless: tuple[_Text, ...] = ()
-
-
-class _Limit(_Strict):
-    roles: Annotated[tuple[_Text, ...], Field(min_length=1)]
-    subjects: Annotated[tuple[_Text, ...], Field(min_length=1)]
-
-
-class _File(_Strict):
-    masks: dict[_Text, _BothLanguages]
-    words: tuple[_WordList, ...] = ()
-    subjects: dict[_Text, _Subject] = Field(default_factory=dict)
-    limits: tuple[_Limit, ...] = ()
-
-    @model_validator(mode="after")
-    def _references_exist(self) -> _File:
-        wanted = {*KINDS, "word"}
-        if wrong := sorted(wanted ^ set(self.masks)):
-            raise ValueError(f"masks: {wrong[0]} is {'missing' if wrong[0] in wanted else 'none'}")
-        for number, limit in enumerate(self.limits, 1):
-            for subject in limit.subjects:
-                if subject not in self.subjects:
-                    raise ValueError(f"limit {number}: there is no subject {subject}")
-        return self
-
-
-def _describe_location(location: Location) -> str:
-    return ": ".join(str(part + 1 if isinstance(part, int) else part) for part in location)
 
 
 class OutputFilter:
@@ -138,7 +68,7 @@ class OutputFilter:
 
     Args:
         path: The file of the rules, ``guards.yaml``.
-        safe_words: Returns a persona's text for a blocked answer, by :data:`BlockReason`.
+        refusal_text: Returns a persona's text for a blocked answer, by :data:`BlockReason`.
         personal_data: Whether personal data is masked.
         words: Whether listed words are masked and blocked.
         limits: Whether the limits of roles apply.
@@ -148,7 +78,7 @@ class OutputFilter:
     def __init__(
         self,
         path: Path,
-        safe_words: Callable[[Agent, BlockReason], str],
+        refusal_text: Callable[[Agent, BlockReason], str],
         *,
         personal_data: bool = True,
         words: bool = True,
@@ -160,11 +90,16 @@ class OutputFilter:
         Raises:
             ConfigurationError: The file is invalid. The message names the file and the entry.
         """
-        self.rules = load(path, _File, place=_describe_location)
-        self.safe_words = safe_words
+        self.rules = read_filter_rules(path)
+        self.refusal_text = refusal_text
         self.moderator = moderator
         self.personal_data = personal_data
-        self.words = _WordLists(self.rules.words if words else ())
+        self.words = ListedWords()
+        if words:
+            by_severity: dict[str, list[str]] = {"mask": [], "block": []}
+            for each in self.rules.words:
+                by_severity[each.severity] += each.words
+            self.words = ListedWords(**by_severity)
         self._limits = self.rules.limits if limits else ()
 
     @property
@@ -192,9 +127,9 @@ class OutputFilter:
             ProviderError: The review failed.
         """
         flagged = await self.moderator.review(text) if self.moderator and text else []
-        return (self.safe_words(agent, "moderation") if flagged else text), flagged
+        return (self.refusal_text(agent, "moderation") if flagged else text), flagged
 
-    def subjects(self, agent: Agent) -> dict[str, _Subject]:
+    def subjects(self, agent: Agent) -> dict[str, Subject]:
         """Return the subjects on which ``agent`` gives no advice, by the limits of its roles."""
         roles = {_normalize_name(role.name) for role in agent.roles}
         return {
@@ -208,73 +143,6 @@ class OutputFilter:
         """Return the text that replaces an item of ``kind``."""
         both = self.rules.masks[kind]
         return both.en if language == "en" else both.ja
-
-
-class _WordLists:
-    """All listed words as two patterns, with the beginnings of words that delay a unit's end."""
-
-    def __init__(self, lists: Sequence[_WordList]) -> None:
-        self.mask = _any_word_pattern(
-            word for each in lists if each.severity == "mask" for word in _words_of(each)
-        )
-        self.block = _any_word_pattern(
-            word for each in lists if each.severity == "block" for word in _words_of(each)
-        )
-        whole = [_skeleton(word) for each in lists for word in _words_of(each)]
-        self._beginnings = {word[:length] for word in whole for length in range(1, len(word))}
-        self._marks = {begun[-1] for begun in self._beginnings}
-        self.longest = max(map(len, whole), default=0)
-
-    def under_way(self, skeleton: str) -> bool:
-        """Return whether the end of ``skeleton`` is the beginning of a listed word."""
-        if skeleton[-1:] not in self._marks:
-            return False
-        lengths = range(1, min(self.longest, len(skeleton) + 1))
-        return any(skeleton[-length:] in self._beginnings for length in lengths)
-
-
-def _words_of(words: _WordList) -> tuple[str, ...]:
-    return (*words.ja, *words.en)
-
-
-def _any_word_pattern(words: Iterable[str]) -> re.Pattern[str] | None:
-    patterns = []
-    for word in sorted(words, key=len, reverse=True):
-        skeleton = _skeleton(word)
-        letters = [_letter_pattern(letter) for letter in skeleton]
-        pattern = "".join(letters)
-        if skeleton.isascii():  # separators between all letters or none: "let's hit" is no match
-            parts = [[re.escape(letter) for letter in _skeleton(part)] for part in word.split()]
-            spread = (f"(?:{''.join(part)}|{_SEPARATORS.join(part)})" for part in parts)
-            pattern = rf"(?<![a-z0-9'’]){f'(?:{_SEPARATORS})?'.join(spread)}(?![a-z0-9])"
-        elif len(letters) > 2:  # with two letters, "販売・女性" would match
-            pattern = f"(?:{_SEPARATORS})?".join(letters)
-        if all("一" <= letter <= "鿿" for letter in skeleton):  # part of a longer word: 販売女性
-            pattern = rf"(?<![一-鿿]){pattern}(?![一-鿿])"
-        elif all("ぁ" <= letter <= "ー" for letter in skeleton):  # end of a verb: 行きちがい
-            pattern = rf"(?<![一-鿿]){pattern}"
-        patterns.append(pattern)
-    return re.compile("|".join(patterns), re.IGNORECASE) if patterns else None
-
-
-def _letter_pattern(letter: str) -> str:
-    """Return the pattern of a letter. Hiragana matches katakana too."""
-    if "ぁ" <= letter <= "ゖ":
-        return f"[{letter}{chr(ord(letter) + 0x60)}]"
-    return re.escape(letter)
-
-
-@lru_cache(maxsize=8192)
-def _skeleton(text: str) -> str:
-    """Return the letters of ``text`` for comparison: no case, no separators, in hiragana."""
-    folded = normalized(text)[0].casefold()
-    return "".join(
-        map(_hiragana, filter(lambda letter: letter not in _SEPARATOR_CHARACTERS, folded))
-    )
-
-
-def _hiragana(letter: str) -> str:
-    return chr(ord(letter) - 0x60) if "ァ" <= letter <= "ヶ" else letter
 
 
 def _normalize_name(word: str) -> str:
@@ -297,9 +165,11 @@ class SafetyFilter(Filter):
         self._fences = CodeFenceTracker()
         self._applied: list[str] = []
         self._held = ""
-        self._skeleton = ""
-        self._signs = False
-        self._worded = False
+        self._letters = ""
+        """The skeleton of the last characters, as long as the longest listed word."""
+        self._has_sign = False
+        """Whether the held text has a character that personal data has."""
+        self._may_have_words = False
         """Whether the held text may have a listed word."""
         self._before = ""
         self._given = ""
@@ -320,10 +190,10 @@ class SafetyFilter(Filter):
             if self.ended:
                 break
             self._held += character
-            self._signs = self._signs or character in _SIGNS
-            if character not in _SEPARATOR_CHARACTERS:
-                skeleton = self._skeleton + _skeleton(character)
-                self._skeleton = skeleton[-self._rules.words.longest - 1 :]
+            self._has_sign = self._has_sign or character in _SIGNS
+            if character not in SEPARATOR_CHARACTERS:
+                letters = self._letters + skeleton(character)
+                self._letters = letters[-self._rules.words.longest - 1 :]
             if self._is_unit(character):
                 out += self._release()
         return out
@@ -345,36 +215,36 @@ class SafetyFilter(Filter):
             return len(self._held) >= _MAX_UNIT_LENGTH
         latin = character.isascii() or "！" <= character <= "～"
         if latin and not character.isspace() and character not in _SENTENCE_ENDS:
-            self._worded = True
+            self._may_have_words = True
             return len(self._held) >= _MAX_KEY_LENGTH
         if "-----BEGIN" in self._held and _KEY_OPEN.search(self._held):
             return len(self._held) >= _MAX_KEY_LENGTH
         if character.isspace() and _KEY_BEGINS.search(self._held[:-1]):
             return False
         long = len(self._held) >= _MAX_UNIT_LENGTH
-        if self._rules.words.under_way(self._skeleton):
-            self._worded = True
+        if self._rules.words.ends_unfinished(self._letters):
+            self._may_have_words = True
             if not long:
                 return False
         if _NAME_CHARACTER.match(character):  # 東京 may become 東京都
             return long
         if character in _SENTENCE_ENDS:
             return True
-        if long or not (self._signs or self._subjects):
+        if long or not (self._has_sign or self._subjects):
             return True
         stopped = character.isspace() and self._held[-2:-1] == "."
         return stopped and not _ABBREVIATION.search(self._held[-7:-1])
 
     def _release(self, *, finished: bool = False) -> str:
         unit, self._held = self._held, ""
-        signs, self._signs = self._signs, False
-        worded, self._worded = self._worded, False
-        refused = self._refused(unit, worded)
+        has_sign, self._has_sign = self._has_sign, False
+        may_have_words, self._may_have_words = self._may_have_words, False
+        refused = self._refused(unit, may_have_words)
         if refused:
             self.ended, self.blocked = True, refused[0]
             self._applied.append(f"block:{refused[1]}")
-            return self._closing_text() + self._rules.safe_words(self._agent, refused[0])
-        out = self._masked(unit, signs, worded)
+            return self._closing_text() + self._rules.refusal_text(self._agent, refused[0])
+        out = self._masked(unit, has_sign, may_have_words)
         self._read += len(unit)
         self._before = (self._before + unit)[-_LOOKBEHIND_LENGTH:]
         self._given = (self._given + out)[-2:]
@@ -391,9 +261,9 @@ class SafetyFilter(Filter):
             return ("" if lines else "\n") + self._fences.open + "\n\n"
         return "\n\n"[lines:]
 
-    def _refused(self, unit: str, worded: bool) -> tuple[BlockReason, str] | None:
+    def _refused(self, unit: str, may_have_words: bool) -> tuple[BlockReason, str] | None:
         words = self._rules.words
-        if worded and words.block and words.block.search(normalized(unit)[0]):
+        if may_have_words and words.block and words.block.search(normalized(unit)[0]):
             return "words", "words"
         if self._subjects:
             sentence = normalized(unit)[0].casefold()
@@ -408,15 +278,15 @@ class SafetyFilter(Filter):
                         return "limits", name
         return None
 
-    def _masked(self, unit: str, signs: bool, worded: bool) -> str:
+    def _masked(self, unit: str, has_sign: bool, may_have_words: bool) -> str:
         found: list[tuple[int, int, str]] = []
-        if self._rules.personal_data and (signs or _may_hold_key(unit)):
+        if self._rules.personal_data and (has_sign or _may_hold_key(unit)):
             text = self._before + unit
             shift = len(self._before)
             for data in find_personal(text, shift):
                 if canonical(text[data.start : data.end]) not in self._canonical_persona():
                     found.append((data.start - shift, data.end - shift, data.kind))
-        if worded and self._rules.words.mask is not None:
+        if may_have_words and self._rules.words.mask is not None:
             normal, places = normalized(unit)
             for match in self._rules.words.mask.finditer(normal):
                 start, end = match.span()

@@ -152,9 +152,9 @@ class Tones:
         """
         if agent.language != "ja":
             return None
-        for own in agent.tones:
+        for agent_tone in agent.tones:
             for tone in self.tones:
-                if _normalize_name(own.name) in map(_normalize_name, tone.words):
+                if _normalize_name(agent_tone.name) in map(_normalize_name, tone.words):
                     return tone if tone.enabled else None
         return None
 
@@ -198,7 +198,7 @@ class ToneFilter(Filter):
 
     def feed(self, text: str) -> str:
         """Read ``text``, and return the text that is finished."""
-        return "".join(map(self._take, text))
+        return "".join(map(self._feed_character, text))
 
     def finish(self) -> str:
         """End the input, and return the last sentence."""
@@ -208,7 +208,7 @@ class ToneFilter(Filter):
         """Return the edits that turned ``before`` into ``after``."""
         return self._edits
 
-    def _take(self, character: str) -> str:
+    def _feed_character(self, character: str) -> str:
         if self._raw_line or self._fences.open:
             self._fences.feed(character)
             self._read += 1

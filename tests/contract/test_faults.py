@@ -226,7 +226,7 @@ async def house(rest: Lab, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Ope
             }
             settings = Settings(**chosen)
             layers = ClientStack(settings, clock=time.monotonic, sleep=sleep)
-            clients = ClientPool(settings, rest.catalog, around=layers.wrap_shared)
+            clients = ClientPool(settings, rest.catalog, wrap=layers.wrap_shared)
             opened.push_async_callback(clients.aclose)
             service = LLMService(
                 store=rest.store,

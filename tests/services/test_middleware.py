@@ -447,7 +447,7 @@ def layered(**settings: Any) -> tuple[ClientPool, ClientStack]:
     given = Settings(openai_api_key="k", anthropic_api_key="k", **settings)
     layers = ClientStack(given, clock=Clock(), sleep=asyncio.sleep)
     catalog = Catalog(given.data_dir / "models.yaml")
-    return ClientPool(given, catalog, around=layers.wrap_shared), layers
+    return ClientPool(given, catalog, wrap=layers.wrap_shared), layers
 
 
 async def test_each_provider_server_and_model_has_a_circuit_of_its_own() -> None:
