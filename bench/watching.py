@@ -40,11 +40,10 @@ def measure() -> Measured:
         )
         lab = open_.enter_context(open_lab(settings))
         lines = open_.enter_context((Path(folder) / "log").open("w", encoding="utf-8"))
-        lab.service.observers = ()
         with request():
             parts = {
-                "line in the log (JSON)": _logging(lab, lines, "json"),
-                "line in the log (for a reader)": _logging(lab, lines, "text"),
+                "line in the log (JSON)": _logging(lines, "json"),
+                "line in the log (for a reader)": _logging(lines, "text"),
                 "metrics": _each(_told(lab.monitor.metrics.observe)),
                 "alerts": _each(_told(lab.monitor.alerts.observe)),
                 "row in the database": _each(_recording(lab), WRITES),
@@ -109,11 +108,11 @@ def _told(observe: Callable[[GenerationResult], None]) -> Callable[[], object]:
     return lambda: observe(outcome)
 
 
-def _logging(lab: Lab, lines: TextIO, form: str) -> list[float]:
-    """The service's own call, with nobody else to tell."""
+def _logging(lines: TextIO, form: str) -> list[float]:
+    """The call of the observer that logs."""
     outcome = _outcome()
     logs.configure(Settings(log_format=form, openai_api_key="sk-to-look-for"), stream=lines)
-    return _each(lambda: lab.service._notify_observers(outcome))
+    return _each(lambda: logs.log_turn(outcome, texts=False))
 
 
 def _recording(lab: Lab) -> Callable[[], object]:

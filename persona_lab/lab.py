@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -25,6 +26,7 @@ from persona_lab.errors import ConfigurationError, MissingKey, ModelUnavailable,
 from persona_lab.insights import Insights
 from persona_lab.monitor import Monitor
 from persona_lab.monitor.alerts import Alerts, Change
+from persona_lab.monitor.logs import log_turn
 from persona_lab.monitor.metrics import Metrics
 from persona_lab.monitor.webhook import Webhook
 from persona_lab.personas.demos import load_demos
@@ -232,8 +234,11 @@ def open_lab(
         error_handler=error_handler,
         layers=layers,
         output_filter=output_filter,
-        observers=[monitor.metrics.observe, monitor.alerts.observe],
-        log_messages=settings.log_messages,
+        observers=[
+            partial(log_turn, texts=settings.log_messages),
+            monitor.metrics.observe,
+            monitor.alerts.observe,
+        ],
         clock=clock,
     )
     return Lab(

@@ -30,7 +30,7 @@ class Draft:
         clock: Callable[[], float],
         every: float,
         *,
-        instead: bool = False,
+        replaces_answer: bool = False,
     ) -> None:
         """Prepare the draft. Nothing is written yet.
 
@@ -40,7 +40,7 @@ class Draft:
             user_id: The owner of the chat.
             clock: Counts seconds.
             every: Seconds between two writes.
-            instead: Whether the answer replaces another one.
+            replaces_answer: Whether the answer replaces another one.
         """
         self.row: Message | None = None
         self._store = store
@@ -48,7 +48,7 @@ class Draft:
         self._user_id = user_id
         self._clock = clock
         self._every = every
-        self._instead = instead
+        self._replaces_answer = replaces_answer
         self._due = clock()
         self._writing: asyncio.Task[Message] | None = None
 
@@ -90,7 +90,7 @@ class Draft:
                     self._chat_id,
                     user_id=self._user_id,
                     sender="ai",
-                    instead=self._instead,
+                    instead=self._replaces_answer,
                     **about,
                 )
             else:

@@ -28,52 +28,28 @@ import copy
 import functools
 import logging
 import time
-import traceback
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from persona_lab.clients.base import estimate_tokens
-from persona_lab.clients.error_mapping import map_error
-from persona_lab.clients.middleware.wrapper import CallContext
-from persona_lab.clients.options import STRUCTURED_OUTPUT_OPTIONS, check_options
-from persona_lab.clients.registry import get_provider
-from persona_lab.db.generations import FailedAttempt, GenerationResult
-from persona_lab.db.tables import Agent, Generation, Message
-from persona_lab.errors import (
-    InputError,
-    InvalidResponse,
-    NotFound,
-    PersonaLabError,
-    ProviderError,
-    StorageError,
-)
-from persona_lab.monitor.logs import log_turn
-from persona_lab.monitor.request_context import bind_fields, with_request_context
-from persona_lab.pipeline.drafts import Draft, finish_despite_cancel
-from persona_lab.pipeline.fallback_chain import Fallback
-from persona_lab.pipeline.prompt_size import TURN_MARKUP_TOKENS, prompt_tokens
+from persona_lab.db.generations import GenerationResult
+from persona_lab.db.tables import Agent, Message
+from persona_lab.errors import NotFound, StorageError
+from persona_lab.monitor.request_context import with_request_context
+from persona_lab.pipeline.drafts import finish_despite_cancel
+from persona_lab.pipeline.observers import Observer, store_and_notify
+from persona_lab.pipeline.prompt_size import build_fitting_prompt
 from persona_lab.pipeline.summaries import Summarizer
-from persona_lab.pipeline.turn import TurnRequest, TurnState
-from persona_lab.pipeline.turn_metadata import (
-    answer_metadata,
-    cost_of,
-    language_of,
-    message_metadata,
-)
+from persona_lab.pipeline.target import Target, resolve_target
+from persona_lab.pipeline.turn import Turn, TurnParts
+from persona_lab.pipeline.turn_metadata import language_of
+from persona_lab.pipeline.turn_state import TurnRequest
+from persona_lab.pipeline.turn_storage import TurnStorage
 from persona_lab.pipeline.write_retry import FailedWriteRetrier
-from persona_lab.redaction import MASK, redact
-from persona_lab.responses.changes import (
-    MODERATION_STEP,
-    Change,
-    stored_details,
-)
-from persona_lab.types import Chunk, Completion, Event, Language, Prompt, Reply
-from persona_lab.unicode_text import is_blank
+from persona_lab.types import Event, Language, Prompt, Reply
 
 if TYPE_CHECKING:
-    from persona_lab.clients.catalog import ModelInfo
     from persona_lab.clients.middleware.stack import ClientStack
     from persona_lab.clients.pool import ClientPool
     from persona_lab.db.store import Store
@@ -86,9 +62,6 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger("persona_lab.service")
-
-Observer = Callable[[GenerationResult], None]
-"""Called after each generation, on a worker thread. An exception that it raises is logged."""
 
 _PREFILL_MESSAGES = ("A", "ん")
 """Messages without a common prefix. The common prefix of their prompts is the part to prefill."""
@@ -108,10 +81,9 @@ class LLMService:
         layers: Wraps the client of each call in middleware.
         output_filter: Reviews whole answers, if it has a moderator.
         observers: Called after each generation.
-        log_messages: Whether the log line of a turn has its texts.
         clock: Counts seconds.
         save_every: Seconds between two writes of a growing answer.
-        keep_again: Seconds before the first retry of a failed write.
+        retry_pause: Seconds before the first retry of a failed write.
     """
 
     def __init__(
@@ -127,10 +99,9 @@ class LLMService:
         layers: ClientStack | None = None,
         output_filter: OutputFilter | None = None,
         observers: Sequence[Observer] = (),
-        log_messages: bool = False,
         clock: Callable[[], float] = time.perf_counter,
         save_every: float = 0.5,
-        keep_again: float = 1.0,
+        retry_pause: float = 1.0,
     ) -> None:
         self.store = store
         self.clients = clients
@@ -142,28 +113,23 @@ class LLMService:
         self.layers = layers
         self.output_filter = output_filter
         self.observers = tuple(observers)
-        self.log_messages = log_messages
         self.clock = clock
         self.save_every = save_every
-        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._chat_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         """The lock of each chat that has a turn. It lives as long as a turn holds it or waits."""
         self.summarizer = Summarizer(
-            context_manager, layers=layers, clock=clock, record=self._record
+            context_manager, layers=layers, clock=clock, record=self._record_summary
         )
-        self._failed_writes = FailedWriteRetrier(self._turns, keep_again)
+        self._failed_writes = FailedWriteRetrier(self._chat_locks, retry_pause)
 
     def with_clients(self, clients: ClientPool) -> LLMService:
         """Return a copy of the service that uses ``clients``, such as those with a visitor's keys.
 
         The copy shares the locks of the chats, so that a chat still has one turn at a time.
         """
-        twin = copy.copy(self)
-        twin.clients = clients
-        return twin
-
-    @property
-    def _secrets(self) -> tuple[str, ...]:
-        return self.clients.keys.all_secrets
+        service = copy.copy(self)
+        service.clients = clients
+        return service
 
     async def aclose(self) -> None:
         """Cancel the running summaries, and retry the failed writes once more."""
@@ -227,16 +193,16 @@ class LLMService:
             NotFound: The user has no such chat, or ``agent_id`` isn't the agent of the chat.
             StorageError: The message can't be stored.
         """
-        # Check the model and options before the message is stored.
-        self.clients.options(self.clients.info(model), **options)
+        target = resolve_target(self.clients, model, options, with_fallback=True)
         text = self.input_validator.validate_message(message)
 
-        def ask() -> Message:
-            return self.store.add_message(chat_id, user_id=user_id, sender="user", content=text)
+        def begin(agent_id: str) -> tuple[Agent, Message]:
+            agent = self.store.get_agent(agent_id, user_id=user_id)
+            return agent, self.store.add_message(
+                chat_id, user_id=user_id, sender="user", content=text
+            )
 
-        events = self._chat_turn(
-            ask, chat_id, user_id, agent_id, model=model, language=language, options=options
-        )
+        events = self._chat_turn(begin, chat_id, user_id, agent_id, target, language)
         async with contextlib.aclosing(events):
             async for event in events:
                 yield event
@@ -271,73 +237,79 @@ class LLMService:
             NotFound: The user has no such chat, or the chat has no message.
             StorageError: The store can't be read or written.
         """
-        # Check the model and options before the previous answer is hidden.
-        self.clients.options(self.clients.info(model), **options)
-
+        target = resolve_target(self.clients, model, options, with_fallback=True)
         asked: Message | None = None
-        answered = False
+        has_text = False
 
-        def ask() -> Message:
+        def begin(agent_id: str) -> tuple[Agent, Message]:
             nonlocal asked
+            agent = self.store.get_agent(agent_id, user_id=user_id)
             asked = self.store.supersede_answer(chat_id, user_id=user_id)
-            return asked
+            return agent, asked
 
-        async def over() -> None:
+        async def restore() -> None:
             """Restore the previous answer if the new one has no text."""
-            if asked is not None and not answered:
+            if asked is not None and not has_text:
                 try:
                     await asyncio.to_thread(self.store.restore_answer, asked.id, user_id=user_id)
                 except StorageError:  # the next start of the app restores it
-                    log.warning("an answer stays aside", extra={"event": "restore_failed"})
+                    log.warning(
+                        "a previous answer isn't restored", extra={"event": "restore_failed"}
+                    )
 
-        events = self._chat_turn(
-            ask,
-            chat_id,
-            user_id,
-            over=over,
-            model=model,
-            language=language,
-            options=options,
-            fresh=True,
-        )
+        events = self._chat_turn(begin, chat_id, user_id, None, target, language, restore=restore)
         async with contextlib.aclosing(events):
             async for event in events:
-                answered |= event.type == "delta" and "fallback" not in event.metadata
+                has_text |= event.type == "delta" and "fallback" not in event.metadata
                 yield event
 
     async def _chat_turn(
         self,
-        ask: Callable[[], Message],
+        begin: Callable[[str], tuple[Agent, Message]],
         chat_id: str,
         user_id: str,
-        agent_id: str | None = None,
-        over: Callable[[], Awaitable[None]] | None = None,
-        **how: Any,
+        agent_id: str | None,
+        target: Target,
+        language: Language | None,
+        *,
+        restore: Callable[[], Awaitable[None]] | None = None,
     ) -> AsyncGenerator[Event, None]:
         """Run one turn of a chat after the turns before it.
 
-        ``ask`` returns the message to answer. ``over`` runs when the answer has ended in any way,
-        before the next turn begins.
+        Args:
+            begin: Returns the persona and the stored message to answer. It is called on a thread.
+            chat_id: The chat.
+            user_id: The owner of the chat.
+            agent_id: The agent that the chat must have; None for any.
+            target: The models of the turn.
+            language: The language of error texts.
+            restore: Called when the answer has ended in any way, before the next turn begins. It
+                is given for a regeneration.
         """
         chat = await asyncio.to_thread(self.store.get_chat, chat_id, user_id=user_id)
         if agent_id not in (None, chat.agent_id):
             raise NotFound(kind="agent")
-        async with contextlib.AsyncExitStack() as turn:
-            await turn.enter_async_context(self._turns.setdefault(chat_id, asyncio.Lock()))
-            await self._failed_writes.keep(chat_id)
-            if over is not None:
-                turn.push_async_callback(lambda: finish_despite_cancel(over()))
-            # Read the persona first: without it, no message is stored.
-            get = self.store.get_agent
-            agent = await asyncio.to_thread(get, chat.agent_id, user_id=user_id)
-            asked = await finish_despite_cancel(asyncio.to_thread(ask))
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(self._chat_locks.setdefault(chat_id, asyncio.Lock()))
+            await self._failed_writes.retry_now(chat_id)
+            if restore is not None:
+                stack.push_async_callback(lambda: finish_despite_cancel(restore()))
+            agent, asked = await finish_despite_cancel(asyncio.to_thread(begin, chat.agent_id))
             request = TurnRequest(
-                "chat", user_id, agent, asked.content, chat_id=chat_id, asked=asked, **how
+                "chat",
+                user_id,
+                agent,
+                asked.content,
+                target=target,
+                language=language,
+                chat_id=chat_id,
+                asked=asked,
+                regenerates=restore is not None,
             )
             async with contextlib.aclosing(self._turn(request)) as events:
                 async for event in events:
                     if event.type == "done":  # the answer is stored: let the next turn begin
-                        await turn.aclose()
+                        await stack.aclose()
                     yield event
 
     # ── turns without a chat ──────────────────────────────────────────────────────────────
@@ -373,17 +345,10 @@ class LLMService:
         Raises:
             InputError: The message, the model or an option is invalid.
         """
-        check_options(options)
+        target = resolve_target(self.clients, model, options, with_fallback=False)
         text = self.input_validator.validate_message(message)
         request = TurnRequest(
-            kind,
-            user_id,
-            agent,
-            text,
-            model=model,
-            options=options,
-            language=language,
-            context=context,
+            kind, user_id, agent, text, target=target, language=language, context=context
         )
         async with contextlib.aclosing(self._turn(request)) as events:
             async for event in events:
@@ -422,7 +387,15 @@ class LLMService:
             if self.clients.available(info):
                 count = (await self.clients.open(model)).count_tokens
         text = self.input_validator.clean(message)
-        prompt, _ = await self._prompt(agent, text, context, info, count, {})
+        prompt, _ = await build_fitting_prompt(
+            self.prompt_builder,
+            agent,
+            text,
+            context,
+            info=info,
+            max_tokens=self.clients.options(info).max_tokens,
+            count=count,
+        )
         return prompt
 
     async def prefill(
@@ -452,308 +425,35 @@ class LLMService:
             ]
             await client.prefill(either)
 
-    # ── the turn ──────────────────────────────────────────────────────────────────────────
+    # ── the parts of a turn ───────────────────────────────────────────────────────────────
 
-    async def _turn(self, request: TurnRequest) -> AsyncGenerator[Event, None]:
-        """Run one turn: stream its events, and store the answer and the record at its end."""
-        bind_fields(chat_id=request.chat_id, agent_id=request.agent.id, user_id=request.user_id)
-        state = TurnState(began=self.clock())
-        draft = None
-        if request.chat_id is not None:
-            draft = Draft(
-                self.store,
-                request.chat_id,
-                request.user_id,
-                self.clock,
-                self.save_every,
-                instead=request.fresh,
-            )
-        rest = ""
-        try:
-            yield Event("start", metadata=message_metadata(request.asked))
-            state.began = self.clock()
-            async with contextlib.aclosing(self._processed_text(request, state)) as pieces:
-                async for piece in pieces:
-                    if state.shown is None:
-                        state.shown = self.clock()
-                    if draft is not None:
-                        draft.append(state.text)
-                    yield Event(
-                        "delta", piece, message_id=draft.message_id if draft is not None else ""
-                    )
-            state.status = "ok"
-        except (InputError, NotFound) as error:
-            state.status, state.error = "failed", error
-            raise
-        except Exception as error:  # noqa: BLE001 - the user gets an answer for any error
-            state.status = "failed"
-            state.error = map_error(
-                error,
-                provider=state.info.provider if state.info else "",
-                model=state.info.name if state.info else "",
-            )
-            rest = state.finish()
-            excuse = await self.error_handler.handle(
-                # Pass on an unknown error unchanged: the log needs its traceback.
-                error if type(state.error) is PersonaLabError else state.error,
-                request.message,
-                request.agent,
-                language=request.language,
-                begun=bool(state.text),
-            )
-            state.excuse = Reply(
-                redact(excuse.content, self._secrets),
-                excuse.metadata | {"error": redact(excuse.metadata["error"], self._secrets)},
-            )
-        finally:
-            if state.unseen and request.fresh:
-                state.stream = None  # the previous answer is restored: drop this text
-            state.finish()
-            await finish_despite_cancel(self._store_result(request, state, draft))
-        if rest:
-            yield Event("delta", rest, message_id=draft.message_id if draft else "")
-        if state.excuse is not None:
-            lead = "\n\n" if state.text else ""
-            yield Event("delta", lead + state.excuse.content, metadata={"fallback": True})
-        yield Event("done", state.content, state.metadata, draft.message_id if draft else "")
-
-    async def _processed_text(
-        self, request: TurnRequest, state: TurnState
-    ) -> AsyncGenerator[str, None]:
-        """Stream the processed text of the answer, and keep ``state`` up to date."""
-        context, agent = request.context, request.agent
-        state.info = info = self.clients.info(request.model)
-        if request.chat_id is not None and request.asked is not None:
-            context = await self.context_manager.get_context(
-                request.chat_id,
-                user_id=request.user_id,
-                before=request.asked,
-                language=language_of(agent),
-            )
-        models = (
-            self.clients.fallback_chain(request.model) if request.chat_id is not None else [info]
+    def _turn(self, request: TurnRequest) -> AsyncGenerator[Event, None]:
+        """Run one turn with the present parts of the service."""
+        storage = TurnStorage(
+            store=self.store,
+            clients=self.clients,
+            context_manager=self.context_manager,
+            summarizer=self.summarizer,
+            error_handler=self.error_handler,
+            failed_writes=self._failed_writes,
+            observers=self.observers,
+            clock=self.clock,
+            save_every=self.save_every,
         )
-        self.clients.options(info, **request.options)  # raises for an invalid option
-        forms = {form for form in STRUCTURED_OUTPUT_OPTIONS if request.options.get(form)}
-        models = [each for each in models if forms <= get_provider(each.provider).structured_output]
-        answers = Fallback(models, functools.partial(self._model_chunks, request, state, context))
-        state.failed = answers.failed
-        if self.clients.keys.changing:  # redact a new key from the first answer that uses it
-            await asyncio.to_thread(self.clients.keys.refresh)
-        stream = self.response_processor.open_stream(agent, self._secrets, data=bool(forms))
-        filter_ = self.output_filter
-        moderation = filter_ if filter_ is not None and filter_.moderator is not None else None
-        held = ""
-        if moderation is None:  # a stopped turn must not store text without its review
-            state.stream = stream
-        try:
-            async with contextlib.aclosing(answers.stream()) as chunks:
-                async for chunk in chunks:
-                    text = stream.feed(chunk.text)
-                    if moderation is not None:
-                        held += text
-                    elif text:
-                        state.text += text
-                        yield text
-                    if stream.ended:
-                        break
-        except ProviderError as error:
-            if error in state.failed and state.info is not info:  # no model of the chain answered
-                state.info, state.model, state.usage = info, "", None
-            raise
-        if moderation is not None:
-            rest, state.applied = stream.finish()
-            state.blocked = stream.blocked
-            state.changes = stream.changes()
-            state.text, flagged = await moderation.review(held + rest, agent)
-            if flagged:
-                state.blocked = "moderation"
-                state.applied += tuple(f"block:{name}" for name in flagged)
-                state.changes = [Change(0, len(state.text), MASK, MODERATION_STEP, masked=True)]
-            text = state.text
-        else:
-            text = state.finish()
-        if text:
-            yield text
-        state.finish_reason = state.finish_reason or "stop"
-        if is_blank(state.text):
-            raise InvalidResponse(provider=state.info.provider, model=state.info.name)
-
-    async def _model_chunks(
-        self,
-        request: TurnRequest,
-        state: TurnState,
-        context: Sequence[Entry],
-        info: ModelInfo,
-    ) -> AsyncGenerator[Chunk, None]:
-        """Build the prompt for one model, and stream the model's chunks."""
-        state.info, state.model, state.told = info, "", {}
-        state.first = state.usage = state.finish_reason = None
-        client = await self.clients.open(info.spec)
-        if self.layers is not None:
-            # Trials and comparisons show how the answers of a model vary: don't cache them.
-            fresh = request.fresh or request.kind != "chat"
-            own = self.clients.user_pays(info)
-            again = bool(state.failed)
-            asking = CallContext(
-                request.user_id, bypass_cache=fresh, user_key=own, is_fallback=again
-            )
-            client = self.layers.wrap_for_call(client, asking)
-        state.client = client
-        if not client.is_loaded:
-            loading = self.clock()
-            await client.load()
-            state.load += self.clock() - loading
-        state.prompt, state.context = await self._prompt(
-            request.agent, request.message, context, info, client.count_tokens, request.options
+        parts = TurnParts(
+            clients=self.clients,
+            context_manager=self.context_manager,
+            prompt_builder=self.prompt_builder,
+            response_processor=self.response_processor,
+            error_handler=self.error_handler,
+            layers=self.layers,
+            output_filter=self.output_filter,
+            storage=storage,
+            clock=self.clock,
         )
-        options = self.clients.options(info, **request.options)
-        if state.failed:  # a fallback model gets the rest of the total time
-            left = options.total_timeout - (self.clock() - state.began - state.load)
-            if left <= 0:  # the model before used the whole time
-                raise state.failed[-1]
-            options = replace(options, total_timeout=left)
-        said = ""
-        async with contextlib.aclosing(client.stream(state.prompt, options)) as chunks:
-            async for chunk in chunks:
-                if chunk.text and state.first is None:
-                    state.first = self.clock()
-                said += chunk.text
-                state.usage = chunk.usage or state.usage
-                state.finish_reason = chunk.finish_reason or state.finish_reason
-                state.model = redact(chunk.model, self._secrets) or state.model
-                state.told |= chunk.metadata
-                yield chunk
-        state.finish_reason = state.finish_reason or "stop"
-        model = state.model or info.name
-        client.validate_response(Completion(said, model, state.spent, state.finish_reason))
+        return Turn(parts, request).run()
 
-    async def _prompt(
-        self,
-        agent: Agent,
-        message: str,
-        context: Sequence[Entry],
-        info: ModelInfo,
-        count: Callable[[str], int],
-        options: Mapping[str, Any],
-    ) -> tuple[Prompt, Sequence[Entry]]:
-        """Build the prompt with the part of ``context`` that fits, and return both.
-
-        The model's context window must hold the prompt and the answer.
-        """
-        build = self.prompt_builder.build
-        prompt = await build(agent, message, context, info=info)
-        answer = self.clients.options(info, **options).max_tokens
-        room = info.context - min(answer, info.context // 2)
-        # A token has at least one byte, so the byte count is an upper bound. An exact count can
-        # take long: run it on a thread.
-        if (
-            context
-            and prompt_tokens(prompt, lambda text: len(text.encode("utf-8", "replace"))) > room
-            and await asyncio.to_thread(prompt_tokens, prompt, count) > room
-        ):
-            bare = await build(agent, message, (), info=info)
-            context = await asyncio.to_thread(
-                lambda: self.context_manager.fit(
-                    context,
-                    room - prompt_tokens(bare, count),
-                    lambda text: count(text) + TURN_MARKUP_TOKENS,
-                )
-            )
-            prompt = await build(agent, message, context, info=info)
-        summary = context[0].get("summary", "") if context else ""
-        if summary:
-            prompt = replace(prompt, trace=replace(prompt.trace, summary=summary))
-        return prompt, context
-
-    async def _store_result(
-        self, request: TurnRequest, state: TurnState, draft: Draft | None
-    ) -> None:
-        """Store the answer and the turn's record. Fill ``state.metadata``. Never raises."""
-        record = await self._generation_of(request, state)
-        state.metadata = answer_metadata(request, state, record)
-        passed_over = [error for error in state.failed if error is not state.error]
-        outcome = GenerationResult(
-            record,
-            state.metadata["spec"],
-            code=state.error.code if state.error else None,
-            attempts=state.metadata["attempts"],
-            failed_attempts=tuple(
-                FailedAttempt(f"{error.provider}:{error.model}", error.code, error.attempts)
-                for error in passed_over
-            ),
-            message=request.message,
-            answer=state.content,
-        )
-        settle = functools.partial(self._finalize_answer, request, state, draft)
-        writes: list[Callable[[], Awaitable[object]]] = [
-            settle,
-            lambda: asyncio.to_thread(self._record, outcome),
-        ]
-        for write in writes:
-            try:
-                await write()
-            except Exception as error:  # noqa: BLE001 - the next write runs even if one fails
-                if write is settle and request.chat_id and isinstance(error, StorageError):
-                    self._failed_writes.add(request.chat_id, settle)
-                excuse = await self.error_handler.handle(
-                    error, request.message, request.agent, language=request.language
-                )
-                noted = {k: v for k, v in excuse.metadata.items() if k != "fallback"}
-                state.metadata = noted | state.metadata
-
-    async def _generation_of(self, request: TurnRequest, state: TurnState) -> Generation:
-        usage, info = state.spent, state.info
-        provider, _, name = request.model.partition(":")
-        return Generation(
-            user_id=request.user_id,
-            agent_id=request.agent.id,
-            chat_id=request.chat_id,
-            kind=request.kind,
-            provider=info.provider if info else provider,
-            model=info.name if info else name,
-            status=state.status,
-            error_type=state.error.type.value if state.error else None,
-            prompt_tokens=usage.prompt_tokens,
-            completion_tokens=usage.completion_tokens,
-            cached_tokens=usage.cached_tokens,
-            first_token_ms=state.since_began(state.first),
-            total_ms=state.since_began(self.clock()) or 0.0,
-            cost=await cost_of(info, usage, state.client),
-            cache_hit=bool(state.told.get("cache_hit")),
-            user_key=info is not None and self.clients.user_pays(info),
-        )
-
-    def _record(self, outcome: GenerationResult) -> None:
-        """Store the record of a generation. Notify the observers even if the write fails."""
-        try:
-            self.store.record(outcome.record)
-        finally:
-            self._notify_observers(outcome)
-
-    def _notify_observers(self, outcome: GenerationResult) -> None:
-        log_turn(outcome, texts=self.log_messages)
-        for observe in self.observers:
-            try:
-                observe(outcome)
-            except Exception as error:  # noqa: BLE001 - an observer must not fail a turn
-                trace = traceback.extract_tb(error.__traceback__)
-                log.warning(
-                    "an observer failed",
-                    extra={
-                        "event": "observer_failed",
-                        "error_class": type(error).__name__,
-                        "trace": [f"{at.filename}:{at.lineno} {at.name}" for at in trace],
-                    },
-                )
-
-    async def _finalize_answer(
-        self, request: TurnRequest, state: TurnState, draft: Draft | None
-    ) -> None:
-        if draft is None:
-            return
-        answer = await draft.finalize(state.content, state.status, stored_details(state.metadata))
-        if answer is not None and request.chat_id is not None and request.asked is not None:
-            await self.context_manager.update_context(request.chat_id, request.asked, answer)
-            if state.status == "ok":
-                self.summarizer.start(request.chat_id, request, state, self.clients)
+    def _record_summary(self, result: GenerationResult) -> None:
+        """Store the generation of a summary, and notify the observers."""
+        store = functools.partial(self.store.record, result.record)
+        store_and_notify(store, self.observers, result)

@@ -18,8 +18,8 @@ from persona_lab.clients.middleware.wrapper import CallContext
 from persona_lab.db.generations import GenerationResult
 from persona_lab.db.tables import Generation
 from persona_lab.pipeline.prompt_size import prompt_tokens
-from persona_lab.pipeline.turn import TurnRequest, TurnState, milliseconds
 from persona_lab.pipeline.turn_metadata import cost_of, language_of
+from persona_lab.pipeline.turn_state import TurnRequest, TurnState, milliseconds
 from persona_lab.redaction import redact
 from persona_lab.types import Prompt
 
@@ -102,7 +102,7 @@ class Summarizer:
         for example after summaries were enabled. After a failure the next turn tries again.
         """
         info, asked = state.info, request.asked
-        if info is None or asked is None:
+        if asked is None:
             return
         sent = (entry["position"] for entry in state.context if "position" in entry)
         sent_from = min(sent, default=asked.position)

@@ -7,15 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from persona_lab.clients.pricing import priced
 from persona_lab.db.tables import Agent, Generation, Message
-from persona_lab.errors import (
-    ProviderError,
-    RateLimitError,
-)
+from persona_lab.errors import ProviderError, RateLimitError
 from persona_lab.monitor.request_context import request_id
-from persona_lab.pipeline.turn import TurnRequest, TurnState, milliseconds
-from persona_lab.responses.changes import (
-    restore,
-)
+from persona_lab.pipeline.turn_state import TurnState, milliseconds
+from persona_lab.responses.changes import restore
 from persona_lab.types import Language, Prompt, Usage
 
 if TYPE_CHECKING:
@@ -25,12 +20,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("persona_lab.service")
 
 
-async def cost_of(
-    info: ModelInfo | None, usage: Usage, client: LLMClientInterface | None
-) -> float | None:
+async def cost_of(info: ModelInfo, usage: Usage, client: LLMClientInterface | None) -> float | None:
     """Return the cost of a call in US dollars; None if the price is unknown."""
-    if info is None:
-        return None
     try:
         return await priced(info, usage, server=client.base_url if client else "")
     except Exception as error:  # noqa: BLE001 - a missing price must not fail the answer
@@ -39,25 +30,25 @@ async def cost_of(
         return None
 
 
-def answer_metadata(request: TurnRequest, state: TurnState, record: Generation) -> dict[str, Any]:
+def answer_metadata(state: TurnState, record: Generation) -> dict[str, Any]:
     """Return the metadata of an answer. Its ``model`` is the provider's own name of the model."""
-    info, usage = state.info, state.spent
+    usage = state.usage_or_estimate
     # A rate-limited turn sent nothing: don't store its prompt.
     sent = None if isinstance(state.error, RateLimitError) else state.prompt
     changes = state.content_changes
     about = {
         "model": state.model or record.model,
         "provider": record.provider,
-        "spec": info.spec if info else request.model,
+        "spec": state.info.spec,
         "usage": usage.as_dict(),
         "cached_tokens": usage.cached_tokens,
         "estimated": usage.estimated,
         "processing_applied": list(state.applied),
         "finish_reason": state.finish_reason,
         "first_token_ms": record.first_token_ms,
-        "first_shown_ms": state.since_began(state.shown),
+        "first_shown_ms": state.elapsed_ms(state.first_shown_at),
         "total_ms": record.total_ms,
-        "load_ms": milliseconds(state.load),
+        "load_ms": milliseconds(state.load_time),
         "cost": record.cost,
         "status": state.status,
         **({"blocked": state.blocked} if state.blocked else {}),
@@ -68,7 +59,7 @@ def answer_metadata(request: TurnRequest, state: TurnState, record: Generation) 
         "cache_hit": False,
         "attempts": 1,
         "request_id": request_id(),
-        **state.told,
+        **state.client_metadata,
         "raw": restore(state.content, changes),
         "changes": [change.as_dict() for change in changes],
     }
@@ -76,7 +67,7 @@ def answer_metadata(request: TurnRequest, state: TurnState, record: Generation) 
         about["attempts"] = state.error.attempts
     if any(error is not state.error for error in state.failed):
         about["fallback_from"] = [failed_attempt(error) for error in state.failed]
-    return about | (state.excuse.metadata if state.excuse is not None else {})
+    return about | (state.fallback_reply.metadata if state.fallback_reply is not None else {})
 
 
 def sent_turns(prompt: Prompt | None) -> list[dict[str, str]]:

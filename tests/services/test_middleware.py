@@ -1,11 +1,11 @@
-"""Retrying, Breaker and Fallback: with models that do as they are told and a clock that obeys."""
+"""Retries, circuit breakers and fallback models, with scripted models and a settable clock."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,12 +14,14 @@ from support.fakes import ScriptedClient, Visitor, says
 
 from persona_lab.clients.base import LLMClientInterface
 from persona_lab.clients.catalog import Catalog, ModelInfo
+from persona_lab.clients.error_mapping import map_error
 from persona_lab.clients.middleware.circuit_breaker import Circuit, CircuitBreakerClient, Circuits
 from persona_lab.clients.middleware.retry import RetryingClient
 from persona_lab.clients.middleware.stack import ClientStack
 from persona_lab.clients.middleware.wrapper import CallContext, ClientWrapper, Wrap
 from persona_lab.clients.options import check_options
 from persona_lab.clients.pool import ClientPool
+from persona_lab.db.generations import GenerationResult
 from persona_lab.errors import (
     BadKey,
     BadRequest,
@@ -42,7 +44,6 @@ from persona_lab.errors import (
     StorageError,
 )
 from persona_lab.lab import Lab, open_lab
-from persona_lab.pipeline.fallback_chain import Fallback
 from persona_lab.settings import ROOT, Settings
 from persona_lab.translations import Translations
 from persona_lab.types import Chunk, Options, Prompt, PromptMessage, Usage
@@ -511,35 +512,46 @@ async def test_a_layer_tells_of_loading_and_waiting_what_its_client_does(clock: 
 # ── the fallback ──────────────────────────────────────────────────────────────────────────
 
 
-def models(*names: str) -> list[ModelInfo]:
-    return [ModelInfo(provider="mock", name=name) for name in names]
+@dataclass
+class Answered:
+    """What a chain of models answered, which models were asked, and what failed."""
+
+    text: str
+    asked: list[str]
+    code: str | None
+    failed: list[str]
 
 
-async def first_of(*plays: Any) -> tuple[list[str], list[str], Exception | None, Fallback]:
-    """What was said, who was asked, what was raised."""
-    infos = models("a", "b", "c")[: len(plays)]
-    asked = []
+async def first_of(make_lab: MakeLab, *plays: Any) -> Answered:
+    names = [f"echo?tokens={number}" for number in range(1, len(plays) + 1)]
+    specs = [f"mock:{name}" for name in names]
+    asked: list[str] = []
+    results: list[GenerationResult] = []
 
-    async def ask(info: ModelInfo) -> AsyncGenerator[Chunk, None]:
-        asked.append(info.name)
-        async for chunk in plays[infos.index(info)](PROMPT, Options()):
-            yield chunk
+    class Playing(ClientWrapper):
+        async def stream(self, prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
+            asked.append("abc"[names.index(self.info.name)])
+            async for chunk in plays[names.index(self.info.name)](prompt, options):
+                yield chunk
 
-    fallback, said = Fallback(infos, ask), []
-    try:
-        async for chunk in fallback.stream():
-            said.append(chunk.text)
-    except Exception as error:  # noqa: BLE001 - it is looked at
-        return said, asked, error, fallback
-    return said, asked, None, fallback
+    lab = make_lab(llm_fallback=",".join(specs[1:]))
+    lab.layers.outer = (lambda client, asking: Playing(client),)
+    lab.service.observers = (results.append,)
+    events = lab.service.generate_streaming("やあ", **Visitor(lab).where, model=specs[0])
+    text = ""
+    with contextlib.suppress(InvalidOption):
+        async for event in events:
+            if event.type == "delta" and "fallback" not in event.metadata:
+                text += event.content
+    [result] = results
+    return Answered(text, asked, result.code, [each.code for each in result.failed_attempts])
 
 
-async def test_the_first_that_gives_a_word_answers_and_no_other_is_asked() -> None:
-    said, asked, error, fallback = await first_of(
-        fails(Offline()), says("はい", "。"), says("いいえ")
-    )
-    assert ("".join(said), asked, error) == ("はい。", ["a", "b"], None)
-    assert [type(error) for error in fallback.failed] == [Offline]
+async def test_the_first_that_gives_a_word_answers_and_no_other_is_asked(
+    make_lab: MakeLab,
+) -> None:
+    answered = await first_of(make_lab, fails(Offline()), says("はい", "。"), says("いいえ"))
+    assert answered == Answered("はい。", ["a", "b"], None, ["offline"])
 
 
 @pytest.mark.parametrize(
@@ -547,34 +559,36 @@ async def test_the_first_that_gives_a_word_answers_and_no_other_is_asked() -> No
     [e for e in NEVER_AGAIN if not isinstance(e, Refused)] + [RateLimited(), TimeoutError()],
     ids=lambda error: type(error).__name__,
 )
-async def test_whatever_is_wrong_with_one_provider_another_is_asked(error: Exception) -> None:
-    said, asked, raised, _ = await first_of(fails(error), says("はい"))
-    assert ("".join(said), asked, raised) == ("はい", ["a", "b"], None)
+async def test_whatever_is_wrong_with_one_provider_another_is_asked(
+    make_lab: MakeLab, error: Exception
+) -> None:
+    answered = await first_of(make_lab, fails(error), says("はい"))
+    assert (answered.text, answered.asked, answered.code) == ("はい", ["a", "b"], None)
 
 
 @pytest.mark.parametrize("error", [Refused(), StorageError(), InvalidOption(), ValueError()])
-async def test_what_is_refused_or_is_our_own_fault_goes_to_no_other(error: Exception) -> None:
-    _, asked, raised, _ = await first_of(fails(error), says("はい"))
-    assert (asked, raised) == (["a"], error)
+async def test_what_is_refused_or_is_our_own_fault_goes_to_no_other(
+    make_lab: MakeLab, error: Exception
+) -> None:
+    answered = await first_of(make_lab, fails(error), says("はい"))
+    assert (answered.text, answered.asked) == ("", ["a"])
+    assert answered.code == map_error(error).code
 
 
-async def test_after_the_first_word_no_other_is_asked() -> None:
-    said, asked, raised, _ = await first_of(says("は", error=Offline()), says("いいえ"))
-    assert (said, asked) == (["は"], ["a"])
-    assert isinstance(raised, Offline)
+async def test_after_the_first_word_no_other_is_asked(make_lab: MakeLab) -> None:
+    answered = await first_of(make_lab, says("は", error=Offline()), says("いいえ"))
+    assert answered == Answered("は", ["a"], "offline", [])
 
 
-async def test_white_space_of_one_that_failed_is_not_given() -> None:
-    said, *_ = await first_of(says("\n", error=Offline()), says(" はい"))
-    assert "".join(said) == " はい"
+async def test_white_space_of_one_that_failed_is_not_given(make_lab: MakeLab) -> None:
+    answered = await first_of(make_lab, says("\n", error=Offline()), says("はい"))
+    assert answered == Answered("はい", ["a", "b"], None, ["offline"])
 
 
-async def test_when_none_gives_a_word_the_first_ones_error_is_told() -> None:
-    first = Overloaded()
-    _, asked, raised, fallback = await first_of(fails(first), fails(BadKey()), fails(Offline()))
-    assert asked == ["a", "b", "c"]
-    assert raised is first
-    assert len(fallback.failed) == 3
+async def test_when_none_gives_a_word_the_first_ones_error_is_told(make_lab: MakeLab) -> None:
+    answered = await first_of(make_lab, fails(Overloaded()), fails(BadKey()), fails(Offline()))
+    assert (answered.asked, answered.code) == (["a", "b", "c"], "overloaded")
+    assert answered.failed == ["bad_key", "offline"]
 
 
 # ── the fallback, in the house ────────────────────────────────────────────────────────────

@@ -669,7 +669,7 @@ async def test_an_answer_that_the_store_did_not_take_is_kept_by_itself_once_it_d
     caplog.set_level("INFO", "persona_lab.service")
     visitor = Visitor(make_lab(says("はい、", "どうぞ。")))
     store = FullStore(visitor.lab, "answer")
-    service = service_with(visitor.lab, store=store, keep_again=0.001)
+    service = service_with(visitor.lab, store=store, retry_pause=0.001)
     await service.generate_response(message=ASKED, **visitor.where)
     tries = store.writes.count("answer")
     async with asyncio.timeout(10):
@@ -700,7 +700,7 @@ async def test_pauses_between_tries_grow_up_to_a_bound(
             await asyncio.Event().wait()
         await sleep(0)
 
-    monkeypatch.setattr("persona_lab.pipeline.service.asyncio.sleep", at_once)
+    monkeypatch.setattr("persona_lab.pipeline.write_retry.asyncio.sleep", at_once)
     await service.generate_response(message=ASKED, **visitor.where)
     await asyncio.wait_for(enough.wait(), 10)
     assert slept == [1, 2, 4, 8, 16, 32, 60, 60, 60]
@@ -729,7 +729,7 @@ async def test_an_answer_that_waits_is_kept_before_the_next_turn_or_at_the_end(
 async def test_no_more_answers_wait_than_memory_has_room_for(
     make_lab: MakeLab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("persona_lab.pipeline.write_retry.MOST", 2)
+    monkeypatch.setattr("persona_lab.pipeline.write_retry.MAX_WAITING", 2)
     lab = make_lab(says("はい。"))
     visitors = [Visitor(lab) for _ in range(3)]
     store = FullStore(lab, "answer")
@@ -1005,7 +1005,7 @@ async def test_where_no_time_is_left_the_next_model_is_not_passed_over(make_lab:
 async def waited_for(service: LLMService, chat_id: str) -> None:
     """Returns once somebody waits for the chat's turn."""
     async with asyncio.timeout(10):
-        while not service._turns[chat_id]._waiters:  # noqa: ASYNC110 - a lock rings no bell
+        while not service._chat_locks[chat_id]._waiters:  # noqa: ASYNC110 - a lock rings no bell
             await asyncio.sleep(0.01)
 
 
@@ -1041,7 +1041,7 @@ async def test_another_chat_does_not_wait_and_no_turn_is_remembered(make_lab: Ma
     where = visitor.where | {"chat_id": other.id}
     assert (await service.generate_response(message="別", **where)).content == "答え別"
     await held.aclose()
-    assert len(service._turns) == 0
+    assert len(service._chat_locks) == 0
 
 
 async def test_a_stream_that_was_read_as_far_as_its_end_holds_nobody_up(make_lab: MakeLab) -> None:
@@ -1068,7 +1068,7 @@ async def test_a_message_that_waits_can_be_taken_back_and_is_not_kept(make_lab: 
         await waiting
     await collect(held)
     assert [content for _, content, _ in visitor.thread()] == ["一つめ", "答え一つめ"]
-    assert len(service._turns) == 0
+    assert len(service._chat_locks) == 0
 
 
 async def test_a_stranger_is_refused_at_once_where_a_turn_is_under_way(make_lab: MakeLab) -> None:
