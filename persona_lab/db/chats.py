@@ -135,24 +135,12 @@ class ChatQueries(StoreBase):
         Raises:
             NotFound: The user has no such chat. Without a check, the result is an empty state.
         """
-        last = select(func.max(Message.position)).where(Message.chat_id == chat_id)
-        streaming = select(Message.id).where(Message.chat_id == chat_id, is_streaming())
-        now_there = columns(last.scalar_subquery(), streaming.exists())
         with self._read() as session:
             if user_id is not None:
                 chat: Chat | None = own_chat(session, chat_id, user_id, deleted=False)
             else:
                 chat = session.get(Chat, chat_id) if is_id(chat_id) else None
-            if chat is None:
-                return ChatState()
-            newest, answering = session.connection().execute(now_there).one()
-            return ChatState(
-                chat.revision,
-                -1 if newest is None else newest,
-                bool(answering),
-                chat.summary,
-                chat.summary_through,
-            )
+            return ChatState() if chat is None else read_state(session, chat)
 
     def summarize(self, chat_id: str, *, user_id: str, summary: str, since: ChatState) -> None:
         """Store a summary of the messages up to ``since.summary_through``.
@@ -189,6 +177,22 @@ def own_chat(
     if chat is None or chat.user_id != user_id or (chat.deleted_at and not deleted):
         raise NotFound(kind="chat")
     return chat
+
+
+def read_state(session: Session, chat: Chat) -> ChatState:
+    """Return the state of a chat whose row is loaded."""
+    last = select(func.max(Message.position)).where(Message.chat_id == chat.id)
+    streaming = select(Message.id).where(Message.chat_id == chat.id, is_streaming())
+    newest, answering = (
+        session.connection().execute(columns(last.scalar_subquery(), streaming.exists())).one()
+    )
+    return ChatState(
+        chat.revision,
+        -1 if newest is None else newest,
+        bool(answering),
+        chat.summary,
+        chat.summary_through,
+    )
 
 
 def next_revision() -> Any:

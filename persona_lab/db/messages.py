@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import closing
+from datetime import datetime
 from itertools import islice
 from typing import Any
 
@@ -106,41 +107,19 @@ class MessageQueries(StoreBase):
         Raises:
             NotFound: The user has no such chat.
         """
-        content = clean_text(content)
-        moment = self._clock()
         with self._write() as session:
             chat = own_chat(session, chat_id, user_id, lock=True)
-            last = select(func.max(Message.position)).where(Message.chat_id == chat_id)
-            position = session.exec(last).one()
-            message = Message(
-                chat_id=chat_id,
-                position=0 if position is None else position + 1,
+            return insert_message(
+                session,
+                chat,
                 sender=sender,
                 content=content,
+                moment=self._clock(),
                 status=status,
-                image_url=clean_text(image_url) if image_url else None,
-                created_at=moment,
+                image_url=image_url,
+                details=details,
+                instead=instead,
             )
-            whole = dict(details or {})
-            if sender == "ai":
-                detach(session, message, whole, user_id)
-            if instead:
-                asked = (
-                    select(func.max(Message.position))
-                    .where(Message.chat_id == chat_id, Message.sender == "user")
-                    .scalar_subquery()
-                )
-                session.exec(
-                    update(Message)
-                    .where(col(Message.chat_id) == chat_id, col(Message.position) > asked)
-                    .values(superseded=True)
-                )
-            session.add(message)
-            chat.updated_at = moment
-            if sender == "user" and not chat.title:
-                chat.title = " ".join(content.split())[:TITLE_LENGTH]
-        set_committed_value(message, "details", whole)
-        return message
 
     def update_message(
         self,
@@ -158,24 +137,9 @@ class MessageQueries(StoreBase):
         """
         with self._write() as session:
             message, chat = own_message(session, message_id, user_id)
-            if message.status != "streaming":
-                chat.revision = next_revision()
-            if content is not None:
-                content = clean_text(content)
-                if message.status != "streaming" and message.content != content:
-                    session.get(Chat, chat.id, with_for_update=True)  # no new answer refers to it
-                    detach_from(session, message, user_id)
-                message.content = content
-            if status is not None:
-                message.status = status
-            if details is not None:
-                whole = detach(session, message, details, user_id)
-            session.flush()
-            if details is not None:
-                set_committed_value(message, "details", whole)
-            else:
-                attach(session, message.chat_id, [message])
-            return message
+            return change_message(
+                session, message, chat, content=content, status=status, details=details
+            )
 
     def supersede_answer(self, chat_id: str, *, user_id: str) -> Message:
         """Supersede the answers to the user's last message, and return that message.
@@ -184,23 +148,7 @@ class MessageQueries(StoreBase):
             NotFound: The user has no such chat, or no message in it (its kind is "message").
         """
         with self._write() as session:
-            chat = own_chat(session, chat_id, user_id, lock=True)
-            asked = session.exec(
-                select(Message)
-                .where(Message.chat_id == chat_id, Message.sender == "user")
-                .order_by(col(Message.position).desc())
-            ).first()
-            if asked is None:
-                raise NotFound(kind="message")
-            session.exec(
-                update(Message)
-                .where(col(Message.chat_id) == chat_id, col(Message.position) > asked.position)
-                .values(superseded=True)
-            )
-            chat.revision = next_revision()
-            if chat.summary_through >= asked.position:
-                chat.summary, chat.summary_through = "", -1
-            return asked
+            return supersede(session, own_chat(session, chat_id, user_id, lock=True))
 
     def restore_answer(self, asked_id: str, *, user_id: str) -> None:
         """Restore the newest complete or stopped answer to a message; supersede its other answers.
@@ -320,6 +268,110 @@ def own_message(session: Session, message_id: str, user_id: str) -> tuple[Messag
     if message is None or chat is None or chat.user_id != user_id:
         raise NotFound(kind="message")
     return message, chat
+
+
+def insert_message(
+    session: Session,
+    chat: Chat,
+    *,
+    sender: Sender,
+    content: str,
+    moment: datetime,
+    position: int | None = None,
+    status: Status = "ok",
+    image_url: str | None = None,
+    details: dict[str, Any] | None = None,
+    instead: bool = False,
+) -> Message:
+    """Append a message to a locked chat. See :meth:`MessageQueries.add_message`.
+
+    ``position`` is the position after the last message; None reads it.
+    """
+    content = clean_text(content)
+    if position is None:
+        last = select(func.max(Message.position)).where(Message.chat_id == chat.id)
+        newest = session.exec(last).one()
+        position = 0 if newest is None else newest + 1
+    message = Message(
+        chat_id=chat.id,
+        position=position,
+        sender=sender,
+        content=content,
+        status=status,
+        image_url=clean_text(image_url) if image_url else None,
+        created_at=moment,
+    )
+    whole = dict(details or {})
+    if sender == "ai":
+        detach(session, message, whole, chat.user_id)
+    if instead:
+        asked = (
+            select(func.max(Message.position))
+            .where(Message.chat_id == chat.id, Message.sender == "user")
+            .scalar_subquery()
+        )
+        session.exec(
+            update(Message)
+            .where(col(Message.chat_id) == chat.id, col(Message.position) > asked)
+            .values(superseded=True)
+        )
+    session.add(message)
+    chat.updated_at = moment
+    if sender == "user" and not chat.title:
+        chat.title = " ".join(content.split())[:TITLE_LENGTH]
+    session.flush()
+    set_committed_value(message, "details", whole)
+    return message
+
+
+def change_message(
+    session: Session,
+    message: Message,
+    chat: Chat,
+    *,
+    content: str | None = None,
+    status: Status | None = None,
+    details: dict[str, Any] | None = None,
+) -> Message:
+    """Change a message of a chat. Arguments that are None leave their value as it is."""
+    if message.status != "streaming":
+        chat.revision = next_revision()
+    if content is not None:
+        content = clean_text(content)
+        if message.status != "streaming" and message.content != content:
+            session.get(Chat, chat.id, with_for_update=True)  # no new answer refers to it
+            detach_from(session, message, chat.user_id)
+        message.content = content
+    if status is not None:
+        message.status = status
+    if details is not None:
+        whole = detach(session, message, details, chat.user_id)
+    session.flush()
+    if details is not None:
+        set_committed_value(message, "details", whole)
+    else:
+        attach(session, message.chat_id, [message])
+    return message
+
+
+def supersede(session: Session, chat: Chat) -> Message:
+    """Supersede the answers to the last question of a locked chat, and return the question."""
+    asked = session.exec(
+        select(Message)
+        .where(Message.chat_id == chat.id, Message.sender == "user")
+        .order_by(col(Message.position).desc())
+    ).first()
+    if asked is None:
+        raise NotFound(kind="message")
+    session.exec(
+        update(Message)
+        .where(col(Message.chat_id) == chat.id, col(Message.position) > asked.position)
+        .values(superseded=True)
+    )
+    chat.revision = next_revision()
+    if chat.summary_through >= asked.position:
+        chat.summary, chat.summary_through = "", -1
+    return asked
 
 
 def _oldest_first(rows: Iterable[Message]) -> Iterator[tuple[Message, Message]]:

@@ -6,13 +6,17 @@ They run inside the caller's transaction.
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
 
+from sqlalchemy import bindparam, literal, union_all
+from sqlalchemy import select as columns
 from sqlalchemy.orm import lazyload
+from sqlalchemy.orm.attributes import set_committed_value
 from sqlmodel import Session, SQLModel, col, delete, select
 
 from persona_lab.db.rows import insert_new, is_id
-from persona_lab.db.tables import Agent, AgentRevision
+from persona_lab.db.tables import Agent, AgentRevision, Personality, Role, Tone
 from persona_lab.errors import NotFound
 from persona_lab.personas.persona import TRAITS
 
@@ -20,6 +24,12 @@ BURST = timedelta(seconds=2)
 """Changes of one text field with no longer pause between them are one revision."""
 REVISIONS = 100
 """Maximum number of revisions kept for each persona."""
+
+_TRAIT_TABLES: dict[str, type[SQLModel]] = {
+    "personalities": Personality,
+    "roles": Role,
+    "tones": Tone,
+}
 
 
 def find_agent(
@@ -31,15 +41,17 @@ def find_agent(
         session: The session of the transaction.
         agent_id: Its id.
         lock: Whether to lock its row until the transaction ends.
-        traits: Whether to load its traits, which takes one query for each kind.
+        traits: Whether to load its traits, which takes a second query.
 
     Raises:
         NotFound: There is no such persona.
     """
-    how: Any = {"with_for_update": lock, "options": [] if traits else [lazyload("*")]}
-    agent = session.get(Agent, agent_id, **how) if is_id(agent_id) else None
+    options: Any = {"with_for_update": lock, "options": [lazyload("*")]}
+    agent = session.get(Agent, agent_id, **options) if is_id(agent_id) else None
     if agent is None:
         raise NotFound(kind="agent")
+    if traits:
+        _load_traits(session, agent)
     return agent
 
 
@@ -121,6 +133,29 @@ def revisions_of(agent_id: str) -> Any:
         .where(AgentRevision.agent_id == agent_id)
         .order_by(col(AgentRevision.id).desc())
     )
+
+
+def _load_traits(session: Session, agent: Agent) -> None:
+    """Load the traits of all kinds with one query. The relationships need one for each kind."""
+    loaded: dict[str, list[SQLModel]] = {field: [] for field in TRAITS}
+    for field, trait_id, name, _ in session.connection().execute(_traits(), {"agent": agent.id}):
+        loaded[field].append(_TRAIT_TABLES[field](id=trait_id, name=name))
+    for field, traits in loaded.items():
+        set_committed_value(agent, field, traits)
+
+
+@cache
+def _traits() -> Any:
+    """Return the query of a persona's traits: the field, the id, the name and the position."""
+    kinds = []
+    for field, kind in TRAITS.items():
+        trait, link = (SQLModel.metadata.tables[name].c for name in (kind, f"agent{kind}"))
+        kinds.append(
+            columns(literal(field).label("field"), trait.id, trait.name, link.position)
+            .join_from(trait.id.table, link.agent_id.table, link[f"{kind}_id"] == trait.id)
+            .where(link.agent_id == bindparam("agent"))
+        )
+    return union_all(*kinds).order_by("position")
 
 
 def _link_traits(session: Session, agent_id: str, kind: str, names: list[str]) -> None:

@@ -91,6 +91,7 @@ class ContextManager:
         user_id: str | None = None,
         before: Message | None = None,
         language: Language | None = None,
+        state: ChatState | None = None,
     ) -> list[Entry]:
         """Return the last exchanges of a chat, the newest last.
 
@@ -101,6 +102,7 @@ class ContextManager:
                 before it.
             language: The persona's language. With it, the result is the context to send: trimmed
                 in steps, with the summary first.
+            state: The state of the chat, if the caller has just read it with a check of the owner.
 
         Raises:
             NotFound: The user has no such chat.
@@ -108,12 +110,15 @@ class ContextManager:
         """
         if before is not None and before.position == 0:
             return []
-        mark = await asyncio.to_thread(self._store.chat_state, chat_id, user_id=user_id)
-        entries: list[Entry] = (await self._window(chat_id, mark, before))["entries"]
+        if state is None:
+            state = await asyncio.to_thread(self._store.chat_state, chat_id, user_id=user_id)
+        entries: list[Entry] = (await self._window(chat_id, state, before))["entries"]
         if language is None:
             return entries
         full = len(entries) >= 2 * self._exchanges
-        return self._summary_entries(mark, language) + (_trim_to_step(entries) if full else entries)
+        return self._summary_entries(state, language) + (
+            _trim_to_step(entries) if full else entries
+        )
 
     async def _window(
         self, chat_id: str, mark: ChatState, before: Message | None = None

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from persona_lab.db.tables import Message
+from persona_lab.db.tables import Generation, Message
 from persona_lab.types import Status
 
 if TYPE_CHECKING:
@@ -20,15 +20,18 @@ _T = TypeVar("_T")
 
 
 class Draft:
-    """The row of an answer while the answer grows. At most one write runs at a time."""
+    """The row of an answer while the answer grows. At most one write runs at a time.
+
+    The row is written :attr:`save_every` seconds after the first text, and then again as often as
+    the text grows. An answer that is complete before that is written once.
+    """
 
     def __init__(
         self,
         store: Store,
         chat_id: str,
         user_id: str,
-        clock: Callable[[], float],
-        every: float,
+        save_every: float,
         *,
         replaces_answer: bool = False,
     ) -> None:
@@ -38,18 +41,19 @@ class Draft:
             store: The store that gets the row.
             chat_id: The chat of the answer.
             user_id: The owner of the chat.
-            clock: Counts seconds.
-            every: Seconds between two writes.
+            save_every: Seconds between two writes.
             replaces_answer: Whether the answer replaces another one.
         """
         self.row: Message | None = None
         self._store = store
         self._chat_id = chat_id
         self._user_id = user_id
-        self._clock = clock
-        self._every = every
+        self._save_every = save_every
         self._replaces_answer = replaces_answer
-        self._due = clock()
+        self._text = ""
+        self._written_text = ""
+        self._is_final = False
+        self._timer: asyncio.TimerHandle | None = None
         self._writing: asyncio.Task[Message] | None = None
 
     @property
@@ -58,30 +62,56 @@ class Draft:
         return self.row.id if self.row else ""
 
     def append(self, text: str) -> None:
-        """Start a write of ``text`` in the background, unless the last write was too recent.
+        """Take the text of the answer so far, which is written in the background.
 
         The next call repeats a write that fails. :meth:`finalize` writes the final text.
         """
-        if self._clock() < self._due or (self._writing and not self._writing.done()):
-            return
-        self._check_write()
-        self._due = self._clock() + self._every
-        self._writing = asyncio.create_task(self._write(text, "streaming", None))
+        self._text = text
+        if self._timer is None and self._writing is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(self._save_every, self._start_write)
 
-    async def finalize(self, text: str, status: Status, details: dict[str, Any]) -> Message | None:
-        """Write the final text and return the row; None for an empty answer, which has no row."""
-        if self._writing:
+    async def wait(self) -> None:
+        """Wait for the write that runs in the background. No further one begins."""
+        self._is_final = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._writing is not None:
             await asyncio.wait([self._writing])
-            self._check_write()
-        return await self._write(text, status, details) if text else None
 
-    def _check_write(self) -> None:
-        if self._writing and not self._writing.cancelled() and self._writing.exception():
-            log.warning("a growing answer couldn't be written", extra={"event": "draft_failed"})
+    def finalize(
+        self, generation: Generation, text: str, status: Status, details: dict[str, Any]
+    ) -> Message:
+        """Store the whole answer with its generation, and return its row.
+
+        Call it on a thread after :meth:`wait`. It may be called again after an error.
+        """
+        self.row = self._store.finish_turn(
+            generation,
+            chat_id=self._chat_id,
+            user_id=self._user_id,
+            content=text,
+            status=status,
+            details=details,
+            message_id=self.message_id,
+            instead=self._replaces_answer,
+        )
+        return self.row
+
+    def _start_write(self) -> None:
+        self._timer = None
+        self._writing = asyncio.get_running_loop().create_task(self._write(self._text))
+        self._writing.add_done_callback(self._after_write)
+
+    def _after_write(self, task: asyncio.Task[Message]) -> None:
         self._writing = None
+        if not task.cancelled() and task.exception():
+            log.warning("a growing answer couldn't be written", extra={"event": "draft_failed"})
+        elif not self._is_final and self._text != self._written_text:
+            self.append(self._text)
 
-    async def _write(self, text: str, status: Status, details: dict[str, Any] | None) -> Message:
-        about: dict[str, Any] = {"content": text, "status": status, "details": details}
+    async def _write(self, text: str) -> Message:
+        self._written_text = text
 
         def write() -> Message:
             # Set the row in this thread: the write completes even if its caller is cancelled.
@@ -90,11 +120,14 @@ class Draft:
                     self._chat_id,
                     user_id=self._user_id,
                     sender="ai",
+                    content=text,
+                    status="streaming",
                     instead=self._replaces_answer,
-                    **about,
                 )
             else:
-                self.row = self._store.update_message(self.row.id, user_id=self._user_id, **about)
+                self.row = self._store.update_message(
+                    self.row.id, user_id=self._user_id, content=text
+                )
             return self.row
 
         return await finish_despite_cancel(asyncio.to_thread(write))

@@ -34,7 +34,7 @@ from weakref import WeakValueDictionary
 
 from persona_lab.clients.base import estimate_tokens
 from persona_lab.db.generations import GenerationResult
-from persona_lab.db.tables import Agent, Message
+from persona_lab.db.tables import Agent
 from persona_lab.errors import NotFound, StorageError
 from persona_lab.monitor.request_context import with_request_context
 from persona_lab.pipeline.drafts import finish_despite_cancel
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from persona_lab.clients.middleware.stack import ClientStack
     from persona_lab.clients.pool import ClientPool
     from persona_lab.db.store import Store
+    from persona_lab.db.turns import TurnStart
     from persona_lab.pipeline.context import ContextManager, Entry
     from persona_lab.pipeline.fallback import ErrorHandler
     from persona_lab.pipeline.input import InputValidator
@@ -196,11 +197,8 @@ class LLMService:
         target = resolve_target(self.clients, model, options, with_fallback=True)
         text = self.input_validator.validate_message(message)
 
-        def begin(agent_id: str) -> tuple[Agent, Message]:
-            agent = self.store.get_agent(agent_id, user_id=user_id)
-            return agent, self.store.add_message(
-                chat_id, user_id=user_id, sender="user", content=text
-            )
+        def begin(agent_id: str | None) -> TurnStart:
+            return self.store.begin_turn(chat_id, user_id=user_id, content=text, agent_id=agent_id)
 
         events = self._chat_turn(begin, chat_id, user_id, agent_id, target, language)
         async with contextlib.aclosing(events):
@@ -238,24 +236,22 @@ class LLMService:
             StorageError: The store can't be read or written.
         """
         target = resolve_target(self.clients, model, options, with_fallback=True)
-        asked: Message | None = None
+        start: TurnStart | None = None
         has_text = False
 
-        def begin(agent_id: str) -> tuple[Agent, Message]:
-            nonlocal asked
-            agent = self.store.get_agent(agent_id, user_id=user_id)
-            asked = self.store.supersede_answer(chat_id, user_id=user_id)
-            return agent, asked
+        def begin(_: str | None) -> TurnStart:
+            nonlocal start
+            start = self.store.begin_regeneration(chat_id, user_id=user_id)
+            return start
 
         async def restore() -> None:
             """Restore the previous answer if the new one has no text."""
-            if asked is not None and not has_text:
-                try:
-                    await asyncio.to_thread(self.store.restore_answer, asked.id, user_id=user_id)
-                except StorageError:  # the next start of the app restores it
-                    log.warning(
-                        "a previous answer isn't restored", extra={"event": "restore_failed"}
-                    )
+            if start is None or has_text:
+                return
+            try:
+                await asyncio.to_thread(self.store.restore_answer, start.asked.id, user_id=user_id)
+            except StorageError:  # the next start of the app restores it
+                log.warning("a previous answer isn't restored", extra={"event": "restore_failed"})
 
         events = self._chat_turn(begin, chat_id, user_id, None, target, language, restore=restore)
         async with contextlib.aclosing(events):
@@ -265,7 +261,7 @@ class LLMService:
 
     async def _chat_turn(
         self,
-        begin: Callable[[str], tuple[Agent, Message]],
+        begin: Callable[[str | None], TurnStart],
         chat_id: str,
         user_id: str,
         agent_id: str | None,
@@ -277,7 +273,8 @@ class LLMService:
         """Run one turn of a chat after the turns before it.
 
         Args:
-            begin: Returns the persona and the stored message to answer. It is called on a thread.
+            begin: Stores or finds the message to answer. It is called on a thread with the agent
+                that the chat must have, or None.
             chat_id: The chat.
             user_id: The owner of the chat.
             agent_id: The agent that the chat must have; None for any.
@@ -286,24 +283,28 @@ class LLMService:
             restore: Called when the answer has ended in any way, before the next turn begins. It
                 is given for a regeneration.
         """
-        chat = await asyncio.to_thread(self.store.get_chat, chat_id, user_id=user_id)
-        if agent_id not in (None, chat.agent_id):
-            raise NotFound(kind="agent")
+        lock = self._chat_locks.setdefault(chat_id, asyncio.Lock())
+        if lock.locked():  # check before the wait: the chat may get a copy of its demo meanwhile
+            chat = await asyncio.to_thread(self.store.get_chat, chat_id, user_id=user_id)
+            if agent_id not in (None, chat.agent_id):
+                raise NotFound(kind="agent")
+            agent_id = None
         async with contextlib.AsyncExitStack() as stack:
-            await stack.enter_async_context(self._chat_locks.setdefault(chat_id, asyncio.Lock()))
+            await stack.enter_async_context(lock)
             await self._failed_writes.retry_now(chat_id)
             if restore is not None:
                 stack.push_async_callback(lambda: finish_despite_cancel(restore()))
-            agent, asked = await finish_despite_cancel(asyncio.to_thread(begin, chat.agent_id))
+            start = await finish_despite_cancel(asyncio.to_thread(begin, agent_id))
             request = TurnRequest(
                 "chat",
                 user_id,
-                agent,
-                asked.content,
+                start.agent,
+                start.asked.content,
                 target=target,
                 language=language,
                 chat_id=chat_id,
-                asked=asked,
+                asked=start.asked,
+                chat_state=start.state,
                 regenerates=restore is not None,
             )
             async with contextlib.aclosing(self._turn(request)) as events:

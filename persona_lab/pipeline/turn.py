@@ -171,6 +171,7 @@ class Turn:
             user_id=request.user_id,
             before=request.asked,
             language=language_of(request.agent),
+            state=request.chat_state,
         )
 
     async def _streamed(

@@ -15,6 +15,7 @@ from persona_lab.types import Language, Prompt, Reply, Status, Usage
 if TYPE_CHECKING:
     from persona_lab.clients.base import LLMClientInterface
     from persona_lab.clients.catalog import ModelInfo
+    from persona_lab.db.chats import ChatState
     from persona_lab.pipeline.context import Entry
     from persona_lab.pipeline.target import Target
     from persona_lab.responses.processor import ReplyStream
@@ -35,6 +36,7 @@ class TurnRequest:
             context from the store.
         chat_id: The chat, or None for a turn without one.
         asked: The stored message of the user, in a chat.
+        chat_state: The state of the chat with that message.
         regenerates: Whether the answer replaces another one. Such an answer bypasses the response
             cache.
     """
@@ -49,6 +51,7 @@ class TurnRequest:
     context: Sequence[Entry] = ()
     chat_id: str | None = None
     asked: Message | None = None
+    chat_state: ChatState | None = None
     regenerates: bool = False
 
     @property

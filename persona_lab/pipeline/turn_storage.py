@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from persona_lab.db.generations import FailedAttempt, GenerationResult
-from persona_lab.db.tables import Generation
+from persona_lab.db.tables import Generation, Message
 from persona_lab.errors import StorageError
-from persona_lab.pipeline.drafts import Draft
+from persona_lab.pipeline.drafts import Draft, finish_despite_cancel
 from persona_lab.pipeline.observers import Observer, store_and_notify
 from persona_lab.pipeline.turn_metadata import answer_metadata, cost_of
 from persona_lab.responses.changes import stored_details
@@ -60,7 +60,6 @@ class TurnStorage:
             self.store,
             request.chat_id,
             request.user_id,
-            self.clock,
             self.save_every,
             replaces_answer=request.regenerates,
         )
@@ -74,23 +73,38 @@ class TurnStorage:
         generation = await self._generation(request, state)
         state.metadata = answer_metadata(state, generation)
         result = _result(request, state, generation)
-        save_answer = functools.partial(self._save_answer, request, state, draft)
-        record = functools.partial(self.store.record, generation)
-        writes: list[Callable[[], Awaitable[object]]] = [
-            save_answer,
-            lambda: asyncio.to_thread(store_and_notify, record, self.observers, result),
-        ]
-        for write in writes:
-            try:
-                await write()
-            except Exception as error:  # noqa: BLE001 - the next write runs even if one fails
-                if write is save_answer and request.chat_id and isinstance(error, StorageError):
-                    self.failed_writes.add(request.chat_id, save_answer)
-                reply = await self.error_handler.handle(
-                    error, request.message, request.agent, language=request.language
+        store: Callable[[], Message | None] = functools.partial(self.store.record, generation)
+        has_answer = draft is not None and bool(state.content)
+        try:
+            if draft is not None and has_answer:
+                details = stored_details(state.metadata)
+                store = functools.partial(
+                    draft.finalize, generation, state.content, state.status, details
                 )
-                noted = {k: v for k, v in reply.metadata.items() if k != "fallback"}
-                state.metadata = noted | state.metadata
+                await draft.wait()
+            await self._store(
+                request, state, functools.partial(store_and_notify, store, self.observers, result)
+            )
+        except Exception as error:  # noqa: BLE001 - the answer is shown even if it isn't stored
+            if has_answer and request.chat_id and isinstance(error, StorageError):
+                self.failed_writes.add(
+                    request.chat_id, functools.partial(self._store, request, state, store)
+                )
+            reply = await self.error_handler.handle(
+                error, request.message, request.agent, language=request.language
+            )
+            noted = {k: v for k, v in reply.metadata.items() if k != "fallback"}
+            state.metadata = noted | state.metadata
+
+    async def _store(
+        self, request: TurnRequest, state: TurnState, store: Callable[[], Message | None]
+    ) -> None:
+        """Call ``store`` on a thread. Add the answer that it returns to the cached context."""
+        answer = await finish_despite_cancel(asyncio.to_thread(store))
+        if answer is not None and request.chat_id is not None and request.asked is not None:
+            await self.context_manager.update_context(request.chat_id, request.asked, answer)
+            if state.status == "ok":
+                self.summarizer.start(request.chat_id, request, state, self.clients)
 
     async def _generation(self, request: TurnRequest, state: TurnState) -> Generation:
         usage, info = state.usage_or_estimate, state.info
@@ -112,17 +126,6 @@ class TurnStorage:
             cache_hit=bool(state.client_metadata.get("cache_hit")),
             user_key=self.clients.user_pays(info),
         )
-
-    async def _save_answer(
-        self, request: TurnRequest, state: TurnState, draft: Draft | None
-    ) -> None:
-        if draft is None:
-            return
-        answer = await draft.finalize(state.content, state.status, stored_details(state.metadata))
-        if answer is not None and request.chat_id is not None and request.asked is not None:
-            await self.context_manager.update_context(request.chat_id, request.asked, answer)
-            if state.status == "ok":
-                self.summarizer.start(request.chat_id, request, state, self.clients)
 
 
 def _result(request: TurnRequest, state: TurnState, generation: Generation) -> GenerationResult:

@@ -443,7 +443,7 @@ async def test_a_full_disk_is_told_and_the_socket_stays(
 
     async with connect(doors.socket(program.chat.id), additional_headers=program.headers) as socket:
         with monkeypatch.context() as broken:
-            broken.setattr(doors.lab.store, "add_message", full)
+            broken.setattr(doors.lab.store, "begin_turn", full)
             await say(socket, "やあ")
             assert (await told(socket))["error"]["code"] == "disk_full"
         await say(socket, "やあ")
@@ -462,7 +462,7 @@ async def test_what_nobody_foresaw_is_told_without_its_words(
 
         where = doors.socket(program.chat.id)
         async with connect(where, additional_headers=program.headers) as socket:
-            monkeypatch.setattr(doors.lab.store, "add_message", broken)
+            monkeypatch.setattr(doors.lab.store, "begin_turn", broken)
             await say(socket, "やあ")
             assert (await told(socket))["error"]["code"] == "system_error"
         monkeypatch.setattr(doors.lab.store, "open_chat", broken)

@@ -533,10 +533,10 @@ async def test_whoever_watches_hears_of_a_turn_that_the_store_did_not_take(
     lab = make_lab(says("は", "い"))
     lab.service.observers = (seen.append,)
 
-    def full(record: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(lab.store, "record", full)
+    monkeypatch.setattr(lab.store, "finish_turn", full)
     reply = await lab.service.generate_response(message=ASKED, **Visitor(lab).where)
     assert reply.metadata["code"] == "disk_full"
     assert [outcome.record.status for outcome in seen] == ["ok"]

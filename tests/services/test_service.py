@@ -12,6 +12,7 @@ import pytest
 from support.fakes import ScriptedClient, Visitor, says
 
 from persona_lab.db.tables import Agent, Generation, Message
+from persona_lab.db.turns import TurnStart
 from persona_lab.errors import (
     BadKey,
     ContextTooLong,
@@ -616,13 +617,20 @@ class FullStore:
             raise DiskFull
         return getattr(self._lab.store, method)(*args, **fields)
 
+    def begin_turn(self, *args: Any, **fields: Any) -> TurnStart:
+        start: TurnStart = self._write("question", "begin_turn", *args, **fields)
+        return start
+
     def add_message(self, *args: Any, **fields: Any) -> Message:
-        name = "question" if fields["sender"] == "user" else "answer"
-        message: Message = self._write(name, "add_message", *args, **fields)
+        message: Message = self._write("answer", "add_message", *args, **fields)
         return message
 
     def update_message(self, *args: Any, **fields: Any) -> Message:
         message: Message = self._write("answer", "update_message", *args, **fields)
+        return message
+
+    def finish_turn(self, *args: Any, **fields: Any) -> Message:
+        message: Message = self._write("answer", "finish_turn", *args, **fields)
         return message
 
     def record(self, turn: Generation) -> None:
@@ -646,14 +654,18 @@ async def test_a_disk_that_is_full_for_the_answer_shows_it_whole_and_says_so(
     make_lab: MakeLab,
 ) -> None:
     visitor = Visitor(make_lab(says("はい、", "どうぞ。")))
-    service = service_with(visitor.lab, store=FullStore(visitor.lab, "answer"))
+    store = FullStore(visitor.lab, "answer")
+    service = service_with(visitor.lab, store=store)
     reply = await service.generate_response(message=ASKED, **visitor.where)
     assert reply.content == "はい、どうぞ。"
     assert "空き容量がなく" in reply.metadata["error"]
     assert "fallback" not in reply.metadata
     assert visitor.thread() == [("user", ASKED, "ok")]
-    assert len(records(visitor)) == 1
+    assert records(visitor) == []
+    store._full = ()
     await service.aclose()
+    assert visitor.thread() == [("user", ASKED, "ok"), ("ai", "はい、どうぞ。", "ok")]
+    assert [record.status for record in records(visitor)] == ["ok"]
 
 
 async def until_kept(visitor: Visitor) -> tuple[str, str, str]:
@@ -743,14 +755,30 @@ async def test_no_more_answers_wait_than_memory_has_room_for(
     assert [len(visitor.thread()) for visitor in visitors] == [1, 2, 2]
 
 
-async def test_a_disk_that_is_full_for_the_record_leaves_the_answer_and_says_so(
+async def test_a_disk_that_is_full_for_the_record_shows_the_answer_and_says_so(
     make_lab: MakeLab,
 ) -> None:
     visitor = Visitor(make_lab(says("はい。")))
     service = service_with(visitor.lab, store=FullStore(visitor.lab, "record"))
-    reply = await service.generate_response(message=ASKED, **visitor.where)
-    assert (reply.content, reply.metadata["code"]) == ("はい。", "disk_full")
-    assert visitor.thread() == [("user", ASKED, "ok"), ("ai", "はい。", "ok")]
+    *_, done = await collect(service.answer(visitor.agent, ASKED, user_id=visitor.user_id))
+    assert (done.content, done.metadata["code"]) == ("はい。", "disk_full")
+    assert "fallback" not in done.metadata
+    await service.aclose()
+
+
+async def test_an_answer_to_a_chat_that_is_gone_leaves_its_record(make_lab: MakeLab) -> None:
+    gate = Gate("はい。")
+    visitor = Visitor(make_lab(gate.play))
+    events = visitor.lab.service.generate_streaming(message=ASKED, **visitor.where)
+    await anext(events)
+    gate.open.release()
+    await anext(events)
+    await written()
+    with visitor.lab.store.engine.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM chat")  # and its messages with it
+    *_, done = await collect(events)
+    assert (done.content, done.metadata["code"]) == ("はい。", "not_found")
+    assert [record.status for record in records(visitor)] == ["ok"]
 
 
 async def test_a_database_that_is_really_full_says_disk_full(make_lab: MakeLab) -> None:
@@ -852,26 +880,57 @@ async def test_a_stopped_answer_is_context_for_the_next(make_lab: MakeLab) -> No
     assert said == ["一つめ", "半分、", "二つめ"]
 
 
-async def test_a_growing_answer_is_written_at_once_and_then_twice_a_second(
-    make_lab: MakeLab,
-) -> None:
-    clock = Clock()
-    gate = Gate(*"一二三四五六七八九十")
+async def test_a_growing_answer_is_written_while_it_grows(make_lab: MakeLab) -> None:
+    gate = Gate(*"一二三四五")
     visitor = Visitor(make_lab(gate.play))
-    store = FullStore(visitor.lab)
-    service = service_with(visitor.lab, store=store, clock=clock)
+    service = service_with(visitor.lab, store=FullStore(visitor.lab), save_every=0.001)
     events = service.generate_streaming(message=ASKED, **visitor.where)
     await anext(events)
-    for number in range(10):
+    text = ""
+    for piece in gate.pieces:
         gate.open.release()
-        await anext(events)
-        await written()
-        assert store.writes.count("answer") == 1 + number // 5
-        assert visitor.thread()[1][2] == "streaming"
-        clock.now += 0.1000001
+        text += (await anext(events)).content
+        assert text.endswith(piece)
+        async with asyncio.timeout(10):  # no later piece is needed for the write
+            while visitor.thread()[1:] != [("ai", text, "streaming")]:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
     await collect(events)
-    assert visitor.thread()[1] == ("ai", "一二三四五六七八九十", "ok")
-    assert store.writes.count("answer") == 3
+    assert visitor.thread()[1] == ("ai", "一二三四五", "ok")
+
+
+async def test_an_answer_that_ends_soon_is_written_once(make_lab: MakeLab) -> None:
+    gate = Gate(*"一二三四五")
+    visitor = Visitor(make_lab(gate.play))
+    store = FullStore(visitor.lab)
+    service = service_with(visitor.lab, store=store, save_every=60)
+    for _ in gate.pieces:
+        gate.open.release()
+    await service.generate_response(message=ASKED, **visitor.where)
+    assert store.writes == ["question", "answer"]
+    assert len(records(visitor)) == 1
+
+
+async def test_a_growing_answer_is_written_again_after_a_failed_write(
+    make_lab: MakeLab, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate = Gate(*"一二三")
+    visitor = Visitor(make_lab(gate.play))
+    store = FullStore(visitor.lab, "answer")
+    service = service_with(visitor.lab, store=store, save_every=0.001)
+    events = service.generate_streaming(message=ASKED, **visitor.where)
+    await anext(events)
+    gate.open.release()
+    await anext(events)
+    async with asyncio.timeout(10):
+        while "growing answer" not in caplog.text:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    store._full = ()
+    gate.open.release()
+    await anext(events)
+    await stored(visitor, 2)
+    assert visitor.thread()[1] == ("ai", "一二", "streaming")
+    await events.aclose()
+    assert visitor.thread()[1] == ("ai", "一二", "stopped")
 
 
 @pytest.mark.core
@@ -914,6 +973,7 @@ async def test_a_stream_that_nobody_reads_any_more_stops_the_model_and_keeps_the
     if leaving == "closed":
         await events.aclose()
     events = None
+    await asyncio.sleep(0)  # the loop closes a generator that nobody holds
     await written()
     assert gate.closed
     assert visitor.thread() == [("user", ASKED, "ok"), ("ai", "はい、それは", "stopped")]
@@ -1310,10 +1370,11 @@ async def test_leaving_as_the_loop_ends_keeps_one_half_answer(tmp_path: Path) ->
 
     async def leave() -> tuple[Lab, dict[str, str]]:
         lab = open_lab(Settings(database_url=url, llm_provider="mock", tone_adjustment=False))
+        lab.service.save_every = 0
         visitor, add = Visitor(lab), lab.store.add_message
 
         def slowly(*given: Any, **named: Any) -> Message:
-            time.sleep(0.1 if named["sender"] == "ai" else 0)
+            time.sleep(0.1)
             return add(*given, **named)
 
         lab.store.add_message = slowly  # type: ignore[method-assign]
@@ -1332,15 +1393,15 @@ async def test_leaving_as_the_loop_ends_keeps_one_half_answer(tmp_path: Path) ->
 async def test_stopping_another_answer_before_it_begins_leaves_the_first(lab: Lab) -> None:
     visitor = Visitor(lab)
     await lab.service.generate_response(ASKED, **visitor.where)
-    before, supersede = visitor.thread(), lab.store.supersede_answer
+    before, begin = visitor.thread(), lab.store.begin_regeneration
     there = threading.Event()
 
-    def slowly(*given: Any, **named: Any) -> Message:
+    def slowly(*given: Any, **named: Any) -> TurnStart:
         there.set()
         time.sleep(0.1)
-        return supersede(*given, **named)
+        return begin(*given, **named)
 
-    lab.store.supersede_answer = slowly  # type: ignore[method-assign]
+    lab.store.begin_regeneration = slowly  # type: ignore[method-assign]
 
     async def again() -> None:
         async for _ in lab.service.regenerate_streaming(visitor.chat.id, visitor.user_id):

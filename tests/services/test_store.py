@@ -27,7 +27,7 @@ from support.backends import PostgresServer
 
 from persona_lab.db import migrations
 from persona_lab.db.store import MAX_API_TOKENS, REVISIONS, ChatState, Store
-from persona_lab.db.tables import Agent, Generation
+from persona_lab.db.tables import Agent, Generation, Message
 from persona_lab.errors import (
     ConfigurationError,
     DiskFull,
@@ -129,6 +129,12 @@ def _record(user: str, **fields: Any) -> Generation:
     )
 
 
+def _finish(store: Store, chat: str, user: str, **fields: Any) -> Message:
+    given: dict[str, Any] = {"content": "答え", "status": "ok", "details": {"model": "echo"}}
+    generation = fields.pop("generation", None) or _record(user)
+    return store.finish_turn(generation, chat_id=chat, user_id=user, **given | fields)
+
+
 BY_ID: dict[str, tuple[str, Callable[[Store, World, str], object]]] = {
     "get_agent": ("agent", lambda s, w, u: s.get_agent(w.agent, user_id=u, deleted=True)),
     "update_agent": ("agent", lambda s, w, u: s.update_agent(w.agent, user_id=u, name="x")),
@@ -153,6 +159,9 @@ BY_ID: dict[str, tuple[str, Callable[[Store, World, str], object]]] = {
     "messages": ("chat", lambda s, w, u: s.messages(w.chat, user_id=u)),
     "list_exchanges": ("chat", lambda s, w, u: s.list_exchanges(w.chat, user_id=u, limit=5)),
     "supersede_answer": ("chat", lambda s, w, u: s.supersede_answer(w.chat, user_id=u)),
+    "begin_turn": ("chat", lambda s, w, u: s.begin_turn(w.chat, user_id=u, content="x")),
+    "begin_regeneration": ("chat", lambda s, w, u: s.begin_regeneration(w.chat, user_id=u)),
+    "finish_turn": ("chat", lambda s, w, u: _finish(s, w.chat, u)),
     "add_message": (
         "chat",
         lambda s, w, u: s.add_message(w.chat, user_id=u, sender="user", content="x"),
@@ -769,6 +778,64 @@ def test_a_deleted_conversation_is_hidden_keeps_a_late_answer_and_comes_back(
     store.restore_chat(world.chat, user_id=world.user)
     kept = [turn.content for turn in store.messages(world.chat, user_id=world.user)]
     assert kept == ["こんにちは", "遅れた答え", "もっと遅れた答え"]
+
+
+@pytest.mark.core
+def test_a_turn_begins_with_all_it_needs_in_one_transaction(store: Store, world: World) -> None:
+    start = store.begin_turn(world.chat, user_id=world.user, content="次は？", agent_id=world.agent)
+    assert persona_of(start.agent) == persona_of(store.get_agent(world.agent, user_id=world.user))
+    assert (start.asked.position, start.asked.content) == (2, "次は？")
+    assert start.state == store.chat_state(world.chat, user_id=world.user)
+    assert store.messages(world.chat, user_id=world.user)[-1].id == start.asked.id
+
+
+def test_a_turn_of_a_deleted_row_or_another_persona_stores_nothing(
+    store: Store, world: World
+) -> None:
+    who = {"user_id": world.user, "content": "x"}
+    with pytest.raises(NotFound) as other:
+        store.begin_turn(world.chat, **who, agent_id="a" * 32)
+    assert other.value.details == {"kind": "agent"}
+    store.delete_agent(world.agent, user_id=world.user)
+    with pytest.raises(NotFound) as without_agent:
+        store.begin_turn(world.chat, **who)
+    assert without_agent.value.details == {"kind": "agent"}
+    with pytest.raises(NotFound):
+        store.begin_regeneration(world.chat, user_id=world.user)
+    store.restore_agent(world.agent, user_id=world.user)
+    store.delete_chat(world.chat, user_id=world.user)
+    with pytest.raises(NotFound) as without_chat:
+        store.begin_turn(world.chat, **who)
+    assert without_chat.value.details == {"kind": "chat"}
+    store.restore_chat(world.chat, user_id=world.user)
+    assert [m.content for m in store.messages(world.chat, user_id=world.user)] == [
+        "こんにちは",
+        "やあ",
+    ]
+
+
+@pytest.mark.core
+def test_a_turn_ends_with_its_answer_and_one_generation(store: Store, world: World) -> None:
+    draft = store.add_message(
+        world.chat, user_id=world.user, sender="ai", content="答", status="streaming"
+    )
+    generation, before = _record(world.user), len(store.records(user_id=world.user))
+    for _ in range(2):  # as after a connection that broke at the commit
+        answer = _finish(store, world.chat, world.user, generation=generation, message_id=draft.id)
+    assert (answer.id, answer.content, answer.status) == (draft.id, "答え", "ok")
+    assert store.get_message(draft.id, user_id=world.user).details == {"model": "echo"}
+    assert len(store.records(user_id=world.user)) == before + 1
+
+
+def test_a_turn_whose_row_is_another_users_or_gone_leaves_its_generation(
+    store: Store, world: World
+) -> None:
+    stranger = store.create_user().id
+    for message_id in (world.message, "f" * 32):
+        with pytest.raises(NotFound):
+            _finish(store, world.chat, stranger, message_id=message_id)
+    assert store.get_message(world.message, user_id=world.user).content == "やあ"
+    assert len(store.records(user_id=stranger)) == 2
 
 
 def test_a_replaced_answer_is_set_aside_and_kept(store: Store, world: World) -> None:
