@@ -17,14 +17,14 @@ launch = frame.launch
 
 
 def launch_emptied(page: gr.Blocks, *given: Any, **named: Any) -> None:
-    """What ``frame.launch`` does, with a page whose ``edited`` is empty."""
+    """What ``frame.launch`` does, with a page whose ``on_edit`` is empty."""
     by_id = {block.elem_id: block for block in page.blocks.values()}
     name, preview = by_id["field-name"], by_id["prompt-preview"]
 
     async def empty(values: dict[Any, Any]) -> dict[Any, Any]:
         return {preview: values[name]}
 
-    (edited,) = [call for call in page.fns.values() if call.name == "edited"]
+    (edited,) = [call for call in page.fns.values() if call.name == "on_edit"]
     edited.fn = empty
     launch(page, *given, **named)
 

@@ -33,9 +33,9 @@ from persona_lab.server.serializers import (
 )
 from persona_lab.types import Event
 from persona_lab.ui.csv_export import spreadsheet
+from persona_lab.ui.persona_form import unsaved
 from persona_lab.ui.session import Visitor, Visitors
 from persona_lab.ui.streaming import paced
-from persona_lab.ui.tabs.persona import unsaved
 
 
 def _field_names() -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from html import escape
-from pathlib import Path
 
 import gradio as gr
 from starlette.middleware import Middleware
@@ -15,6 +14,9 @@ from persona_lab.server.metrics_endpoint import is_local_only
 from persona_lab.server.routes import routes
 from persona_lab.translations import LANGUAGES, Translations
 from persona_lab.ui.gradio_api import name_endpoints
+from persona_lab.ui.header import build_header
+from persona_lab.ui.model_status import model_choices
+from persona_lab.ui.persona_view import PersonaView
 from persona_lab.ui.session import Visitors
 from persona_lab.ui.tabs.chat import ChatActions, build_chat
 from persona_lab.ui.tabs.compare import CompareActions, build_compare
@@ -28,9 +30,7 @@ from persona_lab.ui.tabs.insights import (
 )
 from persona_lab.ui.tabs.persona import EditorActions, build_editor, wire_try
 from persona_lab.ui.theme import head, theme
-from persona_lab.ui.workspace import Bar, Desk, model_choices
-
-STATIC = Path(__file__).parent / "static"
+from persona_lab.ui.workspace import Workspace
 
 
 def build(lab: Lab, *, shared: bool = False) -> tuple[gr.Blocks, gr.I18n]:
@@ -72,26 +72,7 @@ def build(lab: Lab, *, shared: bool = False) -> tuple[gr.Blocks, gr.I18n]:
     with gr.Blocks(title="Persona Lab", fill_width=True, analytics_enabled=False) as page:
         name_endpoints(page, lab, visitors)  # first: an event of the page could take a name
         with gr.Row(elem_id="topbar", equal_height=False):
-            gr.HTML(f"<h1>Persona Lab</h1><p>{both('bar.line')}</p>", elem_id="brand")
-            who = gr.Dropdown([], label=i18n("bar.who"), elem_id="who")
-            model = gr.Dropdown(
-                choices, value=default, label=i18n("bar.model"), elem_id="model",
-                allow_custom_value=True,
-            )  # fmt: skip
-            ready = gr.HTML(elem_id="ready")
-            gr.HTML(
-                '<nav><button type="button" lang="ja" data-language="ja">日本語</button>'
-                '<button type="button" lang="en" data-language="en">EN</button>'
-                '<button type="button" data-light>'
-                f'<span class="unseen">{both("bar.light")}</span></button></nav>'
-                f'<dialog aria-labelledby="sure"><form method="dialog">'
-                f'<p id="sure">{both("bar.sure")}</p>'
-                f'<button value="">{both("bar.stay")}</button> '
-                f"<button data-go>{both('bar.go')}</button></form></dialog>",
-                elem_id="switches",
-                js_on_load=(STATIC / "switches.js").read_text("utf-8"),
-            )
-            gr.HTML(f'<p class="warning" role="alert">{both("bar.lost")}</p>', elem_id="lost")
+            header = build_header(i18n, both, choices, default)
             if watched:
                 build_watch(lab, page, both)
         with gr.Tabs(elem_id="tabs"):
@@ -107,7 +88,9 @@ def build(lab: Lab, *, shared: bool = False) -> tuple[gr.Blocks, gr.I18n]:
                     both,
                 )
             with gr.Tab(i18n("tab.chat"), id="chat"):
-                chat = build_chat(ChatActions(lab, visitors), i18n, editor.editing, model, both)
+                chat = build_chat(
+                    ChatActions(lab, visitors), i18n, editor.editing, header.model, both
+                )
             with gr.Tab(i18n("tab.insights"), id="insights", elem_id="insights") as insights:
                 alerts = alerts_of(lab) if watched else no_alerts
                 actions = InsightsActions(lab, visitors, alerts)
@@ -118,13 +101,15 @@ def build(lab: Lab, *, shared: bool = False) -> tuple[gr.Blocks, gr.I18n]:
                     connect,
                     i18n,
                     both,
-                    [model, *(column.model for column in compare.columns)],
+                    [header.model, *(column.model for column in compare.columns)],
                     lambda who: model_choices(who.service.clients, who.translate, who.language),
                 )
         editing = EditorActions(lab, visitors)
-        wire_try(editing, editor, model)
-        bar = Bar(who=who, model=model, ready=ready)
-        Desk(actions=editing, bar=bar, editor=editor, compare=compare, chat=chat).wire(page)
+        wire_try(editing, editor, header.model)
+        view = PersonaView(
+            actions=editing, header=header, editor=editor, compare=compare, chat=chat
+        )
+        Workspace(view).wire(page)
     page.unload(visitors.leave)
     page.queue(default_concurrency_limit=64, max_size=1000)
     return page, i18n

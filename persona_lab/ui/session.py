@@ -6,11 +6,10 @@ import asyncio
 import logging
 import secrets
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from html import escape
-from typing import Any
 
 import gradio as gr
 from cachetools import LRUCache
@@ -27,9 +26,6 @@ from persona_lab.types import Language
 from persona_lab.ui.visitor_keys import Page, UserKeyStore
 
 log = logging.getLogger(__name__)
-
-QUIET: Mapping[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-"""Options of the page's own events: hidden from API clients, without Gradio's loading overlay."""
 
 
 @dataclass(frozen=True, slots=True)

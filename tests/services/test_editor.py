@@ -25,21 +25,14 @@ from persona_lab.settings import ROOT
 from persona_lab.translations import Translations
 from persona_lab.types import Event, Prompt, PromptMessage, Span, Trace
 from persona_lab.ui import streaming as stream
+from persona_lab.ui.persona_form import Form, format_examples, parse_examples, unsaved
+from persona_lab.ui.render.chat import thread_of
+from persona_lab.ui.render.persona import head_html, hints_html
 from persona_lab.ui.render.text import dated, figures, money, prompt_html, safe_markdown
 from persona_lab.ui.session import Visitor, Visitors
 from persona_lab.ui.streaming import paced, waits_for
-from persona_lab.ui.tabs.chat import thread_of
 from persona_lab.ui.tabs.compare import CURRENT, first_comparison
-from persona_lab.ui.tabs.persona import (
-    EditorActions,
-    Form,
-    format_examples,
-    head_html,
-    hints_html,
-    parse_examples,
-    try_message,
-    unsaved,
-)
+from persona_lab.ui.tabs.persona import EditorActions, try_message
 
 WORDS = Translations(ROOT / "templates" / "ui.yaml")
 EMPTY: dict[str, Any] = persona_of(Agent(name="ミナ"))

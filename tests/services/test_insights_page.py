@@ -28,9 +28,10 @@ from persona_lab.translations import Translations
 from persona_lab.ui.csv_export import COLUMNS, MARK, escape_formula, spreadsheet
 from persona_lab.ui.render import charts
 from persona_lab.ui.render.charts import Place, Row, ticks
+from persona_lab.ui.render.insights import alerts_html, board_html
 from persona_lab.ui.render.text import error_words
 from persona_lab.ui.session import Visitor, Visitors
-from persona_lab.ui.tabs.insights import InsightsActions, alerts_html, alerts_of, board_html
+from persona_lab.ui.tabs.insights import InsightsActions, alerts_of
 
 WORDS = Translations(ROOT / "templates" / "ui.yaml")
 NOW = datetime(2026, 11, 23, 3, 30, tzinfo=UTC)

@@ -21,7 +21,8 @@ from persona_lab.prompts.variables import template_variables
 from persona_lab.server.rest import AgentOut, NewPersona, PersonaFields
 from persona_lab.settings import ROOT
 from persona_lab.translations import Translations
-from persona_lab.ui.tabs.persona import Form, build_editor, unsaved
+from persona_lab.ui.persona_form import Form, unsaved
+from persona_lab.ui.tabs.persona import build_editor
 
 NAMES = list(PERSONA_FIELDS)
 EVERY_FIELD = pytest.mark.parametrize("name", NAMES)

@@ -3,116 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
-from datetime import datetime
 from html import escape
 from typing import Any
 
 import gradio as gr
 from gradio.components import Component
 
-from persona_lab.db.tables import Agent, Chat, Message
+from persona_lab.db.tables import Agent
 from persona_lab.lab import Lab
-from persona_lab.types import Event, now
+from persona_lab.types import Event
+from persona_lab.ui.events import PRIVATE_EVENT, noop_for_cancel
 from persona_lab.ui.prefetch import PromptPrefetcher
-from persona_lab.ui.render.text import figures, safe_markdown, waiting_html
-from persona_lab.ui.session import QUIET, Visitor, Visitors
+from persona_lab.ui.render.chat import Thread, lean, thread_of, title_of, under_html
+from persona_lab.ui.render.text import safe_markdown, waiting_html
+from persona_lab.ui.session import Visitor, Visitors
 from persona_lab.ui.streaming import paced, waits_for
-
-IN_SIGHT = 8
-"""Maximum number of messages that a window shows at a time."""
-Thread = list[dict[str, Any]]
-"""The value of gr.Chatbot: ``{"role": "user"|"assistant", "content": …}``. The content of a
-finished answer is its Markdown, and the HTML under it, which screen readers don't announce."""
-
-
-def under_html(answer: str, details: dict[str, Any], visitor: Visitor) -> str:
-    """Return the HTML under an answer: latency and cost, a copy button, the folded prompt."""
-    say = visitor.translate
-    copy = (
-        f'<button type="button" class="copy" data-copy="{escape(answer)}">'
-        f"{escape(say('chat.copy'))}</button>"
-    )
-    prompt = details.get("prompt")
-    turns = "".join(
-        f'<div class="turn turn-{turn["role"]}"><b>{escape(say("preview.turn." + turn["role"]))}'
-        f"</b><pre>{escape(turn['content'])}</pre></div>"
-        for turn in details.get("sent") or ()
-    )
-    fold = (
-        f"<details><summary>{escape(say('chat.sent'))} · {escape(str(details.get('model', '')))}"
-        f"</summary><pre>{escape(prompt)}</pre>{turns}</details>"
-        if prompt
-        else ""
-    )
-    # An error without a fallback text: the answer is complete, but wasn't saved.
-    unsaved = "" if details.get("fallback") else str(details.get("error", ""))
-    warning = f'<p class="warning" role="alert">{escape(unsaved)}</p>' if unsaved else ""
-    failed = " failed" if details.get("fallback") else ""
-    return f'{warning}{figures(details, visitor)}<div class="under{failed}">{copy}{fold}</div>'
-
-
-def thread_of(messages: Sequence[Message], agent: Agent, visitor: Visitor) -> Thread:
-    """Convert the rows of a chat to the value of gr.Chatbot.
-
-    It begins with the greeting, which the prompt mentions too. A user's message without an
-    answer gets a note that it has none.
-    """
-    thread: Thread = []
-    if agent.greeting:
-        thread.append({"role": "assistant", "content": safe_markdown(agent.greeting)})
-    for message, following in zip(messages, [*messages, None][1:], strict=True):
-        role = "user" if message.sender == "user" else "assistant"
-        content: Any = safe_markdown(message.content)
-        if role == "assistant":
-            if message.status in (
-                "stopped",
-                "interrupted",
-            ):  # a failed answer already has its own text
-                content += (
-                    f"\n\n<em>{escape(visitor.translate('chat.status.' + message.status))}</em>"
-                )
-            content = [content, gr.HTML(under_html(message.content, message.details, visitor))]
-        thread.append({"role": role, "content": content})
-        if role == "user" and (following is None or following.sender == "user"):
-            none = f"<em>{escape(visitor.translate('chat.status.unanswered'))}</em>"
-            thread.append({"role": "assistant", "content": none})
-    return thread
-
-
-def lean(thread: Thread) -> Thread:
-    """Remove the metadata from all but the last ``IN_SIGHT`` messages of ``thread``.
-
-    It is for redraws while an answer streams: Gradio needs milliseconds for each HTML component
-    at each redraw.
-    """
-    return [
-        {**turn, "content": turn["content"][0]} if isinstance(turn["content"], list) else turn
-        for turn in thread[:-IN_SIGHT]
-    ] + thread[-IN_SIGHT:]
-
-
-def title_of(chat: Chat, visitor: Visitor) -> str:
-    """Return the title of a chat in the list: its age, and its first words."""
-    return f"{_ago(chat.updated_at, visitor)} · {chat.title or visitor.translate('chat.untitled')}"
-
-
-def _ago(moment: datetime, visitor: Visitor) -> str:
-    seconds = (now() - moment).total_seconds()
-    for unit, length in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= length:
-            return visitor.translate(f"chat.ago.{unit}", count=int(seconds // length))
-    return visitor.translate("chat.ago.now")
-
-
-def halt() -> None:
-    """Do nothing, as the function of an event that cancels others.
-
-    Gradio cancels after the event's function has returned, so the function must return at once.
-    A later event shows the result.
-    """
 
 
 class ChatActions:
@@ -431,29 +339,29 @@ def build_chat(
             agent = await visitor.operations(actions.lab).get_persona(persona, deleted=True)
             ahead.soon(agent, spec or "", visitor, chat)
 
-    message.focus(about_to_write, [editing, chat_id, model], queue=False, **QUIET)
+    message.focus(about_to_write, [editing, chat_id, model], queue=False, **PRIVATE_EVENT)
     asked = gr.on(
         [message.submit, send.click],
         send_message,
         [message, editing, chat_id, model],
         [taken, chat_id, thread, send, stop, again],
         concurrency_limit=None,
-        **QUIET,
+        **PRIVATE_EVENT,
     )
     # Remove a saved message from the box, and leave there what was typed meanwhile.
-    taken.change(None, [taken], [taken], js="(text) => personaLab.taken(text)", **QUIET)
+    taken.change(None, [taken], [taken], js="(text) => personaLab.taken(text)", **PRIVATE_EVENT)
     repeated = again.click(
         answer_again,
         [editing, chat_id, model],
         [thread, send, stop, again],
         concurrency_limit=None,
-        **QUIET,
+        **PRIVATE_EVENT,
     )
     streams = [asked, repeated]
     for stream in streams:
-        stream.success(answered, [editing, chat_id], tab.shown, **QUIET)
-    stop.click(halt, cancels=streams, queue=False, **QUIET).then(
-        stop_chat, [editing, chat_id], tab.shown, **QUIET
+        stream.success(answered, [editing, chat_id], tab.shown, **PRIVATE_EVENT)
+    stop.click(noop_for_cancel, cancels=streams, queue=False, **PRIVATE_EVENT).then(
+        stop_chat, [editing, chat_id], tab.shown, **PRIVATE_EVENT
     )
     # Leaving a chat stops its running answer.
     for leave, act, takes, shows in (
@@ -461,7 +369,9 @@ def build_chat(
         (listed.input, open_chat, [editing, listed], tab.shown),
         (delete.click, delete_chat, [editing, chat_id], tab.shown),
     ):
-        leave(halt, cancels=streams, queue=False, **QUIET).then(act, takes, shows, **QUIET)
+        leave(noop_for_cancel, cancels=streams, queue=False, **PRIVATE_EVENT).then(
+            act, takes, shows, **PRIVATE_EVENT
+        )
     tab.streams.extend(streams)
-    undo.click(restore_chat, [editing, deleted], tab.shown, **QUIET)
+    undo.click(restore_chat, [editing, deleted], tab.shown, **PRIVATE_EVENT)
     return tab

@@ -12,13 +12,13 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from persona_lab.clients.catalog import ModelInfo
 from persona_lab.comparison.runner import MOST, Cell, Contestant
 from persona_lab.errors import PersonaLabError
 from persona_lab.lab import Lab
-from persona_lab.types import Language
+from persona_lab.ui.events import PRIVATE_EVENT
+from persona_lab.ui.model_status import supports_language
 from persona_lab.ui.render.text import figures, safe_markdown, waiting_html
-from persona_lab.ui.session import QUIET, Visitor, Visitors
+from persona_lab.ui.session import Visitor, Visitors
 from persona_lab.ui.streaming import waits_for
 
 CURRENT = "current"
@@ -116,11 +116,6 @@ def cell_values(cell: Cell, visitor: Visitor) -> tuple[str, str]:
     return text, figures(cell.metadata, visitor)
 
 
-def speaks(info: ModelInfo, language: Language) -> bool:
-    """Return whether a model supports a language; True where its languages are unknown."""
-    return not info.languages or language in info.languages
-
-
 async def fellow(lab: Lab, taken: Collection[str], visitor: Visitor) -> str:
     """Pick another persona in the visitor's language, with a name that isn't used yet.
 
@@ -157,7 +152,7 @@ async def first_comparison(lab: Lab, opened: str, visitor: Visitor) -> tuple[lis
         info.spec
         for info in lab.clients.listed()
         if info.provider == "local" and info.spec != default.spec
-        if speaks(info, visitor.language)
+        if supports_language(info, visitor.language)
     ]
     personas = [CURRENT] * MOST
     if not others:
@@ -366,10 +361,15 @@ def build_compare(
         return update + [gr.update(visible=open_ > 1) for _ in range(MOST)]
 
     stream = gr.on(
-        [message.submit, run.click], run_all, inputs, everything, concurrency_limit=None, **QUIET
+        [message.submit, run.click],
+        run_all,
+        inputs,
+        everything,
+        concurrency_limit=None,
+        **PRIVATE_EVENT,
     )
     settled = [run, stop, add, *[c.again for c in columns], *[c.remove for c in columns]]
-    stream.then(settle, [count], settled, queue=False, **QUIET)
+    stream.then(settle, [count], settled, queue=False, **PRIVATE_EVENT)
     streams = [stream]
     for column in columns:
 
@@ -380,8 +380,10 @@ def build_compare(
                 async for update in steps:
                     yield update
 
-        one = column.again.click(run_one, inputs, everything, concurrency_limit=None, **QUIET)
-        one.then(settle, [count], settled, queue=False, **QUIET)
+        one = column.again.click(
+            run_one, inputs, everything, concurrency_limit=None, **PRIVATE_EVENT
+        )
+        one.then(settle, [count], settled, queue=False, **PRIVATE_EVENT)
         streams.append(one)
 
     async def halt(shown: float | None, request: gr.Request, *lines: str) -> list[Any]:
@@ -397,7 +399,12 @@ def build_compare(
 
     lines_of = [column.figures for column in columns]
     stop.click(
-        halt, [count, *lines_of], [*settled, *lines_of], cancels=streams, queue=False, **QUIET
+        halt,
+        [count, *lines_of],
+        [*settled, *lines_of],
+        cancels=streams,
+        queue=False,
+        **PRIVATE_EVENT,
     )
 
     tab = CompareTab(columns, count, add)
@@ -420,7 +427,7 @@ def build_compare(
         }
 
     held = [component for column in columns for component in column.held]
-    add.click(add_column, inputs, [*size, *held], queue=False, **QUIET)
+    add.click(add_column, inputs, [*size, *held], queue=False, **PRIVATE_EVENT)
 
     def remove_column(number: int) -> Callable[..., list[Any]]:
         def remove(shown: float | None, *values: Any) -> list[Any]:
@@ -434,7 +441,7 @@ def build_compare(
 
     for number, column in enumerate(columns):
         column.remove.click(
-            remove_column(number), [count, *held], [*size, *held], queue=False, **QUIET
+            remove_column(number), [count, *held], [*size, *held], queue=False, **PRIVATE_EVENT
         )
     gr.on(
         [component.change for component in tab.layout],

@@ -17,7 +17,8 @@ from persona_lab.db.tables import ApiToken
 from persona_lab.insights import zone_of
 from persona_lab.lab import Lab
 from persona_lab.translations import Translations
-from persona_lab.ui.session import QUIET, Visitor, Visitors
+from persona_lab.ui.events import PRIVATE_EVENT
+from persona_lab.ui.session import Visitor, Visitors
 from persona_lab.ui.tabs.insights import WITH_ZONE
 
 KEYED = tuple(provider.name for provider in list_keyed_providers())
@@ -281,7 +282,7 @@ def build_connect(
 
     keys: list[Component] = [*states.values(), *drops.values(), *choosers]
     held: list[Component] = [listed, revoke, asked]
-    tab.select(open_tab, [zone], [*keys, *held], js=WITH_ZONE, **QUIET)
+    tab.select(open_tab, [zone], [*keys, *held], js=WITH_ZONE, **PRIVATE_EVENT)
     for provider in KEYED:
 
         async def use_key(
@@ -306,16 +307,16 @@ def build_connect(
             use_key,
             [boxes[provider]],
             [boxes[provider], *keys],
-            **QUIET,
+            **PRIVATE_EVENT,
         )
-        drops[provider].click(forget_key, [], keys, **QUIET)
+        drops[provider].click(forget_key, [], keys, **PRIVATE_EVENT)
     gr.on(
         [name.submit, make.click],
         make_token,
         [name, zone],
         [name, made, *held],
         js=WITH_ZONE,
-        **QUIET,
+        **PRIVATE_EVENT,
     )
-    listed.input(choose_token, [], [revoke, asked], queue=False, **QUIET)
-    revoke.click(revoke_token, [listed, asked, zone], [made, *held], js=WITH_ZONE, **QUIET)
+    listed.input(choose_token, [], [revoke, asked], queue=False, **PRIVATE_EVENT)
+    revoke.click(revoke_token, [listed, asked, zone], [made, *held], js=WITH_ZONE, **PRIVATE_EVENT)

@@ -7,12 +7,10 @@ copy; the demo itself doesn't change.
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing, nullcontext
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from html import escape
-from itertools import groupby
 from typing import Any
 
 import gradio as gr
@@ -21,82 +19,21 @@ from gradio.components import Component
 
 from persona_lab.clients.base import estimate_tokens
 from persona_lab.clients.pricing import price_date, priced
-from persona_lab.db.tables import Agent, Personality, Role, Tone
+from persona_lab.db.tables import Agent
 from persona_lab.errors import PersonaLabError
 from persona_lab.lab import Lab
 from persona_lab.personas.persona import (
-    PERSONA_FIELDS,
-    PersonaField,
-    Section,
     clean_persona,
     persona_of,
 )
 from persona_lab.types import Usage
+from persona_lab.ui.events import PRIVATE_EVENT
+from persona_lab.ui.persona_form import Form, build_section, unsaved
+from persona_lab.ui.render.persona import stopped_html
 from persona_lab.ui.render.text import dated, figures, prompt_html, waiting_html
-from persona_lab.ui.session import QUIET, Visitor, Visitors
+from persona_lab.ui.session import Visitor, Visitors
 from persona_lab.ui.streaming import paced, waits_for
 from persona_lab.ui.visitor_keys import Page
-
-_TRAIT_ROWS: dict[str, type[Personality | Role | Tone]] = {
-    "personalities": Personality,
-    "roles": Role,
-    "tones": Tone,
-}
-
-
-@dataclass(frozen=True)
-class Form:
-    """The editor's components by the names of a persona's fields, as ``persona_of`` has them."""
-
-    fields: Mapping[str, Component]
-
-    def read(self, values: Mapping[Component, Any]) -> dict[str, Any]:
-        """Return a persona's fields from the values of the components."""
-        persona = {name: values[field] for name, field in self.fields.items()}
-        for name, field in PERSONA_FIELDS.items():
-            if field.is_list:
-                persona[name] = [str(item) for item in persona[name] or []]
-        for name, value in persona.items():
-            if value is None:
-                persona[name] = ""
-        persona["examples"] = parse_examples(persona["examples"])
-        return persona
-
-    def show(self, persona: Mapping[str, Any]) -> dict[Component, Any]:
-        """Return values of the components that show ``persona``."""
-        shown = {self.fields[name]: persona[name] for name in self.fields}
-        shown[self.fields["examples"]] = format_examples(persona["examples"])
-        return shown
-
-
-def format_examples(examples: Sequence[Mapping[str, str]]) -> str:
-    """Format example exchanges as text: ``> `` begins the user's lines, the answer follows."""
-    blocks = []
-    for example in examples:
-        asked = "\n".join(f"> {line}" for line in example["user"].split("\n"))
-        answer = "\n".join(
-            f"\\{line}" if line.startswith((">", "＞", "\\")) else line
-            for line in example["ai"].split("\n")
-        )
-        blocks.append(f"{asked}\n{answer}")
-    return "\n\n".join(blocks)
-
-
-def parse_examples(text: str) -> list[dict[str, str]]:
-    """Parse the text of :func:`format_examples`; an incomplete exchange is kept."""
-    examples: list[dict[str, list[str]]] = []
-    for line in text.split("\n"):
-        asked = re.match(r"[>＞] ?(.*)", line)
-        if asked:
-            if not examples or examples[-1]["ai"]:
-                examples.append({"user": [], "ai": []})
-            examples[-1]["user"].append(asked[1])
-        elif examples:
-            examples[-1]["ai"].append(line[1:] if line.startswith("\\") else line)
-        elif line.strip():
-            examples.append({"user": [], "ai": [line]})
-    joined = [{k: "\n".join(v).strip() for k, v in example.items()} for example in examples]
-    return [example for example in joined if example["user"] or example["ai"]]
 
 
 @dataclass(frozen=True)
@@ -150,20 +87,6 @@ class Editor:
         """Return the names of :meth:`watched` in a script's order; "" for other components."""
         names = {field: name for name, field in self.form.fields.items()}
         return [names.get(c, "") for c in sorted(self.watched(model), key=lambda c: c._id)]
-
-
-def unsaved(persona: Mapping[str, Any], known_as: str = "") -> Agent:
-    """Return the persona of the form as an unsaved row.
-
-    Args:
-        persona: The fields of the persona.
-        known_as: The id of the open persona; its statistics include the tried messages.
-    """
-    traits = {
-        field: [row(name=name) for name in persona[field]] for field, row in _TRAIT_ROWS.items()
-    }
-    known = {"id": known_as} if known_as else {}
-    return Agent(**{**persona, **traits, **known})
 
 
 class EditorActions:
@@ -264,49 +187,6 @@ class EditorActions:
         return agent, True
 
 
-def head_html(agent: Agent, visitor: Visitor) -> str:
-    """Return avatar, name and state as HTML: a demo, the visitor's own, or deleted elsewhere."""
-    hue = sum(map(ord, agent.name)) * 47 % 360
-    state = "demo" if agent.owner_id is None else "deleted" if agent.deleted_at else "own"
-    return (
-        f'<div class="face" style="--hue:{hue}" aria-hidden="true">{escape(agent.name[:1])}</div>'
-        f'<div><h2>{escape(agent.name)}</h2><p class="{state}">'
-        f"{escape(visitor.translate('editor.state.' + state))}</p></div>"
-    )
-
-
-def saved_html(agent: Agent, visitor: Visitor) -> str:
-    """Return the save state of the form as HTML: saved, an unchanged demo, or deleted elsewhere."""
-    deleted = agent.deleted_at is not None
-    state = "deleted_elsewhere" if deleted else "saved" if agent.owner_id else "demo"
-    return (
-        f'<p class="saved{" warning" * deleted}" role="status">'
-        f"{escape(visitor.translate('editor.' + state))}</p>"
-    )
-
-
-def hints_html(persona: Mapping[str, Any], visitor: Visitor) -> str:
-    """Return warnings about contradictions in a persona as HTML."""
-    tones = {str(t).casefold() for t in persona["tones"]}
-    traits = tones | {str(p).casefold() for p in persona["personalities"]}
-    hints = []
-    if tones & {"敬語", "polite", "formal"} and traits & {"カジュアル", "casual", "タメ口"}:
-        hints.append(visitor.translate("hint.polite_and_casual"))
-    clash = set(persona["forbidden_words"]) & set(
-        persona["catchphrases"] + persona["sentence_endings"]
-    )
-    if clash:
-        hints.append(visitor.translate("hint.forbidden_catchphrase", word="、".join(sorted(clash))))
-    said = "\n".join(example["ai"] for example in persona["examples"])
-    for word in persona["forbidden_words"]:
-        if word and word in said:
-            hints.append(visitor.translate("hint.forbidden_in_example", word=word))
-    halves = (e["user"] or e["ai"] for e in persona["examples"] if not (e["user"] and e["ai"]))
-    if (half := next(halves, "")) != "":
-        hints.append(visitor.translate("hint.half_example", text=half[:20]))
-    return "".join(f'<p class="warning">{escape(h)}</p>' for h in hints)
-
-
 async def try_message(
     actions: EditorActions, persona: Mapping[str, Any], message: str, model: str, visitor: Visitor
 ) -> AsyncGenerator[str, None]:
@@ -347,38 +227,6 @@ async def try_message(
             )
 
 
-def _build_section(section: Section, fields: dict[str, Component], i18n: gr.I18n) -> None:
-    """Lay out the fields of one section of the form, and add their components to ``fields``."""
-    placed = [field for field in PERSONA_FIELDS.values() if field.place.section == section]
-    placed.sort(key=lambda field: field.place.order)
-    for row, group in groupby(placed, key=lambda field: field.place.row or field.name):
-        with gr.Row() if row not in PERSONA_FIELDS else nullcontext():
-            for field in group:
-                fields[field.name] = _build_field(field, i18n)
-
-
-def _build_field(field: PersonaField, i18n: gr.I18n) -> Component:
-    options: dict[str, Any] = {
-        "label": i18n(field.label),
-        "elem_id": f"field-{field.name}",
-        **dict(field.place.options),
-    }
-    match field.kind:
-        case "choice":
-            choices = [(i18n(words), value) for value, words in field.choices]
-            return gr.Radio(choices, **options)
-        case "list" | "traits":
-            return gr.Dropdown(
-                [], multiselect=True, allow_custom_value=True, info=i18n(field.hint), **options
-            )
-        case "examples":
-            return gr.Textbox(
-                info=i18n(field.hint), placeholder=i18n("editor.examples_form"), **options
-            )
-        case _:
-            return gr.Textbox(placeholder=i18n(field.hint), **options)
-
-
 def build_editor(i18n: gr.I18n, both: Callable[[str], str]) -> Editor:
     """Build the tab. ``both`` returns a text in both languages, for HTML."""
     buttons: dict[str, gr.Button] = {}
@@ -402,12 +250,12 @@ def build_editor(i18n: gr.I18n, both: Callable[[str], str]) -> Editor:
                         variant="stop" if name == "delete" else "secondary",
                         visible=name not in ("redo", "restore"),
                     )
-            _build_section("identity", fields, i18n)
+            build_section("identity", fields, i18n)
             hints = gr.HTML(elem_id="hints")
             with gr.Accordion(i18n("editor.voice"), open=False, elem_id="fold-voice"):
-                _build_section("voice", fields, i18n)
+                build_section("voice", fields, i18n)
             with gr.Accordion(i18n("editor.examples"), open=False, elem_id="fold-examples"):
-                _build_section("examples", fields, i18n)
+                build_section("examples", fields, i18n)
         with gr.Column(scale=5, min_width=320, elem_id="prompt-side"):
             with (
                 gr.Column(elem_classes="sheet"),
@@ -482,21 +330,13 @@ def wire_try(actions: EditorActions, editor: Editor, model: gr.Dropdown) -> None
         editor.watched(model),
         [editor.tried, *buttons],
         concurrency_limit=None,
-        **QUIET,
+        **PRIVATE_EVENT,
     )
     ended = [editor.tried, *buttons]
-    trying.then(show_end, [editor.tried], ended, queue=False, **QUIET)
+    trying.then(show_end, [editor.tried], ended, queue=False, **PRIVATE_EVENT)
     editor.buttons["try_stop"].click(
-        show_end, [editor.tried], ended, cancels=[trying], queue=False, **QUIET
+        show_end, [editor.tried], ended, cancels=[trying], queue=False, **PRIVATE_EVENT
     )
-
-
-def stopped_html(shown: str, visitor: Visitor) -> Any:
-    """Add a note to ``shown`` that it was stopped; change nothing if it is complete."""
-    if not shown or any(end in shown for end in ("figures", "warning", "stopped")):
-        return gr.skip()
-    note = f'<p class="quiet stopped">{escape(visitor.translate("compare.stopped"))}</p>'
-    return note if "waiting" in shown else shown + note
 
 
 def answering(running: bool) -> tuple[Any, Any]:

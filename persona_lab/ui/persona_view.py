@@ -1,0 +1,172 @@
+"""The view of the open persona: every component of the page that shows it.
+
+Opening a persona changes several tabs: the form and its prompt, the dropdown of the header, the
+columns' dropdowns, the list of chats. The updates are therefore computed here and not in a tab.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import gradio as gr
+from gradio.components import Component
+
+from persona_lab.db.store import AgentName
+from persona_lab.db.tables import Agent
+from persona_lab.errors import NotFound
+from persona_lab.lab import Lab
+from persona_lab.personas.demos import load_choices, load_messages
+from persona_lab.personas.persona import TRAITS, persona_of
+from persona_lab.ui.events import Update
+from persona_lab.ui.header import Header
+from persona_lab.ui.render.persona import head_html, hints_html, saved_html
+from persona_lab.ui.session import Visitor, Visitors
+from persona_lab.ui.tabs.chat import ChatTab
+from persona_lab.ui.tabs.compare import CURRENT, CompareTab
+from persona_lab.ui.tabs.persona import Editor, EditorActions
+from persona_lab.ui.undo_history import UndoHistory
+
+MAX_BUTTON_NAME = 20
+"""Maximum number of characters of a persona's name on a button."""
+
+
+def persona_label(agent: AgentName, visitor: Visitor) -> str:
+    """Return a persona's name for a dropdown, which marks a demo."""
+    if agent.demo:
+        return visitor.translate("persona.demo", name=agent.name)
+    return agent.name
+
+
+def shorten(name: str, max_length: int = MAX_BUTTON_NAME) -> str:
+    """Shorten ``name`` to at most ``max_length`` characters, with an ellipsis at the end."""
+    return name if len(name) <= max_length else name[: max_length - 1].rstrip() + "…"
+
+
+class PersonaView:
+    """Finds personas, and computes the updates of the components that show one."""
+
+    def __init__(
+        self,
+        *,
+        actions: EditorActions,
+        header: Header,
+        editor: Editor,
+        compare: CompareTab,
+        chat: ChatTab,
+    ) -> None:
+        self.actions = actions
+        self.lab: Lab = actions.lab
+        self.visitors: Visitors = actions.visitors
+        self.header = header
+        self.editor = editor
+        self.compare = compare
+        self.chat = chat
+        self.undo_history = UndoHistory()
+        demos = self.lab.settings.data_dir / "personas.yaml"
+        self._trait_choices = load_choices(demos)
+        self._suggested_messages = load_messages(demos)
+
+    @property
+    def persona_dropdowns(self) -> list[Component]:
+        """Every dropdown of personas."""
+        return [self.header.persona, *[column.persona for column in self.compare.columns]]
+
+    @property
+    def components(self) -> list[Component]:
+        """The components that change when a persona is opened."""
+        return [*self.persona_dropdowns, *self.editor.opened, *self.chat.shown]
+
+    # ── finding ───────────────────────────────────────────────────────────────────────────
+
+    async def find(self, persona_id: str, visitor: Visitor) -> Agent:
+        """Return the visitor's persona or a demo.
+
+        If it doesn't exist, return the first persona in the visitor's language. Without any
+        persona, create one.
+        """
+        operations = visitor.operations(self.lab)
+        try:
+            return await operations.get_persona(persona_id)
+        except NotFound:
+            agents = await operations.list_persona_names()
+        if not agents:
+            return await self.find_or_create_blank(visitor)
+        first = min(agents, key=lambda agent: agent.language != visitor.language)
+        return await operations.get_persona(first.id)
+
+    async def find_or_create_blank(self, visitor: Visitor) -> Agent:
+        """Return a persona of the visitor that has only a name.
+
+        An unchanged one is used again; otherwise a new one is created.
+        """
+        operations = visitor.operations(self.lab)
+        name, language = visitor.translate("editor.new_name"), visitor.language
+        untouched = persona_of(Agent(name=name, language=language))
+        for agent in await operations.list_personas(name=name):
+            if agent.owner_id is not None and persona_of(agent) == untouched:
+                return agent
+        return await operations.create_persona(name=name, language=language)
+
+    # ── updates ───────────────────────────────────────────────────────────────────────────
+
+    async def update_dropdowns(self, visitor: Visitor, open_id: str) -> Update:
+        """Return updates of the dropdowns of personas, with the persona ``open_id`` open.
+
+        The visitor's own personas come first, then the demos in their language.
+        """
+        agents = await visitor.operations(self.lab).list_persona_names()
+        agents.sort(key=lambda agent: (agent.demo, agent.language != visitor.language))
+        listed = [(persona_label(agent, visitor), agent.id) for agent in agents]
+        name = next((agent.name for agent in agents if agent.id == open_id), "…")
+        current = (visitor.translate("compare.current", name=name), CURRENT)
+        update: Update = {
+            column.persona: gr.update(choices=[current, *listed]) for column in self.compare.columns
+        }
+        return update | {self.header.persona: gr.update(choices=listed, value=open_id)}
+
+    async def open(self, persona_id: str, model: str, visitor: Visitor) -> Update:
+        """Return updates of all components for a persona, with its newest chat."""
+        editor = self.editor
+        agent = await self.find(persona_id, visitor)
+        suggestions = self._suggested_messages.get(agent.seed or "", [])
+        message = next(iter(suggestions), visitor.translate("compare.message_hint"))
+        update = await self.show(agent, model, visitor)
+        update |= {editor.tried: "", editor.try_message: message}
+        return update | await self.chat.newest(agent, model, visitor)
+
+    async def show(self, agent: Agent, model: str, visitor: Visitor) -> Update:
+        """Return updates of the editor and the dropdowns for ``agent``."""
+        editor, form, store = self.editor, self.editor.form, self.lab.store
+        own = agent.owner_id is not None
+        persona = persona_of(agent)
+        self.actions.shown(agent, visitor)
+        used = await asyncio.to_thread(store.choices, visitor.user_id, agent.language)
+        can_undo = await asyncio.to_thread(store.can_undo, agent.id, user_id=visitor.user_id)
+        deleted = await asyncio.to_thread(store.deleted_agent, user_id=visitor.user_id)
+        update = await self.update_dropdowns(visitor, agent.id) | form.show(persona)
+        for name in TRAITS:
+            choices = [*self._trait_choices[agent.language][name], *used[name], *persona[name]]
+            update[form.fields[name]] = gr.update(
+                choices=list(dict.fromkeys(choices)), value=persona[name]
+            )
+        can_redo = bool(self.undo_history.redoable(agent, visitor))
+        return update | {
+            editor.editing: agent.id,
+            editor.head: head_html(agent, visitor),
+            editor.saved: saved_html(agent, visitor),
+            editor.prompt: await self.actions.prompt_panel(agent, model, "", visitor),
+            editor.hints: hints_html(persona, visitor),
+            **dict.fromkeys(editor.own, gr.update(visible=own)),
+            editor.buttons["revert"]: gr.update(visible=own, interactive=can_undo),
+            editor.buttons["redo"]: gr.update(visible=can_redo),
+            **self.update_restore_button(deleted, visitor),
+        }
+
+    def update_restore_button(self, deleted: Agent | None, visitor: Visitor) -> Update:
+        """Return updates of the button that restores ``deleted``, the last deleted persona."""
+        name = shorten(deleted.name if deleted else "")
+        label = visitor.translate("editor.restore_name", name=name)
+        return {
+            self.editor.removed: deleted.id if deleted else "",
+            self.editor.buttons["restore"]: gr.update(visible=deleted is not None, value=label),
+        }

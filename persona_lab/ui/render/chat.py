@@ -1,0 +1,100 @@
+"""A chat as values of Gradio's chatbot, and the HTML under its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from persona_lab.db.tables import Agent, Chat, Message
+from persona_lab.types import now
+from persona_lab.ui.render.text import figures, safe_markdown
+from persona_lab.ui.session import Visitor
+
+IN_SIGHT = 8
+"""Maximum number of messages that a window shows at a time."""
+Thread = list[dict[str, Any]]
+"""The value of gr.Chatbot: ``{"role": "user"|"assistant", "content": …}``. The content of a
+finished answer is its Markdown, and the HTML under it, which screen readers don't announce."""
+
+
+def under_html(answer: str, details: dict[str, Any], visitor: Visitor) -> str:
+    """Return the HTML under an answer: latency and cost, a copy button, the folded prompt."""
+    say = visitor.translate
+    copy = (
+        f'<button type="button" class="copy" data-copy="{escape(answer)}">'
+        f"{escape(say('chat.copy'))}</button>"
+    )
+    prompt = details.get("prompt")
+    turns = "".join(
+        f'<div class="turn turn-{turn["role"]}"><b>{escape(say("preview.turn." + turn["role"]))}'
+        f"</b><pre>{escape(turn['content'])}</pre></div>"
+        for turn in details.get("sent") or ()
+    )
+    fold = (
+        f"<details><summary>{escape(say('chat.sent'))} · {escape(str(details.get('model', '')))}"
+        f"</summary><pre>{escape(prompt)}</pre>{turns}</details>"
+        if prompt
+        else ""
+    )
+    # An error without a fallback text: the answer is complete, but wasn't saved.
+    unsaved = "" if details.get("fallback") else str(details.get("error", ""))
+    warning = f'<p class="warning" role="alert">{escape(unsaved)}</p>' if unsaved else ""
+    failed = " failed" if details.get("fallback") else ""
+    return f'{warning}{figures(details, visitor)}<div class="under{failed}">{copy}{fold}</div>'
+
+
+def thread_of(messages: Sequence[Message], agent: Agent, visitor: Visitor) -> Thread:
+    """Convert the rows of a chat to the value of gr.Chatbot.
+
+    It begins with the greeting, which the prompt mentions too. A user's message without an
+    answer gets a note that it has none.
+    """
+    thread: Thread = []
+    if agent.greeting:
+        thread.append({"role": "assistant", "content": safe_markdown(agent.greeting)})
+    for message, following in zip(messages, [*messages, None][1:], strict=True):
+        role = "user" if message.sender == "user" else "assistant"
+        content: Any = safe_markdown(message.content)
+        if role == "assistant":
+            if message.status in (
+                "stopped",
+                "interrupted",
+            ):  # a failed answer already has its own text
+                content += (
+                    f"\n\n<em>{escape(visitor.translate('chat.status.' + message.status))}</em>"
+                )
+            content = [content, gr.HTML(under_html(message.content, message.details, visitor))]
+        thread.append({"role": role, "content": content})
+        if role == "user" and (following is None or following.sender == "user"):
+            none = f"<em>{escape(visitor.translate('chat.status.unanswered'))}</em>"
+            thread.append({"role": "assistant", "content": none})
+    return thread
+
+
+def lean(thread: Thread) -> Thread:
+    """Remove the metadata from all but the last ``IN_SIGHT`` messages of ``thread``.
+
+    It is for redraws while an answer streams: Gradio needs milliseconds for each HTML component
+    at each redraw.
+    """
+    return [
+        {**turn, "content": turn["content"][0]} if isinstance(turn["content"], list) else turn
+        for turn in thread[:-IN_SIGHT]
+    ] + thread[-IN_SIGHT:]
+
+
+def title_of(chat: Chat, visitor: Visitor) -> str:
+    """Return the title of a chat in the list: its age, and its first words."""
+    return f"{_ago(chat.updated_at, visitor)} · {chat.title or visitor.translate('chat.untitled')}"
+
+
+def _ago(moment: datetime, visitor: Visitor) -> str:
+    seconds = (now() - moment).total_seconds()
+    for unit, length in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= length:
+            return visitor.translate(f"chat.ago.{unit}", count=int(seconds // length))
+    return visitor.translate("chat.ago.now")
