@@ -16,7 +16,7 @@ from persona_lab.errors import InputError
 from persona_lab.pipeline.service import LLMService
 from persona_lab.types import Language
 
-MOST = 8
+MAX_COLUMNS = 8
 """Most contestants of one run."""
 
 State = Literal["waiting", "streaming", "done", "failed", "stopped"]
@@ -71,7 +71,7 @@ class Comparison:
 
         Args:
             message: The message to send.
-            contestants: One to :data:`MOST` contestants.
+            contestants: One to :data:`MAX_COLUMNS` contestants.
             user_id: The user of the run.
             language: The language of error texts; None takes the persona's.
             **options: Sampling options, and further arguments of ``LLMService.answer``.
@@ -79,8 +79,8 @@ class Comparison:
         Raises:
             InputError: The message can't be sent, or the number of contestants is out of range.
         """
-        if not 1 <= len(contestants) <= MOST:
-            raise InputError(f"{len(contestants)} contestants: between 1 and {MOST} can run")
+        if not 1 <= len(contestants) <= MAX_COLUMNS:
+            raise InputError(f"{len(contestants)} contestants: between 1 and {MAX_COLUMNS} can run")
         text = self._service.input_validator.validate_message(message)
         cells = [Cell() for _ in contestants]
         news = asyncio.Event()

@@ -44,7 +44,7 @@ class Autosave:
         if not values[editor.touched]:  # fields arrive one by one and may mix two personas
             persona = self._actions.filled(visitor) or persona
         agent, update = unsaved(persona), Update()
-        editing = values[editor.editing]
+        editing = values[editor.persona_id]
         if values[editor.touched]:
             try:
                 agent, changed = await self._actions.save(editing, persona, visitor)
@@ -60,7 +60,7 @@ class Autosave:
         model = values[self._view.header.model] or ""
         message = values[editor.try_message] or ""
         update[editor.prompt] = await self._actions.prompt_panel(agent, model, message, visitor)
-        self._view.chat.ahead.soon(agent, model, visitor)
+        self._view.page.prefetcher.soon(agent, model, visitor)
         return update
 
     async def _show_saved(
@@ -87,7 +87,7 @@ class Autosave:
         if agent.id != edited_id:
             update |= await self._view.update_dropdowns(visitor, agent.id)
             update |= {
-                editor.editing: agent.id,
+                editor.persona_id: agent.id,
                 editor.buttons["delete"]: gr.update(visible=True),
             }
         return update
@@ -106,7 +106,7 @@ class Autosave:
         Returns:
             More updates; none where the draft is invalid or belongs to another persona.
         """
-        form, open_id = self._editor.form, update[self._editor.editing]
+        form, open_id = self._editor.form, update[self._editor.persona_id]
         try:
             written = json.loads(draft)
             fields = {form.fields[name]: value for name, value in written["fields"].items()}

@@ -12,6 +12,8 @@ Update = dict[Component, Any]
 
 PRIVATE_EVENT: Mapping[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 """Options of the page's own events: hidden from API clients, without Gradio's loading overlay."""
+WITH_TIME_ZONE = "(...values) => [...values.slice(0, -1), personaLab.zone()]"
+"""A script for an event: the last value becomes the browser's time zone."""
 
 
 def noop_for_cancel() -> None:

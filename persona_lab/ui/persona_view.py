@@ -14,16 +14,15 @@ from gradio.components import Component
 from persona_lab.db.store import AgentName
 from persona_lab.db.tables import Agent
 from persona_lab.errors import NotFound
-from persona_lab.lab import Lab
 from persona_lab.personas.demos import load_choices, load_messages
 from persona_lab.personas.persona import TRAITS, persona_of
 from persona_lab.ui.events import Update
-from persona_lab.ui.header import Header
+from persona_lab.ui.page_context import PageContext
 from persona_lab.ui.render.persona import head_html, hints_html, saved_html
-from persona_lab.ui.session import Visitor, Visitors
+from persona_lab.ui.session import Visitor
 from persona_lab.ui.tabs.chat import ChatTab
 from persona_lab.ui.tabs.compare import CURRENT, CompareTab
-from persona_lab.ui.tabs.persona import Editor, EditorActions
+from persona_lab.ui.tabs.persona import PersonaTab
 from persona_lab.ui.undo_history import UndoHistory
 
 MAX_BUTTON_NAME = 20
@@ -48,16 +47,16 @@ class PersonaView:
     def __init__(
         self,
         *,
-        actions: EditorActions,
-        header: Header,
-        editor: Editor,
+        page: PageContext,
+        editor: PersonaTab,
         compare: CompareTab,
         chat: ChatTab,
     ) -> None:
-        self.actions = actions
-        self.lab: Lab = actions.lab
-        self.visitors: Visitors = actions.visitors
-        self.header = header
+        self.page = page
+        self.lab = page.lab
+        self.visitors = page.visitors
+        self.header = page.header
+        self.actions = editor.actions
         self.editor = editor
         self.compare = compare
         self.chat = chat
@@ -74,7 +73,7 @@ class PersonaView:
     @property
     def components(self) -> list[Component]:
         """The components that change when a persona is opened."""
-        return [*self.persona_dropdowns, *self.editor.opened, *self.chat.shown]
+        return [*self.persona_dropdowns, *self.editor.changed_by_open, *self.chat.components]
 
     # ── finding ───────────────────────────────────────────────────────────────────────────
 
@@ -132,7 +131,7 @@ class PersonaView:
         message = next(iter(suggestions), visitor.translate("compare.message_hint"))
         update = await self.show(agent, model, visitor)
         update |= {editor.tried: "", editor.try_message: message}
-        return update | await self.chat.newest(agent, model, visitor)
+        return update | await self.chat.open_newest(agent, model, visitor)
 
     async def show(self, agent: Agent, model: str, visitor: Visitor) -> Update:
         """Return updates of the editor and the dropdowns for ``agent``."""
@@ -151,7 +150,7 @@ class PersonaView:
             )
         can_redo = bool(self.undo_history.redoable(agent, visitor))
         return update | {
-            editor.editing: agent.id,
+            editor.persona_id: agent.id,
             editor.head: head_html(agent, visitor),
             editor.saved: saved_html(agent, visitor),
             editor.prompt: await self.actions.prompt_panel(agent, model, "", visitor),
@@ -167,6 +166,6 @@ class PersonaView:
         name = shorten(deleted.name if deleted else "")
         label = visitor.translate("editor.restore_name", name=name)
         return {
-            self.editor.removed: deleted.id if deleted else "",
+            self.editor.deleted_id: deleted.id if deleted else "",
             self.editor.buttons["restore"]: gr.update(visible=deleted is not None, value=label),
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gradio as gr
@@ -12,9 +12,13 @@ from persona_lab.errors import PersonaLabError
 from persona_lab.ui.autosave import Autosave
 from persona_lab.ui.events import PRIVATE_EVENT, Update, noop_for_cancel
 from persona_lab.ui.model_status import ModelStatus, model_choices
+from persona_lab.ui.page_context import PageContext
 from persona_lab.ui.persona_actions import PersonaActions
 from persona_lab.ui.persona_view import PersonaView
-from persona_lab.ui.tabs.compare import first_comparison, kept_layout
+from persona_lab.ui.tabs import Tab, find_tab
+from persona_lab.ui.tabs.chat import ChatTab
+from persona_lab.ui.tabs.compare import CompareTab, first_comparison, parse_layout
+from persona_lab.ui.tabs.persona import PersonaTab
 
 # The functions of ``personaLab`` are in static/; form_lock.js and draft.js explain most of them.
 LOCK_FORM: Mapping[str, Any] = {**PRIVATE_EVENT, "js": "(...values) => personaLab.opening(values)"}
@@ -38,13 +42,18 @@ CONFIRM_DRAFT = "(mark) => personaLab.regained(mark)"
 class Workspace:
     """Connects the components that show the open persona to the handlers that change it."""
 
-    def __init__(self, view: PersonaView) -> None:
-        self._view = view
-        self._lab = view.lab
-        self._visitors = view.visitors
+    def __init__(self, page: PageContext, tabs: Sequence[Tab]) -> None:
+        self._view = view = PersonaView(
+            page=page,
+            editor=find_tab(tabs, PersonaTab),
+            compare=find_tab(tabs, CompareTab),
+            chat=find_tab(tabs, ChatTab),
+        )
+        self._lab = page.lab
+        self._visitors = page.visitors
         self._actions = PersonaActions(view)
         self._autosave = Autosave(view)
-        self._model_status = ModelStatus(view.visitors, view.chat.ahead)
+        self._model_status = ModelStatus(page.visitors, page.prefetcher)
 
     async def on_load(
         self, persona_id: str, model: str, draft: str, layout: str, request: gr.Request
@@ -55,7 +64,7 @@ class Workspace:
             persona_id: The persona that this browser had open last.
             model: The model that this browser used last, as provider:name.
             draft: The browser's unsaved draft, as JSON; see :meth:`Autosave.restore_draft`.
-            layout: The columns that this browser tab had, as JSON; see :func:`kept_layout`.
+            layout: The columns that this browser tab had, as JSON; see :func:`parse_layout`.
             request: The request, which identifies the visitor.
 
         Returns:
@@ -72,9 +81,9 @@ class Workspace:
             update = await view.open(persona_id or "", model, visitor)
             update |= await self._autosave.restore_draft(draft, update, model, visitor)
             models, personas = await first_comparison(
-                self._lab, update[view.editor.editing], visitor
+                self._lab, update[view.editor.persona_id], visitor
             )
-            if (stored := kept_layout(layout or "")) is not None:
+            if (stored := parse_layout(layout or "")) is not None:
                 shown, stored_models, stored_personas = stored
                 listed = {id_ for _, id_ in update[columns[0].persona]["choices"]}
                 models = [old or new for old, new in zip(stored_models, models, strict=True)]
@@ -82,7 +91,7 @@ class Workspace:
                     old if old in listed else new
                     for old, new in zip(stored_personas, personas, strict=True)
                 ]
-                update |= view.compare.sized(shown)
+                update |= view.compare.show_columns(shown)
             for column, spec, persona in zip(columns, models, personas, strict=True):
                 update[column.model] = gr.update(choices=choices, value=spec)
                 update[column.persona] = {**update[column.persona], "value": persona}
@@ -116,13 +125,13 @@ class Workspace:
         loaded = page.load(
             self.on_load,
             stored,
-            list(dict.fromkeys([*view.components, model, *view.compare.arranged])),
+            list(dict.fromkeys([*view.components, model, *view.compare.changed_by_load])),
             **{**LOCK_FORM, "js": "() => personaLab.opening(personaLab.last())"},
         )
         loaded.then(None, js=UNLOCK_FORM)
         loaded.success(None, [view.editor.saved], js=CONFIRM_DRAFT)
         self._model_status.wire(model, view.header.model_status, loaded)
-        for name, component in (("persona", view.editor.editing), ("model", model)):
+        for name, component in (("persona", view.editor.persona_id), ("model", model)):
             component.change(
                 None, [component], None, js=f"(id) => personaLab.remember('{name}', id)"
             )
@@ -153,9 +162,9 @@ class Workspace:
         opened.then(None, js=UNLOCK_FORM)
         for button, handler, subject, unlock in (
             ("new", actions.create, [], UNLOCK_FORM_SELECT_NAME),
-            ("duplicate", actions.duplicate, [editor.editing], UNLOCK_FORM),
-            ("delete", actions.delete, [editor.editing], UNLOCK_FORM),
-            ("restore", actions.restore, [editor.removed], UNLOCK_FORM),
+            ("duplicate", actions.duplicate, [editor.persona_id], UNLOCK_FORM),
+            ("delete", actions.delete, [editor.persona_id], UNLOCK_FORM),
+            ("restore", actions.restore, [editor.deleted_id], UNLOCK_FORM),
         ):
             stopped = editor.buttons[button].click(
                 noop_for_cancel,
@@ -169,8 +178,8 @@ class Workspace:
         for button, handler in (("revert", actions.undo), ("redo", actions.redo)):
             stepped = editor.buttons[button].click(
                 handler,
-                [editor.editing, model],
-                [*view.persona_dropdowns, *editor.stepped],
+                [editor.persona_id, model],
+                [*view.persona_dropdowns, *editor.changed_by_undo],
                 **LOCK_FORM,
             )
             stepped.then(None, js=UNLOCK_FORM)
@@ -179,12 +188,12 @@ class Workspace:
         """Connect the fields of the form, the message to try, and the model."""
         view, editor, model = self._view, self._view.editor, self._view.header.model
         fields = editor.form.fields
-        names = json.dumps(editor.watched_names(model))
+        names = json.dumps(editor.edit_input_names)
         edit = gr.on(
             [field.change for field in (*fields.values(), editor.try_message, model)],
             self._autosave.on_edit,
-            editor.watched(model),
-            [*view.persona_dropdowns, *editor.edited],
+            editor.edit_inputs,
+            [*view.persona_dropdowns, *editor.changed_by_edit],
             queue=False,
             trigger_mode="always_last",
             js=f"(...values) => personaLab.byHand(values, {names})",
@@ -193,7 +202,7 @@ class Workspace:
         edit.success(None, [editor.saved], js=CONFIRM_EDIT)
         fields["name"].blur(
             self._actions.show_new_name,
-            [editor.editing],
+            [editor.persona_id],
             view.persona_dropdowns,
             queue=False,
             **PRIVATE_EVENT,

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Callable
 import pytest
 from support.fakes import Visitor, says
 
-from persona_lab.comparison.runner import MOST, Cell, Comparison, Contestant
+from persona_lab.comparison.runner import MAX_COLUMNS, Cell, Comparison, Contestant
 from persona_lab.db.tables import Agent
 from persona_lab.errors import EmptyMessage, InputError, Offline
 from persona_lab.lab import Lab
@@ -201,7 +201,7 @@ async def test_a_heartbeat_comes_while_nobody_speaks(make_lab: MakeLab) -> None:
             assert await anext(snapshots) == [Cell()]
 
 
-@pytest.mark.parametrize("count", [0, MOST + 1])
+@pytest.mark.parametrize("count", [0, MAX_COLUMNS + 1])
 async def test_between_one_and_eight_contestants_can_run(lab: Lab, count: int) -> None:
     visitor = Visitor(lab)
     with pytest.raises(InputError):

@@ -21,8 +21,9 @@ from persona_lab.insights import zone_of
 from persona_lab.lab import Lab
 from persona_lab.settings import ROOT
 from persona_lab.translations import Translations
+from persona_lab.ui.labels import key_labels
 from persona_lab.ui.session import Visitor, Visitors
-from persona_lab.ui.tabs.connect import KEYED, ConnectActions, key_labels, key_state, token_label
+from persona_lab.ui.tabs.connect import KEYED, ConnectActions, key_state, token_label
 from persona_lab.ui.visitor_keys import EACH, IDLE, MOST, UserKeyStore
 
 MakeLab = Callable[..., Lab]

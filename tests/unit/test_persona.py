@@ -1,7 +1,7 @@
 """The typed persona, and the table of its fields that drives every other list of them."""
 
 import dataclasses
-from typing import Any
+from typing import Any, get_args
 
 import gradio as gr
 import pytest
@@ -13,6 +13,7 @@ from persona_lab.personas.persona import (
     PERSONA_FIELDS,
     Example,
     Persona,
+    Section,
     clean_persona,
     persona_of,
 )
@@ -21,8 +22,7 @@ from persona_lab.prompts.variables import template_variables
 from persona_lab.server.rest import AgentOut, NewPersona, PersonaFields
 from persona_lab.settings import ROOT
 from persona_lab.translations import Translations
-from persona_lab.ui.persona_form import Form, unsaved
-from persona_lab.ui.tabs.persona import build_editor
+from persona_lab.ui.persona_form import Form, build_section, unsaved
 
 NAMES = list(PERSONA_FIELDS)
 EVERY_FIELD = pytest.mark.parametrize("name", NAMES)
@@ -41,7 +41,10 @@ FULL = {field.name: SAMPLES[field.kind] for field in PERSONA_FIELDS.values()}
 async def form() -> Form:
     """The form; in a running loop, since Gradio opens a loop of its own where there is none."""
     with gr.Blocks():
-        return build_editor(gr.I18n(ja={}, en={}), str).form
+        fields: dict[str, Any] = {}
+        for section in get_args(Section):
+            build_section(section, fields, gr.I18n(ja={}, en={}))
+        return Form(fields)
 
 
 @pytest.fixture(scope="module")

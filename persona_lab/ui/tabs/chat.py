@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, field
 from html import escape
-from typing import Any
+from typing import Any, ClassVar
 
 import gradio as gr
 from gradio.components import Component
@@ -15,8 +14,8 @@ from gradio.components import Component
 from persona_lab.db.tables import Agent
 from persona_lab.lab import Lab
 from persona_lab.types import Event
-from persona_lab.ui.events import PRIVATE_EVENT, noop_for_cancel
-from persona_lab.ui.prefetch import PromptPrefetcher
+from persona_lab.ui.events import PRIVATE_EVENT, Update, noop_for_cancel
+from persona_lab.ui.page_context import PageContext
 from persona_lab.ui.render.chat import Thread, lean, thread_of, title_of, under_html
 from persona_lab.ui.render.text import safe_markdown, waiting_html
 from persona_lab.ui.session import Visitor, Visitors
@@ -148,230 +147,248 @@ class ChatActions:
                 del self._answering[chat_id]
 
 
-@dataclass(frozen=True)
 class ChatTab:
-    """What the workspace needs from this tab when it opens a persona."""
+    """The tab: the list of chats, the messages of the open one, and the box to write."""
 
-    actions: ChatActions
-    ahead: PromptPrefetcher
-    shown: list[Component]
-    """The components that change with the open chat."""
-    streams: list[Any] = field(default_factory=list)
-    """The events that stream an answer. Leaving the chat cancels them."""
+    key: ClassVar[str] = "chat"
 
-    async def open(self, persona: str, chat_id: str, visitor: Visitor) -> dict[Component, Any]:
-        """Return values for :attr:`shown`: a chat, or a new one where ``chat_id`` is empty."""
-        shown = await self.actions.show(persona, chat_id, visitor)
-        gone = await asyncio.to_thread(
-            self.actions.lab.store.deleted_chat, persona, user_id=visitor.user_id
-        )
-        begun = gr.update(visible=bool(shown[0]))
-        undo, send, stop = (gr.update(visible=seen) for seen in (gone is not None, True, False))
-        hint = visitor.translate("chat.message_hint" if shown[0] else "chat.first_hint")
-        deleted = gone.id if gone else ""
-        values = [*shown, begun, begun, undo, deleted, send, stop, gr.update(placeholder=hint)]
-        return dict(zip(self.shown, values, strict=True))
+    def __init__(self, page: PageContext) -> None:
+        self._page = page
+        self.actions = ChatActions(page.lab, page.visitors)
+        self.streams: list[Any] = []
+        """The events that stream an answer. Leaving the chat cancels them."""
 
-    async def newest(self, agent: Agent, model: str, visitor: Visitor) -> dict[Component, Any]:
-        """Open the newest chat with a persona, and let ``model`` prefill its prompt."""
-        past = await self.actions.past(agent.id, visitor)
-        chat_id = past[0][1] if past else ""
-        self.ahead.soon(agent, model, visitor, chat_id)
-        return await self.open(agent.id, chat_id, visitor)
-
-
-def build_chat(
-    actions: ChatActions,
-    i18n: gr.I18n,
-    editing: gr.Textbox,
-    model: gr.Dropdown,
-    both: Callable[[str], str],
-) -> ChatTab:
-    """Build the tab and connect its events.
-
-    Args:
-        actions: The actions of the tab.
-        i18n: The translations of labels.
-        editing: The id of the open persona.
-        model: The dropdown of the chosen model.
-        both: Returns a text in both languages, for HTML.
-
-    Returns:
-        The parts that the workspace uses.
-    """
-    with gr.Row(equal_height=False):
-        with gr.Column(elem_id="chats", elem_classes="sheet", scale=0, min_width=210):
-            new = gr.Button(i18n("chat.new"), elem_id="chat-new", size="sm")
-            listed = gr.Radio(
-                [], label=i18n("chat.past"), elem_id="chat-list", interactive=True, visible=False
-            )
-            delete = gr.Button(i18n("chat.delete"), elem_id="chat-delete", size="sm", visible=False)
-            undo = gr.Button(i18n("chat.undo"), elem_id="chat-undo", size="sm", visible=False)
-        with gr.Column(scale=4, min_width=300, elem_classes="sheet"):
-            thread = gr.Chatbot(
-                elem_id="thread",
-                label=i18n("chat.thread"),
-                show_label=False,
-                height="58vh",
-                buttons=[],
-                feedback_options=None,
-                autoscroll=False,  # chat_scroll.js does
-                placeholder=i18n("chat.empty"),
-                allow_tags=False,
-            )
-            with gr.Row(elem_classes="writing"):
-                message = gr.Textbox(
-                    label=i18n("chat.message"),
-                    placeholder=i18n("chat.message_hint"),
-                    elem_id="chat-message",
-                    lines=1,
-                    max_lines=8,
-                    scale=5,
-                    container=False,
-                )
-                send = gr.Button(
-                    i18n("chat.send"), variant="primary", elem_id="chat-send", scale=0, min_width=90
-                )
-                stop = gr.Button(
-                    i18n("chat.stop"), elem_id="chat-stop", scale=0, min_width=90, visible=False
-                )
-            with gr.Row(
-                elem_id="chat-foot"
-            ):  # reserves the space of the button: the layout doesn't shift
-                keys = "".join(f'<p class="{n}">{both("chat." + n)}</p>' for n in ("keys", "busy"))
-                gr.HTML(keys, elem_id="chat-keys")
-                again = gr.Button(
-                    i18n("chat.again"),
-                    elem_id="chat-again",
-                    size="sm",
+    def build(self, frame: gr.Tab) -> None:
+        """Create the components."""
+        i18n = self._page.i18n
+        with gr.Row(equal_height=False):
+            with gr.Column(elem_id="chats", elem_classes="sheet", scale=0, min_width=210):
+                self._new = gr.Button(i18n("chat.new"), elem_id="chat-new", size="sm")
+                self._list = gr.Radio(
+                    [],
+                    label=i18n("chat.past"),
+                    elem_id="chat-list",
+                    interactive=True,
                     visible=False,
-                    elem_classes="again",
                 )
-    chat_id = gr.Textbox(visible="hidden", elem_id="chat-id")
-    deleted = gr.Textbox(visible="hidden", elem_id="chat-deleted")
-    taken = gr.Textbox(visible="hidden", elem_id="chat-taken")
-    ahead = PromptPrefetcher()
-    tab = ChatTab(
-        actions,
-        ahead,
-        [chat_id, listed, thread, again, delete, undo, deleted, send, stop, message],
-    )
+                self._delete = gr.Button(
+                    i18n("chat.delete"), elem_id="chat-delete", size="sm", visible=False
+                )
+                self._undo = gr.Button(
+                    i18n("chat.undo"), elem_id="chat-undo", size="sm", visible=False
+                )
+            with gr.Column(scale=4, min_width=300, elem_classes="sheet"):
+                self._thread = gr.Chatbot(
+                    elem_id="thread",
+                    label=i18n("chat.thread"),
+                    show_label=False,
+                    height="58vh",
+                    buttons=[],
+                    feedback_options=None,
+                    autoscroll=False,  # chat_scroll.js does
+                    placeholder=i18n("chat.empty"),
+                    allow_tags=False,
+                )
+                self._build_message_box()
+        self._chat_id = gr.Textbox(visible="hidden", elem_id="chat-id")
+        self._deleted_id = gr.Textbox(visible="hidden", elem_id="chat-deleted")
+        self._sent = gr.Textbox(visible="hidden", elem_id="chat-taken")
 
-    async def open_chat(persona: str, chat: str, request: gr.Request) -> dict[Component, Any]:
-        visitor = await actions.visitors.of(request)
-        with visitor.error_toasts():
-            return await tab.open(persona, chat or "", visitor)
+    def _build_message_box(self) -> None:
+        i18n = self._page.i18n
+        with gr.Row(elem_classes="writing"):
+            self._message = gr.Textbox(
+                label=i18n("chat.message"),
+                placeholder=i18n("chat.message_hint"),
+                elem_id="chat-message",
+                lines=1,
+                max_lines=8,
+                scale=5,
+                container=False,
+            )
+            self._send = gr.Button(
+                i18n("chat.send"), variant="primary", elem_id="chat-send", scale=0, min_width=90
+            )
+            self._stop = gr.Button(
+                i18n("chat.stop"), elem_id="chat-stop", scale=0, min_width=90, visible=False
+            )
+        # The row reserves the space of the button: the layout doesn't shift.
+        with gr.Row(elem_id="chat-foot"):
+            hints = "".join(
+                f'<p class="{name}">{self._page.bilingual("chat." + name)}</p>'
+                for name in ("keys", "busy")
+            )
+            gr.HTML(hints, elem_id="chat-keys")
+            self._regenerate = gr.Button(
+                i18n("chat.again"),
+                elem_id="chat-again",
+                size="sm",
+                visible=False,
+                elem_classes="again",
+            )
 
-    def after_answer(update: dict[Component, Any]) -> dict[Component, Any]:
+    @property
+    def components(self) -> list[Component]:
+        """The components that change with the open chat."""
+        return [
+            self._chat_id, self._list, self._thread, self._regenerate, self._delete, self._undo,
+            self._deleted_id, self._send, self._stop, self._message,
+        ]  # fmt: skip
+
+    # ── updates ───────────────────────────────────────────────────────────────────────────
+
+    async def open_chat(self, persona_id: str, chat_id: str, visitor: Visitor) -> Update:
+        """Return updates that open a chat, or a new one where ``chat_id`` is empty."""
+        lab = self._page.lab
+        chat_id, listed, thread = await self.actions.show(persona_id, chat_id, visitor)
+        deleted = await asyncio.to_thread(
+            lab.store.deleted_chat, persona_id, user_id=visitor.user_id
+        )
+        begun = gr.update(visible=bool(chat_id))
+        hint = visitor.translate("chat.message_hint" if chat_id else "chat.first_hint")
+        return {
+            self._chat_id: chat_id,
+            self._list: listed,
+            self._thread: thread,
+            self._regenerate: begun,
+            self._delete: begun,
+            self._undo: gr.update(visible=deleted is not None),
+            self._deleted_id: deleted.id if deleted else "",
+            self._send: gr.update(visible=True),
+            self._stop: gr.update(visible=False),
+            self._message: gr.update(placeholder=hint),
+        }
+
+    async def open_newest(self, agent: Agent, model: str, visitor: Visitor) -> Update:
+        """Open the newest chat with a persona, and let ``model`` prefill its prompt."""
+        chats = await self.actions.past(agent.id, visitor)
+        chat_id = chats[0][1] if chats else ""
+        self._page.prefetcher.soon(agent, model, visitor, chat_id)
+        return await self.open_chat(agent.id, chat_id, visitor)
+
+    def _show_stop_button(self) -> Update:
+        return {
+            self._send: gr.update(visible=False),
+            self._stop: gr.update(visible=True),
+            self._regenerate: gr.update(visible=False),
+        }
+
+    def _after_answer(self, update: Update) -> Update:
         """Leave out the message box from the second answer on.
 
         Its placeholder no longer changes, and the visitor may be typing in it.
         """
-        if sum(turn["role"] == "user" for turn in update[thread]) > 1:
-            del update[message]
+        if sum(turn["role"] == "user" for turn in update[self._thread]) > 1:
+            del update[self._message]
         return update
 
-    async def answered(persona: str, chat: str, request: gr.Request) -> dict[Component, Any]:
-        return after_answer(await open_chat(persona, chat, request))
+    # ── handlers ──────────────────────────────────────────────────────────────────────────
 
-    async def stop_chat(persona: str, chat: str, request: gr.Request) -> dict[Component, Any]:
-        visitor = await actions.visitors.of(request)
+    async def _on_select(self, persona_id: str, chat_id: str, request: gr.Request) -> Update:
+        visitor = await self._page.visitors.of(request)
         with visitor.error_toasts():
-            if chat:
-                await visitor.operations(actions.lab).get_chat(chat)
-                await actions.settled(chat)
-            return after_answer(await tab.open(persona, chat, visitor))
+            return await self.open_chat(persona_id, chat_id or "", visitor)
 
-    async def new_chat(persona: str, request: gr.Request) -> dict[Component, Any]:
-        return await open_chat(persona, "", request)
+    async def _on_answered(self, persona_id: str, chat_id: str, request: gr.Request) -> Update:
+        return self._after_answer(await self._on_select(persona_id, chat_id, request))
 
-    async def send_message(
-        text: str, persona: str, chat: str, spec: str, request: gr.Request
-    ) -> AsyncGenerator[dict[Component, Any], None]:
-        visitor = await actions.visitors.of(request)
+    async def _on_stop(self, persona_id: str, chat_id: str, request: gr.Request) -> Update:
+        visitor = await self._page.visitors.of(request)
+        with visitor.error_toasts():
+            if chat_id:
+                await visitor.operations(self._page.lab).get_chat(chat_id)
+                await self.actions.settled(chat_id)
+            return self._after_answer(await self.open_chat(persona_id, chat_id, visitor))
+
+    async def _on_new(self, persona_id: str, request: gr.Request) -> Update:
+        return await self._on_select(persona_id, "", request)
+
+    async def _on_send(
+        self, text: str, persona_id: str, chat_id: str, model: str, request: gr.Request
+    ) -> AsyncGenerator[Update, None]:
+        visitor = await self._page.visitors.of(request)
         with visitor.error_toasts():
             begun = False
-            if not (text or chat):  # the suggestion in the empty box
+            if not (text or chat_id):  # the suggestion in the empty box
                 text = visitor.translate("compare.message_hint")
-            async with aclosing(actions.send(text, persona, chat, spec, visitor)) as steps:
-                async for id_, shown, kept in steps:
-                    update: dict[Component, Any] = {thread: shown}
-                    if kept and not begun:
+            stream = self.actions.send(text, persona_id, chat_id, model, visitor)
+            async with aclosing(stream) as steps:
+                async for saved_id, thread, saved in steps:
+                    update: Update = {self._thread: thread}
+                    if saved and not begun:
                         begun = True
-                        update |= {
-                            taken: text,
-                            chat_id: id_,
-                            send: gr.update(visible=False),
-                            stop: gr.update(visible=True),
-                            again: gr.update(visible=False),
-                        }
+                        update |= {self._sent: text, self._chat_id: saved_id}
+                        update |= self._show_stop_button()
                     yield update
 
-    async def answer_again(
-        persona: str, chat: str, spec: str, request: gr.Request
-    ) -> AsyncGenerator[dict[Component, Any], None]:
-        visitor = await actions.visitors.of(request)
+    async def _on_regenerate(
+        self, persona_id: str, chat_id: str, model: str, request: gr.Request
+    ) -> AsyncGenerator[Update, None]:
+        visitor = await self._page.visitors.of(request)
         with visitor.error_toasts():
-            async with aclosing(actions.regenerate(persona, chat, spec, visitor)) as steps:
-                async for _, shown, _kept in steps:
-                    yield {
-                        thread: shown,
-                        send: gr.update(visible=False),
-                        stop: gr.update(visible=True),
-                        again: gr.update(visible=False),
-                    }
+            stream = self.actions.regenerate(persona_id, chat_id, model, visitor)
+            async with aclosing(stream) as steps:
+                async for _, thread, _saved in steps:
+                    yield {self._thread: thread, **self._show_stop_button()}
 
-    async def delete_chat(persona: str, chat: str, request: gr.Request) -> dict[Component, Any]:
-        visitor = await actions.visitors.of(request)
+    async def _on_delete(self, persona_id: str, chat_id: str, request: gr.Request) -> Update:
+        visitor = await self._page.visitors.of(request)
         with visitor.error_toasts():
-            await visitor.operations(actions.lab).delete_chat(chat)
-            return await tab.open(persona, "", visitor)
+            await visitor.operations(self._page.lab).delete_chat(chat_id)
+            return await self.open_chat(persona_id, "", visitor)
 
-    async def restore_chat(persona: str, chat: str, request: gr.Request) -> dict[Component, Any]:
-        visitor = await actions.visitors.of(request)
+    async def _on_restore(self, persona_id: str, chat_id: str, request: gr.Request) -> Update:
+        visitor = await self._page.visitors.of(request)
         with visitor.error_toasts():
-            await visitor.operations(actions.lab).restore_chat(chat)
-            return await tab.open(persona, chat, visitor)
+            await visitor.operations(self._page.lab).restore_chat(chat_id)
+            return await self.open_chat(persona_id, chat_id, visitor)
 
-    async def about_to_write(persona: str, chat: str, spec: str, request: gr.Request) -> None:
-        visitor = await actions.visitors.of(request)
+    async def _on_focus(
+        self, persona_id: str, chat_id: str, model: str, request: gr.Request
+    ) -> None:
+        visitor = await self._page.visitors.of(request)
         with visitor.error_toasts():
-            agent = await visitor.operations(actions.lab).get_persona(persona, deleted=True)
-            ahead.soon(agent, spec or "", visitor, chat)
+            operations = visitor.operations(self._page.lab)
+            agent = await operations.get_persona(persona_id, deleted=True)
+            self._page.prefetcher.soon(agent, model or "", visitor, chat_id)
 
-    message.focus(about_to_write, [editing, chat_id, model], queue=False, **PRIVATE_EVENT)
-    asked = gr.on(
-        [message.submit, send.click],
-        send_message,
-        [message, editing, chat_id, model],
-        [taken, chat_id, thread, send, stop, again],
-        concurrency_limit=None,
-        **PRIVATE_EVENT,
-    )
-    # Remove a saved message from the box, and leave there what was typed meanwhile.
-    taken.change(None, [taken], [taken], js="(text) => personaLab.taken(text)", **PRIVATE_EVENT)
-    repeated = again.click(
-        answer_again,
-        [editing, chat_id, model],
-        [thread, send, stop, again],
-        concurrency_limit=None,
-        **PRIVATE_EVENT,
-    )
-    streams = [asked, repeated]
-    for stream in streams:
-        stream.success(answered, [editing, chat_id], tab.shown, **PRIVATE_EVENT)
-    stop.click(noop_for_cancel, cancels=streams, queue=False, **PRIVATE_EVENT).then(
-        stop_chat, [editing, chat_id], tab.shown, **PRIVATE_EVENT
-    )
-    # Leaving a chat stops its running answer.
-    for leave, act, takes, shows in (
-        (new.click, new_chat, [editing], tab.shown),
-        (listed.input, open_chat, [editing, listed], tab.shown),
-        (delete.click, delete_chat, [editing, chat_id], tab.shown),
-    ):
-        leave(noop_for_cancel, cancels=streams, queue=False, **PRIVATE_EVENT).then(
-            act, takes, shows, **PRIVATE_EVENT
+    def wire(self) -> None:
+        """Connect the events."""
+        persona_id, model = self._page.persona_id, self._page.header.model
+        open_chat: list[Component] = [persona_id, self._chat_id]
+        self._message.focus(self._on_focus, [*open_chat, model], queue=False, **PRIVATE_EVENT)
+        sending = gr.on(
+            [self._message.submit, self._send.click],
+            self._on_send,
+            [self._message, *open_chat, model],
+            [self._sent, self._chat_id, self._thread, self._send, self._stop, self._regenerate],
+            concurrency_limit=None,
+            **PRIVATE_EVENT,
         )
-    tab.streams.extend(streams)
-    undo.click(restore_chat, [editing, deleted], tab.shown, **PRIVATE_EVENT)
-    return tab
+        # Remove a saved message from the box, and leave there what was typed meanwhile.
+        self._sent.change(
+            None, [self._sent], [self._sent], js="(text) => personaLab.taken(text)",
+            **PRIVATE_EVENT,
+        )  # fmt: skip
+        regenerating = self._regenerate.click(
+            self._on_regenerate,
+            [*open_chat, model],
+            [self._thread, self._send, self._stop, self._regenerate],
+            concurrency_limit=None,
+            **PRIVATE_EVENT,
+        )
+        self.streams = [sending, regenerating]
+        for stream in self.streams:
+            stream.success(self._on_answered, open_chat, self.components, **PRIVATE_EVENT)
+        # Leaving a chat stops its running answer.
+        for leave, handler, inputs in (
+            (self._stop.click, self._on_stop, open_chat),
+            (self._new.click, self._on_new, [persona_id]),
+            (self._list.input, self._on_select, [persona_id, self._list]),
+            (self._delete.click, self._on_delete, open_chat),
+        ):
+            stopped = leave(noop_for_cancel, cancels=self.streams, queue=False, **PRIVATE_EVENT)
+            stopped.then(handler, inputs, self.components, **PRIVATE_EVENT)
+        self._undo.click(
+            self._on_restore, [persona_id, self._deleted_id], self.components, **PRIVATE_EVENT
+        )

@@ -7,16 +7,17 @@ from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Seque
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from html import escape
-from typing import Any
+from typing import Any, ClassVar
 
 import gradio as gr
 from gradio.components import Component
 
-from persona_lab.comparison.runner import MOST, Cell, Contestant
+from persona_lab.comparison.runner import MAX_COLUMNS, Cell, Contestant
 from persona_lab.errors import PersonaLabError
 from persona_lab.lab import Lab
-from persona_lab.ui.events import PRIVATE_EVENT
+from persona_lab.ui.events import PRIVATE_EVENT, Update
 from persona_lab.ui.model_status import supports_language
+from persona_lab.ui.page_context import PageContext
 from persona_lab.ui.render.text import figures, safe_markdown, waiting_html
 from persona_lab.ui.session import Visitor, Visitors
 from persona_lab.ui.streaming import waits_for
@@ -24,13 +25,13 @@ from persona_lab.ui.streaming import waits_for
 CURRENT = "current"
 """The value of a column's persona that is open in the editor. An empty value shows an empty box."""
 
-FIRST = 2
+INITIAL_COLUMNS = 2
 """Number of columns that are open at first."""
 
 
 def open_columns(shown: float | None) -> int:
     """Return the number of open columns, within bounds for any number that a client sends."""
-    return min(MOST, max(1, int(shown or FIRST)))
+    return min(MAX_COLUMNS, max(1, int(shown or INITIAL_COLUMNS)))
 
 
 @dataclass(frozen=True)
@@ -41,62 +42,32 @@ class Column:
     model: gr.Dropdown
     persona: gr.Dropdown
     answer: gr.Markdown
-    figures: gr.HTML
-    again: gr.Button
+    status: gr.HTML
+    """The figures of the answer, or why there is none."""
+    rerun: gr.Button
     remove: gr.Button
 
     @property
-    def held(self) -> list[Component]:
+    def movable(self) -> list[Component]:
         """The components whose values move left when a column before this one is removed."""
-        return [self.model, self.persona, self.answer, self.figures]
+        return [self.model, self.persona, self.answer, self.status]
 
 
-@dataclass(frozen=True)
-class CompareTab:
-    """What the workspace needs from this tab when a page loads."""
-
-    columns: Sequence[Column]
-    count: gr.Number
-    add: gr.Button
-
-    @property
-    def layout(self) -> list[Component]:
-        """The components that a browser stores: the count, the models, the personas."""
-        models, personas = [c.model for c in self.columns], [c.persona for c in self.columns]
-        return [self.count, *models, *personas]
-
-    @property
-    def arranged(self) -> list[Component]:
-        """The components that change when a page sets up the columns."""
-        return [*self.layout, *self.sized(FIRST)]
-
-    def sized(self, shown: int) -> dict[Component, Any]:
-        """Return values for ``shown`` open columns."""
-        update: dict[Component, Any] = {
-            self.count: shown,
-            self.add: gr.update(interactive=shown < MOST),
-        }
-        for i, column in enumerate(self.columns):
-            update[column.frame] = gr.update(visible=i < shown)
-            update[column.remove] = gr.update(visible=shown > 1)
-        return update
-
-
-def kept_layout(text: str) -> tuple[int, list[str], list[str]] | None:
+def parse_layout(text: str) -> tuple[int, list[str], list[str]] | None:
     """Parse the JSON of :attr:`CompareTab.layout` that a browser stored.
 
     Returns:
         The number of open columns, the models, and the personas; None if the JSON is invalid.
     """
     try:
-        shown, *values = json.loads(text)
-        open_ = open_columns(shown)
+        count, *values = json.loads(text)
+        shown = open_columns(count)
     except (ValueError, TypeError, OverflowError):
         return None
-    if len(values) != 2 * MOST or not all(isinstance(value, str) for value in values[:open_]):
+    models, personas = values[:MAX_COLUMNS], values[MAX_COLUMNS:]
+    if len(personas) != MAX_COLUMNS or not all(isinstance(v, str) for v in models[:shown]):
         return None
-    models, personas = ([str(v or "") for v in part] for part in (values[:MOST], values[MOST:]))
-    return open_, models, personas
+    return shown, [str(v or "") for v in models], [str(v or "") for v in personas]
 
 
 def cell_values(cell: Cell, visitor: Visitor) -> tuple[str, str]:
@@ -116,21 +87,21 @@ def cell_values(cell: Cell, visitor: Visitor) -> tuple[str, str]:
     return text, figures(cell.metadata, visitor)
 
 
-async def fellow(lab: Lab, taken: Collection[str], visitor: Visitor) -> str:
+async def pick_unused_persona(lab: Lab, used: Collection[str], visitor: Visitor) -> str:
     """Pick another persona in the visitor's language, with a name that isn't used yet.
 
     Args:
         lab: The open lab.
-        taken: The ids of the personas that are used.
+        used: The ids of the personas that are used.
         visitor: The visitor.
 
     Returns:
         The id of the persona; ``CURRENT`` if there is none.
     """
     agents = await visitor.operations(lab).list_persona_names()
-    names = {agent.name for agent in agents if agent.id in taken}
-    fellows = (a.id for a in agents if a.language == visitor.language and a.name not in names)
-    return next(fellows, CURRENT)
+    names = {agent.name for agent in agents if agent.id in used}
+    unused = (a.id for a in agents if a.language == visitor.language and a.name not in names)
+    return next(unused, CURRENT)
 
 
 async def first_comparison(lab: Lab, opened: str, visitor: Visitor) -> tuple[list[str], list[str]]:
@@ -154,10 +125,10 @@ async def first_comparison(lab: Lab, opened: str, visitor: Visitor) -> tuple[lis
         if info.provider == "local" and info.spec != default.spec
         if supports_language(info, visitor.language)
     ]
-    personas = [CURRENT] * MOST
+    personas = [CURRENT] * MAX_COLUMNS
     if not others:
-        personas[1] = await fellow(lab, [opened], visitor)
-    return ([default.spec, *others[:1]] * MOST)[:MOST], personas
+        personas[1] = await pick_unused_persona(lab, [opened], visitor)
+    return ([default.spec, *others[:1]] * MAX_COLUMNS)[:MAX_COLUMNS], personas
 
 
 class CompareActions:
@@ -229,224 +200,281 @@ class CompareActions:
                 yield news
 
 
-def build_compare(
-    actions: CompareActions,
-    i18n: gr.I18n,
-    editing: gr.Textbox,
-    models: Sequence[tuple[str, str]],
-    default: str,
-    both: Callable[[str], str],
-) -> CompareTab:
-    """Build the tab and connect its events.
+class CompareTab:
+    """The tab: one message, and a column for each answer."""
 
-    Args:
-        actions: The actions of the tab.
-        i18n: The translations of labels.
-        editing: The id of the open persona.
-        models: The choices of models, as (label, spec).
-        default: The model that a column has at first.
-        both: Returns a text in both languages, for HTML.
+    key: ClassVar[str] = "compare"
 
-    Returns:
-        The parts that the workspace uses.
-    """
-    with gr.Row(elem_classes="writing sheet"):
-        message = gr.Textbox(
-            label=i18n("compare.message"),
-            placeholder=i18n("compare.first_hint"),
-            elem_id="compare-message",
-            lines=1,
-            max_lines=6,
-            scale=5,
+    def __init__(self, page: PageContext) -> None:
+        self._page = page
+        self._actions = CompareActions(page.lab, page.visitors)
+
+    def build(self, frame: gr.Tab) -> None:
+        """Create the components."""
+        i18n = self._page.i18n
+        with gr.Row(elem_classes="writing sheet"):
+            self._message = gr.Textbox(
+                label=i18n("compare.message"),
+                placeholder=i18n("compare.first_hint"),
+                elem_id="compare-message",
+                lines=1,
+                max_lines=6,
+                scale=5,
+            )
+            self._run = gr.Button(
+                i18n("compare.run"),
+                variant="primary",
+                elem_id="compare-run",
+                scale=0,
+                min_width=110,
+            )
+            self._stop = gr.Button(
+                i18n("compare.stop"),
+                elem_id="compare-stop",
+                scale=0,
+                min_width=110,
+                visible=False,
+            )
+        with gr.Row(elem_classes="tools"):
+            self._add = gr.Button(
+                i18n("compare.add"), size="sm", elem_id="compare-add", elem_classes="tool"
+            )
+        self._count = gr.Number(
+            INITIAL_COLUMNS, visible="hidden", precision=0, elem_id="compare-count"
         )
-        run = gr.Button(
-            i18n("compare.run"), variant="primary", elem_id="compare-run", scale=0, min_width=110
-        )
-        stop = gr.Button(
-            i18n("compare.stop"), elem_id="compare-stop", scale=0, min_width=110, visible=False
-        )
-    with gr.Row(elem_classes="tools"):
-        add = gr.Button(i18n("compare.add"), size="sm", elem_id="compare-add", elem_classes="tool")
-    empty = f'<p class="empty">{both("compare.empty")}</p>'
-    count = gr.Number(FIRST, visible="hidden", precision=0, elem_id="compare-count")
-    columns: list[Column] = []
-    with gr.Row(elem_id="columns"):
-        for i in range(MOST):
-            with gr.Column(
-                visible=i < FIRST, elem_id=f"column-{i}", elem_classes="sheet contestant"
-            ) as frame:
-                remove = gr.Button(
-                    i18n("compare.remove"),
-                    size="sm",
-                    elem_classes="remove",
-                    elem_id=f"column-{i}-remove",
-                )
-                with gr.Row(elem_classes="choosers"):
-                    model = gr.Dropdown(
-                        list(models),
-                        value=default,
-                        label=i18n("compare.model"),
-                        allow_custom_value=True,
-                        min_width=130,
-                    )
-                    persona = gr.Dropdown(
-                        [("…", CURRENT)],
-                        value=CURRENT,
-                        label=i18n("compare.persona"),
-                        min_width=130,
-                    )
-                answer = gr.Markdown("", elem_classes="answer", line_breaks=True, show_label=False)
-                line = gr.HTML(
-                    empty if i == 0 else "",
-                    elem_classes="result",
-                )
-                again = gr.Button(
-                    i18n("compare.again"), size="sm", visible=False, elem_classes="tool again"
-                )
-            columns.append(Column(frame, model, persona, answer, line, again, remove))
+        with gr.Row(elem_id="columns"):
+            self.columns = [self._build_column(number) for number in range(MAX_COLUMNS)]
+        self._page.model_dropdowns.extend(column.model for column in self.columns)
 
-    inputs: set[Component] = {message, editing, count}
-    for column in columns:
-        inputs |= {column.model, column.persona}
-    everything: list[Component] = [run, stop, add, message]
-    for column in columns:
-        everything += [column.answer, column.figures, column.again, column.remove]
+    def _build_column(self, number: int) -> Column:
+        i18n = self._page.i18n
+        with gr.Column(
+            visible=number < INITIAL_COLUMNS,
+            elem_id=f"column-{number}",
+            elem_classes="sheet contestant",
+        ) as frame:
+            remove = gr.Button(
+                i18n("compare.remove"),
+                size="sm",
+                elem_classes="remove",
+                elem_id=f"column-{number}-remove",
+            )
+            with gr.Row(elem_classes="choosers"):
+                model = gr.Dropdown(
+                    list(self._page.model_choices),
+                    value=self._page.default_model,
+                    label=i18n("compare.model"),
+                    allow_custom_value=True,
+                    min_width=130,
+                )
+                persona = gr.Dropdown(
+                    [("…", CURRENT)], value=CURRENT, label=i18n("compare.persona"), min_width=130
+                )
+            answer = gr.Markdown("", elem_classes="answer", line_breaks=True, show_label=False)
+            empty = f'<p class="empty">{self._page.bilingual("compare.empty")}</p>'
+            status = gr.HTML(empty if number == 0 else "", elem_classes="result")
+            rerun = gr.Button(
+                i18n("compare.again"), size="sm", visible=False, elem_classes="tool again"
+            )
+        return Column(frame, model, persona, answer, status, rerun, remove)
 
-    def news(
-        cells: Sequence[Cell | None], chosen: Sequence[Column], visitor: Visitor
-    ) -> dict[Component, Any]:
-        update: dict[Component, Any] = {}
-        for column, cell in zip(chosen, cells, strict=True):
-            if cell is not None:
-                update[column.answer], update[column.figures] = cell_values(cell, visitor)
+    # ── groups of components ──────────────────────────────────────────────────────────────
+
+    @property
+    def layout(self) -> list[Component]:
+        """The components that a browser stores: the count, the models, the personas."""
+        models = [column.model for column in self.columns]
+        personas = [column.persona for column in self.columns]
+        return [self._count, *models, *personas]
+
+    @property
+    def changed_by_load(self) -> list[Component]:
+        """The components that change when a page sets up the columns."""
+        return [*self.layout, *self.show_columns(INITIAL_COLUMNS)]
+
+    @property
+    def _inputs(self) -> set[Component]:
+        choices = {c for column in self.columns for c in (column.model, column.persona)}
+        return {self._message, self._page.persona_id, self._count, *choices}
+
+    @property
+    def _run_outputs(self) -> list[Component]:
+        outputs: list[Component] = [self._run, self._stop, self._add, self._message]
+        for column in self.columns:
+            outputs += [column.answer, column.status, column.rerun, column.remove]
+        return outputs
+
+    @property
+    def _movable(self) -> list[Component]:
+        return [component for column in self.columns for component in column.movable]
+
+    # ── updates ───────────────────────────────────────────────────────────────────────────
+
+    def show_columns(self, count: int) -> Update:
+        """Return updates that show the first ``count`` columns."""
+        update: Update = {
+            self._count: count,
+            self._add: gr.update(interactive=count < MAX_COLUMNS),
+        }
+        for number, column in enumerate(self.columns):
+            update[column.frame] = gr.update(visible=number < count)
+            update[column.remove] = gr.update(visible=count > 1)
         return update
 
-    async def play(
-        values: Mapping[Component, Any], chosen: Sequence[Column], request: gr.Request
-    ) -> AsyncGenerator[dict[Component, Any], None]:
-        visitor = await actions.visitors.of(request)
+    def _show_end(self, count: float | None) -> Update:
+        """Return updates of the buttons after a run."""
+        open_ = open_columns(count)
+        update: Update = {
+            self._run: gr.update(visible=True),
+            self._stop: gr.update(visible=False),
+            self._add: gr.update(interactive=open_ < MAX_COLUMNS),
+        }
+        for number, column in enumerate(self.columns):
+            update[column.rerun] = gr.update(visible=number < open_)
+            update[column.remove] = gr.update(visible=open_ > 1)
+        return update
+
+    def _show_start(self, chosen: Sequence[Column]) -> Update:
+        """Return updates of the buttons at the start of a run, and of the chosen columns."""
+        update: Update = {
+            self._run: gr.update(visible=False),
+            self._stop: gr.update(visible=True),
+            self._add: gr.update(interactive=False),
+        }
+        for column in chosen:
+            update |= {column.answer: "", column.status: ""}
+        for column in self.columns:
+            update[column.rerun] = update[column.remove] = gr.update(visible=False)
+        return update
+
+    async def _stream_run(
+        self, values: Mapping[Component, Any], chosen: Sequence[Column], request: gr.Request
+    ) -> AsyncGenerator[Update, None]:
+        """Run the message over the columns ``chosen``."""
+        visitor = await self._page.visitors.of(request)
         picks = [(values[c.model] or "", values[c.persona] or CURRENT) for c in chosen]
         with visitor.error_toasts():
             started = False
-            said = values[message] or visitor.translate("compare.message_hint")
-            runs = actions.run(said, picks, values[editing], visitor)
-            async with aclosing(runs) as steps:
+            message = values[self._message] or visitor.translate("compare.message_hint")
+            stream = self._actions.run(message, picks, values[self._page.persona_id], visitor)
+            async with aclosing(stream) as steps:
                 async for cells in steps:
-                    update = news(cells, chosen, visitor)
+                    update: Update = {}
                     if not started:
                         started = True
-                        update |= {run: gr.update(visible=False), stop: gr.update(visible=True)}
-                        update[add] = gr.update(interactive=False)
-                        if not values[message]:
-                            update[message] = said
-                        for column in chosen:
-                            update.setdefault(column.answer, "")
-                            update.setdefault(column.figures, "")
-                        for column in columns:
-                            update[column.again] = update[column.remove] = gr.update(visible=False)
-                    yield update or {run: gr.skip()}
+                        update = self._show_start(chosen)
+                        if not values[self._message]:
+                            update[self._message] = message
+                    for column, cell in zip(chosen, cells, strict=True):
+                        if cell is not None:
+                            answer, status = cell_values(cell, visitor)
+                            update |= {column.answer: answer, column.status: status}
+                    yield update or {self._run: gr.skip()}
 
-    async def run_all(
-        values: dict[Component, Any], request: gr.Request
-    ) -> AsyncGenerator[dict[Component, Any], None]:
-        async with aclosing(play(values, columns[: open_columns(values[count])], request)) as steps:
-            async for update in steps:
+    # ── handlers ──────────────────────────────────────────────────────────────────────────
+
+    async def _on_run(
+        self, values: dict[Component, Any], request: gr.Request
+    ) -> AsyncGenerator[Update, None]:
+        chosen = self.columns[: open_columns(values[self._count])]
+        async with aclosing(self._stream_run(values, chosen, request)) as updates:
+            async for update in updates:
                 yield update
 
-    def settle(shown: float | None) -> list[Any]:
-        open_ = open_columns(shown)
-        update: list[Any] = [gr.update(visible=True), gr.update(visible=False)]
-        update.append(gr.update(interactive=open_ < MOST))
-        update += [gr.update(visible=i < open_) for i in range(MOST)]
-        return update + [gr.update(visible=open_ > 1) for _ in range(MOST)]
-
-    stream = gr.on(
-        [message.submit, run.click],
-        run_all,
-        inputs,
-        everything,
-        concurrency_limit=None,
-        **PRIVATE_EVENT,
-    )
-    settled = [run, stop, add, *[c.again for c in columns], *[c.remove for c in columns]]
-    stream.then(settle, [count], settled, queue=False, **PRIVATE_EVENT)
-    streams = [stream]
-    for column in columns:
-
-        async def run_one(
-            values: dict[Component, Any], request: gr.Request, column: Column = column
-        ) -> AsyncGenerator[dict[Component, Any], None]:
-            async with aclosing(play(values, [column], request)) as steps:
-                async for update in steps:
+    def _rerun_handler(self, column: Column) -> Callable[..., AsyncGenerator[Update, None]]:
+        async def on_rerun(
+            values: dict[Component, Any], request: gr.Request
+        ) -> AsyncGenerator[Update, None]:
+            async with aclosing(self._stream_run(values, [column], request)) as updates:
+                async for update in updates:
                     yield update
 
-        one = column.again.click(
-            run_one, inputs, everything, concurrency_limit=None, **PRIVATE_EVENT
-        )
-        one.then(settle, [count], settled, queue=False, **PRIVATE_EVENT)
-        streams.append(one)
+        return on_rerun
 
-    async def halt(shown: float | None, request: gr.Request, *lines: str) -> list[Any]:
+    async def _on_stop(self, count: float | None, request: gr.Request, *lines: str) -> Update:
         """Mark the columns that were waiting or streaming as stopped."""
-        visitor = await actions.visitors.of(request)
+        visitor = await self._page.visitors.of(request)
         stopped = f'<p class="quiet">{escape(visitor.translate("compare.stopped"))}</p>'
         ended = ("figures", "warning", "empty")
-        running = [
-            i < open_columns(shown) and not any(e in (line or "") for e in ended)
-            for i, line in enumerate(lines)
-        ]
-        return [*settle(shown), *[stopped if r else gr.skip() for r in running]]
+        update = self._show_end(count)
+        for column, line in zip(self.columns[: open_columns(count)], lines, strict=False):
+            if not any(mark in (line or "") for mark in ended):
+                update[column.status] = stopped
+        return update
 
-    lines_of = [column.figures for column in columns]
-    stop.click(
-        halt,
-        [count, *lines_of],
-        [*settled, *lines_of],
-        cancels=streams,
-        queue=False,
-        **PRIVATE_EVENT,
-    )
-
-    tab = CompareTab(columns, count, add)
-    size = list(tab.sized(FIRST))
-
-    async def add_column(values: dict[Component, Any], request: gr.Request) -> dict[Component, Any]:
+    async def _on_add(self, values: dict[Component, Any], request: gr.Request) -> Update:
         """Add a column, if possible with a persona that no other column has."""
-        visitor = await actions.visitors.of(request)
-        shown = open_columns(values[count])
-        if shown == MOST:
-            return {count: shown}
-        taken = {values[column.persona] for column in columns[:shown]}
-        if CURRENT in taken:
-            taken.add(values[editing])
-        new = columns[shown]
-        return tab.sized(shown + 1) | {
-            new.persona: await fellow(actions.lab, taken, visitor),
+        visitor = await self._page.visitors.of(request)
+        count = open_columns(values[self._count])
+        if count == MAX_COLUMNS:
+            return {self._count: count}
+        used = {values[column.persona] for column in self.columns[:count]}
+        if CURRENT in used:
+            used.add(values[self._page.persona_id])
+        new = self.columns[count]
+        return self.show_columns(count + 1) | {
+            new.persona: await pick_unused_persona(self._page.lab, used, visitor),
             new.answer: "",
-            new.figures: "",
+            new.status: "",
         }
 
-    held = [component for column in columns for component in column.held]
-    add.click(add_column, inputs, [*size, *held], queue=False, **PRIVATE_EVENT)
+    def _remove_handler(self, number: int) -> Callable[..., Update]:
+        def on_remove(count: float | None, *values: Any) -> Update:
+            """Move the columns after the removed one to the left."""
+            left = max(1, open_columns(count) - 1)
+            size = len(self.columns[0].movable)
+            targets = self._movable[number * size :]
+            moved = values[(number + 1) * size :]
+            return self.show_columns(left) | dict(zip(targets, moved, strict=False))
 
-    def remove_column(number: int) -> Callable[..., list[Any]]:
-        def remove(shown: float | None, *values: Any) -> list[Any]:
-            left = max(1, open_columns(shown) - 1)
-            each = len(columns[0].held)
-            begin = number * each
-            moved = [*values[begin + each :], *[gr.skip()] * each]
-            return [*tab.sized(left).values(), *[gr.skip()] * begin, *moved]
+        return on_remove
 
-        return remove
-
-    for number, column in enumerate(columns):
-        column.remove.click(
-            remove_column(number), [count, *held], [*size, *held], queue=False, **PRIVATE_EVENT
+    def wire(self) -> None:
+        """Connect the events."""
+        outputs, buttons = self._run_outputs, list(self._show_end(INITIAL_COLUMNS))
+        running = gr.on(
+            [self._message.submit, self._run.click],
+            self._on_run,
+            self._inputs,
+            outputs,
+            concurrency_limit=None,
+            **PRIVATE_EVENT,
         )
-    gr.on(
-        [component.change for component in tab.layout],
-        None,
-        tab.layout,
-        js="(...values) => personaLab.columns(values)",
-    )
-    return tab
+        streams = [running]
+        for column in self.columns:
+            streams.append(
+                column.rerun.click(
+                    self._rerun_handler(column),
+                    self._inputs,
+                    outputs,
+                    concurrency_limit=None,
+                    **PRIVATE_EVENT,
+                )
+            )
+        for stream in streams:
+            stream.then(self._show_end, [self._count], buttons, queue=False, **PRIVATE_EVENT)
+        status_lines = [column.status for column in self.columns]
+        self._stop.click(
+            self._on_stop,
+            [self._count, *status_lines],
+            [*buttons, *status_lines],
+            cancels=streams,
+            queue=False,
+            **PRIVATE_EVENT,
+        )
+        arranged = [*self.show_columns(INITIAL_COLUMNS), *self._movable]
+        self._add.click(self._on_add, self._inputs, arranged, queue=False, **PRIVATE_EVENT)
+        for number, column in enumerate(self.columns):
+            column.remove.click(
+                self._remove_handler(number),
+                [self._count, *self._movable],
+                arranged,
+                queue=False,
+                **PRIVATE_EVENT,
+            )
+        gr.on(
+            [component.change for component in self.layout],
+            None,
+            self.layout,
+            js="(...values) => personaLab.columns(values)",
+        )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from datetime import UTC, tzinfo
 from html import escape
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import gradio as gr
@@ -16,10 +17,10 @@ from persona_lab.clients.registry import get_provider, list_keyed_providers
 from persona_lab.db.tables import ApiToken
 from persona_lab.insights import zone_of
 from persona_lab.lab import Lab
-from persona_lab.translations import Translations
-from persona_lab.ui.events import PRIVATE_EVENT
+from persona_lab.ui.events import PRIVATE_EVENT, WITH_TIME_ZONE, Update
+from persona_lab.ui.model_status import model_choices
+from persona_lab.ui.page_context import PageContext
 from persona_lab.ui.session import Visitor, Visitors
-from persona_lab.ui.tabs.insights import WITH_ZONE
 
 KEYED = tuple(provider.name for provider in list_keyed_providers())
 """The providers that need a key."""
@@ -39,14 +40,6 @@ print(answer.choices[0].message.content)"""
 _COPY = """const [pre, copy] = ["pre", ".copy"].map((at) => element.querySelector(at));
 copy.addEventListener("click", () => (copy.dataset.copy = pre.innerText));"""
 """Copies the example as it is displayed: in one language, with the page's address."""
-
-
-def key_labels(words: Translations, language: str) -> dict[str, str]:
-    """Return the label of each provider's field, by its key ``connect.key.<provider>``."""
-    return {
-        f"connect.key.{provider.name}": words("connect.key", language, provider=provider.label)
-        for provider in list_keyed_providers()
-    }
 
 
 def key_state(provider: str, visitor: Visitor) -> str:
@@ -79,6 +72,16 @@ def token_label(token: ApiToken, visitor: Visitor, zone: tzinfo = UTC) -> str:
         else visitor.translate("connect.never_used")
     )
     return f"{name} · {made} · {used}"
+
+
+@dataclass(frozen=True)
+class KeyForm:
+    """The components of one provider's key."""
+
+    box: gr.Textbox
+    use: gr.Button
+    forget: gr.Button
+    state: gr.HTML
 
 
 class ConnectActions:
@@ -145,178 +148,228 @@ class ConnectActions:
         return f'<p class="quiet" role="status">{escape(words)}</p>'
 
 
-def build_connect(
-    actions: ConnectActions,
-    tab: gr.Tab,
-    i18n: gr.I18n,
-    both: Callable[[str], str],
-    choosers: Sequence[gr.Dropdown],
-    choices: Callable[[Visitor], list[tuple[str, str]]],
-) -> None:
-    """Build the tab and connect its events.
+class ConnectTab:
+    """The tab: a box for each provider's key, and the list of tokens."""
 
-    Args:
-        actions: The actions of the tab.
-        tab: The tab, whose selection updates the content.
-        i18n: The translations of labels.
-        both: Returns a text in both languages, for HTML.
-        choosers: Dropdowns of models, which are updated when a key is added or forgotten.
-        choices: Returns the choices of those dropdowns.
-    """
-    boxes: dict[str, gr.Textbox] = {}
-    states: dict[str, gr.HTML] = {}
-    drops: dict[str, gr.Button] = {}
-    uses: dict[str, gr.Button] = {}
-    with gr.Row(equal_height=False):
-        with gr.Column(min_width=320, elem_classes="sheet", elem_id="connect-keys"):
-            gr.HTML(f"<h2>{both('connect.keys')}</h2><p>{both('connect.keys_line')}</p>")
-            for provider in KEYED:
-                with gr.Row(elem_classes="writing"):
-                    boxes[provider] = gr.Textbox(
-                        label=i18n(f"connect.key.{provider}"),
-                        type="password",
-                        elem_id=f"key-{provider}",
-                        html_attributes=gr.InputHTMLAttributes(
-                            autocomplete="one-time-code", spellcheck=False, autocorrect="off"
-                        ),
-                        scale=4,
-                    )
-                    uses[provider] = gr.Button(
-                        i18n("connect.use"), elem_id=f"key-{provider}-use", scale=0, min_width=90
-                    )
-                    drops[provider] = gr.Button(
-                        i18n("connect.forget"),
-                        elem_id=f"key-{provider}-forget",
-                        scale=0,
-                        min_width=90,
-                        visible=False,
-                    )
-                states[provider] = gr.HTML(elem_id=f"key-{provider}-state")
-        with gr.Column(min_width=320, elem_classes="sheet", elem_id="connect-tokens"):
-            gr.HTML(f"<h2>{both('connect.tokens')}</h2><p>{both('connect.tokens_line')}</p>")
-            with gr.Row(elem_classes="writing"):
-                name = gr.Textbox(
-                    label=i18n("connect.name"),
-                    placeholder=i18n("connect.name_hint"),
-                    elem_id="token-name",
-                    max_lines=1,
-                    scale=4,
+    key: ClassVar[str] = "connect"
+
+    def __init__(self, page: PageContext) -> None:
+        self._page = page
+        self._actions = ConnectActions(page.lab, page.visitors)
+
+    def build(self, frame: gr.Tab) -> None:
+        """Create the components."""
+        self._frame = frame
+        bilingual = self._page.bilingual
+        with gr.Row(equal_height=False):
+            with gr.Column(min_width=320, elem_classes="sheet", elem_id="connect-keys"):
+                gr.HTML(
+                    f"<h2>{bilingual('connect.keys')}</h2><p>{bilingual('connect.keys_line')}</p>"
                 )
-                make = gr.Button(i18n("connect.make"), elem_id="token-make", scale=0, min_width=90)
-            made = gr.HTML(elem_id="token-made")
-            listed = gr.Radio([], label=i18n("connect.held"), elem_id="token-list", visible=False)
-            with gr.Row(elem_classes="tools"):
-                revoke = gr.Button(
-                    i18n("connect.revoke"),
-                    elem_id="token-revoke",
-                    size="sm",
-                    elem_classes="tool",
-                    visible=False,
-                    interactive=False,
+                self._key_forms = {provider: self._build_key(provider) for provider in KEYED}
+            with gr.Column(min_width=320, elem_classes="sheet", elem_id="connect-tokens"):
+                gr.HTML(
+                    f"<h2>{bilingual('connect.tokens')}</h2>"
+                    f"<p>{bilingual('connect.tokens_line')}</p>"
                 )
-            example = escape(_EXAMPLE)
-            for blank, shown in (
-                ("{origin}", "<span data-origin></span>"),
-                ("{token}", both("connect.token_here")),
-                ("{said}", both("connect.said")),
-                ("{persona}", both("connect.persona")),
-            ):
-                example = example.replace(blank, shown)
-            gr.HTML(
-                f"<details><summary>{both('connect.example')}</summary><pre>{example}</pre>"
-                f'<button type="button" class="copy">{both("chat.copy")}</button></details>'
-                f"<p>{both('connect.rest')} <code><span data-origin></span>/api/v1</code> "
-                f'<a href="api/v1/openapi.json" target="_blank">{both("connect.rest_form")}</a></p>'
-                f"<p>{both('connect.socket')} <code>/ws/{{chat_id}}</code></p>",
-                elem_id="connect-example",
-                js_on_load=_COPY,
+                self._build_tokens()
+                self._build_example()
+        self._zone = gr.Textbox(visible="hidden")
+        self._to_revoke = gr.Textbox(visible="hidden")
+        """The id of the token that the next press of the button revokes."""
+
+    def _build_key(self, provider: str) -> KeyForm:
+        i18n = self._page.i18n
+        with gr.Row(elem_classes="writing"):
+            box = gr.Textbox(
+                label=i18n(f"connect.key.{provider}"),
+                type="password",
+                elem_id=f"key-{provider}",
+                html_attributes=gr.InputHTMLAttributes(
+                    autocomplete="one-time-code", spellcheck=False, autocorrect="off"
+                ),
+                scale=4,
             )
-    zone = gr.Textbox(visible="hidden")
-    asked = gr.Textbox(visible="hidden")  # the token that the next press revokes
+            use = gr.Button(
+                i18n("connect.use"), elem_id=f"key-{provider}-use", scale=0, min_width=90
+            )
+            forget = gr.Button(
+                i18n("connect.forget"),
+                elem_id=f"key-{provider}-forget",
+                scale=0,
+                min_width=90,
+                visible=False,
+            )
+        return KeyForm(box, use, forget, gr.HTML(elem_id=f"key-{provider}-state"))
 
-    def keys_shown(visitor: Visitor) -> dict[Component, Any]:
+    def _build_tokens(self) -> None:
+        i18n = self._page.i18n
+        with gr.Row(elem_classes="writing"):
+            self._name = gr.Textbox(
+                label=i18n("connect.name"),
+                placeholder=i18n("connect.name_hint"),
+                elem_id="token-name",
+                max_lines=1,
+                scale=4,
+            )
+            self._create = gr.Button(
+                i18n("connect.make"), elem_id="token-make", scale=0, min_width=90
+            )
+        self._message = gr.HTML(elem_id="token-made")
+        self._list = gr.Radio([], label=i18n("connect.held"), elem_id="token-list", visible=False)
+        with gr.Row(elem_classes="tools"):
+            self._revoke = gr.Button(
+                i18n("connect.revoke"),
+                elem_id="token-revoke",
+                size="sm",
+                elem_classes="tool",
+                visible=False,
+                interactive=False,
+            )
+
+    def _build_example(self) -> None:
+        bilingual = self._page.bilingual
+        example = escape(_EXAMPLE)
+        for blank, shown in (
+            ("{origin}", "<span data-origin></span>"),
+            ("{token}", bilingual("connect.token_here")),
+            ("{said}", bilingual("connect.said")),
+            ("{persona}", bilingual("connect.persona")),
+        ):
+            example = example.replace(blank, shown)
+        schema = '<a href="api/v1/openapi.json" target="_blank">'
+        gr.HTML(
+            f"<details><summary>{bilingual('connect.example')}</summary><pre>{example}</pre>"
+            f'<button type="button" class="copy">{bilingual("chat.copy")}</button></details>'
+            f"<p>{bilingual('connect.rest')} <code><span data-origin></span>/api/v1</code> "
+            f"{schema}{bilingual('connect.rest_form')}</a></p>"
+            f"<p>{bilingual('connect.socket')} <code>/ws/{{chat_id}}</code></p>",
+            elem_id="connect-example",
+            js_on_load=_COPY,
+        )
+
+    # ── updates ───────────────────────────────────────────────────────────────────────────
+
+    @property
+    def _changed_by_key(self) -> list[Component]:
+        forms = self._key_forms.values()
+        return [
+            *[form.state for form in forms],
+            *[form.forget for form in forms],
+            *self._page.model_dropdowns,
+        ]
+
+    @property
+    def _changed_by_token(self) -> list[Component]:
+        return [self._list, self._revoke, self._to_revoke]
+
+    def _show_keys(self, visitor: Visitor) -> Update:
         """Return updates of the keys' state and of the model dropdowns."""
-        own = visitor.service.clients.user_key_providers
-        update: dict[Component, Any] = {}
-        for provider in KEYED:
-            update[states[provider]] = key_state(provider, visitor)
-            update[drops[provider]] = gr.update(visible=provider in own)
-        return update | dict.fromkeys(choosers, gr.update(choices=choices(visitor)))
+        update: Update = {}
+        for provider, form in self._key_forms.items():
+            update[form.state] = key_state(provider, visitor)
+            has_key = provider in visitor.service.clients.user_key_providers
+            update[form.forget] = gr.update(visible=has_key)
+        choices = model_choices(visitor.service.clients, visitor.translate, visitor.language)
+        return update | dict.fromkeys(self._page.model_dropdowns, gr.update(choices=choices))
 
-    async def tokens_shown(visitor: Visitor, zone: str) -> dict[Component, Any]:
-        tokens = await actions.tokens(visitor, zone or "")
-        there = bool(tokens)
+    async def _show_tokens(self, visitor: Visitor, zone: str) -> Update:
+        tokens = await self._actions.tokens(visitor, zone or "")
         return {
-            listed: gr.update(choices=tokens, value=None, visible=there),
-            **revocable(visitor, visible=there, interactive=False),
+            self._list: gr.update(choices=tokens, value=None, visible=bool(tokens)),
+            **self._reset_revoke_button(visitor, visible=bool(tokens), interactive=False),
         }
 
-    def revocable(visitor: Visitor, **more: Any) -> dict[Component, Any]:
+    def _reset_revoke_button(self, visitor: Visitor, **properties: Any) -> Update:
         """Return updates that reset the revoke button to its first step."""
-        return {asked: "", revoke: gr.update(value=visitor.translate("connect.revoke"), **more)}
+        label = visitor.translate("connect.revoke")
+        return {self._to_revoke: "", self._revoke: gr.update(value=label, **properties)}
 
-    async def open_tab(zone: str, request: gr.Request) -> dict[Component, Any]:
-        visitor = await actions.visitors.of(request)
+    # ── handlers ──────────────────────────────────────────────────────────────────────────
+
+    async def _on_open(self, zone: str, request: gr.Request) -> Update:
+        visitor = await self._page.visitors.of(request)
         with visitor.error_toasts():
-            return keys_shown(visitor) | await tokens_shown(visitor, zone)
+            return self._show_keys(visitor) | await self._show_tokens(visitor, zone)
 
-    async def make_token(name_: str, zone: str, request: gr.Request) -> dict[Component, Any]:
-        visitor = await actions.visitors.of(request)
+    async def _on_create_token(self, name: str, zone: str, request: gr.Request) -> Update:
+        visitor = await self._page.visitors.of(request)
         with visitor.error_toasts():
-            shown = await actions.make_token(name_ or "", visitor)
-            return {made: shown, name: ""} | await tokens_shown(visitor, zone)
+            message = await self._actions.make_token(name or "", visitor)
+            update: Update = {self._message: message, self._name: ""}
+            return update | await self._show_tokens(visitor, zone)
 
-    async def choose_token(request: gr.Request) -> dict[Component, Any]:
-        return revocable(await actions.visitors.of(request), interactive=True)
+    async def _on_choose_token(self, request: gr.Request) -> Update:
+        return self._reset_revoke_button(await self._page.visitors.of(request), interactive=True)
 
-    async def revoke_token(
-        token: str | None, asked_: str, zone: str, request: gr.Request
-    ) -> dict[Component, Any]:
-        visitor = await actions.visitors.of(request)
+    async def _on_revoke_token(
+        self, token_id: str | None, to_revoke: str, zone: str, request: gr.Request
+    ) -> Update:
+        """Revoke a token at the second press of the button."""
+        visitor = await self._page.visitors.of(request)
         with visitor.error_toasts():
-            if token and token != asked_:
-                sure = gr.update(value=visitor.translate("connect.revoke_sure"))
-                return {asked: token, revoke: sure}
-            gone = await actions.revoke_token(token or "", visitor)
-            return {made: gone} | await tokens_shown(visitor, zone)
+            if token_id and token_id != to_revoke:
+                label = gr.update(value=visitor.translate("connect.revoke_sure"))
+                return {self._to_revoke: token_id, self._revoke: label}
+            update: Update = {
+                self._message: await self._actions.revoke_token(token_id or "", visitor)
+            }
+            return update | await self._show_tokens(visitor, zone)
 
-    keys: list[Component] = [*states.values(), *drops.values(), *choosers]
-    held: list[Component] = [listed, revoke, asked]
-    tab.select(open_tab, [zone], [*keys, *held], js=WITH_ZONE, **PRIVATE_EVENT)
-    for provider in KEYED:
+    def _use_key_handler(self, provider: str) -> Callable[..., Coroutine[Any, Any, Update]]:
+        form = self._key_forms[provider]
 
-        async def use_key(
-            key: str, request: gr.Request, provider: str = provider
-        ) -> dict[Component, Any]:
-            visitor = await actions.visitors.of(request)
+        async def on_use_key(key: str, request: gr.Request) -> Update:
+            visitor = await self._page.visitors.of(request)
             with visitor.error_toasts():
                 try:
-                    visitor = await actions.use_key(provider, key or "", visitor)
+                    visitor = await self._actions.use_key(provider, key or "", visitor)
                 except gr.Error as wrong:  # shown beside the box until a key is accepted
                     warning = f'<p class="warning" role="alert">{escape(wrong.message)}</p>'
-                    return {states[provider]: key_state(provider, visitor) + warning}
-                return {boxes[provider]: ""} | keys_shown(visitor)
+                    return {form.state: key_state(provider, visitor) + warning}
+                return {form.box: "", **self._show_keys(visitor)}
 
-        async def forget_key(request: gr.Request, provider: str = provider) -> dict[Component, Any]:
-            visitor = await actions.visitors.of(request)
+        return on_use_key
+
+    def _forget_key_handler(self, provider: str) -> Callable[..., Coroutine[Any, Any, Update]]:
+        async def on_forget_key(request: gr.Request) -> Update:
+            visitor = await self._page.visitors.of(request)
             with visitor.error_toasts():
-                return keys_shown(await actions.forget_key(provider, visitor))
+                return self._show_keys(await self._actions.forget_key(provider, visitor))
 
+        return on_forget_key
+
+    def wire(self) -> None:
+        """Connect the events."""
+        zone, keys, tokens = self._zone, self._changed_by_key, self._changed_by_token
+        options: dict[str, Any] = {"js": WITH_TIME_ZONE, **PRIVATE_EVENT}
+        self._frame.select(self._on_open, [zone], [*keys, *tokens], **options)
+        for provider, form in self._key_forms.items():
+            gr.on(
+                [form.box.submit, form.use.click],
+                self._use_key_handler(provider),
+                [form.box],
+                [form.box, *keys],
+                **PRIVATE_EVENT,
+            )
+            form.forget.click(self._forget_key_handler(provider), [], keys, **PRIVATE_EVENT)
         gr.on(
-            [boxes[provider].submit, uses[provider].click],
-            use_key,
-            [boxes[provider]],
-            [boxes[provider], *keys],
+            [self._name.submit, self._create.click],
+            self._on_create_token,
+            [self._name, zone],
+            [self._name, self._message, *tokens],
+            **options,
+        )
+        self._list.input(
+            self._on_choose_token,
+            [],
+            [self._revoke, self._to_revoke],
+            queue=False,
             **PRIVATE_EVENT,
         )
-        drops[provider].click(forget_key, [], keys, **PRIVATE_EVENT)
-    gr.on(
-        [name.submit, make.click],
-        make_token,
-        [name, zone],
-        [name, made, *held],
-        js=WITH_ZONE,
-        **PRIVATE_EVENT,
-    )
-    listed.input(choose_token, [], [revoke, asked], queue=False, **PRIVATE_EVENT)
-    revoke.click(revoke_token, [listed, asked, zone], [made, *held], js=WITH_ZONE, **PRIVATE_EVENT)
+        self._revoke.click(
+            self._on_revoke_token,
+            [self._list, self._to_revoke, zone],
+            [self._message, *tokens],
+            **options,
+        )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from html import escape
-from typing import Any
+from typing import ClassVar
 
 import gradio as gr
 
@@ -15,16 +15,12 @@ from persona_lab.errors import PersonaLabError
 from persona_lab.insights import SPAN, SPANS, zone_of
 from persona_lab.lab import Lab
 from persona_lab.ui.csv_export import spreadsheet
-from persona_lab.ui.events import PRIVATE_EVENT
+from persona_lab.ui.events import PRIVATE_EVENT, WITH_TIME_ZONE
+from persona_lab.ui.page_context import PageContext
 from persona_lab.ui.render.insights import alerts_html, board_html
 from persona_lab.ui.session import Visitor, Visitors
 
-LOOK = 15.0
-"""Seconds between two checks of an open page for active alerts."""
-
-WITH_ZONE = "(...values) => [...values.slice(0, -1), personaLab.zone()]"
-"""The last value becomes the browser's time zone."""
-SAVE = "(text) => personaLab.saveSheet(text)"
+SAVE_CSV = "(text) => personaLab.saveSheet(text)"
 """Saves the text as a file in the browser, and empties the hidden box that carried it."""
 
 
@@ -87,72 +83,65 @@ class InsightsActions:
         return spreadsheet(turns, zone_of(zone), visitor)
 
 
-def build_watch(lab: Lab, page: gr.Blocks, both: Callable[[str], str]) -> None:
-    """Add a hidden component to the bar that shows, as a dot, whether an alert is active.
+class InsightsTab:
+    """The tab. It counts when it is opened or refreshed."""
 
-    The dot is on the button of the insights tab, visible from every tab. The check doesn't
-    identify the visitor: an open page without other requests must not keep its keys alive.
-    """
-    mark = f'<p class="unseen stands" role="status">{both("insights.alerts_stand")}</p>'
+    key: ClassVar[str] = "insights"
 
-    def check(shown: str | None) -> Any:
-        current = mark if lab.monitor.alerts.current else ""
-        return gr.skip() if current == (shown or "") else current  # announced once
+    def __init__(self, page: PageContext) -> None:
+        self._page = page
+        alerts = alerts_of(page.lab) if page.shows_alerts else no_alerts
+        self._actions = InsightsActions(page.lab, page.visitors, alerts)
 
-    watch = gr.HTML(elem_id="watch")
-    gr.on([page.load, gr.Timer(LOOK).tick], check, [watch], [watch], queue=False, **PRIVATE_EVENT)
+    def build(self, frame: gr.Tab) -> None:
+        """Create the components."""
+        i18n = self._page.i18n
+        self._frame = frame
+        self._alerts = gr.HTML(elem_id="insights-alerts")
+        with gr.Row(elem_classes="tools", elem_id="insights-tools"):
+            self._span = gr.Radio(
+                [(i18n(f"insights.span.{name}"), name) for name in SPANS],
+                value=SPAN,
+                label=i18n("insights.span.label"),
+                elem_id="insights-span",
+                elem_classes="segments",
+            )
+            self._refresh = gr.Button(
+                i18n("insights.again"), size="sm", elem_id="insights-again", elem_classes="tool"
+            )
+            self._save = gr.Button(
+                i18n("insights.save"), size="sm", elem_id="insights-save", elem_classes="tool"
+            )
+        counting = f'<p class="quiet">{self._page.bilingual("insights.counting")}</p>'
+        self._board = gr.HTML(counting, elem_id="insights-board")
+        self._zone = gr.Textbox(visible="hidden")
+        self._csv = gr.Textbox(visible="hidden", elem_id="insights-sheet")
 
-
-def build_insights(
-    actions: InsightsActions, tab: gr.Tab, i18n: gr.I18n, both: Callable[[str], str]
-) -> None:
-    """Build the tab and connect its events. It counts when it is opened or refreshed.
-
-    Args:
-        actions: The actions of the tab.
-        tab: The tab, whose selection updates the content.
-        i18n: The translations of labels.
-        both: Returns a text in both languages, for HTML.
-    """
-    alerts = gr.HTML(elem_id="insights-alerts")
-    with gr.Row(elem_classes="tools", elem_id="insights-tools"):
-        span = gr.Radio(
-            [(i18n(f"insights.span.{name}"), name) for name in SPANS],
-            value=SPAN,
-            label=i18n("insights.span.label"),
-            elem_id="insights-span",
-            elem_classes="segments",
-        )
-        again = gr.Button(
-            i18n("insights.again"), size="sm", elem_id="insights-again", elem_classes="tool"
-        )
-        save = gr.Button(
-            i18n("insights.save"), size="sm", elem_id="insights-save", elem_classes="tool"
-        )
-    board = gr.HTML(f'<p class="quiet">{both("insights.counting")}</p>', elem_id="insights-board")
-    zone = gr.Textbox(visible="hidden")
-    sheet = gr.Textbox(visible="hidden", elem_id="insights-sheet")
-
-    async def count(chosen: str, zone: str, request: gr.Request) -> tuple[str, str]:
-        visitor = await actions.visitors.of(request)
+    async def _on_count(self, span: str, zone: str, request: gr.Request) -> tuple[str, str]:
+        visitor = await self._page.visitors.of(request)
         with visitor.error_toasts():
-            shown = await actions.board(chosen, zone or "", visitor)
-            return alerts_html(actions.alerts(visitor, zone or ""), visitor), shown
+            board = await self._actions.board(span, zone or "", visitor)
+            return alerts_html(self._actions.alerts(visitor, zone or ""), visitor), board
 
-    async def export(chosen: str, zone: str, request: gr.Request) -> str:
-        visitor = await actions.visitors.of(request)
+    async def _on_save(self, span: str, zone: str, request: gr.Request) -> str:
+        visitor = await self._page.visitors.of(request)
         with visitor.error_toasts():
-            return await actions.sheet(chosen, zone or "", visitor)
+            return await self._actions.sheet(span, zone or "", visitor)
 
-    gr.on(
-        [tab.select, span.input, again.click],
-        count,
-        [span, zone],
-        [alerts, board],
-        queue=False,
-        trigger_mode="always_last",
-        js=WITH_ZONE,
-        **PRIVATE_EVENT,
-    )
-    written = save.click(export, [span, zone], [sheet], queue=False, js=WITH_ZONE, **PRIVATE_EVENT)
-    written.success(None, [sheet], [sheet], js=SAVE)
+    def wire(self) -> None:
+        """Connect the events."""
+        inputs = [self._span, self._zone]
+        gr.on(
+            [self._frame.select, self._span.input, self._refresh.click],
+            self._on_count,
+            inputs,
+            [self._alerts, self._board],
+            queue=False,
+            trigger_mode="always_last",
+            js=WITH_TIME_ZONE,
+            **PRIVATE_EVENT,
+        )
+        written = self._save.click(
+            self._on_save, inputs, [self._csv], queue=False, js=WITH_TIME_ZONE, **PRIVATE_EVENT
+        )
+        written.success(None, [self._csv], [self._csv], js=SAVE_CSV)

@@ -7,11 +7,10 @@ copy; the demo itself doesn't change.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
 from html import escape
-from typing import Any
+from typing import Any, ClassVar
 
 import gradio as gr
 from cachetools import LRUCache
@@ -27,66 +26,14 @@ from persona_lab.personas.persona import (
     persona_of,
 )
 from persona_lab.types import Usage
-from persona_lab.ui.events import PRIVATE_EVENT
+from persona_lab.ui.events import PRIVATE_EVENT, Update
+from persona_lab.ui.page_context import PageContext
 from persona_lab.ui.persona_form import Form, build_section, unsaved
 from persona_lab.ui.render.persona import stopped_html
 from persona_lab.ui.render.text import dated, figures, prompt_html, waiting_html
 from persona_lab.ui.session import Visitor, Visitors
 from persona_lab.ui.streaming import paced, waits_for
 from persona_lab.ui.visitor_keys import Page
-
-
-@dataclass(frozen=True)
-class Editor:
-    """What the workspace and other tabs need from this tab."""
-
-    form: Form
-    buttons: Mapping[str, gr.Button]
-    """new, duplicate, revert, redo, delete, restore, try and try_stop."""
-    editing: gr.Textbox
-    """The id of the persona in the form; set with the fields, never by the dropdown."""
-    touched: gr.Textbox
-    """Not empty after the visitor changed the form (draft.js explains how it detects that)."""
-    removed: gr.Textbox
-    """The id of the last deleted persona, which "Undo delete" restores."""
-    head: gr.HTML
-    saved: gr.HTML
-    prompt: gr.HTML
-    hints: gr.HTML
-    tried: gr.HTML
-    try_message: gr.Textbox
-
-    @property
-    def own(self) -> list[Component]:
-        """The buttons that are only for the visitor's own personas."""
-        return [self.buttons["revert"], self.buttons["delete"]]
-
-    @property
-    def edited(self) -> list[Component]:
-        """The components that may change when the form does."""
-        return [
-            self.saved, self.head, self.prompt, self.hints, self.editing, self.removed,
-            self.buttons["restore"], self.buttons["redo"], *self.own,
-        ]  # fmt: skip
-
-    @property
-    def stepped(self) -> list[Component]:
-        """The components that change at undo and redo."""
-        return [*self.edited, *self.form.fields.values()]
-
-    @property
-    def opened(self) -> list[Component]:
-        """The components that change when another persona is opened."""
-        return [*self.stepped, self.tried, self.try_message]
-
-    def watched(self, model: gr.Dropdown) -> set[Component]:
-        """Return the components that the prompt and the saving depend on."""
-        return {self.editing, self.touched, self.try_message, model, *self.form.fields.values()}
-
-    def watched_names(self, model: gr.Dropdown) -> list[str]:
-        """Return the names of :meth:`watched` in a script's order; "" for other components."""
-        names = {field: name for name, field in self.form.fields.items()}
-        return [names.get(c, "") for c in sorted(self.watched(model), key=lambda c: c._id)]
 
 
 class EditorActions:
@@ -227,118 +174,173 @@ async def try_message(
             )
 
 
-def build_editor(i18n: gr.I18n, both: Callable[[str], str]) -> Editor:
-    """Build the tab. ``both`` returns a text in both languages, for HTML."""
-    buttons: dict[str, gr.Button] = {}
-    fields: dict[str, Component] = {}
+class PersonaTab:
+    """The tab: the form, the prompt beside it, and the box to try one message."""
 
-    with gr.Row(equal_height=False):
-        with gr.Column(scale=6, min_width=320, elem_classes="sheet", elem_id="editor-form"):
-            with gr.Row(elem_id="editor-head"):
-                head = gr.HTML(elem_id="persona-head")
-                saved = gr.HTML(elem_id="saved")
-                for state in ("saving", "opening"):
-                    words = f'<p class="saved" role="status">{both(f"editor.{state}")}</p>'
-                    gr.HTML(words, elem_id=state)
-            with gr.Row(elem_classes="tools"):
-                for name in ("new", "duplicate", "revert", "redo", "delete", "restore"):
-                    buttons[name] = gr.Button(
-                        i18n(f"editor.{name}"),
-                        elem_id=f"persona-{name}",
-                        size="sm",
-                        elem_classes="tool",
-                        variant="stop" if name == "delete" else "secondary",
-                        visible=name not in ("redo", "restore"),
-                    )
-            build_section("identity", fields, i18n)
-            hints = gr.HTML(elem_id="hints")
-            with gr.Accordion(i18n("editor.voice"), open=False, elem_id="fold-voice"):
-                build_section("voice", fields, i18n)
-            with gr.Accordion(i18n("editor.examples"), open=False, elem_id="fold-examples"):
-                build_section("examples", fields, i18n)
-        with gr.Column(scale=5, min_width=320, elem_id="prompt-side"):
-            with (
-                gr.Column(elem_classes="sheet"),
-                gr.Accordion(i18n("preview.title"), elem_id="prompt-fold"),
-            ):
-                prompt = gr.HTML(elem_id="prompt-preview")
-            with gr.Column(elem_classes="sheet", elem_id="try"):
-                with gr.Row(elem_classes="writing"):
-                    tried_message = gr.Textbox(
-                        label=i18n("try.label"),
-                        placeholder=i18n("try.hint"),
-                        elem_id="try-message",
-                        lines=1,
-                        max_lines=6,
-                        scale=5,
-                    )
-                    buttons["try"] = gr.Button(
-                        i18n("try.run"), variant="primary", elem_id="try-run", scale=0, min_width=90
-                    )
-                    buttons["try_stop"] = gr.Button(
-                        i18n("chat.stop"), elem_id="try-stop", scale=0, min_width=90, visible=False
-                    )
-                tried = gr.HTML(elem_id="tried")
-    editing = gr.Textbox(visible="hidden", elem_id="editing")
-    touched = gr.Textbox(visible="hidden", elem_id="touched")
-    removed = gr.Textbox(visible="hidden", elem_id="removed")
-    return Editor(
-        Form(fields),
-        buttons,
-        editing,
-        touched,
-        removed,
-        head,
-        saved,
-        prompt,
-        hints,
-        tried,
-        tried_message,
-    )
+    key: ClassVar[str] = "persona"
 
+    def __init__(self, page: PageContext) -> None:
+        self._page = page
+        self.actions = EditorActions(page.lab, page.visitors)
 
-def wire_try(actions: EditorActions, editor: Editor, model: gr.Dropdown) -> None:
-    """Connect the events of the box that tries one message with the form's persona."""
-    lab, buttons = actions.lab, [editor.buttons["try"], editor.buttons["try_stop"]]
+    def build(self, frame: gr.Tab) -> None:
+        """Create the components."""
+        self.persona_id = self._page.persona_id
+        self.buttons: dict[str, gr.Button] = {}
+        """new, duplicate, revert, redo, delete, restore, try and try_stop."""
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=6, min_width=320, elem_classes="sheet", elem_id="editor-form"):
+                self._build_head()
+                self._build_form()
+            with gr.Column(scale=5, min_width=320, elem_id="prompt-side"):
+                with (
+                    gr.Column(elem_classes="sheet"),
+                    gr.Accordion(self._page.i18n("preview.title"), elem_id="prompt-fold"),
+                ):
+                    self.prompt = gr.HTML(elem_id="prompt-preview")
+                with gr.Column(elem_classes="sheet", elem_id="try"):
+                    self._build_try_box()
+        self.touched = gr.Textbox(visible="hidden", elem_id="touched")
+        """Not empty after the visitor changed the form (draft.js explains how it detects that)."""
+        self.deleted_id = gr.Textbox(visible="hidden", elem_id="removed")
+        """The id of the last deleted persona, which "Undo delete" restores."""
 
-    async def try_once(
-        values: dict[Component, Any], request: gr.Request
-    ) -> AsyncGenerator[dict[Component, Any], None]:
-        visitor = await actions.visitors.of(request)
-        running = dict(zip(buttons, answering(True), strict=True))
+    def _build_head(self) -> None:
+        with gr.Row(elem_id="editor-head"):
+            self.head = gr.HTML(elem_id="persona-head")
+            self.saved = gr.HTML(elem_id="saved")
+            for state in ("saving", "opening"):
+                text = self._page.bilingual(f"editor.{state}")
+                gr.HTML(f'<p class="saved" role="status">{text}</p>', elem_id=state)
+        with gr.Row(elem_classes="tools"):
+            for name in ("new", "duplicate", "revert", "redo", "delete", "restore"):
+                self.buttons[name] = gr.Button(
+                    self._page.i18n(f"editor.{name}"),
+                    elem_id=f"persona-{name}",
+                    size="sm",
+                    elem_classes="tool",
+                    variant="stop" if name == "delete" else "secondary",
+                    visible=name not in ("redo", "restore"),
+                )
+
+    def _build_form(self) -> None:
+        i18n = self._page.i18n
+        fields: dict[str, Component] = {}
+        build_section("identity", fields, i18n)
+        self.hints = gr.HTML(elem_id="hints")
+        with gr.Accordion(i18n("editor.voice"), open=False, elem_id="fold-voice"):
+            build_section("voice", fields, i18n)
+        with gr.Accordion(i18n("editor.examples"), open=False, elem_id="fold-examples"):
+            build_section("examples", fields, i18n)
+        self.form = Form(fields)
+
+    def _build_try_box(self) -> None:
+        i18n = self._page.i18n
+        with gr.Row(elem_classes="writing"):
+            self.try_message = gr.Textbox(
+                label=i18n("try.label"),
+                placeholder=i18n("try.hint"),
+                elem_id="try-message",
+                lines=1,
+                max_lines=6,
+                scale=5,
+            )
+            self.buttons["try"] = gr.Button(
+                i18n("try.run"), variant="primary", elem_id="try-run", scale=0, min_width=90
+            )
+            self.buttons["try_stop"] = gr.Button(
+                i18n("chat.stop"), elem_id="try-stop", scale=0, min_width=90, visible=False
+            )
+        self.tried = gr.HTML(elem_id="tried")
+
+    # ── groups of components ──────────────────────────────────────────────────────────────
+
+    @property
+    def own(self) -> list[Component]:
+        """The buttons that are only for the visitor's own personas."""
+        return [self.buttons["revert"], self.buttons["delete"]]
+
+    @property
+    def changed_by_edit(self) -> list[Component]:
+        """The components that may change when the form does."""
+        return [
+            self.saved, self.head, self.prompt, self.hints, self.persona_id, self.deleted_id,
+            self.buttons["restore"], self.buttons["redo"], *self.own,
+        ]  # fmt: skip
+
+    @property
+    def changed_by_undo(self) -> list[Component]:
+        """The components that change at undo and redo."""
+        return [*self.changed_by_edit, *self.form.fields.values()]
+
+    @property
+    def changed_by_open(self) -> list[Component]:
+        """The components that change when another persona is opened."""
+        return [*self.changed_by_undo, self.tried, self.try_message]
+
+    @property
+    def edit_inputs(self) -> set[Component]:
+        """The components that the prompt and the saving depend on."""
+        return {
+            self.persona_id, self.touched, self.try_message, self._page.header.model,
+            *self.form.fields.values(),
+        }  # fmt: skip
+
+    @property
+    def edit_input_names(self) -> list[str]:
+        """The fields' names of :attr:`edit_inputs` in a script's order; "" for no field."""
+        names = {field: name for name, field in self.form.fields.items()}
+        ordered = sorted(self.edit_inputs, key=lambda component: component._id)
+        return [names.get(component, "") for component in ordered]
+
+    # ── the box to try one message ────────────────────────────────────────────────────────
+
+    async def _on_try(
+        self, values: dict[Component, Any], request: gr.Request
+    ) -> AsyncGenerator[Update, None]:
+        visitor = await self._page.visitors.of(request)
+        buttons = self._show_try_buttons(running=True)
         with visitor.error_toasts():
             try:
-                message = lab.input_validator.validate_message(values[editor.try_message] or "")
-                persona = editor.form.read(values)
-                stream = try_message(actions, persona, message, values[model] or "", visitor)
+                validator = self._page.lab.input_validator
+                message = validator.validate_message(values[self.try_message] or "")
+                persona = self.form.read(values)
+                model = values[self._page.header.model] or ""
+                stream = try_message(self.actions, persona, message, model, visitor)
                 async with aclosing(stream) as answers:
                     async for shown in answers:
-                        yield {editor.tried: shown, **running}
-                        running = {}
+                        yield {self.tried: shown, **buttons}
+                        buttons = {}
             except PersonaLabError as wrong:
-                words = escape(visitor.error_text(wrong))
-                yield {editor.tried: f'<p class="warning" role="alert">{words}</p>'}
+                text = escape(visitor.error_text(wrong))
+                yield {self.tried: f'<p class="warning" role="alert">{text}</p>'}
 
-    async def show_end(shown: str | None, request: gr.Request) -> list[Any]:
+    async def _on_try_end(self, shown: str | None, request: gr.Request) -> Update:
         """Mark an incomplete answer as stopped, and reset the buttons."""
-        visitor = await actions.visitors.of(request)
-        return [stopped_html(shown or "", visitor), *answering(False)]
+        visitor = await self._page.visitors.of(request)
+        return {
+            self.tried: stopped_html(shown or "", visitor),
+            **self._show_try_buttons(running=False),
+        }
 
-    trying = gr.on(
-        [editor.try_message.submit, editor.buttons["try"].click],
-        try_once,
-        editor.watched(model),
-        [editor.tried, *buttons],
-        concurrency_limit=None,
-        **PRIVATE_EVENT,
-    )
-    ended = [editor.tried, *buttons]
-    trying.then(show_end, [editor.tried], ended, queue=False, **PRIVATE_EVENT)
-    editor.buttons["try_stop"].click(
-        show_end, [editor.tried], ended, cancels=[trying], queue=False, **PRIVATE_EVENT
-    )
+    def _show_try_buttons(self, *, running: bool) -> Update:
+        return {
+            self.buttons["try"]: gr.update(visible=not running),
+            self.buttons["try_stop"]: gr.update(visible=running),
+        }
 
-
-def answering(running: bool) -> tuple[Any, Any]:
-    """Return updates that show either the run button or the stop button."""
-    return gr.update(visible=not running), gr.update(visible=running)
+    def wire(self) -> None:
+        """Connect the events of the box; ``workspace.py`` connects those of the form."""
+        outputs = [self.tried, self.buttons["try"], self.buttons["try_stop"]]
+        trying = gr.on(
+            [self.try_message.submit, self.buttons["try"].click],
+            self._on_try,
+            self.edit_inputs,
+            outputs,
+            concurrency_limit=None,
+            **PRIVATE_EVENT,
+        )
+        trying.then(self._on_try_end, [self.tried], outputs, queue=False, **PRIVATE_EVENT)
+        self.buttons["try_stop"].click(
+            self._on_try_end, [self.tried], outputs, cancels=[trying], queue=False, **PRIVATE_EVENT
+        )
