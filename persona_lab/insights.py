@@ -1,4 +1,4 @@
-"""Usage statistics: the number of answers, how long they took, and what they cost.
+"""Usage statistics, and their CSV: number of answers, how long they took, and what they cost.
 
 They are computed at each call from the user's recorded generations, so a restart loses nothing.
 
@@ -17,6 +17,8 @@ They are computed at each call from the user's recorded generations, so a restar
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,6 +29,7 @@ from zoneinfo import ZoneInfo
 from persona_lab.db.generations import GenerationRow
 from persona_lab.db.store import Store
 from persona_lab.errors import InputError
+from persona_lab.translations import Translations
 from persona_lab.types import now
 
 if TYPE_CHECKING:
@@ -336,3 +339,80 @@ def _course(
 
 def _iso(moment: datetime) -> str:
     return moment.isoformat(timespec="minutes")
+
+
+# ── CSV ───────────────────────────────────────────────────────────────────────────────────
+
+BYTE_ORDER_MARK = "\ufeff"
+"""Excel needs it to detect UTF-8."""
+
+CSV_COLUMNS = (
+    "time", "kind", "persona", "provider", "model", "status", "error", "prompt_tokens",
+    "cached_tokens", "completion_tokens", "first_token_ms", "total_ms", "cost", "cache_hit",
+)  # fmt: skip
+_FORMULA_STARTS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
+
+
+def generations_to_csv(
+    generations: Sequence[GenerationRow], zone: tzinfo, words: Translations, language: str
+) -> str:
+    """Write generations as CSV that Excel opens directly, without message texts.
+
+    Times are ISO 8601 with their offset, latencies are in milliseconds, and costs in US dollars.
+    An unknown value is an empty cell.
+
+    Args:
+        generations: One for each line, in the order of the lines.
+        zone: The time zone of the times.
+        words: The texts of ``templates/ui.yaml``.
+        language: The language of headings and values.
+
+    Returns:
+        The text of the file, with a byte order mark.
+    """
+
+    def label(group: str, value: str) -> str:
+        key = f"sheet.{group}.{value}"
+        return words(key, language) if key in words else escape_formula(value)
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\r\n")
+    writer.writerow(words(f"sheet.{column}", language) for column in CSV_COLUMNS)
+    for row in generations:
+        persona = row.agent_name or ""
+        if row.demo:
+            persona = words("persona.demo", language, name=persona)
+        writer.writerow(
+            (
+                row.created_at.astimezone(zone).isoformat(timespec="seconds"),
+                label("kinds", row.kind),
+                escape_formula(persona),
+                escape_formula(row.provider),
+                escape_formula(row.model),
+                label("statuses", row.status),
+                error_label(row.error_type, words, language) if row.error_type else "",
+                row.prompt_tokens,
+                row.cached_tokens,
+                row.completion_tokens,
+                row.first_token_ms,
+                row.total_ms,
+                row.cost,
+                int(row.cache_hit),
+            )
+        )
+    return BYTE_ORDER_MARK + text.getvalue()
+
+
+def error_label(error_type: str, words: Translations, language: str) -> str:
+    """Return a short text for an ``ErrorType``; an unknown one is a system error."""
+    key = f"insights.error_type.{error_type}"
+    return words(key if key in words else "insights.error_type.system_error", language)
+
+
+def escape_formula(text: str) -> str:
+    """Escape ``text`` so that a spreadsheet shows it and doesn't evaluate it as a formula.
+
+    Full-width signs also begin a formula where the keyboard is Japanese.
+    """
+    line = " ".join(text.split())
+    return f"'{line}" if line.startswith(_FORMULA_STARTS) else line

@@ -18,7 +18,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from persona_lab.comparison.runner import Contestant
 from persona_lab.db.tables import Agent
 from persona_lab.errors import InputError
-from persona_lab.insights import SPAN, zone_of
+from persona_lab.insights import SPAN, generations_to_csv, zone_of
 from persona_lab.lab import Lab
 from persona_lab.personas.persona import PERSONA_FIELDS, Persona, clean_persona, persona_of
 from persona_lab.server.operations import Operations
@@ -32,7 +32,6 @@ from persona_lab.server.serializers import (
     summary_data,
 )
 from persona_lab.types import Event
-from persona_lab.ui.csv_export import spreadsheet
 from persona_lab.ui.persona_form import unsaved
 from persona_lab.ui.session import Visitor, Visitors
 from persona_lab.ui.streaming import paced
@@ -432,7 +431,7 @@ class Endpoints:
             The file's text, with headings in your language.
         """
         turns = await self._operations(visitor).list_turns(span, zone)
-        return spreadsheet(turns, zone_of(zone), visitor)
+        return generations_to_csv(turns, zone_of(zone), visitor.words, visitor.language)
 
     def all(self) -> list[Callable[..., Any]]:
         """Return every endpoint, in the order in which clients list them."""

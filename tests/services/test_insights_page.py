@@ -20,16 +20,23 @@ from persona_lab.db.generations import GenerationRow
 from persona_lab.db.store import Store
 from persona_lab.db.tables import Generation
 from persona_lab.errors import ErrorType, StorageError
-from persona_lab.insights import SPANS, summarize, zone_of
+from persona_lab.insights import (
+    BYTE_ORDER_MARK,
+    CSV_COLUMNS,
+    SPANS,
+    error_label,
+    escape_formula,
+    generations_to_csv,
+    summarize,
+    zone_of,
+)
 from persona_lab.lab import Lab
 from persona_lab.monitor.alerts import Alert
 from persona_lab.settings import ROOT
 from persona_lab.translations import Translations
-from persona_lab.ui.csv_export import COLUMNS, MARK, escape_formula, spreadsheet
 from persona_lab.ui.render import charts
 from persona_lab.ui.render.charts import Place, Row, ticks
 from persona_lab.ui.render.insights import alerts_html, board_html
-from persona_lab.ui.render.text import error_words
 from persona_lab.ui.session import Visitor, Visitors
 from persona_lab.ui.tabs.insights import InsightsActions, alerts_of
 
@@ -229,7 +236,7 @@ def test_a_cost_is_free_or_unknown_in_words(
 
 @pytest.mark.parametrize("kind", ErrorType)
 def test_every_type_of_error_has_words_of_its_own(visitor: Visitor, kind: ErrorType) -> None:
-    words = {one: error_words(one, visitor) for one in ErrorType}
+    words = {one: error_label(one, WORDS, visitor.language) for one in ErrorType}
     assert f"insights.error_type.{kind}" in WORDS
     assert list(words.values()).count(words[kind]) == 1
 
@@ -241,7 +248,9 @@ def test_kinds_of_errors_are_told_with_their_numbers_the_most_frequent_first(
     turns = [turn(status="failed", error_type=kind) for kind in kinds]
     line = tree(board(turns, visitor)).findall(".//section[4]/p")[1].text or ""
     told = [
-        visitor.translate("insights.errors_kind", kind=error_words(kind, visitor), count=count)
+        visitor.translate(
+            "insights.errors_kind", kind=error_label(kind, WORDS, visitor.language), count=count
+        )
         for kind, count in (("bad_key", 2), ("timeout", 1), ("offline", 1))
     ]
     places = [line.index(each) for each in told]
@@ -352,17 +361,19 @@ def test_an_alert_says_since_when_it_stands_where_its_reader_is(
 
 
 def read(text: str) -> list[list[str]]:
-    assert text.startswith(MARK)
-    return list(csv.reader(io.StringIO(text.removeprefix(MARK), newline=""), strict=True))
+    assert text.startswith(BYTE_ORDER_MARK)
+    return list(
+        csv.reader(io.StringIO(text.removeprefix(BYTE_ORDER_MARK), newline=""), strict=True)
+    )
 
 
 def test_the_file_has_every_turn_with_its_figures(visitor: Visitor) -> None:
     turns = many(300)
-    head, *lines = read(spreadsheet(turns, zone_of("Asia/Tokyo"), visitor))
-    assert head == [visitor.translate(f"sheet.{column}") for column in COLUMNS]
+    head, *lines = read(generations_to_csv(turns, zone_of("Asia/Tokyo"), WORDS, visitor.language))
+    assert head == [visitor.translate(f"sheet.{column}") for column in CSV_COLUMNS]
     assert len(lines) == len(turns)
     for line, one in zip(lines, turns, strict=True):
-        cells = dict(zip(COLUMNS, line, strict=True))
+        cells = dict(zip(CSV_COLUMNS, line, strict=True))
         assert datetime.fromisoformat(cells["time"]) == one.created_at.replace(microsecond=0)
         assert cells["time"].endswith("+09:00")
         assert cells["persona"] == (one.agent_name or "")
@@ -394,8 +405,10 @@ def test_the_file_has_every_turn_with_its_figures(visitor: Visitor) -> None:
     ],
 )
 def test_no_name_becomes_a_formula(visitor: Visitor, name: str) -> None:
-    (_, line) = read(spreadsheet([turn(agent_name=name, model=name)], UTC, visitor))
-    cells = dict(zip(COLUMNS, line, strict=True))
+    (_, line) = read(
+        generations_to_csv([turn(agent_name=name, model=name)], UTC, WORDS, visitor.language)
+    )
+    cells = dict(zip(CSV_COLUMNS, line, strict=True))
     for cell in (cells["persona"], cells["model"]):
         assert cell.startswith("'")
         assert cell.removeprefix("'") == " ".join(name.split())

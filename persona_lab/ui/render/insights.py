@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from html import escape
 
-from persona_lab.insights import Figures, Part, Summary, Waits, zone_of
+from persona_lab.insights import Figures, Part, Summary, Waits, error_label, zone_of
 from persona_lab.ui.render import charts
 from persona_lab.ui.render.charts import Place, Row
-from persona_lab.ui.render.text import error_words, money, seconds
+from persona_lab.ui.render.text import money, seconds
 from persona_lab.ui.session import Visitor
 
 SHOWN = 7
@@ -95,7 +95,9 @@ def _errors_line(summary: Summary, visitor: Visitor) -> str:
     most_first = sorted(summary.error_types.items(), key=lambda item: -item[1])
     kinds = [
         visitor.translate(
-            "insights.errors_kind", kind=error_words(kind, visitor), count=f"{count:,}"
+            "insights.errors_kind",
+            kind=error_label(kind, visitor.words, visitor.language),
+            count=f"{count:,}",
         )
         for kind, count in most_first
     ]

@@ -119,12 +119,6 @@ def money(cost: float | None, visitor: Visitor) -> str:
     return f"${cost:,.2f}" if cost >= 1 else f"${cost:.4f}" if cost >= 0.0001 else f"${cost:.6f}"
 
 
-def error_words(kind: str, visitor: Visitor) -> str:
-    """Return a short text for an ``ErrorType``, in the visitor's language."""
-    key = f"insights.error_type.{kind}"
-    return visitor.translate(key if key in visitor.words else "insights.error_type.system_error")
-
-
 def dated(cost: float | None, day: date | None, visitor: Visitor) -> str:
     """Format a cost as :func:`money` does, with the ``day`` of its price list."""
     price = money(cost, visitor)

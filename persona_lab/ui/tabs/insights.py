@@ -12,9 +12,8 @@ from typing import ClassVar
 import gradio as gr
 
 from persona_lab.errors import PersonaLabError
-from persona_lab.insights import SPAN, SPANS, zone_of
+from persona_lab.insights import SPAN, SPANS, generations_to_csv, zone_of
 from persona_lab.lab import Lab
-from persona_lab.ui.csv_export import spreadsheet
 from persona_lab.ui.events import PRIVATE_EVENT, WITH_TIME_ZONE
 from persona_lab.ui.page_context import PageContext
 from persona_lab.ui.render.insights import alerts_html, board_html
@@ -80,7 +79,7 @@ class InsightsActions:
     async def sheet(self, span: str, zone: str, visitor: Visitor) -> str:
         """Return the generations of a span as CSV, without message texts."""
         turns = await visitor.operations(self.lab).list_turns(span, zone)
-        return spreadsheet(turns, zone_of(zone), visitor)
+        return generations_to_csv(turns, zone_of(zone), visitor.words, visitor.language)
 
 
 class InsightsTab:
