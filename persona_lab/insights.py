@@ -5,7 +5,7 @@ They are computed at each call from the user's recorded generations, so a restar
 - **Answers** are generations of a chat, a comparison or a trial, with any status. A summary of an
   old conversation is not an answer: only its tokens and its cost count.
 - **Errors** are answers that failed. An answer that the user stopped is not an error.
-- **Waits** are those of the models. *First*: until the first token of each answer that has one,
+- **Latencies** are those of the models. *First*: until the first token of each answer that has one,
   also of a stopped or failed one; without the loading of a local model. *Whole*: until the end of
   each complete answer. Answers from the cache count in neither.
 - **Percentiles** are interpolated linearly, like PERCENTILE in a spreadsheet.
@@ -37,20 +37,20 @@ if TYPE_CHECKING:
 
 SPANS: Mapping[str, int | None] = {"today": 1, "7days": 7, "30days": 30, "all": None}
 """A span's name → its number of calendar days, today's the last; None has no beginning."""
-SPAN = "7days"
+DEFAULT_SPAN = "7days"
 """The default span."""
 
-SUMMARY = "summary"
+SUMMARY_KIND = "summary"
 """The kind of a generation that is not an answer."""
 
 Step = Literal["hour", "day", "week", "month"]
-MOST_STEPS = 62
+MAX_STEPS = 62
 """Most steps of a chart; more steps become wider ones."""
 
 
 @dataclass(frozen=True, slots=True)
-class Waits:
-    """Percentiles in milliseconds; None without a measured wait."""
+class LatencyPercentiles:
+    """Percentiles of a latency in milliseconds; None without a measured one."""
 
     p50: float | None = None
     p95: float | None = None
@@ -58,7 +58,7 @@ class Waits:
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class UsageStats:
     """Statistics of some generations. The module's docstring defines them.
 
     ``prompt_tokens`` includes ``cached_tokens``, which came from a provider's cache. ``cost`` is in
@@ -75,11 +75,11 @@ class Figures:
     completion_tokens: int = 0
     cost: float | None = 0.0
     unpriced: int = 0
-    first: Waits = Waits()
-    whole: Waits = Waits()
+    first: LatencyPercentiles = LatencyPercentiles()
+    whole: LatencyPercentiles = LatencyPercentiles()
 
     @property
-    def used(self) -> bool:
+    def has_usage(self) -> bool:
         """Whether there is anything with a price: a complete answer, or a token."""
         whole = self.answers - self.errors - self.stopped
         return bool(whole or self.prompt_tokens or self.completion_tokens)
@@ -96,7 +96,7 @@ class Figures:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class UsageGroup:
     """The statistics of one persona, model or time.
 
     ``key`` is the persona's id, the model's ``provider:name``, or the first moment of the time in
@@ -105,7 +105,7 @@ class Part:
     """
 
     key: str
-    figures: Figures
+    stats: UsageStats
     name: str | None = None
     demo: bool = False
 
@@ -114,9 +114,9 @@ class Part:
 class Summary:
     """Statistics of a span: total, by persona and by model (most answers first), and by time.
 
-    ``days`` has the days with at least one generation; ``course`` has every ``step`` of the span,
+    ``days`` has the days with at least one generation; ``timeline`` has every ``step`` of the span,
     empty ones too. ``kinds`` and ``error_types`` count answers and errors. ``since`` is None if the
-    span has no beginning. ``ever`` tells whether there is a generation in or before the span.
+    span has no beginning. ``has_history`` is whether there is a generation in or before the span.
     """
 
     span: str
@@ -124,14 +124,14 @@ class Summary:
     since: datetime | None
     until: datetime
     step: Step = "day"
-    total: Figures = Figures()
-    personas: Sequence[Part] = ()
-    models: Sequence[Part] = ()
-    days: Sequence[Part] = ()
-    course: Sequence[Part] = ()
+    total: UsageStats = UsageStats()
+    personas: Sequence[UsageGroup] = ()
+    models: Sequence[UsageGroup] = ()
+    days: Sequence[UsageGroup] = ()
+    timeline: Sequence[UsageGroup] = ()
     kinds: Mapping[str, int] = field(default_factory=dict)
     error_types: Mapping[str, int] = field(default_factory=dict)
-    ever: bool = True
+    has_history: bool = True
 
     @property
     def empty(self) -> bool:
@@ -139,7 +139,7 @@ class Summary:
         return not self.models
 
 
-def zone_of(name: str) -> tzinfo:
+def parse_time_zone(name: str) -> tzinfo:
     """Return the time zone with the IANA name ``name``, or UTC if there is none."""
     try:
         return ZoneInfo(name)
@@ -154,35 +154,35 @@ class Insights:
         self._store = store
         self._clock = clock
 
-    def turns(self, *, user_id: str, span: str = SPAN, zone: str = "UTC") -> list[GenerationRow]:
+    def turns(
+        self, *, user_id: str, span: str = DEFAULT_SPAN, zone: str = "UTC"
+    ) -> list[GenerationRow]:
         """Return the user's generations in a span of :data:`SPANS`, oldest first.
 
         Raises:
             InputError: There is no such span.
             StorageError: The database failed.
         """
-        since = _beginning(span, self._clock(), zone_of(zone))
+        since = _span_start(span, self._clock(), parse_time_zone(zone))
         return self._store.list_generation_rows(user_id=user_id, since=since)
 
-    def summary(self, *, user_id: str, span: str = SPAN, zone: str = "UTC") -> Summary:
+    def summary(self, *, user_id: str, span: str = DEFAULT_SPAN, zone: str = "UTC") -> Summary:
         """Return the statistics of :meth:`turns`.
 
         Raises:
             InputError: There is no such span.
             StorageError: The database failed.
         """
-        place, moment = zone_of(zone), self._clock()
-        since = _beginning(span, moment, place)
+        place, moment = parse_time_zone(zone), self._clock()
+        since = _span_start(span, moment, place)
         turns = self._store.list_generation_rows(user_id=user_id, since=since)
         found = summarize(turns, span=span, since=since, until=moment, zone=place)
-        return (
-            found
-            if turns
-            else replace(found, ever=bool(self._store.list_generation_rows(user_id=user_id)))
-        )
+        if turns:
+            return found
+        return replace(found, has_history=bool(self._store.list_generation_rows(user_id=user_id)))
 
 
-def _beginning(span: str, moment: datetime, zone: tzinfo) -> datetime | None:
+def _span_start(span: str, moment: datetime, zone: tzinfo) -> datetime | None:
     """Return the first moment of a span that ends with the day of ``moment``, in UTC."""
     if span not in SPANS:
         raise InputError(f"{span!r} is none of {', '.join(SPANS)}")
@@ -210,23 +210,27 @@ def summarize(
     ended = max(until.astimezone(zone).replace(tzinfo=None), frame["local"].iloc[-1])
     if since is not None:
         begun = since.astimezone(zone).replace(tzinfo=None)
-    step = _step(span, (ended - begun).days + 1)
+    step = _choose_step(span, (ended - begun).days + 1)
     known = {turn.agent_id: turn for turn in turns if turn.agent_name is not None}
     personas = [
-        Part(key, figures, known[key].agent_name, known[key].demo) if key else Part("", figures)
-        for key, figures in _figures(frame, frame["persona"]).items()
+        UsageGroup(key, figures, known[key].agent_name, known[key].demo)
+        if key
+        else UsageGroup("", figures)
+        for key, figures in _group_stats(frame, frame["persona"]).items()
     ]
-    models = [Part(key, figures) for key, figures in _figures(frame, frame["spec"]).items()]
-    days = _figures(frame, _floor(frame["local"], "day"))
+    models = [
+        UsageGroup(key, figures) for key, figures in _group_stats(frame, frame["spec"]).items()
+    ]
+    days = _group_stats(frame, _floor_to_step(frame["local"], "day"))
     failed = frame.loc[frame["error"], "error_type"].fillna("system_error")
     return replace(
         bare,
         step=step,
-        total=next(iter(_figures(frame, frame["all"]).values())),
-        personas=_most_first(personas),
-        models=_most_first(models),
-        days=[Part(_iso(at)[:10], figures) for at, figures in days.items()],
-        course=_course(frame, step, begun, ended, span),
+        total=next(iter(_group_stats(frame, frame["all"]).values())),
+        personas=_sort_by_answers(personas),
+        models=_sort_by_answers(models),
+        days=[UsageGroup(_iso(at)[:10], figures) for at, figures in days.items()],
+        timeline=_timeline(frame, step, begun, ended, span),
         kinds=frame.loc[frame["answer"], "kind"].value_counts().to_dict(),
         error_types=failed.value_counts().to_dict(),
     )
@@ -237,7 +241,7 @@ def _frame(turns: Sequence[GenerationRow], zone: tzinfo) -> DataFrame:
     import pandas as pd
 
     frame = pd.DataFrame(turns, columns=list(GenerationRow._fields))
-    answer = frame["kind"] != SUMMARY
+    answer = frame["kind"] != SUMMARY_KIND
     hit = answer & frame["cache_hit"].astype(bool)
     cost = pd.to_numeric(frame["cost"])
     tokens = frame["prompt_tokens"] + frame["completion_tokens"]
@@ -261,22 +265,22 @@ def _frame(turns: Sequence[GenerationRow], zone: tzinfo) -> DataFrame:
     )
 
 
-_COUNTED = (
+_SUMMED_COLUMNS = (
     "answer", "stopped", "error", "chat", "hit", "prompt_tokens", "cached_tokens",
     "completion_tokens", "cost", "priced", "unpriced",
 )  # fmt: skip
 
 
-def _figures(frame: DataFrame, by: Series[Any]) -> dict[Any, Figures]:
+def _group_stats(frame: DataFrame, by: Series[Any]) -> dict[Any, UsageStats]:
     """Return the statistics of each value of ``by``, in their order."""
-    sums = frame.groupby(by)[list(_COUNTED)].sum()
+    sums = frame.groupby(by)[list(_SUMMED_COLUMNS)].sum()
     waits = {
         name: frame[name].groupby(by).quantile([0.5, 0.95, 0.99]).unstack().to_numpy().tolist()
         for name in ("first", "whole")
     }
     rows = zip(sums.itertuples(), waits["first"], waits["whole"], strict=True)
     return {
-        row.Index: Figures(
+        row.Index: UsageStats(
             answers=int(row.answer),
             stopped=int(row.stopped),
             errors=int(row.error),
@@ -287,33 +291,33 @@ def _figures(frame: DataFrame, by: Series[Any]) -> dict[Any, Figures]:
             completion_tokens=int(row.completion_tokens),
             cost=None if row.unpriced and not row.priced else float(row.cost),
             unpriced=int(row.unpriced),
-            first=_waits(first),
-            whole=_waits(whole),
+            first=_percentiles(first),
+            whole=_percentiles(whole),
         )
         for row, first, whole in rows
     }
 
 
-def _waits(percentiles: Sequence[float]) -> Waits:
-    return Waits(*(None if math.isnan(value) else value for value in percentiles))
+def _percentiles(percentiles: Sequence[float]) -> LatencyPercentiles:
+    return LatencyPercentiles(*(None if math.isnan(value) else value for value in percentiles))
 
 
-def _most_first(parts: Sequence[Part]) -> list[Part]:
-    return sorted(parts, key=lambda part: (-part.figures.answers, part.name or "", part.key))
+def _sort_by_answers(parts: Sequence[UsageGroup]) -> list[UsageGroup]:
+    return sorted(parts, key=lambda part: (-part.stats.answers, part.name or "", part.key))
 
 
-def _step(span: str, days: int) -> Step:
+def _choose_step(span: str, days: int) -> Step:
     if span == "today":
         return "hour"
-    if days <= MOST_STEPS:
+    if days <= MAX_STEPS:
         return "day"
-    return "week" if days <= 7 * MOST_STEPS else "month"
+    return "week" if days <= 7 * MAX_STEPS else "month"
 
 
-_FREQUENCIES: Mapping[Step, str] = {"hour": "h", "day": "D", "week": "W-MON", "month": "MS"}
+_PANDAS_FREQUENCIES: Mapping[Step, str] = {"hour": "h", "day": "D", "week": "W-MON", "month": "MS"}
 
 
-def _floor(local: Series[Any], step: Step) -> Series[Any]:
+def _floor_to_step(local: Series[Any], step: Step) -> Series[Any]:
     """Return the first moment of each moment's step. Weeks begin on Mondays."""
     if step == "hour":
         return local.dt.floor("h")
@@ -321,19 +325,19 @@ def _floor(local: Series[Any], step: Step) -> Series[Any]:
     return local.dt.to_period(period[step]).dt.start_time
 
 
-def _course(
+def _timeline(
     frame: DataFrame, step: Step, begun: datetime, ended: datetime, span: str
-) -> list[Part]:
+) -> list[UsageGroup]:
     """Return every step from ``begun`` to ``ended``, empty ones too; "today" ends at midnight."""
     import pandas as pd
 
     if span == "today":
         ended = datetime.combine(ended.date(), time(23))
-    first, last = _floor(pd.Series([begun, ended]), step)
-    found = _figures(frame, _floor(frame["local"], step))
+    first, last = _floor_to_step(pd.Series([begun, ended]), step)
+    found = _group_stats(frame, _floor_to_step(frame["local"], step))
     return [
-        Part(_iso(at), found.get(at, Figures()))
-        for at in pd.date_range(first, last, freq=_FREQUENCIES[step])
+        UsageGroup(_iso(at), found.get(at, UsageStats()))
+        for at in pd.date_range(first, last, freq=_PANDAS_FREQUENCIES[step])
     ]
 
 

@@ -19,7 +19,7 @@ from persona_lab.types import Language
 MAX_COLUMNS = 8
 """Most contestants of one run."""
 
-State = Literal["waiting", "streaming", "done", "failed", "stopped"]
+CellState = Literal["waiting", "streaming", "done", "failed", "stopped"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Cell:
     """
 
     text: str = ""
-    state: State = "waiting"
+    state: CellState = "waiting"
     metadata: dict[str, Any] = field(default_factory=dict)
     error: str = ""
 

@@ -8,7 +8,7 @@ from typing import Any
 from persona_lab.clients.catalog import ModelInfo
 from persona_lab.comparison.runner import Cell, Contestant
 from persona_lab.db.tables import Agent, Chat, Message
-from persona_lab.insights import Figures, Summary
+from persona_lab.insights import Summary, UsageStats
 from persona_lab.personas.persona import persona_of
 from persona_lab.responses.changes import metadata_with_raw
 from persona_lab.types import Prompt
@@ -59,7 +59,7 @@ def message_data(message: Message) -> dict[str, Any]:
     }
 
 
-def figures_data(figures: Figures) -> dict[str, Any]:
+def figures_data(figures: UsageStats) -> dict[str, Any]:
     """Counts, rates, waits in milliseconds, tokens, and cost in US dollars."""
     return {
         "answers": figures.answers,
@@ -105,7 +105,7 @@ def cell_data(contestant: Contestant, cell: Cell) -> dict[str, Any]:
 
 def summary_data(summary: Summary) -> dict[str, Any]:
     """Usage statistics: in total, and by persona, model and day."""
-    models = [(part.key.partition(":"), part.figures) for part in summary.models]
+    models = [(part.key.partition(":"), part.stats) for part in summary.models]
     return {
         "span": summary.span,
         "zone": summary.zone,
@@ -115,12 +115,12 @@ def summary_data(summary: Summary) -> dict[str, Any]:
         "kinds": dict(summary.kinds),
         "error_types": dict(summary.error_types),
         "by_persona": [
-            {"id": p.key, "name": p.name, "demo": p.demo, **figures_data(p.figures)}
+            {"id": p.key, "name": p.name, "demo": p.demo, **figures_data(p.stats)}
             for p in summary.personas
         ],
         "by_model": [
             {"provider": provider, "model": name, **figures_data(figures)}
             for (provider, _, name), figures in models
         ],
-        "by_day": [{"day": p.key, **figures_data(p.figures)} for p in summary.days],
+        "by_day": [{"day": p.key, **figures_data(p.stats)} for p in summary.days],
     }

@@ -14,7 +14,7 @@ from persona_lab.db.tables import Agent
 from persona_lab.errors import PersonaLabError
 from persona_lab.personas.persona import TRAITS, persona_of
 from persona_lab.ui.events import Update
-from persona_lab.ui.persona_form import unsaved
+from persona_lab.ui.persona_form import unsaved_agent
 from persona_lab.ui.persona_view import PersonaView
 from persona_lab.ui.render.persona import head_html, hints_html, saved_html
 from persona_lab.ui.session import Visitor
@@ -39,11 +39,11 @@ class Autosave:
     async def on_edit(self, values: dict[Component, Any], request: gr.Request) -> Update:
         """Handle a change of the form: save it, and show its prompt."""
         editor = self._editor
-        visitor = await self._visitors.of(request)
+        visitor = await self._visitors.from_request(request)
         persona = editor.form.read(values)
         if not values[editor.touched]:  # fields arrive one by one and may mix two personas
-            persona = self._actions.filled(visitor) or persona
-        agent, update = unsaved(persona), Update()
+            persona = self._actions.filled_fields(visitor) or persona
+        agent, update = unsaved_agent(persona), Update()
         editing = values[editor.persona_id]
         if values[editor.touched]:
             try:
@@ -60,7 +60,7 @@ class Autosave:
         model = values[self._view.header.model] or ""
         message = values[editor.try_message] or ""
         update[editor.prompt] = await self._actions.prompt_panel(agent, model, message, visitor)
-        self._view.page.prefetcher.soon(agent, model, visitor)
+        self._view.page.prefetcher.schedule(agent, model, visitor)
         return update
 
     async def _show_saved(
@@ -117,7 +117,7 @@ class Autosave:
         if written["persona"] != open_id:
             return {}
         try:
-            agent = await self._actions.copied(known, persona, visitor)
+            agent = await self._actions.find_copy(known, persona, visitor)
             if agent is None:
                 agent, _ = await self._actions.save(open_id, persona, visitor)
         except PersonaLabError as wrong:
@@ -125,6 +125,6 @@ class Autosave:
             for name in TRAITS:  # with their suggested choices
                 field = form.fields[name]
                 shown[field] = {**update[field], "value": persona[name]}
-            self._actions.fills(persona, visitor)
+            self._actions.record_filled(persona, visitor)
             return shown | {self._editor.saved: not_saved_html(wrong, visitor)}
         return await self._view.open(agent.id, model, visitor)

@@ -18,7 +18,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from persona_lab.comparison.runner import Contestant
 from persona_lab.db.tables import Agent
 from persona_lab.errors import InputError
-from persona_lab.insights import SPAN, generations_to_csv, zone_of
+from persona_lab.insights import DEFAULT_SPAN, generations_to_csv, parse_time_zone
 from persona_lab.lab import Lab
 from persona_lab.personas.persona import PERSONA_FIELDS, Persona, clean_persona, persona_of
 from persona_lab.server.operations import Operations
@@ -32,9 +32,9 @@ from persona_lab.server.serializers import (
     summary_data,
 )
 from persona_lab.types import Event
-from persona_lab.ui.persona_form import unsaved
+from persona_lab.ui.persona_form import unsaved_agent
 from persona_lab.ui.session import Visitor, Visitors
-from persona_lab.ui.streaming import paced
+from persona_lab.ui.streaming import batch_events
 
 
 def _field_names() -> str:
@@ -46,7 +46,7 @@ def _field_names() -> str:
     return ", ".join(names)
 
 
-async def grown(
+async def accumulate(
     events: AsyncGenerator[Event, None], chat_id: str
 ) -> AsyncGenerator[dict[str, Any], None]:
     """Turn events into steps that each hold the answer so far, as Gradio's clients expect.
@@ -59,7 +59,7 @@ async def grown(
         content, chat_id, done and, on the last step, metadata.
     """
     content = ""
-    async with aclosing(paced(events)) as batches:
+    async with aclosing(batch_events(events)) as batches:
         async for batch in batches:
             done, metadata = False, {}
             for event in batch:
@@ -94,12 +94,12 @@ def endpoint(function: Callable[..., Any], visitors: Visitors) -> Callable[..., 
             raise InputError from wrong
 
     async def call(*values: Any) -> Any:
-        visitor = await visitors.of(values[-1])
+        visitor = await visitors.from_request(values[-1])
         with visitor.error_toasts():
             return await function(*valid(values[:-1]), visitor=visitor)
 
     async def stream(*values: Any) -> AsyncGenerator[Any, None]:
-        visitor = await visitors.of(values[-1])
+        visitor = await visitors.from_request(values[-1])
         with visitor.error_toasts():
             async with aclosing(function(*valid(values[:-1]), visitor=visitor)) as steps:
                 async for step in steps:
@@ -120,7 +120,7 @@ def endpoint(function: Callable[..., Any], visitors: Visitors) -> Callable[..., 
     return called  # type: ignore[no-any-return]
 
 
-def describe(page: gr.Blocks) -> None:
+def describe_parameters(page: gr.Blocks) -> None:
     """Add the parameters' descriptions to the API info of ``page``, which gr.api leaves out."""
     for endpoint in page.fns.values():
         if endpoint.api_visibility == "public":
@@ -154,7 +154,7 @@ class Endpoints:
             if persona_id
             else Persona(name="?").to_dict()
         )
-        return unsaved({**base, **clean_persona(changes)}, persona_id)
+        return unsaved_agent({**base, **clean_persona(changes)}, persona_id)
 
     async def list_personas(self, *, visitor: Visitor) -> list[dict[str, Any]]:
         """Your personas, the newest change first, then the demos.
@@ -290,7 +290,7 @@ class Endpoints:
         """  # noqa: E501 - Gradio reads one line a description
         agent = await self._draft(persona_id, persona, visitor)
         events = self._operations(visitor).answer(agent, message, model=model)
-        async with aclosing(grown(events, "")) as steps:
+        async with aclosing(accumulate(events, "")) as steps:
             async for step in steps:
                 yield step
 
@@ -340,7 +340,7 @@ class Endpoints:
         operations = self._operations(visitor)
         text, chat = await operations.chat_for(message, chat_id, persona_id, model=model)
         events = operations.send(text, chat.id, persona_id, model=model)
-        async with aclosing(grown(events, chat.id)) as steps:
+        async with aclosing(accumulate(events, chat.id)) as steps:
             async for step in steps:
                 yield step
 
@@ -357,7 +357,7 @@ class Endpoints:
             content, chat_id, done, and on the last step metadata.
         """
         events = self._operations(visitor).regenerate(chat_id, model=model)
-        async with aclosing(grown(events, chat_id)) as steps:
+        async with aclosing(accumulate(events, chat_id)) as steps:
             async for step in steps:
                 yield step
 
@@ -407,7 +407,7 @@ class Endpoints:
         return chat_data(await self._operations(visitor).restore_chat(chat_id))
 
     async def insights(
-        self, span: str = SPAN, zone: str = "UTC", *, visitor: Visitor
+        self, span: str = DEFAULT_SPAN, zone: str = "UTC", *, visitor: Visitor
     ) -> dict[str, Any]:
         """What your personas did, how long it took and what it cost: waits at P50, P95 and P99, tokens, cost, errors, cache hits.
 
@@ -420,7 +420,9 @@ class Endpoints:
         """  # noqa: E501 - Gradio reads one line a description
         return summary_data(await self._operations(visitor).summary(span, zone))
 
-    async def export_turns(self, span: str = SPAN, zone: str = "UTC", *, visitor: Visitor) -> str:
+    async def export_turns(
+        self, span: str = DEFAULT_SPAN, zone: str = "UTC", *, visitor: Visitor
+    ) -> str:
         """The figures of every answer of a span as CSV, without what was said.
 
         Args:
@@ -431,7 +433,9 @@ class Endpoints:
             The file's text, with headings in your language.
         """
         turns = await self._operations(visitor).list_turns(span, zone)
-        return generations_to_csv(turns, zone_of(zone), visitor.words, visitor.language)
+        return generations_to_csv(
+            turns, parse_time_zone(zone), visitor.translations, visitor.language
+        )
 
     def all(self) -> list[Callable[..., Any]]:
         """Return every endpoint, in the order in which clients list them."""
@@ -462,4 +466,4 @@ def name_endpoints(page: gr.Blocks, lab: Lab, visitors: Visitors) -> None:
     for function in Endpoints(lab).all():
         name = function.__name__
         gr.api(endpoint(function, visitors), api_name=name, concurrency_limit=None)
-    describe(page)
+    describe_parameters(page)

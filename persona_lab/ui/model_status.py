@@ -80,7 +80,7 @@ class ModelStatus:
 
     async def load_model(self, model: str, request: gr.Request) -> AsyncGenerator[str, None]:
         """Load a model, and yield its state as HTML."""
-        visitor = await self._visitors.of(request)
+        visitor = await self._visitors.from_request(request)
         try:
             client = await visitor.service.clients.open(model or "")
             if not client.is_loaded:
@@ -98,7 +98,7 @@ class ModelStatus:
             state = "needs_key" if isinstance(ours, MissingKey) else "failed"
             yield status_html(state, visitor, visitor.error_text(ours))
             return
-        self._prefetcher.again(visitor)
+        self._prefetcher.reschedule(visitor)
         yield status_html("ready", visitor)
 
     def wire(self, model: gr.Dropdown, status: Component, loaded: gr.events.Dependency) -> None:

@@ -75,7 +75,7 @@ def build(lab: Lab, *, shared: bool = False) -> tuple[gr.Blocks, gr.I18n]:
         for tab in tabs:
             tab.wire()
         Workspace(context, tabs).wire(page)
-    page.unload(visitors.leave)
+    page.unload(visitors.on_unload)
     page.queue(default_concurrency_limit=64, max_size=1000)
     return page, i18n
 

@@ -32,14 +32,14 @@ class PersonaActions:
 
     async def create(self, model: str, request: gr.Request) -> Update:
         """Create a persona and open it."""
-        visitor = await self._visitors.of(request)
+        visitor = await self._visitors.from_request(request)
         with visitor.error_toasts():
             agent = await self._view.find_or_create_blank(visitor)
             return await self._view.open(agent.id, model, visitor)
 
     async def duplicate(self, persona_id: str, model: str, request: gr.Request) -> Update:
         """Copy a persona and open the copy."""
-        visitor = await self._visitors.of(request)
+        visitor = await self._visitors.from_request(request)
         operations = visitor.operations(self._lab)
         with visitor.error_toasts():
             agent = await operations.get_persona(persona_id)
@@ -49,13 +49,13 @@ class PersonaActions:
 
     async def show_new_name(self, persona_id: str, request: gr.Request) -> Update:
         """Update the dropdowns of personas after a change of the name."""
-        visitor = await self._visitors.of(request)
+        visitor = await self._visitors.from_request(request)
         with visitor.error_toasts():
             return await self._view.update_dropdowns(visitor, persona_id)
 
     async def delete(self, persona_id: str, model: str, request: gr.Request) -> Update:
         """Delete a persona and open another one."""
-        visitor = await self._visitors.of(request)
+        visitor = await self._visitors.from_request(request)
         operations = visitor.operations(self._lab)
         with visitor.error_toasts():
             agent = await operations.get_persona(persona_id, deleted=True)
@@ -66,14 +66,14 @@ class PersonaActions:
 
     async def restore(self, persona_id: str, model: str, request: gr.Request) -> Update:
         """Restore a deleted persona and open it."""
-        visitor = await self._visitors.of(request)
+        visitor = await self._visitors.from_request(request)
         with visitor.error_toasts():
             await visitor.operations(self._lab).restore_persona(persona_id)
             return await self._view.open(persona_id, model, visitor)
 
     async def undo(self, persona_id: str, model: str, request: gr.Request) -> Update:
         """Undo the last change of a persona."""
-        visitor = await self._visitors.of(request)
+        visitor = await self._visitors.from_request(request)
         operations = visitor.operations(self._lab)
         with visitor.error_toasts():
             before = await operations.get_persona(persona_id, deleted=True)
@@ -85,7 +85,7 @@ class PersonaActions:
 
     async def redo(self, persona_id: str, model: str, request: gr.Request) -> Update:
         """Redo the change that was undone last, unless the persona has changed since."""
-        visitor = await self._visitors.of(request)
+        visitor = await self._visitors.from_request(request)
         operations = visitor.operations(self._lab)
         with visitor.error_toasts():
             agent = await operations.get_persona(persona_id, deleted=True)

@@ -77,7 +77,7 @@ def parse_examples(text: str) -> list[dict[str, str]]:
     return [example for example in joined if example["user"] or example["ai"]]
 
 
-def unsaved(persona: Mapping[str, Any], known_as: str = "") -> Agent:
+def unsaved_agent(persona: Mapping[str, Any], known_as: str = "") -> Agent:
     """Return the persona of the form as an unsaved row.
 
     Args:

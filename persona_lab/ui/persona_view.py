@@ -138,7 +138,7 @@ class PersonaView:
         editor, form, store = self.editor, self.editor.form, self.lab.store
         own = agent.owner_id is not None
         persona = persona_of(agent)
-        self.actions.shown(agent, visitor)
+        self.actions.record_shown(agent, visitor)
         used = await asyncio.to_thread(store.choices, visitor.user_id, agent.language)
         can_undo = await asyncio.to_thread(store.can_undo, agent.id, user_id=visitor.user_id)
         deleted = await asyncio.to_thread(store.deleted_agent, user_id=visitor.user_id)

@@ -13,12 +13,12 @@ from persona_lab.errors import PersonaLabError
 from persona_lab.ui.session import Visitor
 from persona_lab.ui.visitor_keys import Page
 
-STILL = 0.7
+IDLE_DELAY_S = 0.7
 """Seconds without a change on a page before its prefill begins."""
 
 
 @dataclass(frozen=True)
-class _Open:
+class _OpenPrompt:
     agent: Agent
     model: str
     chat_id: str | None
@@ -27,12 +27,12 @@ class _Open:
 class PromptPrefetcher:
     """Prefills, for each page, the prompt that it showed last, after an idle delay."""
 
-    def __init__(self, *, still: float = STILL) -> None:
-        self._still = still
-        self._shown: LRUCache[Page, _Open] = LRUCache(1000)
+    def __init__(self, *, idle_delay_s: float = IDLE_DELAY_S) -> None:
+        self._idle_delay_s = idle_delay_s
+        self._open_prompts: LRUCache[Page, _OpenPrompt] = LRUCache(1000)
         self._tasks: dict[Page, asyncio.Task[None]] = {}
 
-    def soon(self, agent: Agent, model: str, visitor: Visitor, chat_id: str = "") -> None:
+    def schedule(self, agent: Agent, model: str, visitor: Visitor, chat_id: str = "") -> None:
         """Schedule a prefill of the prompt that the visitor's page shows now.
 
         Call it from a running event loop.
@@ -43,12 +43,12 @@ class PromptPrefetcher:
             visitor: The visitor, whose page it is.
             chat_id: The open chat; "" for a new one.
         """
-        self._shown[visitor.page] = _Open(agent, model, chat_id or None)
-        self.again(visitor)
+        self._open_prompts[visitor.page] = _OpenPrompt(agent, model, chat_id or None)
+        self.reschedule(visitor)
 
-    def again(self, visitor: Visitor) -> None:
+    def reschedule(self, visitor: Visitor) -> None:
         """Schedule the prefill of the page's last prompt again, such as after a model load."""
-        shown = self._shown.get(visitor.page)
+        shown = self._open_prompts.get(visitor.page)
         if shown is None:
             return
         former = self._tasks.get(visitor.page)
@@ -58,8 +58,8 @@ class PromptPrefetcher:
         self._tasks[visitor.page] = task
         task.add_done_callback(lambda _: self._forget(visitor.page, task))
 
-    async def _prefill(self, shown: _Open, visitor: Visitor) -> None:
-        await asyncio.sleep(self._still)
+    async def _prefill(self, shown: _OpenPrompt, visitor: Visitor) -> None:
+        await asyncio.sleep(self._idle_delay_s)
         with suppress(PersonaLabError):  # the answer itself will report the error
             await visitor.service.prefill(
                 shown.agent, chat_id=shown.chat_id, user_id=visitor.user_id, model=shown.model

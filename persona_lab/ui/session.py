@@ -44,7 +44,7 @@ class Visitor:
     user_id: str
     session: str
     language: Language
-    words: Translations
+    translations: Translations
     error_handler: ErrorHandler
     service: LLMService
 
@@ -62,7 +62,7 @@ class Visitor:
 
     def translate(self, key: str, **details: object) -> str:
         """Return a text of ``templates/ui.yaml`` in the visitor's language."""
-        return self.words(key, self.language, **details)
+        return self.translations(key, self.language, **details)
 
     def error_text(self, error: PersonaLabError) -> str:
         """Return the text of ``templates/fallbacks.yaml`` for an error.
@@ -71,7 +71,7 @@ class Visitor:
         """
         if isinstance(error, InvalidPersona):
             field, reason = error.details["field"], error.details["reason"]
-            known = f"field.{field}" in self.words
+            known = f"field.{field}" in self.translations
             error = InvalidPersona(
                 field=self.translate(f"field.{field}") if known else field,
                 reason=self.translate(f"reason.{reason}", limit=error.details.get("limit", "")),
@@ -113,16 +113,16 @@ class Visitors:
         self._lab = lab
         self._words = words
         self._known: LRUCache[str, str] = LRUCache(10_000)
-        self.keyring = UserKeyStore(lab)
+        self.user_keys = UserKeyStore(lab)
 
-    async def of(self, request: gr.Request) -> Visitor:
+    async def from_request(self, request: gr.Request) -> Visitor:
         """Return the visitor who sent ``request``.
 
         Raises:
             gr.Error: A new user couldn't be saved.
         """
         # A call with neither cookie nor session gets a user that no later request can reach.
-        secret = _secret(request) or f"session:{secrets.token_hex()}"
+        secret = _visitor_secret(request) or f"session:{secrets.token_hex()}"
         visitor = Visitor(
             self._known.get(secret, ""),
             request.session_hash or "",
@@ -132,23 +132,23 @@ class Visitors:
             self._lab.service,
         )
         if visitor.user_id:
-            return self.again(visitor)
+            return self.with_current_keys(visitor)
         with visitor.error_toasts():  # a new visitor is a new row: a full disk fails here
             user = await asyncio.to_thread(self._lab.store.user_for_secret, secret)
         self._known[secret] = user.id
-        return self.again(replace(visitor, user_id=user.id))
+        return self.with_current_keys(replace(visitor, user_id=user.id))
 
-    def again(self, visitor: Visitor) -> Visitor:
+    def with_current_keys(self, visitor: Visitor) -> Visitor:
         """Return the visitor with the service for their page's current keys."""
-        return replace(visitor, service=self.keyring.service(visitor.page))
+        return replace(visitor, service=self.user_keys.service(visitor.page))
 
-    async def leave(self, request: gr.Request) -> None:
+    async def on_unload(self, request: gr.Request) -> None:
         """Handle a closed page, or a broken connection: forget its keys after a grace period."""
-        user_id = self._known.get(_secret(request), "")
-        await self.keyring.leave((user_id, request.session_hash or ""))
+        user_id = self._known.get(_visitor_secret(request), "")
+        await self.user_keys.close_page((user_id, request.session_hash or ""))
 
 
-def _secret(request: gr.Request) -> str:
+def _visitor_secret(request: gr.Request) -> str:
     """Return the secret of a visitor: their cookie's, or else their session; "" for neither."""
     session = f"session:{request.session_hash}" if request.session_hash else ""
     return visitor_secret(dict(request.cookies)) or session

@@ -10,19 +10,19 @@ from persona_lab.errors import PersonaLabError
 from persona_lab.types import Event
 from persona_lab.ui.session import Visitor
 
-TICK = 0.05
+REDRAW_INTERVAL_S = 0.05
 """Seconds between two redraws. Browsers fall behind a shorter interval."""
-SMOOTH = 16
-"""Streams that one process redraws every ``TICK``. With more streams, each is redrawn less often,
-so that no stream waits for the redraws of the others."""
-HEARTBEAT = 1.0
+MAX_SMOOTH_STREAMS = 16
+"""Streams that one process redraws at every interval. With more streams, each is redrawn less
+often, so that no stream waits for the redraws of the others."""
+HEARTBEAT_S = 1.0
 """Seconds without an event before an empty batch. A closed page is detected only at a yield."""
 
 
-_live: set[asyncio.Task[None]] = set()
+_running: set[asyncio.Task[None]] = set()
 
 
-async def waits_for(model: str, visitor: Visitor) -> str:
+async def waiting_text(model: str, visitor: Visitor) -> str:
     """Describe what an answer of ``model`` waits for before its first token.
 
     Args:
@@ -44,7 +44,7 @@ async def waits_for(model: str, visitor: Visitor) -> str:
     return visitor.translate("waiting.answer")
 
 
-async def paced(events: AsyncGenerator[Event, None]) -> AsyncGenerator[list[Event], None]:
+async def batch_events(events: AsyncGenerator[Event, None]) -> AsyncGenerator[list[Event], None]:
     """Group events into batches, one per tick. The first text comes without a delay.
 
     Closing this generator closes ``events``. An error of ``events`` is raised after the batches
@@ -67,18 +67,20 @@ async def paced(events: AsyncGenerator[Event, None]) -> AsyncGenerator[list[Even
             queue.put_nowait(None)
 
     task = asyncio.create_task(pump())
-    _live.add(task)
+    _running.add(task)
     started = False
     try:
         while True:
             try:
-                batch = [await asyncio.wait_for(queue.get(), HEARTBEAT)]
+                batch = [await asyncio.wait_for(queue.get(), HEARTBEAT_S)]
             except TimeoutError:
                 yield []
                 continue
             if batch[0] is not None and batch[0].type == "delta":
                 if started:
-                    await asyncio.sleep(TICK * max(1, len(_live) / SMOOTH))
+                    await asyncio.sleep(
+                        REDRAW_INTERVAL_S * max(1, len(_running) / MAX_SMOOTH_STREAMS)
+                    )
                 started = True
             while not queue.empty():
                 batch.append(queue.get_nowait())
@@ -89,7 +91,7 @@ async def paced(events: AsyncGenerator[Event, None]) -> AsyncGenerator[list[Even
                 await task
                 return
     finally:
-        _live.discard(task)
+        _running.discard(task)
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task

@@ -6,7 +6,7 @@ import gradio as gr
 
 from persona_lab.ui.scripts import STATIC, bundle
 
-FACES = [
+FONTS = [
     "Hiragino Sans",
     "Noto Sans CJK JP",
     "Noto Sans JP",
@@ -21,7 +21,7 @@ def theme() -> gr.themes.Base:
     look = gr.themes.Base(
         primary_hue=gr.themes.colors.indigo,
         neutral_hue=gr.themes.colors.stone,
-        font=FACES,
+        font=FONTS,
         font_mono=["Menlo", "Noto Sans Mono CJK JP", "monospace"],
         radius_size=gr.themes.sizes.radius_md,
         text_size=gr.themes.sizes.text_md,

@@ -20,15 +20,15 @@ from persona_lab.clients.api_keys import UserKeys
 from persona_lab.lab import Lab
 from persona_lab.pipeline.service import LLMService
 
-MOST = 1000
+MAX_PAGES_WITH_KEYS = 1000
 """Maximum number of pages with keys. The page that has been idle longest loses its keys first."""
-EACH = 4
+MAX_PAGES_PER_VISITOR = 4
 """Maximum number of pages with keys of one visitor."""
-IDLE = 12 * 60 * 60
+IDLE_TIMEOUT_S = 12 * 60 * 60
 """Seconds without a request from a page before its keys are forgotten, even if it isn't closed."""
-MARKS = 10_000
+MAX_REMEMBERED_PAGES = 10_000
 """Maximum number of remembered pages that have or had keys."""
-GRACE = 30
+CLOSE_GRACE_S = 30
 """Seconds in which a page that seemed to be closed can keep its keys by sending a request."""
 
 Page = tuple[str, str]
@@ -36,11 +36,11 @@ Page = tuple[str, str]
 
 
 @dataclass
-class _Held:
+class _PageKeys:
     keys: UserKeys
     service: LLMService
-    used: float
-    live: bool = False
+    last_used: float
+    has_keys: bool = False
     """Whether the keys are there; if not, they were forgotten."""
 
 
@@ -54,24 +54,24 @@ class UserKeyStore:
     """
 
     def __init__(
-        self, lab: Lab, *, grace: float = GRACE, clock: Callable[[], float] = time.monotonic
+        self, lab: Lab, *, grace: float = CLOSE_GRACE_S, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._lab = lab
-        self._grace = grace
+        self._close_grace_s = grace
         self._clock = clock
-        self._held: OrderedDict[Page, _Held] = OrderedDict()
+        self._pages: OrderedDict[Page, _PageKeys] = OrderedDict()
         """The page that has been idle longest is first."""
-        self._tidy_at = clock() + GRACE
+        self._next_cleanup = clock() + CLOSE_GRACE_S
         self._closing: set[asyncio.Task[None]] = set()
 
     def service(self, page: Page) -> LLMService:
         """Return the service for a page: the lab's, or one that uses the page's keys."""
         self._forget_idle()
-        held = self._held.get(page)
+        held = self._pages.get(page)
         if held is None:
             return self._lab.service
-        held.used = self._clock()
-        self._held.move_to_end(page)
+        held.last_used = self._clock()
+        self._pages.move_to_end(page)
         return held.service
 
     async def put(self, page: Page, provider: str, key: str) -> None:
@@ -79,62 +79,62 @@ class UserKeyStore:
 
         An answer that is being generated keeps the key that it began with.
         """
-        self._make_room(page)
-        if page not in self._held:
+        self._evict_idle_pages(page)
+        if page not in self._pages:
             clients, keys = self._lab.clients.with_user_keys(self._lab.layers.wrap_private)
             service = self._lab.service.with_clients(clients)
-            self._held[page] = _Held(keys, service, self._clock())
-        held = self._held[page]
+            self._pages[page] = _PageKeys(keys, service, self._clock())
+        held = self._pages[page]
         held.keys.put(provider, SecretStr(key))
-        held.live = True
+        held.has_keys = True
 
     def drop(self, page: Page, provider: str) -> None:
         """Use the server's key for ``provider`` again, where the server has one."""
-        if page in self._held:
-            self._held[page].keys.drop(provider)
+        if page in self._pages:
+            self._pages[page].keys.drop(provider)
 
-    async def leave(self, page: Page) -> None:
+    async def close_page(self, page: Page) -> None:
         """Forget the keys of a page that seems to be closed, after the grace period.
 
         A request from the page within that time keeps them.
         """
-        held = self._held.get(page)
+        held = self._pages.get(page)
         if held is None:
             return
-        last = held.used
-        await asyncio.sleep(self._grace)
-        if held.used == last:
+        last = held.last_used
+        await asyncio.sleep(self._close_grace_s)
+        if held.last_used == last:
             self._forget(held)
             await asyncio.gather(*self._closing)
 
     def _forget_idle(self) -> None:
         """Forget the keys of all idle pages. Any page's request may trigger it."""
-        if self._clock() < self._tidy_at:
+        if self._clock() < self._next_cleanup:
             return
-        self._tidy_at = self._clock() + GRACE
-        oldest = self._clock() - IDLE
-        for held in itertools.takewhile(lambda held: held.used < oldest, self._held.values()):
-            if held.live:
+        self._next_cleanup = self._clock() + CLOSE_GRACE_S
+        oldest = self._clock() - IDLE_TIMEOUT_S
+        for held in itertools.takewhile(lambda held: held.last_used < oldest, self._pages.values()):
+            if held.has_keys:
                 self._forget(held)
 
-    def _make_room(self, wanted: Page) -> None:
+    def _evict_idle_pages(self, wanted: Page) -> None:
         """Forget keys of the pages that have been idle longest, until ``wanted`` fits in.
 
-        A page whose keys were forgotten stays remembered as such, up to ``MARKS`` pages.
+        A page whose keys were forgotten stays remembered as such, up to ``MAX_REMEMBERED_PAGES``.
         """
-        live = [page for page, held in self._held.items() if held.live and page != wanted]
+        live = [page for page, held in self._pages.items() if held.has_keys and page != wanted]
         of_visitor = [page for page in live if page[0] == wanted[0]]
         surplus = {
-            *live[: max(0, len(live) - MOST + 1)],
-            *of_visitor[: max(0, len(of_visitor) - EACH + 1)],
+            *live[: max(0, len(live) - MAX_PAGES_WITH_KEYS + 1)],
+            *of_visitor[: max(0, len(of_visitor) - MAX_PAGES_PER_VISITOR + 1)],
         }
         for page in surplus:
-            self._forget(self._held[page])
-        while len(self._held) > MARKS:
-            self._held.popitem(last=False)
+            self._forget(self._pages[page])
+        while len(self._pages) > MAX_REMEMBERED_PAGES:
+            self._pages.popitem(last=False)
 
-    def _forget(self, held: _Held) -> None:
-        held.live = False
+    def _forget(self, held: _PageKeys) -> None:
+        held.has_keys = False
         held.keys.forget()
         closing = asyncio.create_task(held.service.clients.aclose())
         self._closing.add(closing)

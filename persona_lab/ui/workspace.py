@@ -71,7 +71,7 @@ class Workspace:
             Updates of all components.
         """
         view, columns = self._view, self._view.compare.columns
-        visitor = await self._visitors.of(request)
+        visitor = await self._visitors.from_request(request)
         with visitor.error_toasts():
             choices = model_choices(visitor.service.clients, visitor.translate, visitor.language)
             try:
@@ -102,9 +102,9 @@ class Workspace:
     ) -> Update:
         """Open the persona that the visitor chose. ``draft`` is as in :meth:`on_load`."""
         view = self._view
-        visitor = await self._visitors.of(request)
+        visitor = await self._visitors.from_request(request)
         with visitor.error_toasts():
-            if view.actions.holds(visitor) == persona_id:
+            if view.actions.open_persona_id(visitor) == persona_id:
                 # The dropdown was opened and closed without a choice.
                 return {view.header.persona: gr.skip()}
             update = await view.open(persona_id or "", model, visitor)

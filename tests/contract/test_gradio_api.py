@@ -591,7 +591,7 @@ async def test_a_new_visitor_is_told_that_the_database_takes_nothing(
         session_hash="s", cookies={}, headers={"accept-language": language}
     )
     with pytest.raises(gr.Error) as told:
-        await Visitors(lab, PAGE).of(request)
+        await Visitors(lab, PAGE).from_request(request)
     assert told.value.message == said(full.code, language)
     assert told.value.print_exception is False
 
@@ -600,7 +600,7 @@ async def test_an_unexpected_error_is_logged_by_its_place_and_not_by_its_text(
     make_lab: Callable[..., Lab], caplog: pytest.LogCaptureFixture
 ) -> None:
     request: Any = SimpleNamespace(session_hash="s", cookies={}, headers={})
-    visitor = await Visitors(make_lab(), PAGE).of(request)
+    visitor = await Visitors(make_lab(), PAGE).from_request(request)
     key = "-".join(["sk", "0123456789"])
     with pytest.raises(gr.Error) as told, visitor.error_toasts():
         raise RuntimeError(key)

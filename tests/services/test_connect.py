@@ -17,14 +17,19 @@ from werkzeug import Request, Response
 
 from persona_lab.clients.pool import ClientPool
 from persona_lab.errors import InvalidRequest, NotFound
-from persona_lab.insights import zone_of
+from persona_lab.insights import parse_time_zone
 from persona_lab.lab import Lab
 from persona_lab.settings import ROOT
 from persona_lab.translations import Translations
 from persona_lab.ui.labels import key_labels
 from persona_lab.ui.session import Visitor, Visitors
-from persona_lab.ui.tabs.connect import KEYED, ConnectActions, key_state, token_label
-from persona_lab.ui.visitor_keys import EACH, IDLE, MOST, UserKeyStore
+from persona_lab.ui.tabs.connect import KEYED_PROVIDERS, ConnectActions, key_state, token_label
+from persona_lab.ui.visitor_keys import (
+    IDLE_TIMEOUT_S,
+    MAX_PAGES_PER_VISITOR,
+    MAX_PAGES_WITH_KEYS,
+    UserKeyStore,
+)
 
 MakeLab = Callable[..., Lab]
 WORDS = Translations(ROOT / "templates" / "ui.yaml")
@@ -79,14 +84,16 @@ async def pages(house: Lab) -> AsyncIterator[Visitors]:
 
 def visitors_of(lab: Lab) -> Visitors:
     visitors = Visitors(lab, WORDS)
-    visitors.keyring = UserKeyStore(lab, grace=0)
+    visitors.user_keys = UserKeyStore(lab, grace=0)
     return visitors
 
 
 async def at(visitors: Visitors, session: str, cookie: str = "") -> Visitor:
     cookies = {"persona_lab_visitor": cookie} if cookie else {}
     headers = {"accept-language": "ja"}
-    return await visitors.of(gr.Request(session_hash=session, cookies=cookies, headers=headers))
+    return await visitors.from_request(
+        gr.Request(session_hash=session, cookies=cookies, headers=headers)
+    )
 
 
 def contents(folder: Path) -> list[bytes]:
@@ -132,7 +139,7 @@ async def test_nobody_stands_in_for_whom_a_visitor_asks_with_their_own_key(
     told = await ask(own, lab)
     assert (told["provider"], told["fallback"]) == ("openai", True)
     assert "fallback_from" not in told
-    await pages.keyring.leave(own.page)
+    await pages.user_keys.close_page(own.page)
 
 
 async def test_an_own_key_stands_ahead_of_the_houses_and_the_page_says_whose_it_is(
@@ -151,7 +158,7 @@ async def test_an_own_key_stands_ahead_of_the_houses_and_the_page_says_whose_it_
     await ask(visitor, lab, "自分の")
     await ask(await at(pages, "two"), lab, "ほかのこと")
     assert wire.keys == [HOUSE, OWN, HOUSE]
-    actions.visitors.keyring.drop(visitor.page, "openai")
+    actions.visitors.user_keys.drop(visitor.page, "openai")
     await ask(visitor, lab, "また")
     assert wire.keys[-1] == HOUSE
 
@@ -173,7 +180,7 @@ async def test_an_own_key_is_nowhere_but_in_memory(
     assert all(OWN.encode() not in each for each in contents(tmp_path))
     assert OWN in visitor.service.clients.keys.all_secrets, "hidden from their answers"
     assert OWN not in house.clients.keys.all_secrets, "nobody else's answers hide it"
-    await pages.keyring.leave(visitor.page)
+    await pages.user_keys.close_page(visitor.page)
     assert OWN not in visitor.service.clients.keys.all_secrets
 
 
@@ -189,7 +196,7 @@ async def test_a_visitors_account_in_trouble_is_nobody_elses(make_lab: MakeLab, 
     wire.status = 200
     assert "error" not in await ask(await at(pages, "two"), lab, "三")
     assert wire.keys == [OWN, OWN, HOUSE]
-    await pages.keyring.leave(visitor.page)
+    await pages.user_keys.close_page(visitor.page)
 
 
 async def test_answers_paid_for_by_a_visitor_are_neither_cached_nor_counted(
@@ -207,34 +214,34 @@ async def test_answers_paid_for_by_a_visitor_are_neither_cached_nor_counted(
         assert "error" not in metadata
         assert not metadata["cache_hit"]
     assert wire.keys == [OWN] * 4
-    await pages.keyring.leave(visitor.page)
+    await pages.user_keys.close_page(visitor.page)
 
 
 async def test_no_more_pages_than_there_is_room_for_keep_keys(lab: Lab) -> None:
     pages = visitors_of(lab)
 
     def keys(user: str, page: str) -> str | None:
-        clients = pages.keyring.service((user, page)).clients
+        clients = pages.user_keys.service((user, page)).clients
         assert clients.user_key_providers == {"openai"}, (
             "what had a key isn't taken for what had none"
         )
         return clients.settings.openai_api_key and "own"
 
-    for number in range(MOST + 1):
-        await pages.keyring.put((f"user {number}", "page"), "openai", OWN)
+    for number in range(MAX_PAGES_WITH_KEYS + 1):
+        await pages.user_keys.put((f"user {number}", "page"), "openai", OWN)
     assert keys("user 0", "page") is None
-    assert keys("user 1", "page") == keys(f"user {MOST}", "page") == "own"
-    for number in range(EACH + 1):
-        await pages.keyring.put(("one", f"page {number}"), "openai", OWN)
+    assert keys("user 1", "page") == keys(f"user {MAX_PAGES_WITH_KEYS}", "page") == "own"
+    for number in range(MAX_PAGES_PER_VISITOR + 1):
+        await pages.user_keys.put(("one", f"page {number}"), "openai", OWN)
     assert keys("one", "page 0") is None
-    assert keys("one", "page 1") == keys("one", f"page {EACH}") == "own"
+    assert keys("one", "page 1") == keys("one", f"page {MAX_PAGES_PER_VISITOR}") == "own"
 
 
 async def test_a_page_that_has_been_silent_for_half_a_day_loses_its_key(lab: Lab) -> None:
     now = [0.0]
     keyring = UserKeyStore(lab, clock=lambda: now[0])
     await keyring.put(("one", "page"), "openai", OWN)
-    now[0] += IDLE + 1
+    now[0] += IDLE_TIMEOUT_S + 1
     await keyring.put(("two", "page"), "openai", OWN)
     assert keyring.service(("one", "page")).clients.settings.openai_api_key is None
     assert keyring.service(("two", "page")).clients.settings.openai_api_key is not None
@@ -250,7 +257,7 @@ async def test_what_is_no_key_is_refused(house: Lab, pages: Visitors, key: str) 
     assert key.strip() == "" or key.strip() not in str(refused.value)
     words = "connect.no_key" if key.strip() else "connect.empty_key"
     assert visitor.translate(words) in str(refused.value)
-    assert pages.again(visitor).service is house.service
+    assert pages.with_current_keys(visitor).service is house.service
 
 
 async def test_a_page_whose_key_was_forgotten_is_never_paid_for_by_the_house(
@@ -259,19 +266,21 @@ async def test_a_page_whose_key_was_forgotten_is_never_paid_for_by_the_house(
     lab = make_lab(openai_api_key=HOUSE, openai_base_url=wire.url)
     pages = visitors_of(lab)
     visitor = await ConnectActions(lab, pages).use_key("openai", OWN, await at(pages, "one"))
-    await pages.keyring.leave(visitor.page)
+    await pages.user_keys.close_page(visitor.page)
     for service in (visitor.service, (await at(pages, "one")).service):
         told = await ask(replace(visitor, service=service), lab)
         assert told["error"]
     assert wire.keys == []
-    assert visitor.translate("connect.key_state.none") in key_state("openai", pages.again(visitor))
+    assert visitor.translate("connect.key_state.none") in key_state(
+        "openai", pages.with_current_keys(visitor)
+    )
 
 
 async def test_a_page_without_a_cookie_forgets_its_key_when_it_is_closed(
     house: Lab, pages: Visitors, wire: Wire
 ) -> None:
     await ConnectActions(house, pages).use_key("openai", OWN, await at(pages, "one"))
-    await pages.leave(gr.Request(session_hash="one", cookies={}, headers={}))
+    await pages.on_unload(gr.Request(session_hash="one", cookies={}, headers={}))
     await ask(await at(pages, "one"), house)
     assert wire.keys == []
 
@@ -282,7 +291,7 @@ async def test_another_who_names_the_same_session_has_no_part_in_its_key(
     mine, theirs = await at(pages, "one", "a" * 43), await at(pages, "one", "b" * 43)
     assert mine.user_id != theirs.user_id
     await ConnectActions(house, pages).use_key("openai", OWN, mine)
-    await ask(pages.again(theirs), house)
+    await ask(pages.with_current_keys(theirs), house)
     assert OWN not in wire.keys
     with pytest.raises(gr.Error):  # nor does a call without a session have a place for one
         await ConnectActions(house, pages).use_key("openai", OWN, replace(mine, session=""))
@@ -309,8 +318,8 @@ async def test_a_server_of_the_houses_counts_whatever_key_it_is_shown(
 
 
 def test_every_provider_that_asks_for_a_key_has_its_words() -> None:
-    assert set(KEYED) == {"openai", "anthropic"}
-    for provider in KEYED:
+    assert set(KEYED_PROVIDERS) == {"openai", "anthropic"}
+    for provider in KEYED_PROVIDERS:
         assert key_labels(WORDS, "ja")[f"connect.key.{provider}"]
 
 
@@ -322,11 +331,11 @@ async def test_a_token_is_shown_once_and_leads_to_its_visitor_until_it_is_revoke
 ) -> None:
     actions = ConnectActions(house, pages)
     visitor = await at(pages, "one")
-    assert await actions.tokens(visitor) == []
-    shown = await actions.make_token("ボット", visitor)
+    assert await actions.list_tokens(visitor) == []
+    shown = await actions.create_token("ボット", visitor)
     secret = shown.partition("<code>")[2].partition("</code>")[0]
     assert house.store.user_for_token(secret).id == visitor.user_id
-    ((label, token_id),) = await actions.tokens(visitor)
+    ((label, token_id),) = await actions.list_tokens(visitor)
     assert label.startswith("ボット")
     assert secret not in label
     with pytest.raises(NotFound):
@@ -334,7 +343,7 @@ async def test_a_token_is_shown_once_and_leads_to_its_visitor_until_it_is_revoke
     assert visitor.translate("connect.revoked", name="ボット") in await actions.revoke_token(
         token_id, visitor
     )
-    assert await actions.tokens(visitor) == []
+    assert await actions.list_tokens(visitor) == []
     with pytest.raises(NotFound):
         house.store.user_for_token(secret)
 
@@ -358,11 +367,11 @@ async def test_a_tokens_days_are_those_of_the_visitors_own_zone(
     token, _ = house.store.create_token(user_id=visitor.user_id)
     token.created_at = token.last_used_at = datetime(2026, 11, 25, 20, tzinfo=UTC)
     assert token_label(token, visitor).count("2026-11-25") == 2
-    assert token_label(token, visitor, zone_of("Asia/Tokyo")).count("2026-11-26") == 2
+    assert token_label(token, visitor, parse_time_zone("Asia/Tokyo")).count("2026-11-26") == 2
 
 
 async def test_a_name_that_is_too_long_makes_no_token(house: Lab, pages: Visitors) -> None:
     visitor = await at(pages, "one")
     with pytest.raises(InvalidRequest):
-        await ConnectActions(house, pages).make_token("長" * 1000, visitor)
+        await ConnectActions(house, pages).create_token("長" * 1000, visitor)
     assert house.store.list_tokens(user_id=visitor.user_id) == []

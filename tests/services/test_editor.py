@@ -25,12 +25,18 @@ from persona_lab.settings import ROOT
 from persona_lab.translations import Translations
 from persona_lab.types import Event, Prompt, PromptMessage, Span, Trace
 from persona_lab.ui import streaming as stream
-from persona_lab.ui.persona_form import Form, format_examples, parse_examples, unsaved
-from persona_lab.ui.render.chat import thread_of
+from persona_lab.ui.persona_form import Form, format_examples, parse_examples, unsaved_agent
+from persona_lab.ui.render.chat import build_thread
 from persona_lab.ui.render.persona import head_html, hints_html
-from persona_lab.ui.render.text import dated, figures, money, prompt_html, safe_markdown
+from persona_lab.ui.render.text import (
+    answer_figures_html,
+    format_cost,
+    price_with_date,
+    prompt_html,
+    safe_markdown,
+)
 from persona_lab.ui.session import Visitor, Visitors
-from persona_lab.ui.streaming import paced, waits_for
+from persona_lab.ui.streaming import batch_events, waiting_text
 from persona_lab.ui.tabs.compare import CURRENT, first_comparison
 from persona_lab.ui.tabs.persona import EditorActions, try_message
 
@@ -51,7 +57,7 @@ def visitors(lab: Lab) -> Visitors:
 
 @pytest.fixture
 async def visitor(visitors: Visitors) -> Visitor:
-    return await visitors.of(request())
+    return await visitors.from_request(request())
 
 
 @pytest.fixture
@@ -136,7 +142,7 @@ def test_a_form_whose_fields_are_empty_gives_an_empty_persona(form: Form) -> Non
 def test_an_unsaved_persona_reads_like_the_saved_one(lab: Lab) -> None:
     persona = {**EMPTY, "roles": ["教師", "相談役"], "tones": ["敬語"], "greeting": "やあ"}
     kept = lab.store.create_agent(user_id=lab.store.create_user().id, **persona)
-    assert persona_of(unsaved(persona)) == persona_of(kept)
+    assert persona_of(unsaved_agent(persona)) == persona_of(kept)
 
 
 # ── saving ────────────────────────────────────────────────────────────────────────────────
@@ -152,7 +158,7 @@ async def test_a_form_that_was_opened_and_not_changed_saves_nothing(
 ) -> None:
     before = {a.id: a for a in lab.store.list_agents(user_id=visitor.user_id)}
     for agent in before.values():
-        actions.shown(agent, visitor)
+        actions.record_shown(agent, visitor)
         kept, changed = await actions.save(agent.id, persona_of(agent), visitor)
         assert (kept.id, changed) == (agent.id, False)
     after = lab.store.list_agents(user_id=visitor.user_id)
@@ -164,14 +170,17 @@ async def test_a_form_that_was_opened_and_not_changed_saves_nothing(
 async def test_only_what_changed_in_the_form_is_written(
     lab: Lab, actions: EditorActions, visitors: Visitors
 ) -> None:
-    one, other = await visitors.of(request("tab1")), await visitors.of(request("tab2"))
+    one, other = (
+        await visitors.from_request(request("tab1")),
+        await visitors.from_request(request("tab2")),
+    )
     assert one.user_id != other.user_id
     cookie = {COOKIE: "s" * 43}
-    one, other = [await visitors.of(request(tab, **cookie)) for tab in ("tab1", "tab2")]
+    one, other = [await visitors.from_request(request(tab, **cookie)) for tab in ("tab1", "tab2")]
     assert one.user_id == other.user_id
     agent = own(lab, one)
     for tab in (one, other):
-        actions.shown(agent, tab)
+        actions.record_shown(agent, tab)
     await actions.save(agent.id, {**EMPTY, "greeting": "やあ"}, one)
     kept, changed = await actions.save(agent.id, {**EMPTY, "gender": "女性"}, other)
     assert changed
@@ -181,19 +190,19 @@ async def test_only_what_changed_in_the_form_is_written(
 async def test_another_visitor_who_names_ones_session_gets_nothing_of_its_page(
     lab: Lab, actions: EditorActions, visitors: Visitors
 ) -> None:
-    mine = await visitors.of(request("tab", **{COOKIE: "s" * 43}))
-    other = await visitors.of(request("tab", **{COOKIE: "t" * 43}))
+    mine = await visitors.from_request(request("tab", **{COOKIE: "s" * 43}))
+    other = await visitors.from_request(request("tab", **{COOKIE: "t" * 43}))
     agent = own(lab, mine)
-    actions.shown(agent, mine)
-    assert (actions.holds(mine), actions.holds(other)) == (agent.id, None)
-    assert actions.filled(other) is None
+    actions.record_shown(agent, mine)
+    assert (actions.open_persona_id(mine), actions.open_persona_id(other)) == (agent.id, None)
+    assert actions.filled_fields(other) is None
 
 
 async def test_the_first_change_of_a_demo_makes_a_copy_and_the_next_changes_it(
     lab: Lab, actions: EditorActions, visitor: Visitor
 ) -> None:
     demo = lab.store.list_agents(user_id=visitor.user_id)[0]
-    actions.shown(demo, visitor)
+    actions.record_shown(demo, visitor)
     first, _ = await actions.save(demo.id, {**persona_of(demo), "name": "あ"}, visitor)
     second, _ = await actions.save(first.id, {**persona_of(demo), "name": "あい"}, visitor)
     assert first.id == second.id != demo.id
@@ -205,7 +214,10 @@ async def test_the_first_change_of_a_demo_makes_a_copy_and_the_next_changes_it(
 async def test_anothers_persona_cannot_be_saved_into(
     lab: Lab, actions: EditorActions, visitors: Visitors
 ) -> None:
-    mine, theirs = await visitors.of(request("one")), await visitors.of(request("two"))
+    mine, theirs = (
+        await visitors.from_request(request("one")),
+        await visitors.from_request(request("two")),
+    )
     agent = own(lab, theirs)
     with pytest.raises(NotFound):
         await actions.save(agent.id, {**EMPTY, "name": "乗っ取り"}, mine)
@@ -245,7 +257,7 @@ async def test_what_a_persona_holds_never_becomes_html(
         **EMPTY, "name": TRICK, "background": TRICK, "roles": [TRICK], "forbidden_words": [TRICK],
         "catchphrases": [TRICK], "examples": [{"user": TRICK, "ai": TRICK}],
     }  # fmt: skip
-    agent = unsaved(persona)
+    agent = unsaved_agent(persona)
     panel = await actions.prompt_panel(agent, "", TRICK, visitor)
     for html in (head_html(agent, visitor), hints_html(persona, visitor), panel):
         assert "img" not in Reader(html).tags
@@ -255,7 +267,7 @@ async def test_what_a_persona_holds_never_becomes_html(
 async def test_the_panel_shows_the_prompt_to_the_letter_and_where_it_comes_from(
     actions: EditorActions, visitor: Visitor, lab: Lab
 ) -> None:
-    agent = unsaved({**EMPTY, "background": "<港町>で\n育った。", "roles": ["教師"]})
+    agent = unsaved_agent({**EMPTY, "background": "<港町>で\n育った。", "roles": ["教師"]})
     panel = await actions.prompt_panel(agent, "", "やあ", visitor)
     prompt = await lab.service.preview(agent, "やあ")
     pre = re.search(r'<pre class="prompt">(.*?)</pre>', panel, re.DOTALL)
@@ -269,7 +281,7 @@ async def test_the_panel_shows_the_prompt_to_the_letter_and_where_it_comes_from(
 async def test_the_panel_says_why_there_is_no_prompt(
     actions: EditorActions, visitor: Visitor
 ) -> None:
-    panel = await actions.prompt_panel(unsaved(EMPTY), "nobody:x", "", visitor)
+    panel = await actions.prompt_panel(unsaved_agent(EMPTY), "nobody:x", "", visitor)
     assert Reader(panel).text == visitor.error_handler._words(
         "unknown_model", "ja", model="nobody:x"
     )
@@ -280,7 +292,7 @@ async def test_a_tried_message_grows_and_ends_with_its_figures(
 ) -> None:
     lab = make_lab(says("こん", "にちは", "。"))
     visitors = Visitors(lab, WORDS)
-    visitor = await visitors.of(request())
+    visitor = await visitors.from_request(request())
     steps = try_message(EditorActions(lab, visitors), EMPTY, "やあ", "", visitor)
     shown = [step async for step in steps]
     assert "waiting" in shown[0]
@@ -292,7 +304,7 @@ async def test_a_trial_counts_among_the_figures_of_the_persona_that_is_open(
     lab: Lab, actions: EditorActions, visitor: Visitor
 ) -> None:
     agent = lab.store.create_agent(user_id=visitor.user_id, name="ミナ")
-    actions.shown(agent, visitor)
+    actions.record_shown(agent, visitor)
     changed = {**persona_of(agent), "background": "まだ保存していない"}
     async for _ in try_message(actions, changed, "やあ", "", visitor):
         pass
@@ -306,7 +318,7 @@ async def test_a_tried_message_that_fails_is_excused_and_marked(
 ) -> None:
     lab = make_lab(says("こん", error=RateLimited()))
     visitors = Visitors(lab, WORDS)
-    visitor = await visitors.of(request(language="en"))
+    visitor = await visitors.from_request(request(language="en"))
     steps = try_message(EditorActions(lab, visitors), EMPTY, "やあ", "", visitor)
     shown = [step async for step in steps][-1]
     assert 'class="answer failed"' in shown
@@ -378,28 +390,30 @@ async def test_spans_of_a_prompt_become_links_to_their_fields(visitor: Visitor) 
 async def test_a_price_is_said_in_dollars_or_in_words(
     visitor: Visitor, cost: float | None, words: str
 ) -> None:
-    assert money(cost, visitor) == words
+    assert format_cost(cost, visitor) == words
 
 
 async def test_figures_stand_only_under_an_answer_that_was_measured(visitor: Visitor) -> None:
-    assert figures({}, visitor) == ""
-    line = figures({"total_ms": 1234.0, "first_token_ms": None, "cost": 0.0}, visitor)
+    assert answer_figures_html({}, visitor) == ""
+    line = answer_figures_html({"total_ms": 1234.0, "first_token_ms": None, "cost": 0.0}, visitor)
     assert "1.23" in line
     assert "–" in line
 
 
 async def test_an_answer_from_the_cache_says_so_and_counts_no_tokens(visitor: Visitor) -> None:
     told = {"total_ms": 5.0, "first_token_ms": 1.0, "cost": 0.0}
-    line = figures({**told, "cache_hit": True}, visitor)
+    line = answer_figures_html({**told, "cache_hit": True}, visitor)
     assert visitor.translate("figures.cache_hit") in line
     none = visitor.translate("figures.tokens", prompt=0, completion=0)
-    assert none in figures(told, visitor)
+    assert none in answer_figures_html(told, visitor)
     assert none not in line
 
 
 async def test_an_answer_that_the_limit_cut_off_says_so(visitor: Visitor) -> None:
     cut, whole = (
-        figures({"total_ms": 5.0, "first_token_ms": 1.0, "finish_reason": reason}, visitor)
+        answer_figures_html(
+            {"total_ms": 5.0, "first_token_ms": 1.0, "finish_reason": reason}, visitor
+        )
         for reason in ("length", "stop")
     )
     assert visitor.translate("figures.cut") in cut
@@ -413,7 +427,7 @@ async def test_a_message_without_an_answer_says_that_it_has_none(visitor: Visito
         for n, (who, text) in enumerate(said)
     ]
     none = f"<em>{visitor.translate('chat.status.unanswered')}</em>"
-    thread = [turn["content"] for turn in thread_of(rows, Agent(name="ミナ"), visitor)]
+    thread = [turn["content"] for turn in build_thread(rows, Agent(name="ミナ"), visitor)]
     assert [text if isinstance(text, str) else text[0] for text in thread] == [
         "一", none, "二", "はい", "三", none,
     ]  # fmt: skip
@@ -427,7 +441,7 @@ async def test_what_an_answer_waits_for_is_said_as_far_as_it_is_known(
     lab: Lab, visitor: Visitor, model: str, words: str
 ) -> None:
     how_far = {"percent": 0} if words == "loading" else {}
-    assert await waits_for(model, visitor) == visitor.translate(f"waiting.{words}", **how_far)
+    assert await waiting_text(model, visitor) == visitor.translate(f"waiting.{words}", **how_far)
 
 
 @pytest.mark.parametrize(
@@ -442,15 +456,15 @@ async def test_what_an_answer_waits_for_is_said_as_far_as_it_is_known(
 async def test_a_price_comes_with_the_day_on_which_it_was_right(
     visitor: Visitor, cost: float | None, day: date | None, words: str
 ) -> None:
-    assert dated(cost, day, visitor) == words
+    assert price_with_date(cost, day, visitor) == words
 
 
 async def test_an_answer_that_never_began_has_neither_tokens_nor_price(visitor: Visitor) -> None:
     failed = {"total_ms": 20.0, "first_token_ms": None, "fallback": True, "cost": 0.0}
-    line = figures(failed, visitor)
+    line = answer_figures_html(failed, visitor)
     assert visitor.translate("figures.total", seconds="0.02") in line
     assert visitor.translate("figures.free") not in line
-    half = figures({**failed, "first_token_ms": 9.0}, visitor)
+    half = answer_figures_html({**failed, "first_token_ms": 9.0}, visitor)
     assert visitor.translate("figures.free") in half
 
 
@@ -476,7 +490,7 @@ async def test_the_first_comparison_is_between_models_that_speak_the_language(
     make_lab: Callable[..., Lab], default: str, language: str, models: list[str]
 ) -> None:
     lab = make_lab(llm_provider=default)
-    visitor = await Visitors(lab, WORDS).of(request(language=language))
+    visitor = await Visitors(lab, WORDS).from_request(request(language=language))
     personas = {a.id: a for a in lab.store.list_agents(user_id=visitor.user_id)}
     opened = next(a.id for a in personas.values() if a.language == language)
     specs, who = await first_comparison(lab, opened, visitor)
@@ -504,7 +518,7 @@ async def pieces(*texts: str, closed: list[bool] | None = None) -> AsyncGenerato
 
 
 async def test_quick_pieces_come_together_in_order_and_whole() -> None:
-    batches = [batch async for batch in paced(pieces(*"あいうえお"))]
+    batches = [batch async for batch in batch_events(pieces(*"あいうえお"))]
     events = [event for batch in batches for event in batch]
     assert "".join(e.content for e in events if e.type == "delta") == "あいうえお"
     assert (events[0].type, events[-1].type) == ("start", "done")
@@ -512,14 +526,14 @@ async def test_quick_pieces_come_together_in_order_and_whole() -> None:
 
 
 async def test_silence_is_passed_on_as_a_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "HEARTBEAT", 0.01)
+    monkeypatch.setattr(stream, "HEARTBEAT_S", 0.01)
     speak = asyncio.Event()
 
     async def silent() -> AsyncGenerator[Event, None]:
         await speak.wait()
         yield Event("done", "やあ")
 
-    batches = paced(silent())
+    batches = batch_events(silent())
     assert await anext(batches) == []
     speak.set()
     rest = [event async for batch in batches for event in batch]
@@ -528,7 +542,7 @@ async def test_silence_is_passed_on_as_a_heartbeat(monkeypatch: pytest.MonkeyPat
 
 async def test_leaving_a_paced_stream_closes_what_is_behind_it() -> None:
     closed: list[bool] = []
-    batches = paced(pieces(*"あ" * 100, closed=closed))
+    batches = batch_events(pieces(*"あ" * 100, closed=closed))
     assert await anext(batches)
     await batches.aclose()
     assert closed == [True]
@@ -541,7 +555,7 @@ async def test_an_error_comes_out_after_what_came_before_it() -> None:
 
     got: list[Event] = []
     with pytest.raises(RateLimited):
-        async for batch in paced(broken()):  # type: ignore[arg-type]
+        async for batch in batch_events(broken()):  # type: ignore[arg-type]
             got += batch
     assert [event.content for event in got] == ["ここまで"]
 
@@ -579,25 +593,27 @@ async def test_a_visitor_is_known_by_the_cookie_and_else_by_the_session(
     visitors: Visitors,
 ) -> None:
     cookie = {COOKIE: "s" * 43}
-    one, again = [await visitors.of(request(s, **cookie)) for s in ("a", "b")]
+    one, again = [await visitors.from_request(request(s, **cookie)) for s in ("a", "b")]
     assert one.user_id == again.user_id
-    bare, other = [await visitors.of(request(s)) for s in ("a", "b")]
+    bare, other = [await visitors.from_request(request(s)) for s in ("a", "b")]
     assert len({one.user_id, bare.user_id, other.user_id}) == 3
-    assert (await visitors.of(request("a"))).user_id == bare.user_id
+    assert (await visitors.from_request(request("a"))).user_id == bare.user_id
 
 
 async def test_a_forged_cookie_is_nobodys(visitors: Visitors) -> None:
-    bare = await visitors.of(request("a"))
-    forged = await visitors.of(request("a", **{COOKIE: f"session:{'a' * 35}"}))
+    bare = await visitors.from_request(request("a"))
+    forged = await visitors.from_request(request("a", **{COOKIE: f"session:{'a' * 35}"}))
     assert forged.user_id == bare.user_id
-    cannot_be_another = await visitors.of(request("b", **{COOKIE: "session:a"}))
+    cannot_be_another = await visitors.from_request(request("b", **{COOKIE: "session:a"}))
     assert cannot_be_another.user_id != bare.user_id
 
 
 async def test_an_error_is_told_in_the_visitors_language_and_without_its_insides(
     visitors: Visitors, caplog: pytest.LogCaptureFixture
 ) -> None:
-    japanese, english = [await visitors.of(request("a", tongue)) for tongue in ("ja", "en")]
+    japanese, english = [
+        await visitors.from_request(request("a", tongue)) for tongue in ("ja", "en")
+    ]
     for visitor, words in ((japanese, "メッセージが空です"), (english, "The message is empty")):
         with pytest.raises(gr.Error, match=words), visitor.error_toasts():
             raise EmptyMessage

@@ -17,7 +17,14 @@ import pytest
 from persona_lab.db.store import Store
 from persona_lab.db.tables import Agent, Generation
 from persona_lab.errors import InputError, NotFound
-from persona_lab.insights import SPANS, Figures, Insights, Summary, Waits, zone_of
+from persona_lab.insights import (
+    SPANS,
+    Insights,
+    LatencyPercentiles,
+    Summary,
+    UsageStats,
+    parse_time_zone,
+)
 
 NOW = datetime(2026, 11, 23, 3, 30, tzinfo=UTC)
 """Noon and a half in Tokyo; in New York still the evening before."""
@@ -92,15 +99,15 @@ def percentile(values: Sequence[float], share: float) -> float | None:
     return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
 
 
-def counted(turns: Sequence[Generation]) -> Figures:
-    """What :class:`Figures` should be, turn by turn."""
+def counted(turns: Sequence[Generation]) -> UsageStats:
+    """What :class:`UsageStats` should be, turn by turn."""
     answers = [t for t in turns if t.kind != "summary"]
     models_own = [t for t in answers if not t.cache_hit]
     first = [t.first_token_ms for t in models_own if t.first_token_ms is not None]
     whole = [t.total_ms for t in models_own if t.status == "ok"]
     used = [t for t in turns if t.prompt_tokens + t.completion_tokens > 0]
     known = [t.cost for t in used if t.cost is not None]
-    return Figures(
+    return UsageStats(
         answers=len(answers),
         stopped=sum(t.status == "stopped" for t in answers),
         errors=sum(t.status == "failed" for t in answers),
@@ -111,26 +118,26 @@ def counted(turns: Sequence[Generation]) -> Figures:
         completion_tokens=sum(t.completion_tokens for t in turns),
         cost=None if used and not known else sum(known),
         unpriced=len(used) - len(known),
-        first=Waits(*(percentile(first, p) for p in (0.5, 0.95, 0.99))),
-        whole=Waits(*(percentile(whole, p) for p in (0.5, 0.95, 0.99))),
+        first=LatencyPercentiles(*(percentile(first, p) for p in (0.5, 0.95, 0.99))),
+        whole=LatencyPercentiles(*(percentile(whole, p) for p in (0.5, 0.95, 0.99))),
     )
 
 
-def by(turns: Iterable[Generation], key: Callable[[Generation], str]) -> dict[str, Figures]:
+def by(turns: Iterable[Generation], key: Callable[[Generation], str]) -> dict[str, UsageStats]:
     groups: dict[str, list[Generation]] = defaultdict(list)
     for one in turns:
         groups[key(one)].append(one)
     return {key: counted(group) for key, group in groups.items()}
 
 
-def flat(figures: Figures) -> dict[str, Any]:
+def flat(figures: UsageStats) -> dict[str, Any]:
     told = asdict(figures)
     return told | {
         f"{name}_{p}": v for name in ("first", "whole") for p, v in told.pop(name).items()
     }
 
 
-def alike(figures: Figures) -> dict[str, Any]:
+def alike(figures: UsageStats) -> dict[str, Any]:
     """Sums of floats may differ in their last digits."""
     return {
         name: pytest.approx(value, rel=1e-9) if isinstance(value, float) else value
@@ -182,7 +189,7 @@ def test_every_figure_is_what_a_count_turn_by_turn_gives(
         (found.models, by(turns, lambda t: f"{t.provider}:{t.model}")),
         (found.days, by(turns, day)),
     ):
-        assert {part.key: flat(part.figures) for part in got} == {
+        assert {part.key: flat(part.stats) for part in got} == {
             key: alike(figures) for key, figures in want.items()
         }
     assert {part.key: part.name for part in found.personas if part.key} == names
@@ -190,13 +197,13 @@ def test_every_figure_is_what_a_count_turn_by_turn_gives(
     assert found.kinds == Counter(t.kind for t in answers)
     assert found.error_types == Counter(t.error_type for t in answers if t.status == "failed")
     for counts in (
-        [part.figures.answers for part in found.personas],
-        [part.figures.answers for part in found.models],
+        [part.stats.answers for part in found.personas],
+        [part.stats.answers for part in found.models],
     ):
         assert counts == sorted(counts, reverse=True)
-    for ordered in (found.days, found.course):
+    for ordered in (found.days, found.timeline):
         assert [part.key for part in ordered] == sorted(part.key for part in ordered)
-    assert sum(part.figures.answers for part in found.course) == len(answers)
+    assert sum(part.stats.answers for part in found.timeline) == len(answers)
 
 
 def readable(store: Store, agent_id: str, user: str) -> Agent | None:
@@ -223,9 +230,9 @@ def test_of_nobodys_turns_there_is_nothing_and_nothing_is_made_up(store: Store, 
     for span in SPANS:
         found = seen(store, user, span)
         assert found.empty
-        assert found.total == Figures()
+        assert found.total == UsageStats()
         assert (found.total.error_rate, found.total.cache_hit_rate) == (None, None)
-        assert (found.personas, found.models, found.days, found.course) == ((), (), (), ())
+        assert (found.personas, found.models, found.days, found.timeline) == ((), (), (), ())
 
 
 def test_a_price_that_nobody_knows_is_counted_and_never_nothing(store: Store, user: str) -> None:
@@ -242,7 +249,7 @@ def test_a_price_that_nobody_knows_is_counted_and_never_nothing(store: Store, us
         ],
     )
     found = seen(store, user)
-    costs = {part.key: (part.figures.cost, part.figures.unpriced) for part in found.models}
+    costs = {part.key: (part.stats.cost, part.stats.unpriced) for part in found.models}
     assert costs == {
         "mock:new": (None, 2),
         "mock:old": (0.25, 0),
@@ -264,8 +271,8 @@ def test_a_stopped_answer_is_no_error_and_its_length_is_no_wait(store: Store, us
     total = seen(store, user).total
     assert (total.answers, total.stopped, total.errors) == (3, 1, 1)
     assert total.error_rate == pytest.approx(1 / 3)
-    assert total.first == Waits(200, 290, 298)
-    assert total.whole == Waits(1000, 1000, 1000)
+    assert total.first == LatencyPercentiles(200, 290, 298)
+    assert total.whole == LatencyPercentiles(1000, 1000, 1000)
 
 
 def test_answers_from_the_cache_are_a_share_of_the_chats_and_no_waits(
@@ -281,8 +288,8 @@ def test_answers_from_the_cache_are_a_share_of_the_chats_and_no_waits(
     )
     total = seen(store, user).total
     assert (total.answers, total.cache_hits, total.cache_hit_rate) == (3, 1, 0.5)
-    assert total.first == Waits(400, 400, 400)
-    assert total.whole == Waits(800, 800, 800)
+    assert total.first == LatencyPercentiles(400, 400, 400)
+    assert total.whole == LatencyPercentiles(800, 800, 800)
     assert (total.cost, total.unpriced) == (0.0, 0)
 
 
@@ -308,7 +315,7 @@ def test_a_day_ends_at_midnight_where_the_visitor_is(store: Store, user: str) ->
         store.record(turn(user, created_at=datetime(2026, 11, 22, hour, tzinfo=UTC)))
     assert [p.key for p in seen(store, user).days] == ["2026-11-22"]
     tokyo = seen(store, user, zone="Asia/Tokyo")
-    assert [(p.key, p.figures.answers) for p in tokyo.days] == [
+    assert [(p.key, p.stats.answers) for p in tokyo.days] == [
         ("2026-11-22", 1),
         ("2026-11-23", 1),
     ]
@@ -338,13 +345,13 @@ def test_a_day_on_which_clocks_change_has_all_its_hours_and_no_more(
     for at in (begin, end - second):
         today = seen(store, user, "today", zone, at=at)
         assert today.since == begin
-        assert (today.days[0].key, today.days[0].figures.answers) == (
+        assert (today.days[0].key, today.days[0].stats.answers) == (
             f"{day[0]}-{day[1]:02}-{day[2]:02}", 3,
         )  # fmt: skip
     found = seen(store, user, "7days", zone, at=end + timedelta(days=2))
-    assert [part.figures.answers for part in found.days] == [1, 3, 1]
-    assert len(found.course) == 7
-    assert sum(part.figures.answers for part in found.course) == 5
+    assert [part.stats.answers for part in found.days] == [1, 3, 1]
+    assert len(found.timeline) == 7
+    assert sum(part.stats.answers for part in found.timeline) == 5
 
 
 @pytest.mark.parametrize(
@@ -361,7 +368,7 @@ def test_a_day_on_which_clocks_change_has_all_its_hours_and_no_more(
     ],
 )
 def test_a_time_zone_that_does_not_exist_is_utc(name: str) -> None:
-    assert str(zone_of(name)) == "UTC"
+    assert str(parse_time_zone(name)) == "UTC"
 
 
 def test_the_course_has_every_hour_of_today_and_every_day_of_a_week(
@@ -370,11 +377,13 @@ def test_the_course_has_every_hour_of_today_and_every_day_of_a_week(
     store.record(turn(user))
     today = seen(store, user, "today", "Asia/Tokyo")
     assert today.step == "hour"
-    assert [part.key for part in today.course] == [f"2026-11-23T{hour:02}:00" for hour in range(24)]
-    assert today.course[12].figures.answers == 1
+    assert [part.key for part in today.timeline] == [
+        f"2026-11-23T{hour:02}:00" for hour in range(24)
+    ]
+    assert today.timeline[12].stats.answers == 1
     week = seen(store, user, "7days", "Asia/Tokyo")
-    assert [part.key[:10] for part in week.course] == [f"2026-11-{day}" for day in range(17, 24)]
-    assert [part.figures.answers for part in week.course] == [0] * 6 + [1]
+    assert [part.key[:10] for part in week.timeline] == [f"2026-11-{day}" for day in range(17, 24)]
+    assert [part.stats.answers for part in week.timeline] == [0] * 6 + [1]
 
 
 @pytest.mark.parametrize(
@@ -392,5 +401,5 @@ def test_a_long_time_goes_by_weeks_or_months(
 ) -> None:
     keep(store, [turn(user, created_at=NOW - timedelta(days=days)) for days in {0, ago}])
     found = seen(store, user)
-    assert (found.step, len(found.course), found.course[0].key[:10]) == (step, count, first)
-    assert found.course[0].figures.answers == found.course[-1].figures.answers == 1
+    assert (found.step, len(found.timeline), found.timeline[0].key[:10]) == (step, count, first)
+    assert found.timeline[0].stats.answers == found.timeline[-1].stats.answers == 1

@@ -27,15 +27,15 @@ from persona_lab.insights import (
     error_label,
     escape_formula,
     generations_to_csv,
+    parse_time_zone,
     summarize,
-    zone_of,
 )
 from persona_lab.lab import Lab
 from persona_lab.monitor.alerts import Alert
 from persona_lab.settings import ROOT
 from persona_lab.translations import Translations
 from persona_lab.ui.render import charts
-from persona_lab.ui.render.charts import Place, Row, ticks
+from persona_lab.ui.render.charts import BarRow, TimePoint, axis_ticks
 from persona_lab.ui.render.insights import alerts_html, board_html
 from persona_lab.ui.session import Visitor, Visitors
 from persona_lab.ui.tabs.insights import InsightsActions, alerts_of
@@ -53,7 +53,7 @@ def visitors(lab: Lab) -> Visitors:
 @pytest.fixture(params=["ja", "en"])
 async def visitor(visitors: Visitors, request: pytest.FixtureRequest) -> Visitor:
     headers = {"accept-language": request.param}
-    return await visitors.of(gr.Request(session_hash="one", cookies={}, headers=headers))
+    return await visitors.from_request(gr.Request(session_hash="one", cookies={}, headers=headers))
 
 
 def turn(**fields: Any) -> GenerationRow:
@@ -86,7 +86,7 @@ def many(count: int, *, days: int = 30) -> list[GenerationRow]:
 
 
 def board(turns: Sequence[GenerationRow], visitor: Visitor, span: str = "all") -> str:
-    zone = zone_of("Asia/Tokyo")
+    zone = parse_time_zone("Asia/Tokyo")
     since = None if span == "all" else NOW - timedelta(days=SPANS[span] or 0)
     summary = summarize(turns, span=span, since=since, until=NOW, zone=zone)
     return board_html(summary, visitor)
@@ -107,7 +107,7 @@ numbers = st.floats(0, 1e9) | st.integers(0, 9).map(float)
 def test_the_ticks_of_an_axis_are_few_round_and_reach_what_is_drawn(
     most: float, whole: bool
 ) -> None:
-    scale = ticks(most, whole=whole)
+    scale = axis_ticks(most, whole=whole)
     assert scale[0] == 0
     assert 2 <= len(scale) <= 6
     assert scale[-1] >= most * 0.999
@@ -121,8 +121,8 @@ def test_the_ticks_of_an_axis_are_few_round_and_reach_what_is_drawn(
 def test_charts_over_time_are_sound_whatever_is_in_them(
     given: list[tuple[str, float | None, float | None]],
 ) -> None:
-    places = [Place(printable(text), printable(text), values) for text, *values in given]
-    for draw in (charts.columns, charts.lines):
+    places = [TimePoint(printable(text), printable(text), values) for text, *values in given]
+    for draw in (charts.column_chart, charts.line_chart):
         svg = tree(draw(places, ["solid", "error"], TRICK))[0]
         assert svg.get("role") == "img"
         assert svg.get("aria-label") == TRICK
@@ -130,7 +130,11 @@ def test_charts_over_time_are_sound_whatever_is_in_them(
         assert titles == [place.title for place in places]
         for mark in svg.iter():
             for side in ("y", "y1", "y2", "cy"):
-                assert -1 <= float(mark.get(side, 0)) <= charts.HEAD + charts.HEIGHT + charts.FOOT
+                assert (
+                    -1
+                    <= float(mark.get(side, 0))
+                    <= charts.HEAD_HEIGHT + charts.PLOT_HEIGHT + charts.FOOT_HEIGHT
+                )
 
 
 @settings(deadline=None)
@@ -138,9 +142,9 @@ def test_charts_over_time_are_sound_whatever_is_in_them(
 def test_bars_are_sound_and_none_is_longer_than_its_chart(
     given: list[tuple[str, float, float]],
 ) -> None:
-    rows = [Row(printable(n), printable(n), printable(n), pieces) for n, *pieces in given]
-    svg = tree(charts.rows(rows, ["solid", "outline"], "x"))[0]
-    assert int(svg.get("height", 0)) == charts.ROW * len(rows)
+    rows = [BarRow(printable(n), printable(n), printable(n), pieces) for n, *pieces in given]
+    svg = tree(charts.bar_chart(rows, ["solid", "outline"], "x"))[0]
+    assert int(svg.get("height", 0)) == charts.ROW_HEIGHT * len(rows)
     for bar in svg.iter("rect"):
         x, width = (float((bar.get(s) or "0").rstrip("%")) for s in ("x", "width"))
         assert x + width <= 100.1
@@ -153,11 +157,11 @@ def printable(text: str) -> str:
 
 @pytest.mark.parametrize("count", [1, 4, 7, 24, 30, 62])
 def test_the_last_place_of_an_axis_has_its_word(count: int) -> None:
-    places = [Place(f"{number}日", "", (1,)) for number in range(count)]
-    svg = tree(charts.columns(places, ["solid"], "x"))[0]
+    places = [TimePoint(f"{number}日", "", (1,)) for number in range(count)]
+    svg = tree(charts.column_chart(places, ["solid"], "x"))[0]
     words = [text.text for text in svg.iter("text") if text.get("class") == "label"]
     assert words[-1] == f"{count - 1}日"
-    assert len(words) <= charts.LABELS
+    assert len(words) <= charts.MAX_AXIS_LABELS
 
 
 # ── the tab ───────────────────────────────────────────────────────────────────────────────
@@ -314,7 +318,7 @@ async def test_a_new_user_is_told_what_to_do_and_one_without_answers_lately_too(
     lab: Lab, visitors: Visitors, visitor: Visitor
 ) -> None:
     actions = InsightsActions(lab, visitors)
-    assert visitor.translate("insights.empty") in await actions.board("7days", "", visitor)
+    assert visitor.translate("insights.empty") in await actions.load_board("7days", "", visitor)
     long_ago = datetime.now(UTC) - timedelta(days=99)
     lab.store.record(
         Generation(
@@ -322,8 +326,10 @@ async def test_a_new_user_is_told_what_to_do_and_one_without_answers_lately_too(
             created_at=long_ago,
         )
     )  # fmt: skip
-    assert visitor.translate("insights.empty_span") in await actions.board("7days", "", visitor)
-    assert "<figure" in await actions.board("all", "Asia/Tokyo", visitor)
+    assert visitor.translate("insights.empty_span") in await actions.load_board(
+        "7days", "", visitor
+    )
+    assert "<figure" in await actions.load_board("all", "Asia/Tokyo", visitor)
 
 
 async def test_a_database_that_fails_is_told_of_in_words(
@@ -333,7 +339,7 @@ async def test_a_database_that_fails_is_told_of_in_words(
         raise StorageError
 
     monkeypatch.setattr(Store, "list_generation_rows", refuse)
-    found = tree(await InsightsActions(lab, visitors).board("7days", "", visitor))
+    found = tree(await InsightsActions(lab, visitors).load_board("7days", "", visitor))
     assert [(p.get("role"), p.text) for p in found] == [
         ("alert", visitor.error_text(StorageError()))
     ]
@@ -369,7 +375,9 @@ def read(text: str) -> list[list[str]]:
 
 def test_the_file_has_every_turn_with_its_figures(visitor: Visitor) -> None:
     turns = many(300)
-    head, *lines = read(generations_to_csv(turns, zone_of("Asia/Tokyo"), WORDS, visitor.language))
+    head, *lines = read(
+        generations_to_csv(turns, parse_time_zone("Asia/Tokyo"), WORDS, visitor.language)
+    )
     assert head == [visitor.translate(f"sheet.{column}") for column in CSV_COLUMNS]
     assert len(lines) == len(turns)
     for line, one in zip(lines, turns, strict=True):

@@ -47,7 +47,7 @@ from persona_lab.lab import Lab, open_lab
 from persona_lab.settings import ROOT, Settings
 from persona_lab.translations import Translations
 from persona_lab.types import Chunk, Options, Prompt, PromptMessage, Usage
-from persona_lab.ui.render.text import figures
+from persona_lab.ui.render.text import answer_figures_html
 
 PROMPT = Prompt("あなたはミナです。", (PromptMessage("user", "やあ"),))
 NEVER_AGAIN = [
@@ -891,7 +891,7 @@ async def test_the_page_says_who_answered_in_whose_place(make_lab: MakeLab, lang
     visitor: Any = SimpleNamespace(translate=lambda key, **blanks: words(key, language, **blanks))
     lab = make_lab(llm_retries=0, llm_fallback="mock:echo")
     stood_in, own = await reply_of(lab, model="mock:echo?fail=offline"), await reply_of(lab)
-    shown = figures(stood_in.metadata, visitor)
+    shown = answer_figures_html(stood_in.metadata, visitor)
     assert "mock:echo?fail=offline" in shown
     assert {"ja": "の代わりに", "en": "in place of"}[language] in shown
-    assert "mock" not in figures(own.metadata, visitor)
+    assert "mock" not in answer_figures_html(own.metadata, visitor)

@@ -81,14 +81,14 @@ class Service:
 
 def page(service: Service) -> tuple[PromptPrefetcher, Visitor]:
     visitor = cast("Visitor", SimpleNamespace(page=("u", "page"), user_id="u", service=service))
-    return PromptPrefetcher(still=0), visitor
+    return PromptPrefetcher(idle_delay_s=0), visitor
 
 
 async def test_only_what_a_page_showed_last_is_read() -> None:
     service = Service()
     ahead, visitor = page(service)
     for name in ("あ", "い", "う"):
-        ahead.soon(Agent(name=name), "local:x", visitor, "chat")
+        ahead.schedule(Agent(name=name), "local:x", visitor, "chat")
     await service.done.wait()
     assert service.read == [("う", "local:x", "chat")]
 
@@ -96,10 +96,10 @@ async def test_only_what_a_page_showed_last_is_read() -> None:
 async def test_what_is_shown_can_be_read_again_once_its_model_is_loaded() -> None:
     service = Service(wrong=NotFound(kind="agent"))  # and whatever fails troubles nobody
     ahead, visitor = page(service)
-    ahead.again(visitor)  # nothing shown: nothing read
-    ahead.soon(Agent(name="あ"), "local:x", visitor)
+    ahead.reschedule(visitor)  # nothing shown: nothing read
+    ahead.schedule(Agent(name="あ"), "local:x", visitor)
     await service.done.wait()
     service.done.clear()
-    ahead.again(visitor)
+    ahead.reschedule(visitor)
     await service.done.wait()
     assert service.read == [("あ", "local:x", None)] * 2

@@ -22,7 +22,7 @@ from persona_lab.prompts.variables import template_variables
 from persona_lab.server.rest import AgentOut, NewPersona, PersonaFields
 from persona_lab.settings import ROOT
 from persona_lab.translations import Translations
-from persona_lab.ui.persona_form import Form, build_section, unsaved
+from persona_lab.ui.persona_form import Form, build_section, unsaved_agent
 
 NAMES = list(PERSONA_FIELDS)
 EVERY_FIELD = pytest.mark.parametrize("name", NAMES)
@@ -125,7 +125,7 @@ def test_no_list_of_fields_has_another_field(form: Form) -> None:
 def test_persona_survives_the_way_through_a_row() -> None:
     persona = Persona.validate(FULL)
     assert persona.to_dict() == FULL
-    assert Persona.from_agent(unsaved(persona.to_dict())) == persona
+    assert Persona.from_agent(unsaved_agent(persona.to_dict())) == persona
     assert persona.examples == (Example("やあ", "はい"),)
 
 

@@ -11,17 +11,17 @@ import gradio as gr
 
 from persona_lab.db.tables import Agent, Chat, Message
 from persona_lab.types import now
-from persona_lab.ui.render.text import figures, safe_markdown
+from persona_lab.ui.render.text import answer_figures_html, safe_markdown
 from persona_lab.ui.session import Visitor
 
-IN_SIGHT = 8
+MAX_VISIBLE_MESSAGES = 8
 """Maximum number of messages that a window shows at a time."""
 Thread = list[dict[str, Any]]
 """The value of gr.Chatbot: ``{"role": "user"|"assistant", "content": …}``. The content of a
 finished answer is its Markdown, and the HTML under it, which screen readers don't announce."""
 
 
-def under_html(answer: str, details: dict[str, Any], visitor: Visitor) -> str:
+def answer_footer_html(answer: str, details: dict[str, Any], visitor: Visitor) -> str:
     """Return the HTML under an answer: latency and cost, a copy button, the folded prompt."""
     say = visitor.translate
     copy = (
@@ -44,10 +44,11 @@ def under_html(answer: str, details: dict[str, Any], visitor: Visitor) -> str:
     unsaved = "" if details.get("fallback") else str(details.get("error", ""))
     warning = f'<p class="warning" role="alert">{escape(unsaved)}</p>' if unsaved else ""
     failed = " failed" if details.get("fallback") else ""
-    return f'{warning}{figures(details, visitor)}<div class="under{failed}">{copy}{fold}</div>'
+    line = answer_figures_html(details, visitor)
+    return f'{warning}{line}<div class="under{failed}">{copy}{fold}</div>'
 
 
-def thread_of(messages: Sequence[Message], agent: Agent, visitor: Visitor) -> Thread:
+def build_thread(messages: Sequence[Message], agent: Agent, visitor: Visitor) -> Thread:
     """Convert the rows of a chat to the value of gr.Chatbot.
 
     It begins with the greeting, which the prompt mentions too. A user's message without an
@@ -67,7 +68,10 @@ def thread_of(messages: Sequence[Message], agent: Agent, visitor: Visitor) -> Th
                 content += (
                     f"\n\n<em>{escape(visitor.translate('chat.status.' + message.status))}</em>"
                 )
-            content = [content, gr.HTML(under_html(message.content, message.details, visitor))]
+            content = [
+                content,
+                gr.HTML(answer_footer_html(message.content, message.details, visitor)),
+            ]
         thread.append({"role": role, "content": content})
         if role == "user" and (following is None or following.sender == "user"):
             none = f"<em>{escape(visitor.translate('chat.status.unanswered'))}</em>"
@@ -75,24 +79,24 @@ def thread_of(messages: Sequence[Message], agent: Agent, visitor: Visitor) -> Th
     return thread
 
 
-def lean(thread: Thread) -> Thread:
-    """Remove the metadata from all but the last ``IN_SIGHT`` messages of ``thread``.
+def without_old_footers(thread: Thread) -> Thread:
+    """Remove the footers from all but the last ``MAX_VISIBLE_MESSAGES`` of ``thread``.
 
     It is for redraws while an answer streams: Gradio needs milliseconds for each HTML component
     at each redraw.
     """
     return [
         {**turn, "content": turn["content"][0]} if isinstance(turn["content"], list) else turn
-        for turn in thread[:-IN_SIGHT]
-    ] + thread[-IN_SIGHT:]
+        for turn in thread[:-MAX_VISIBLE_MESSAGES]
+    ] + thread[-MAX_VISIBLE_MESSAGES:]
 
 
-def title_of(chat: Chat, visitor: Visitor) -> str:
+def chat_title(chat: Chat, visitor: Visitor) -> str:
     """Return the title of a chat in the list: its age, and its first words."""
-    return f"{_ago(chat.updated_at, visitor)} · {chat.title or visitor.translate('chat.untitled')}"
+    return f"{_age(chat.updated_at, visitor)} · {chat.title or visitor.translate('chat.untitled')}"
 
 
-def _ago(moment: datetime, visitor: Visitor) -> str:
+def _age(moment: datetime, visitor: Visitor) -> str:
     seconds = (now() - moment).total_seconds()
     for unit, length in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
         if seconds >= length:

@@ -6,16 +6,23 @@ from collections.abc import Sequence
 from datetime import datetime
 from html import escape
 
-from persona_lab.insights import Figures, Part, Summary, Waits, error_label, zone_of
+from persona_lab.insights import (
+    LatencyPercentiles,
+    Summary,
+    UsageGroup,
+    UsageStats,
+    error_label,
+    parse_time_zone,
+)
 from persona_lab.ui.render import charts
-from persona_lab.ui.render.charts import Place, Row
-from persona_lab.ui.render.text import money, seconds
+from persona_lab.ui.render.charts import BarRow, TimePoint
+from persona_lab.ui.render.text import format_cost, format_seconds
 from persona_lab.ui.session import Visitor
 
-SHOWN = 7
+MAX_BARS = 7
 """Maximum number of bars in a chart by model or persona. The table has all."""
 
-KINDS = ("chat", "compare", "try", "api")
+ANSWER_KINDS = ("chat", "compare", "try", "api")
 
 
 def alerts_html(alerts: Sequence[str], visitor: Visitor) -> str:
@@ -37,28 +44,29 @@ def alerts_html(alerts: Sequence[str], visitor: Visitor) -> str:
 def board_html(summary: Summary, visitor: Visitor) -> str:
     """Return everything below the span selector as HTML."""
     say = visitor.translate
-    moment = summary.until.astimezone(zone_of(summary.zone))
+    moment = summary.until.astimezone(parse_time_zone(summary.zone))
     as_of = say("insights.as_of", time=f"{moment:%H:%M}", zone=summary.zone)
     status = f'<p class="quiet as-of" role="status">{escape(as_of)}</p>'
     if summary.empty:
-        words = say("insights.empty_span" if summary.ever else "insights.empty")
+        words = say("insights.empty_span" if summary.has_history else "insights.empty")
         return f'{status}<p class="empty sheet">{escape(words)}</p>'
     drawn = "".join(
-        draw(summary, visitor) for draw in (_answers, _waits, _tokens, _costs)
+        draw(summary, visitor)
+        for draw in (_answers_chart, _latency_chart, _tokens_chart, _cost_chart)
     )  # in the order of the numbers above them
     return (
         f'<h2 class="unseen">{escape(say("tab.insights"))}</h2>{status}'
-        f'<div class="numbers">{_numbers(summary, visitor)}</div>'
+        f'<div class="numbers">{_headline_numbers(summary, visitor)}</div>'
         f'{charts.PATTERNS}<div class="charts">{drawn}</div>'
-        f"{_tables(summary, visitor)}{_how(visitor)}"
+        f"{_tables(summary, visitor)}{_explanations(visitor)}"
     )
 
 
-def _numbers(summary: Summary, visitor: Visitor) -> str:
+def _headline_numbers(summary: Summary, visitor: Visitor) -> str:
     say, total = visitor.translate, summary.total
-    kinds = {kind: f"{summary.kinds.get(kind, 0):,}" for kind in KINDS}
+    kinds = {kind: f"{summary.kinds.get(kind, 0):,}" for kind in ANSWER_KINDS}
     first = total.first
-    half, most = seconds(first.p50), seconds(first.p95)
+    half, most = format_seconds(first.p50), format_seconds(first.p95)
     wait = say("insights.wait_figure", p50=half, p95=most)
     began = say("insights.wait_line", p50=half, p95=most)
     if first.p50 is None:
@@ -66,8 +74,8 @@ def _numbers(summary: Summary, visitor: Visitor) -> str:
     figures = (
         ("answers", f"{total.answers:,}", say("insights.kinds", **kinds)),
         ("wait", wait, began),
-        ("cost", _price(total, visitor, short=True), _cost_line(summary, visitor)),
-        ("errors", _percent(total.error_rate), _errors_line(summary, visitor)),
+        ("cost", _format_price(total, visitor, short=True), _cost_text(summary, visitor)),
+        ("errors", _format_percent(total.error_rate), _errors_text(summary, visitor)),
     )
     return "".join(
         f'<section class="sheet number number-{name}"><h3>{escape(say(f"insights.{name}"))}</h3>'
@@ -76,27 +84,27 @@ def _numbers(summary: Summary, visitor: Visitor) -> str:
     )
 
 
-def _cost_line(summary: Summary, visitor: Visitor) -> str:
+def _cost_text(summary: Summary, visitor: Visitor) -> str:
     total = summary.total
     if total.unpriced:
         which = "cost_unknown" if total.cost is None else "cost_partly"
         return visitor.translate(f"insights.{which}", count=f"{total.unpriced:,}")
     if not total.cost:
         # The cost of a model whose requests all failed is unknown.
-        known = all(part.figures.used for part in summary.models)
+        known = all(part.stats.has_usage for part in summary.models)
         return visitor.translate("insights.cost_free" if known else "insights.cost_nothing")
-    each = money(total.cost / max(1, total.answers), visitor)
+    each = format_cost(total.cost / max(1, total.answers), visitor)
     return visitor.translate("insights.cost_each", each=each)
 
 
-def _errors_line(summary: Summary, visitor: Visitor) -> str:
+def _errors_text(summary: Summary, visitor: Visitor) -> str:
     if not summary.total.errors:
         return visitor.translate("insights.errors_none")
     most_first = sorted(summary.error_types.items(), key=lambda item: -item[1])
     kinds = [
         visitor.translate(
             "insights.errors_kind",
-            kind=error_label(kind, visitor.words, visitor.language),
+            kind=error_label(kind, visitor.translations, visitor.language),
             count=f"{count:,}",
         )
         for kind, count in most_first
@@ -109,7 +117,7 @@ def _errors_line(summary: Summary, visitor: Visitor) -> str:
     )
 
 
-def name_of(part: Part, visitor: Visitor) -> str:
+def persona_name(part: UsageGroup, visitor: Visitor) -> str:
     """Return a persona's name; personas that were never saved share one name."""
     if part.name is None:
         return visitor.translate("insights.never_kept")
@@ -120,7 +128,11 @@ def name_of(part: Part, visitor: Visitor) -> str:
 
 
 def _chart(
-    title: str, about: str, key: Sequence[tuple[charts.Look, str]], chart: str, visitor: Visitor
+    title: str,
+    about: str,
+    key: Sequence[tuple[charts.SeriesStyle, str]],
+    chart: str,
+    visitor: Visitor,
 ) -> str:
     """Return a chart with title and legend as HTML; ``chart`` is "" without data."""
     if not chart:
@@ -136,75 +148,87 @@ def _chart(
     )
 
 
-def _answers(summary: Summary, visitor: Visitor) -> str:
+def _answers_chart(summary: Summary, visitor: Visitor) -> str:
     say = visitor.translate
     places = [
-        Place(
-            _axis(part, summary, visitor),
+        TimePoint(
+            _axis_label(part, summary, visitor),
             say(
                 "insights.answers_at",
-                at=_at(part, summary, visitor),
-                answers=f"{part.figures.answers:,}",
-                errors=f"{part.figures.errors:,}",
+                at=_time_label(part, summary, visitor),
+                answers=f"{part.stats.answers:,}",
+                errors=f"{part.stats.errors:,}",
             ),
-            (part.figures.answers - part.figures.errors, part.figures.errors),
+            (part.stats.answers - part.stats.errors, part.stats.errors),
         )
-        for part in summary.course
+        for part in summary.timeline
     ]
-    most = max(summary.course, key=lambda part: part.figures.answers)
+    most = max(summary.timeline, key=lambda part: part.stats.answers)
     said = say(
         "insights.answers_said",
         step=say(f"insights.step.{summary.step}"),
         answers=f"{summary.total.answers:,}",
         errors=f"{summary.total.errors:,}",
-        at=_at(most, summary, visitor),
-        most=f"{most.figures.answers:,}",
+        at=_time_label(most, summary, visitor),
+        most=f"{most.stats.answers:,}",
     )
-    key: list[tuple[charts.Look, str]] = [
+    key: list[tuple[charts.SeriesStyle, str]] = [
         ("solid", say("insights.answered")),
         ("error", say("insights.failed")),
     ]
-    chart = charts.columns(places, [look for look, _ in key], said) if summary.total.answers else ""
+    chart = (
+        charts.column_chart(places, [look for look, _ in key], said)
+        if summary.total.answers
+        else ""
+    )
     step = say(f"insights.step.{summary.step}")
     return _chart(say("insights.answers_chart"), step, key, chart, visitor)
 
 
-def _waits(summary: Summary, visitor: Visitor) -> str:
+def _latency_chart(summary: Summary, visitor: Visitor) -> str:
     say = visitor.translate
 
-    def place(part: Part) -> Place:
-        first, at = part.figures.first, _at(part, summary, visitor)
+    def place(part: UsageGroup) -> TimePoint:
+        first, at = part.stats.first, _time_label(part, summary, visitor)
         if first.p50 is None or first.p95 is None:
-            return Place(
-                _axis(part, summary, visitor), say("insights.wait_nowhere", at=at), (None, None)
+            return TimePoint(
+                _axis_label(part, summary, visitor),
+                say("insights.wait_nowhere", at=at),
+                (None, None),
             )
-        title = say("insights.wait_at", at=at, p50=seconds(first.p50), p95=seconds(first.p95))
-        return Place(_axis(part, summary, visitor), title, (first.p50 / 1000, first.p95 / 1000))
+        title = say(
+            "insights.wait_at", at=at, p50=format_seconds(first.p50), p95=format_seconds(first.p95)
+        )
+        return TimePoint(
+            _axis_label(part, summary, visitor), title, (first.p50 / 1000, first.p95 / 1000)
+        )
 
     total = summary.total.first
     said = say(
         "insights.wait_said",
         step=say(f"insights.step.{summary.step}"),
-        p50=seconds(total.p50),
-        p95=seconds(total.p95),
+        p50=format_seconds(total.p50),
+        p95=format_seconds(total.p95),
     )
-    key: list[tuple[charts.Look, str]] = [
+    key: list[tuple[charts.SeriesStyle, str]] = [
         ("line", say("insights.p50")),
         ("dashed", say("insights.p95")),
     ]
-    places = [place(part) for part in summary.course]
-    chart = charts.lines(places, [look for look, _ in key], said) if total.p50 is not None else ""
+    places = [place(part) for part in summary.timeline]
+    chart = (
+        charts.line_chart(places, [look for look, _ in key], said) if total.p50 is not None else ""
+    )
     step = say(f"insights.step.{summary.step}")
     return _chart(say("insights.wait_chart"), step, key, chart, visitor)
 
 
-def _tokens(summary: Summary, visitor: Visitor) -> str:
+def _tokens_chart(summary: Summary, visitor: Visitor) -> str:
     say = visitor.translate
-    models = sorted(summary.models, key=lambda part: -_total_tokens(part.figures))
-    shown = [part for part in models if _total_tokens(part.figures)][:SHOWN]
+    models = sorted(summary.models, key=lambda part: -_total_tokens(part.stats))
+    shown = [part for part in models if _total_tokens(part.stats)][:MAX_BARS]
     rows = []
     for part in shown:
-        figures = part.figures
+        figures = part.stats
         title = say(
             "insights.tokens_of",
             name=part.key,
@@ -214,65 +238,72 @@ def _tokens(summary: Summary, visitor: Visitor) -> str:
         )
         fresh = figures.prompt_tokens - figures.cached_tokens
         pieces = (fresh, figures.cached_tokens, figures.completion_tokens)
-        rows.append(Row(part.key, f"{_total_tokens(figures):,}", title, pieces))
-    key: list[tuple[charts.Look, str]] = [
+        rows.append(BarRow(part.key, f"{_total_tokens(figures):,}", title, pieces))
+    key: list[tuple[charts.SeriesStyle, str]] = [
         ("solid", say("insights.prompt")),
         ("hatch", say("insights.cached")),
         ("outline", say("insights.completion")),
     ]
     said = say("insights.tokens_said", rows=" / ".join(r.title for r in rows))
-    chart = charts.rows(rows, [look for look, _ in key], said) if rows else ""
-    return _chart(say("insights.tokens_chart"), _rest(models, rows, visitor), key, chart, visitor)
+    chart = charts.bar_chart(rows, [look for look, _ in key], said) if rows else ""
+    return _chart(
+        say("insights.tokens_chart"), _omitted_text(models, rows, visitor), key, chart, visitor
+    )
 
 
-def _costs(summary: Summary, visitor: Visitor) -> str:
+def _cost_chart(summary: Summary, visitor: Visitor) -> str:
     say = visitor.translate
-    personas = sorted(summary.personas, key=lambda part: -(part.figures.cost or 0))
+    personas = sorted(summary.personas, key=lambda part: -(part.stats.cost or 0))
     rows = [
-        Row(
-            name_of(part, visitor),
-            _price(part.figures, visitor),
+        BarRow(
+            persona_name(part, visitor),
+            _format_price(part.stats, visitor),
             say(
                 "insights.cost_of",
-                name=name_of(part, visitor),
-                cost=_price(part.figures, visitor),
+                name=persona_name(part, visitor),
+                cost=_format_price(part.stats, visitor),
             ),
-            (part.figures.cost or 0.0,),
+            (part.stats.cost or 0.0,),
         )
-        for part in personas[:SHOWN]
+        for part in personas[:MAX_BARS]
     ]
     said = say("insights.costs_said", rows=" / ".join(r.title for r in rows))
-    chart = charts.rows(rows, ["solid"], said)
-    return _chart(say("insights.costs_chart"), _rest(personas, rows, visitor), [], chart, visitor)
+    chart = charts.bar_chart(rows, ["solid"], said)
+    return _chart(
+        say("insights.costs_chart"), _omitted_text(personas, rows, visitor), [], chart, visitor
+    )
 
 
-def _rest(parts: Sequence[Part], rows: Sequence[Row], visitor: Visitor) -> str:
+def _omitted_text(parts: Sequence[UsageGroup], rows: Sequence[BarRow], visitor: Visitor) -> str:
     """Return a text with the number of ``parts`` that have no row; "" if all have one."""
     if len(parts) <= len(rows):
         return ""
     return visitor.translate("insights.rest", count=len(parts) - len(rows))
 
 
-def _total_tokens(figures: Figures) -> int:
+def _total_tokens(figures: UsageStats) -> int:
     return figures.prompt_tokens + figures.completion_tokens
 
 
 # ── tables ────────────────────────────────────────────────────────────────────────────────
 
-COLUMNS = ("answers", "errors", "first", "whole", "prompt", "completion", "cost", "cache")
+TABLE_COLUMNS = ("answers", "errors", "first", "whole", "prompt", "completion", "cost", "cache")
 
 
 def _tables(summary: Summary, visitor: Visitor) -> str:
     say = visitor.translate
     groups = [
         ("", [(say("insights.all"), summary.total)]),
-        (say("insights.by_persona"), [(name_of(p, visitor), p.figures) for p in summary.personas]),
-        (say("insights.by_model"), [(p.key, p.figures) for p in summary.models]),
+        (
+            say("insights.by_persona"),
+            [(persona_name(p, visitor), p.stats) for p in summary.personas],
+        ),
+        (say("insights.by_model"), [(p.key, p.stats) for p in summary.models]),
     ]
     times = [
-        (_at(part, summary, visitor), part.figures)
-        for part in summary.course
-        if part.figures != Figures()
+        (_time_label(part, summary, visitor), part.stats)
+        for part in summary.timeline
+        if part.stats != UsageStats()
     ]
     return (
         f'<div class="sheet">{_table(say("insights.table"), groups, visitor)}</div>'
@@ -282,10 +313,10 @@ def _tables(summary: Summary, visitor: Visitor) -> str:
 
 
 def _table(
-    name: str, groups: Sequence[tuple[str, Sequence[tuple[str, Figures]]]], visitor: Visitor
+    name: str, groups: Sequence[tuple[str, Sequence[tuple[str, UsageStats]]]], visitor: Visitor
 ) -> str:
     """Return a table as HTML. ``groups`` are (heading, rows); a row is (name, figures)."""
-    words = [visitor.translate(f"insights.column.{column}") for column in COLUMNS]
+    words = [visitor.translate(f"insights.column.{column}") for column in TABLE_COLUMNS]
     head = "".join(f'<th scope="col">{escape(word)}</th>' for word in words)
     bodies = []
     for heading, rows in groups:
@@ -293,7 +324,7 @@ def _table(
             f'<tr><th class="group" scope="rowgroup" colspan="{1 + len(words)}">'
             f"{escape(heading)}</th></tr>"
         )
-        lines = "".join(_line(name, figures, visitor) for name, figures in rows)
+        lines = "".join(_table_row(name, figures, visitor) for name, figures in rows)
         bodies.append(f"<tbody>{title if heading else ''}{lines}</tbody>")
     return (
         f'<div class="wide" tabindex="0" role="region" aria-label="{escape(name)}"><table><thead>'
@@ -301,7 +332,7 @@ def _table(
     )
 
 
-def _line(name: str, figures: Figures, visitor: Visitor) -> str:
+def _table_row(name: str, figures: UsageStats, visitor: Visitor) -> str:
     prompt = f"{figures.prompt_tokens:,}"
     if figures.cached_tokens:
         prompt = visitor.translate(
@@ -310,43 +341,43 @@ def _line(name: str, figures: Figures, visitor: Visitor) -> str:
     values = (
         f"{figures.answers:,}",
         f"{figures.errors:,}",
-        _three(figures.first),
-        _three(figures.whole),
+        _format_percentiles(figures.first),
+        _format_percentiles(figures.whole),
         prompt,
         f"{figures.completion_tokens:,}",
-        _price(figures, visitor),
-        _percent(figures.cache_hit_rate),
+        _format_price(figures, visitor),
+        _format_percent(figures.cache_hit_rate),
     )
     cells = "".join(f"<td>{escape(value)}</td>" for value in values)
     return f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>'
 
 
-def _three(waits: Waits) -> str:
+def _format_percentiles(waits: LatencyPercentiles) -> str:
     if waits.p50 is None:
         return "–"
-    return " · ".join(seconds(value) for value in (waits.p50, waits.p95, waits.p99))
+    return " · ".join(format_seconds(value) for value in (waits.p50, waits.p95, waits.p99))
 
 
-def _percent(share: float | None) -> str:
+def _format_percent(share: float | None) -> str:
     return "–" if share is None else f"{share:.1%}"
 
 
-def _price(figures: Figures, visitor: Visitor, *, short: bool = False) -> str:
+def _format_price(figures: UsageStats, visitor: Visitor, *, short: bool = False) -> str:
     """Return the known cost as text, and how many generations it leaves out.
 
     A dash means that no generation reports usage. ``short`` leaves the number out, for places
     where another line has it.
     """
-    if not figures.used:
+    if not figures.has_usage:
         return "–"
     unknown = figures.unpriced and not figures.cost  # only free generations have a known price
-    known = money(None if unknown else figures.cost, visitor)
+    known = format_cost(None if unknown else figures.cost, visitor)
     if unknown or short or figures.cost is None or not figures.unpriced:
         return known
     return visitor.translate("insights.price_partly", known=known, count=f"{figures.unpriced:,}")
 
 
-def _how(visitor: Visitor) -> str:
+def _explanations(visitor: Visitor) -> str:
     """Return the explanation of the statistics as HTML."""
     topics = ("answers", "waits", "percentiles", "tokens", "cost", "cache", "days")
     lines = "".join(
@@ -361,20 +392,20 @@ def _how(visitor: Visitor) -> str:
 # ── dates as text ─────────────────────────────────────────────────────────────────────────
 
 
-def _axis(part: Part, summary: Summary, visitor: Visitor) -> str:
+def _axis_label(part: UsageGroup, summary: Summary, visitor: Visitor) -> str:
     """Return the label under a position of the axis. Only every sixth hour has one."""
     moment = datetime.fromisoformat(part.key)
     if summary.step == "hour" and moment.hour % 6:
         return ""
     step = "day" if summary.step == "week" else summary.step
-    return _moment(moment, step, visitor)
+    return _format_time(moment, step, visitor)
 
 
-def _at(part: Part, summary: Summary, visitor: Visitor) -> str:
-    return _moment(datetime.fromisoformat(part.key), summary.step, visitor)
+def _time_label(part: UsageGroup, summary: Summary, visitor: Visitor) -> str:
+    return _format_time(datetime.fromisoformat(part.key), summary.step, visitor)
 
 
-def _moment(moment: datetime, step: str, visitor: Visitor) -> str:
+def _format_time(moment: datetime, step: str, visitor: Visitor) -> str:
     months = visitor.translate("insights.months").split()
     return visitor.translate(
         f"insights.at.{step}",

@@ -54,7 +54,7 @@ def _plain(text: str) -> str:
     return _BOLD.sub(r"<strong>\1</strong>", text)
 
 
-def _traced(prompt: Prompt) -> Iterator[str]:
+def _traced_html(prompt: Prompt) -> Iterator[str]:
     position = 0
     for span in prompt.trace.spans:
         yield escape(prompt.system[position : span.start])
@@ -100,17 +100,17 @@ def prompt_html(prompt: Prompt, visitor: Visitor, *, tokens: int, about: bool, p
         f'<div class="figures"><span>{escape(count)}</span><span>{escape(price)}</span>'
         f"<span>{escape(kind)}</span></div>"
         f'<p class="rule"><code>{escape(prompt.trace.template)}</code> ← {escape(rule)}</p>{note}'
-        f'<div class="paper" tabindex="0"><pre class="prompt">{"".join(_traced(prompt))}</pre>'
+        f'<div class="paper" tabindex="0"><pre class="prompt">{"".join(_traced_html(prompt))}</pre>'
         f"{turns}</div>"
     )
 
 
-def seconds(milliseconds: float | None) -> str:
+def format_seconds(milliseconds: float | None) -> str:
     """Format milliseconds as seconds with two decimals; a dash for None."""
     return "–" if milliseconds is None else f"{milliseconds / 1000:.2f}"
 
 
-def money(cost: float | None, visitor: Visitor) -> str:
+def format_cost(cost: float | None, visitor: Visitor) -> str:
     """Format a cost in US dollars: "free" for 0, "unknown" for None, in the visitor's language."""
     if cost is None:
         return visitor.translate("figures.cost_unknown")
@@ -119,9 +119,9 @@ def money(cost: float | None, visitor: Visitor) -> str:
     return f"${cost:,.2f}" if cost >= 1 else f"${cost:.4f}" if cost >= 0.0001 else f"${cost:.6f}"
 
 
-def dated(cost: float | None, day: date | None, visitor: Visitor) -> str:
+def price_with_date(cost: float | None, day: date | None, visitor: Visitor) -> str:
     """Format a cost as :func:`money` does, with the ``day`` of its price list."""
-    price = money(cost, visitor)
+    price = format_cost(cost, visitor)
     if not cost or day is None:
         return price
     return visitor.translate("figures.price_of", price=price, date=day.isoformat())
@@ -133,7 +133,7 @@ def waiting_html(words: str, visitor: Visitor) -> str:
     return f'<p class="quiet waiting" data-unit="{unit}">{escape(words)}</p>'
 
 
-def figures(metadata: dict[str, Any], visitor: Visitor) -> str:
+def answer_figures_html(metadata: dict[str, Any], visitor: Visitor) -> str:
     """Return the line under an answer as HTML: fallback model, latency, tokens and cost.
 
     A note comes first if the answer was cut off. The time to first token counts the first text
@@ -142,10 +142,10 @@ def figures(metadata: dict[str, Any], visitor: Visitor) -> str:
     if metadata.get("total_ms") is None:
         return ""
     usage = metadata.get("usage") or {}
-    parts = [visitor.translate("figures.total", seconds=seconds(metadata["total_ms"]))]
+    parts = [visitor.translate("figures.total", seconds=format_seconds(metadata["total_ms"]))]
     first = metadata.get("first_shown_ms") or metadata.get("first_token_ms")
     if first is not None or not metadata.get("fallback"):  # otherwise no model has answered
-        parts.insert(0, visitor.translate("figures.first", seconds=seconds(first)))
+        parts.insert(0, visitor.translate("figures.first", seconds=format_seconds(first)))
         if metadata.get("cache_hit"):
             parts.append(visitor.translate("figures.cache_hit"))
         else:
@@ -153,7 +153,7 @@ def figures(metadata: dict[str, Any], visitor: Visitor) -> str:
             parts.append(visitor.translate("figures.tokens", **counts))
         if usage.get("cached_tokens"):
             parts.append(visitor.translate("figures.cached", count=usage["cached_tokens"]))
-        parts.append(money(metadata.get("cost"), visitor))
+        parts.append(format_cost(metadata.get("cost"), visitor))
     absent = metadata.get("fallback_from")
     if absent and not metadata.get("fallback"):
         names = {"model": metadata["spec"], "absent": absent[0]["model"]}

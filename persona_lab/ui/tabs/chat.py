@@ -16,10 +16,16 @@ from persona_lab.lab import Lab
 from persona_lab.types import Event
 from persona_lab.ui.events import PRIVATE_EVENT, Update, noop_for_cancel
 from persona_lab.ui.page_context import PageContext
-from persona_lab.ui.render.chat import Thread, lean, thread_of, title_of, under_html
+from persona_lab.ui.render.chat import (
+    Thread,
+    answer_footer_html,
+    build_thread,
+    chat_title,
+    without_old_footers,
+)
 from persona_lab.ui.render.text import safe_markdown, waiting_html
 from persona_lab.ui.session import Visitor, Visitors
-from persona_lab.ui.streaming import paced, waits_for
+from persona_lab.ui.streaming import batch_events, waiting_text
 
 
 class ChatActions:
@@ -30,36 +36,36 @@ class ChatActions:
         self.visitors = visitors
         self._answering: dict[str, asyncio.Event] = {}
 
-    async def settled(self, chat_id: str) -> None:
+    async def wait_until_saved(self, chat_id: str) -> None:
         """Wait until a stopped answer is saved; return at once if none is running."""
         over = self._answering.get(chat_id)
         if over is not None:
             with suppress(TimeoutError):
                 await asyncio.wait_for(over.wait(), timeout=10)
 
-    async def past(self, persona: str, visitor: Visitor) -> list[tuple[str, str]]:
+    async def list_chats(self, persona: str, visitor: Visitor) -> list[tuple[str, str]]:
         """Return the visitor's chats with a persona, newest first, as (title, id)."""
         chats = await visitor.operations(self.lab).list_chats(persona, limit=1000)
-        return [(title_of(chat, visitor), chat.id) for chat in chats]
+        return [(chat_title(chat, visitor), chat.id) for chat in chats]
 
-    async def thread(self, persona: str, chat_id: str, visitor: Visitor) -> Thread:
+    async def load_thread(self, persona: str, chat_id: str, visitor: Visitor) -> Thread:
         """Return the messages of a chat; only the greeting where ``chat_id`` is empty."""
         operations = visitor.operations(self.lab)
         agent = await operations.get_persona(persona, deleted=True)
         if not chat_id:
-            return thread_of([], agent, visitor)
+            return build_thread([], agent, visitor)
         messages = await operations.list_messages(chat_id)
-        return thread_of(messages, agent, visitor)
+        return build_thread(messages, agent, visitor)
 
-    async def show(self, persona: str, chat_id: str, visitor: Visitor) -> tuple[Any, ...]:
+    async def open_chat(self, persona: str, chat_id: str, visitor: Visitor) -> tuple[Any, ...]:
         """Return values for (chat_id, list, thread), with ``chat_id`` open, or a new chat."""
-        past = await self.past(persona, visitor)
+        past = await self.list_chats(persona, visitor)
         if chat_id not in [id_ for _, id_ in past]:
             chat_id = ""
         return (
             chat_id,
             gr.update(choices=past, value=chat_id or None, visible=bool(past)),
-            await self.thread(persona, chat_id, visitor),
+            await self.load_thread(persona, chat_id, visitor),
         )
 
     async def send(
@@ -82,10 +88,10 @@ class ChatActions:
         # The chat's own persona: a changed demo moves its chats to the copy.
         chat_id, persona = chat.id, chat.agent_id
         await operations.get_persona(persona)
-        thread = await self.thread(persona, chat_id, visitor)
+        thread = await self.load_thread(persona, chat_id, visitor)
         thread.append({"role": "user", "content": safe_markdown(message)})
         events = operations.send(message, chat_id, persona, model=model)
-        async with aclosing(self._follow(events, thread, chat_id, model, visitor)) as steps:
+        async with aclosing(self._stream_thread(events, thread, chat_id, model, visitor)) as steps:
             async for step in steps:
                 yield step
 
@@ -97,7 +103,7 @@ class ChatActions:
         Yields:
             The same as :meth:`send`.
         """
-        thread = await self.thread(persona, chat_id, visitor)
+        thread = await self.load_thread(persona, chat_id, visitor)
         while thread and thread[-1]["role"] == "assistant" and len(thread) > 1:
             thread.pop()
         events = visitor.operations(self.lab).regenerate(chat_id, model=model)
@@ -111,14 +117,16 @@ class ChatActions:
                         failed = event.content
                     yield event
 
-        async with aclosing(self._follow(watched(), thread, chat_id, model, visitor)) as steps:
+        async with aclosing(
+            self._stream_thread(watched(), thread, chat_id, model, visitor)
+        ) as steps:
             async for step in steps:
                 yield step
         if failed:  # show the previous answer again
             gr.Warning(escape(failed, quote=False), duration=6)
-            yield chat_id, await self.thread(persona, chat_id, visitor), True
+            yield chat_id, await self.load_thread(persona, chat_id, visitor), True
 
-    async def _follow(
+    async def _stream_thread(
         self,
         events: AsyncGenerator[Event, None],
         thread: Thread,
@@ -127,19 +135,22 @@ class ChatActions:
         visitor: Visitor,
     ) -> AsyncGenerator[tuple[str, Thread, bool], None]:
         over = self._answering[chat_id] = asyncio.Event()
-        text, kept, thread = "", False, lean(thread)
+        text, kept, thread = "", False, without_old_footers(thread)
         try:
-            async with aclosing(paced(events)) as batches:
+            async with aclosing(batch_events(events)) as batches:
                 async for batch in batches:
                     for event in batch:
                         kept |= event.type == "start"  # a heartbeat doesn't tell
                         text = event.content if event.type == "done" else text + event.content
                     shown: Any = safe_markdown(text)
                     if not text:
-                        words = await waits_for(model, visitor)
+                        words = await waiting_text(model, visitor)
                         shown = gr.HTML(waiting_html(words, visitor))
                     if batch and batch[-1].type == "done":
-                        shown = [shown, gr.HTML(under_html(text, batch[-1].metadata, visitor))]
+                        shown = [
+                            shown,
+                            gr.HTML(answer_footer_html(text, batch[-1].metadata, visitor)),
+                        ]
                     yield chat_id, [*thread, {"role": "assistant", "content": shown}], kept
         finally:
             over.set()
@@ -240,7 +251,7 @@ class ChatTab:
     async def open_chat(self, persona_id: str, chat_id: str, visitor: Visitor) -> Update:
         """Return updates that open a chat, or a new one where ``chat_id`` is empty."""
         lab = self._page.lab
-        chat_id, listed, thread = await self.actions.show(persona_id, chat_id, visitor)
+        chat_id, listed, thread = await self.actions.open_chat(persona_id, chat_id, visitor)
         deleted = await asyncio.to_thread(
             lab.store.deleted_chat, persona_id, user_id=visitor.user_id
         )
@@ -261,9 +272,9 @@ class ChatTab:
 
     async def open_newest(self, agent: Agent, model: str, visitor: Visitor) -> Update:
         """Open the newest chat with a persona, and let ``model`` prefill its prompt."""
-        chats = await self.actions.past(agent.id, visitor)
+        chats = await self.actions.list_chats(agent.id, visitor)
         chat_id = chats[0][1] if chats else ""
-        self._page.prefetcher.soon(agent, model, visitor, chat_id)
+        self._page.prefetcher.schedule(agent, model, visitor, chat_id)
         return await self.open_chat(agent.id, chat_id, visitor)
 
     def _show_stop_button(self) -> Update:
@@ -285,7 +296,7 @@ class ChatTab:
     # ── handlers ──────────────────────────────────────────────────────────────────────────
 
     async def _on_select(self, persona_id: str, chat_id: str, request: gr.Request) -> Update:
-        visitor = await self._page.visitors.of(request)
+        visitor = await self._page.visitors.from_request(request)
         with visitor.error_toasts():
             return await self.open_chat(persona_id, chat_id or "", visitor)
 
@@ -293,11 +304,11 @@ class ChatTab:
         return self._after_answer(await self._on_select(persona_id, chat_id, request))
 
     async def _on_stop(self, persona_id: str, chat_id: str, request: gr.Request) -> Update:
-        visitor = await self._page.visitors.of(request)
+        visitor = await self._page.visitors.from_request(request)
         with visitor.error_toasts():
             if chat_id:
                 await visitor.operations(self._page.lab).get_chat(chat_id)
-                await self.actions.settled(chat_id)
+                await self.actions.wait_until_saved(chat_id)
             return self._after_answer(await self.open_chat(persona_id, chat_id, visitor))
 
     async def _on_new(self, persona_id: str, request: gr.Request) -> Update:
@@ -306,7 +317,7 @@ class ChatTab:
     async def _on_send(
         self, text: str, persona_id: str, chat_id: str, model: str, request: gr.Request
     ) -> AsyncGenerator[Update, None]:
-        visitor = await self._page.visitors.of(request)
+        visitor = await self._page.visitors.from_request(request)
         with visitor.error_toasts():
             begun = False
             if not (text or chat_id):  # the suggestion in the empty box
@@ -324,7 +335,7 @@ class ChatTab:
     async def _on_regenerate(
         self, persona_id: str, chat_id: str, model: str, request: gr.Request
     ) -> AsyncGenerator[Update, None]:
-        visitor = await self._page.visitors.of(request)
+        visitor = await self._page.visitors.from_request(request)
         with visitor.error_toasts():
             stream = self.actions.regenerate(persona_id, chat_id, model, visitor)
             async with aclosing(stream) as steps:
@@ -332,13 +343,13 @@ class ChatTab:
                     yield {self._thread: thread, **self._show_stop_button()}
 
     async def _on_delete(self, persona_id: str, chat_id: str, request: gr.Request) -> Update:
-        visitor = await self._page.visitors.of(request)
+        visitor = await self._page.visitors.from_request(request)
         with visitor.error_toasts():
             await visitor.operations(self._page.lab).delete_chat(chat_id)
             return await self.open_chat(persona_id, "", visitor)
 
     async def _on_restore(self, persona_id: str, chat_id: str, request: gr.Request) -> Update:
-        visitor = await self._page.visitors.of(request)
+        visitor = await self._page.visitors.from_request(request)
         with visitor.error_toasts():
             await visitor.operations(self._page.lab).restore_chat(chat_id)
             return await self.open_chat(persona_id, chat_id, visitor)
@@ -346,11 +357,11 @@ class ChatTab:
     async def _on_focus(
         self, persona_id: str, chat_id: str, model: str, request: gr.Request
     ) -> None:
-        visitor = await self._page.visitors.of(request)
+        visitor = await self._page.visitors.from_request(request)
         with visitor.error_toasts():
             operations = visitor.operations(self._page.lab)
             agent = await operations.get_persona(persona_id, deleted=True)
-            self._page.prefetcher.soon(agent, model or "", visitor, chat_id)
+            self._page.prefetcher.schedule(agent, model or "", visitor, chat_id)
 
     def wire(self) -> None:
         """Connect the events."""

@@ -18,9 +18,9 @@ from persona_lab.lab import Lab
 from persona_lab.ui.events import PRIVATE_EVENT, Update
 from persona_lab.ui.model_status import supports_language
 from persona_lab.ui.page_context import PageContext
-from persona_lab.ui.render.text import figures, safe_markdown, waiting_html
+from persona_lab.ui.render.text import answer_figures_html, safe_markdown, waiting_html
 from persona_lab.ui.session import Visitor, Visitors
-from persona_lab.ui.streaming import waits_for
+from persona_lab.ui.streaming import waiting_text
 
 CURRENT = "current"
 """The value of a column's persona that is open in the editor. An empty value shows an empty box."""
@@ -75,16 +75,15 @@ def cell_values(cell: Cell, visitor: Visitor) -> tuple[str, str]:
 
     The ``error`` of a waiting cell says what it waits for.
     """
-    text = safe_markdown(cell.text)
+    text, line = safe_markdown(cell.text), answer_figures_html(cell.metadata, visitor)
     if cell.state == "waiting":
         return "", waiting_html(cell.error, visitor)
     if cell.state == "failed":
-        words = escape(cell.error)
-        return text, f'<p class="warning" role="alert">{words}</p>{figures(cell.metadata, visitor)}'
+        return text, f'<p class="warning" role="alert">{escape(cell.error)}</p>{line}'
     if cell.state == "stopped":
-        stopped = f'<p class="quiet">{escape(visitor.translate("compare.stopped"))}</p>'
-        return text, stopped + figures(cell.metadata, visitor)
-    return text, figures(cell.metadata, visitor)
+        stopped = escape(visitor.translate("compare.stopped"))
+        return text, f'<p class="quiet">{stopped}</p>{line}'
+    return text, line
 
 
 async def pick_unused_persona(lab: Lab, used: Collection[str], visitor: Visitor) -> str:
@@ -193,7 +192,7 @@ class CompareActions:
                 news: list[Cell | None] = [None] * len(found)
                 for i, cell, contestant in zip(active, cells, contestants, strict=True):
                     if cell.state == "waiting":
-                        words = await waits_for(contestant.model, visitor)
+                        words = await waiting_text(contestant.model, visitor)
                         cell = replace(cell, error=words)
                     if shown.get(i) != cell:
                         shown[i] = news[i] = cell
@@ -351,7 +350,7 @@ class CompareTab:
         self, values: Mapping[Component, Any], chosen: Sequence[Column], request: gr.Request
     ) -> AsyncGenerator[Update, None]:
         """Run the message over the columns ``chosen``."""
-        visitor = await self._page.visitors.of(request)
+        visitor = await self._page.visitors.from_request(request)
         picks = [(values[c.model] or "", values[c.persona] or CURRENT) for c in chosen]
         with visitor.error_toasts():
             started = False
@@ -393,7 +392,7 @@ class CompareTab:
 
     async def _on_stop(self, count: float | None, request: gr.Request, *lines: str) -> Update:
         """Mark the columns that were waiting or streaming as stopped."""
-        visitor = await self._page.visitors.of(request)
+        visitor = await self._page.visitors.from_request(request)
         stopped = f'<p class="quiet">{escape(visitor.translate("compare.stopped"))}</p>'
         ended = ("figures", "warning", "empty")
         update = self._show_end(count)
@@ -404,7 +403,7 @@ class CompareTab:
 
     async def _on_add(self, values: dict[Component, Any], request: gr.Request) -> Update:
         """Add a column, if possible with a persona that no other column has."""
-        visitor = await self._page.visitors.of(request)
+        visitor = await self._page.visitors.from_request(request)
         count = open_columns(values[self._count])
         if count == MAX_COLUMNS:
             return {self._count: count}

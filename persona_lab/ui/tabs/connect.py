@@ -15,19 +15,19 @@ from gradio.components import Component
 
 from persona_lab.clients.registry import get_provider, list_keyed_providers
 from persona_lab.db.tables import ApiToken
-from persona_lab.insights import zone_of
+from persona_lab.insights import parse_time_zone
 from persona_lab.lab import Lab
 from persona_lab.ui.events import PRIVATE_EVENT, WITH_TIME_ZONE, Update
 from persona_lab.ui.model_status import model_choices
 from persona_lab.ui.page_context import PageContext
 from persona_lab.ui.session import Visitor, Visitors
 
-KEYED = tuple(provider.name for provider in list_keyed_providers())
+KEYED_PROVIDERS = tuple(provider.name for provider in list_keyed_providers())
 """The providers that need a key."""
-_KEY = re.compile(r"[\w.:~+/=-]{20,400}", re.ASCII)
+_KEY_FORM = re.compile(r"[\w.:~+/=-]{20,400}", re.ASCII)
 """The form of a key. It excludes plain words, which would be redacted from answers."""
 
-_EXAMPLE = """from openai import OpenAI
+_EXAMPLE_PROGRAM = """from openai import OpenAI
 
 client = OpenAI(
     base_url="{origin}/v1",
@@ -37,7 +37,7 @@ said = [{"role": "user", "content": "{said}"}]
 answer = client.chat.completions.create(model="{persona}", messages=said)
 print(answer.choices[0].message.content)"""
 """``{origin}`` is the page's own address, which the browser fills in."""
-_COPY = """const [pre, copy] = ["pre", ".copy"].map((at) => element.querySelector(at));
+_COPY_SCRIPT = """const [pre, copy] = ["pre", ".copy"].map((at) => element.querySelector(at));
 copy.addEventListener("click", () => (copy.dataset.copy = pre.innerText));"""
 """Copies the example as it is displayed: in one language, with the page's address."""
 
@@ -106,27 +106,27 @@ class ConnectActions:
             gr.Error: The key is empty or has a wrong form.
         """
         key = key.strip()
-        if not (_KEY.fullmatch(key) and visitor.session):
+        if not (_KEY_FORM.fullmatch(key) and visitor.session):
             raise gr.Error(
                 visitor.translate("connect.no_key" if key else "connect.empty_key"),
                 title=visitor.translate("error.title"),
                 duration=6,
                 print_exception=False,
             )
-        await self.visitors.keyring.put(visitor.page, provider, key)
-        return self.visitors.again(visitor)
+        await self.visitors.user_keys.put(visitor.page, provider, key)
+        return self.visitors.with_current_keys(visitor)
 
     async def forget_key(self, provider: str, visitor: Visitor) -> Visitor:
         """Forget the page's key for ``provider``; return the visitor with the new service."""
-        self.visitors.keyring.drop(visitor.page, provider)
-        return self.visitors.again(visitor)
+        self.visitors.user_keys.drop(visitor.page, provider)
+        return self.visitors.with_current_keys(visitor)
 
-    async def tokens(self, visitor: Visitor, zone: str = "") -> list[tuple[str, str]]:
+    async def list_tokens(self, visitor: Visitor, zone: str = "") -> list[tuple[str, str]]:
         """Return the visitor's tokens as (label, id), the newest first."""
         held = await visitor.operations(self.lab).list_tokens()
-        return [(token_label(token, visitor, zone_of(zone)), token.id) for token in held]
+        return [(token_label(token, visitor, parse_time_zone(zone)), token.id) for token in held]
 
-    async def make_token(self, name: str, visitor: Visitor) -> str:
+    async def create_token(self, name: str, visitor: Visitor) -> str:
         """Create a token; return it as HTML. It is shown only once."""
         _, secret = await visitor.operations(self.lab).create_token(name)
         say = visitor.translate
@@ -166,7 +166,9 @@ class ConnectTab:
                 gr.HTML(
                     f"<h2>{bilingual('connect.keys')}</h2><p>{bilingual('connect.keys_line')}</p>"
                 )
-                self._key_forms = {provider: self._build_key(provider) for provider in KEYED}
+                self._key_forms = {
+                    provider: self._build_key(provider) for provider in KEYED_PROVIDERS
+                }
             with gr.Column(min_width=320, elem_classes="sheet", elem_id="connect-tokens"):
                 gr.HTML(
                     f"<h2>{bilingual('connect.tokens')}</h2>"
@@ -229,7 +231,7 @@ class ConnectTab:
 
     def _build_example(self) -> None:
         bilingual = self._page.bilingual
-        example = escape(_EXAMPLE)
+        example = escape(_EXAMPLE_PROGRAM)
         for blank, shown in (
             ("{origin}", "<span data-origin></span>"),
             ("{token}", bilingual("connect.token_here")),
@@ -245,7 +247,7 @@ class ConnectTab:
             f"{schema}{bilingual('connect.rest_form')}</a></p>"
             f"<p>{bilingual('connect.socket')} <code>/ws/{{chat_id}}</code></p>",
             elem_id="connect-example",
-            js_on_load=_COPY,
+            js_on_load=_COPY_SCRIPT,
         )
 
     # ── updates ───────────────────────────────────────────────────────────────────────────
@@ -274,7 +276,7 @@ class ConnectTab:
         return update | dict.fromkeys(self._page.model_dropdowns, gr.update(choices=choices))
 
     async def _show_tokens(self, visitor: Visitor, zone: str) -> Update:
-        tokens = await self._actions.tokens(visitor, zone or "")
+        tokens = await self._actions.list_tokens(visitor, zone or "")
         return {
             self._list: gr.update(choices=tokens, value=None, visible=bool(tokens)),
             **self._reset_revoke_button(visitor, visible=bool(tokens), interactive=False),
@@ -288,25 +290,27 @@ class ConnectTab:
     # ── handlers ──────────────────────────────────────────────────────────────────────────
 
     async def _on_open(self, zone: str, request: gr.Request) -> Update:
-        visitor = await self._page.visitors.of(request)
+        visitor = await self._page.visitors.from_request(request)
         with visitor.error_toasts():
             return self._show_keys(visitor) | await self._show_tokens(visitor, zone)
 
     async def _on_create_token(self, name: str, zone: str, request: gr.Request) -> Update:
-        visitor = await self._page.visitors.of(request)
+        visitor = await self._page.visitors.from_request(request)
         with visitor.error_toasts():
-            message = await self._actions.make_token(name or "", visitor)
+            message = await self._actions.create_token(name or "", visitor)
             update: Update = {self._message: message, self._name: ""}
             return update | await self._show_tokens(visitor, zone)
 
     async def _on_choose_token(self, request: gr.Request) -> Update:
-        return self._reset_revoke_button(await self._page.visitors.of(request), interactive=True)
+        return self._reset_revoke_button(
+            await self._page.visitors.from_request(request), interactive=True
+        )
 
     async def _on_revoke_token(
         self, token_id: str | None, to_revoke: str, zone: str, request: gr.Request
     ) -> Update:
         """Revoke a token at the second press of the button."""
-        visitor = await self._page.visitors.of(request)
+        visitor = await self._page.visitors.from_request(request)
         with visitor.error_toasts():
             if token_id and token_id != to_revoke:
                 label = gr.update(value=visitor.translate("connect.revoke_sure"))
@@ -320,7 +324,7 @@ class ConnectTab:
         form = self._key_forms[provider]
 
         async def on_use_key(key: str, request: gr.Request) -> Update:
-            visitor = await self._page.visitors.of(request)
+            visitor = await self._page.visitors.from_request(request)
             with visitor.error_toasts():
                 try:
                     visitor = await self._actions.use_key(provider, key or "", visitor)
@@ -333,7 +337,7 @@ class ConnectTab:
 
     def _forget_key_handler(self, provider: str) -> Callable[..., Coroutine[Any, Any, Update]]:
         async def on_forget_key(request: gr.Request) -> Update:
-            visitor = await self._page.visitors.of(request)
+            visitor = await self._page.visitors.from_request(request)
             with visitor.error_toasts():
                 return self._show_keys(await self._actions.forget_key(provider, visitor))
 

@@ -12,7 +12,7 @@ from typing import ClassVar
 import gradio as gr
 
 from persona_lab.errors import PersonaLabError
-from persona_lab.insights import SPAN, SPANS, generations_to_csv, zone_of
+from persona_lab.insights import DEFAULT_SPAN, SPANS, generations_to_csv, parse_time_zone
 from persona_lab.lab import Lab
 from persona_lab.ui.events import PRIVATE_EVENT, WITH_TIME_ZONE
 from persona_lab.ui.page_context import PageContext
@@ -36,7 +36,7 @@ def alerts_of(lab: Lab) -> Alerts:
     """Return a function that gives the texts of the active alerts of ``lab``."""
 
     def current_alerts(visitor: Visitor, zone: str) -> Sequence[str]:
-        place = zone_of(zone)
+        place = parse_time_zone(zone)
         return [
             visitor.translate(
                 "insights.alert_since",
@@ -62,7 +62,7 @@ class InsightsActions:
         self.visitors = visitors
         self.alerts = alerts
 
-    async def board(self, span: str, zone: str, visitor: Visitor) -> str:
+    async def load_board(self, span: str, zone: str, visitor: Visitor) -> str:
         """Return the tab's content as HTML, or an error message.
 
         Args:
@@ -76,10 +76,12 @@ class InsightsActions:
             return f'<p class="warning" role="alert">{escape(visitor.error_text(wrong))}</p>'
         return board_html(summary, visitor)
 
-    async def sheet(self, span: str, zone: str, visitor: Visitor) -> str:
+    async def export_csv(self, span: str, zone: str, visitor: Visitor) -> str:
         """Return the generations of a span as CSV, without message texts."""
         turns = await visitor.operations(self.lab).list_turns(span, zone)
-        return generations_to_csv(turns, zone_of(zone), visitor.words, visitor.language)
+        return generations_to_csv(
+            turns, parse_time_zone(zone), visitor.translations, visitor.language
+        )
 
 
 class InsightsTab:
@@ -100,7 +102,7 @@ class InsightsTab:
         with gr.Row(elem_classes="tools", elem_id="insights-tools"):
             self._span = gr.Radio(
                 [(i18n(f"insights.span.{name}"), name) for name in SPANS],
-                value=SPAN,
+                value=DEFAULT_SPAN,
                 label=i18n("insights.span.label"),
                 elem_id="insights-span",
                 elem_classes="segments",
@@ -117,15 +119,15 @@ class InsightsTab:
         self._csv = gr.Textbox(visible="hidden", elem_id="insights-sheet")
 
     async def _on_count(self, span: str, zone: str, request: gr.Request) -> tuple[str, str]:
-        visitor = await self._page.visitors.of(request)
+        visitor = await self._page.visitors.from_request(request)
         with visitor.error_toasts():
-            board = await self._actions.board(span, zone or "", visitor)
+            board = await self._actions.load_board(span, zone or "", visitor)
             return alerts_html(self._actions.alerts(visitor, zone or ""), visitor), board
 
     async def _on_save(self, span: str, zone: str, request: gr.Request) -> str:
-        visitor = await self._page.visitors.of(request)
+        visitor = await self._page.visitors.from_request(request)
         with visitor.error_toasts():
-            return await self._actions.sheet(span, zone or "", visitor)
+            return await self._actions.export_csv(span, zone or "", visitor)
 
     def wire(self) -> None:
         """Connect the events."""

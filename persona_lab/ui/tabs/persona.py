@@ -28,11 +28,16 @@ from persona_lab.personas.persona import (
 from persona_lab.types import Usage
 from persona_lab.ui.events import PRIVATE_EVENT, Update
 from persona_lab.ui.page_context import PageContext
-from persona_lab.ui.persona_form import Form, build_section, unsaved
+from persona_lab.ui.persona_form import Form, build_section, unsaved_agent
 from persona_lab.ui.render.persona import stopped_html
-from persona_lab.ui.render.text import dated, figures, prompt_html, waiting_html
+from persona_lab.ui.render.text import (
+    answer_figures_html,
+    price_with_date,
+    prompt_html,
+    waiting_html,
+)
 from persona_lab.ui.session import Visitor, Visitors
-from persona_lab.ui.streaming import paced, waits_for
+from persona_lab.ui.streaming import batch_events, waiting_text
 from persona_lab.ui.visitor_keys import Page
 
 
@@ -42,9 +47,9 @@ class EditorActions:
     def __init__(self, lab: Lab, visitors: Visitors) -> None:
         self.lab = lab
         self.visitors = visitors
-        self._shown: LRUCache[tuple[Page, str], dict[str, Any]] = LRUCache(10_000)
-        self._open: LRUCache[Page, str] = LRUCache(10_000)
-        self._filled: LRUCache[Page, dict[str, Any]] = LRUCache(10_000)
+        self._shown_fields: LRUCache[tuple[Page, str], dict[str, Any]] = LRUCache(10_000)
+        self._open_ids: LRUCache[Page, str] = LRUCache(10_000)
+        self._filled_fields: LRUCache[Page, dict[str, Any]] = LRUCache(10_000)
 
     async def prompt_panel(self, agent: Agent, model: str, message: str, visitor: Visitor) -> str:
         """Return the prompt of ``agent`` for ``message`` as HTML, or an error message."""
@@ -64,10 +69,10 @@ class EditorActions:
             visitor,
             tokens=tokens,
             about=info.provider != "local" or not client or not client.is_loaded,
-            price=dated(cost, price_date(info), visitor),
+            price=price_with_date(cost, price_date(info), visitor),
         )
 
-    async def copied(
+    async def find_copy(
         self, demo: Agent, persona: Mapping[str, Any], visitor: Visitor
     ) -> Agent | None:
         """Return the visitor's copy of a demo that equals ``persona``, if there is one.
@@ -81,27 +86,27 @@ class EditorActions:
         agents = await named(name=fields.get("name"))
         return next((a for a in agents if a.owner_id and persona_of(a) == fields), None)
 
-    def shown(self, agent: Agent, visitor: Visitor) -> None:
+    def record_shown(self, agent: Agent, visitor: Visitor) -> None:
         """Record that the visitor's form now shows ``agent``."""
-        self._open[visitor.page] = agent.id
-        self._shown[visitor.page, agent.id] = persona_of(agent)
-        self._filled[visitor.page] = persona_of(agent)
+        self._open_ids[visitor.page] = agent.id
+        self._shown_fields[visitor.page, agent.id] = persona_of(agent)
+        self._filled_fields[visitor.page] = persona_of(agent)
 
-    def fills(self, persona: Mapping[str, Any], visitor: Visitor) -> None:
+    def record_filled(self, persona: Mapping[str, Any], visitor: Visitor) -> None:
         """Record that the form is filled with ``persona``, which differs from the store."""
-        self._filled[visitor.page] = dict(persona)
+        self._filled_fields[visitor.page] = dict(persona)
 
-    def filled(self, visitor: Visitor) -> dict[str, Any] | None:
+    def filled_fields(self, visitor: Visitor) -> dict[str, Any] | None:
         """Return the fields that the form was last filled with, if known."""
-        return self._filled.get(visitor.page)
+        return self._filled_fields.get(visitor.page)
 
-    def holds(self, visitor: Visitor) -> str | None:
+    def open_persona_id(self, visitor: Visitor) -> str | None:
         """Return the id of the persona in the visitor's form, if known."""
-        return self._open.get(visitor.page)
+        return self._open_ids.get(visitor.page)
 
     def is_open(self, editing: str, visitor: Visitor) -> bool:
         """Return whether the visitor's form shows a persona; True if that is unknown."""
-        return self._open.get(visitor.page, editing) == editing
+        return self._open_ids.get(visitor.page, editing) == editing
 
     async def save(
         self, editing: str, persona: Mapping[str, Any], visitor: Visitor
@@ -122,15 +127,15 @@ class EditorActions:
         """
         operations = visitor.operations(self.lab)
         fields = clean_persona(dict(persona))
-        before = self._shown.get((visitor.page, editing), {})
+        before = self._shown_fields.get((visitor.page, editing), {})
         changed = {name: v for name, v in fields.items() if name not in before or before[name] != v}
         agent = await operations.get_persona(editing, deleted=True)
         if not changed:
             return agent, False
         agent = await operations.update_persona(editing, **changed)
-        self._shown[visitor.page, agent.id] = fields
+        self._shown_fields[visitor.page, agent.id] = fields
         if self.is_open(editing, visitor):
-            self._open[visitor.page] = agent.id
+            self._open_ids[visitor.page] = agent.id
         return agent, True
 
 
@@ -149,17 +154,17 @@ async def try_message(
     Yields:
         The answer so far, as HTML.
     """
-    agent = unsaved(persona, actions.holds(visitor) or "")
+    agent = unsaved_agent(persona, actions.open_persona_id(visitor) or "")
     name = escape(agent.name)
     text = ""
     stream = visitor.operations(actions.lab).answer(agent, message, model=model)
 
     async def waiting() -> str:
-        line = waiting_html(await waits_for(model, visitor), visitor)
+        line = waiting_html(await waiting_text(model, visitor), visitor)
         return f'<div class="answer" aria-busy="true"><b>{name}</b>{line}</div>'
 
     yield await waiting()
-    async with aclosing(paced(stream)) as batches:
+    async with aclosing(batch_events(stream)) as batches:
         async for batch in batches:
             for event in batch:
                 text = event.content if event.type == "done" else text + event.content
@@ -170,7 +175,7 @@ async def try_message(
             failed = " failed" if metadata.get("fallback") else ""
             yield (
                 f'<div class="answer{failed}" aria-live="polite"><b>{name}</b>'
-                f"<p>{escape(text)}</p>{figures(metadata, visitor)}</div>"
+                f"<p>{escape(text)}</p>{answer_figures_html(metadata, visitor)}</div>"
             )
 
 
@@ -298,7 +303,7 @@ class PersonaTab:
     async def _on_try(
         self, values: dict[Component, Any], request: gr.Request
     ) -> AsyncGenerator[Update, None]:
-        visitor = await self._page.visitors.of(request)
+        visitor = await self._page.visitors.from_request(request)
         buttons = self._show_try_buttons(running=True)
         with visitor.error_toasts():
             try:
@@ -317,7 +322,7 @@ class PersonaTab:
 
     async def _on_try_end(self, shown: str | None, request: gr.Request) -> Update:
         """Mark an incomplete answer as stopped, and reset the buttons."""
-        visitor = await self._page.visitors.of(request)
+        visitor = await self._page.visitors.from_request(request)
         return {
             self.tried: stopped_html(shown or "", visitor),
             **self._show_try_buttons(running=False),
