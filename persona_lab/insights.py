@@ -173,13 +173,13 @@ class Insights:
             InputError: There is no such span.
             StorageError: The database failed.
         """
-        place, moment = parse_time_zone(zone), self._clock()
-        since = _span_start(span, moment, place)
+        time_zone, moment = parse_time_zone(zone), self._clock()
+        since = _span_start(span, moment, time_zone)
         turns = self._store.list_generation_rows(user_id=user_id, since=since)
-        found = summarize(turns, span=span, since=since, until=moment, zone=place)
+        result = summarize(turns, span=span, since=since, until=moment, zone=time_zone)
         if turns:
-            return found
-        return replace(found, has_history=bool(self._store.list_generation_rows(user_id=user_id)))
+            return result
+        return replace(result, has_history=bool(self._store.list_generation_rows(user_id=user_id)))
 
 
 def _span_start(span: str, moment: datetime, zone: tzinfo) -> datetime | None:
@@ -202,15 +202,15 @@ def summarize(
     zone: tzinfo,
 ) -> Summary:
     """Return the statistics of ``turns``, which are in order of time."""
-    bare = Summary(span, str(zone), since, until)
+    empty = Summary(span, str(zone), since, until)
     if not turns:
-        return bare
+        return empty
     frame = _frame(turns, zone)
-    begun = frame["local"].iloc[0].to_pydatetime()
-    ended = max(until.astimezone(zone).replace(tzinfo=None), frame["local"].iloc[-1])
+    start = frame["local"].iloc[0].to_pydatetime()
+    end = max(until.astimezone(zone).replace(tzinfo=None), frame["local"].iloc[-1])
     if since is not None:
-        begun = since.astimezone(zone).replace(tzinfo=None)
-    step = _choose_step(span, (ended - begun).days + 1)
+        start = since.astimezone(zone).replace(tzinfo=None)
+    step = _choose_step(span, (end - start).days + 1)
     known = {turn.agent_id: turn for turn in turns if turn.agent_name is not None}
     personas = [
         UsageGroup(key, figures, known[key].agent_name, known[key].demo)
@@ -224,13 +224,13 @@ def summarize(
     days = _group_stats(frame, _floor_to_step(frame["local"], "day"))
     failed = frame.loc[frame["error"], "error_type"].fillna("system_error")
     return replace(
-        bare,
+        empty,
         step=step,
         total=next(iter(_group_stats(frame, frame["all"]).values())),
         personas=_sort_by_answers(personas),
         models=_sort_by_answers(models),
         days=[UsageGroup(_iso(at)[:10], figures) for at, figures in days.items()],
-        timeline=_timeline(frame, step, begun, ended, span),
+        timeline=_timeline(frame, step, start, end, span),
         kinds=frame.loc[frame["answer"], "kind"].value_counts().to_dict(),
         error_types=failed.value_counts().to_dict(),
     )
@@ -242,10 +242,10 @@ def _frame(turns: Sequence[GenerationRow], zone: tzinfo) -> DataFrame:
 
     frame = pd.DataFrame(turns, columns=list(GenerationRow._fields))
     answer = frame["kind"] != SUMMARY_KIND
-    hit = answer & frame["cache_hit"].astype(bool)
+    cache_hit = answer & frame["cache_hit"].astype(bool)
     cost = pd.to_numeric(frame["cost"])
     tokens = frame["prompt_tokens"] + frame["completion_tokens"]
-    fresh = answer & ~hit
+    fresh = answer & ~cache_hit
     local = pd.to_datetime(frame["created_at"], utc=True).dt.tz_convert(zone).dt.tz_localize(None)
     return frame.assign(
         all=0,
@@ -256,7 +256,7 @@ def _frame(turns: Sequence[GenerationRow], zone: tzinfo) -> DataFrame:
         stopped=answer & (frame["status"] == "stopped"),
         error=answer & (frame["status"] == "failed"),
         chat=frame["kind"] == "chat",
-        hit=hit & (frame["kind"] == "chat"),
+        hit=cache_hit & (frame["kind"] == "chat"),
         cost=cost.fillna(0.0),
         priced=cost.notna() & (tokens > 0),
         unpriced=cost.isna() & (tokens > 0),
@@ -302,8 +302,8 @@ def _percentiles(percentiles: Sequence[float]) -> LatencyPercentiles:
     return LatencyPercentiles(*(None if math.isnan(value) else value for value in percentiles))
 
 
-def _sort_by_answers(parts: Sequence[UsageGroup]) -> list[UsageGroup]:
-    return sorted(parts, key=lambda part: (-part.stats.answers, part.name or "", part.key))
+def _sort_by_answers(groups: Sequence[UsageGroup]) -> list[UsageGroup]:
+    return sorted(groups, key=lambda group: (-group.stats.answers, group.name or "", group.key))
 
 
 def _choose_step(span: str, days: int) -> Step:
@@ -326,17 +326,17 @@ def _floor_to_step(local: Series[Any], step: Step) -> Series[Any]:
 
 
 def _timeline(
-    frame: DataFrame, step: Step, begun: datetime, ended: datetime, span: str
+    frame: DataFrame, step: Step, start: datetime, end: datetime, span: str
 ) -> list[UsageGroup]:
-    """Return every step from ``begun`` to ``ended``, empty ones too; "today" ends at midnight."""
+    """Return every step from ``start`` to ``end``, empty ones too; "today" ends at midnight."""
     import pandas as pd
 
     if span == "today":
-        ended = datetime.combine(ended.date(), time(23))
-    first, last = _floor_to_step(pd.Series([begun, ended]), step)
-    found = _group_stats(frame, _floor_to_step(frame["local"], step))
+        end = datetime.combine(end.date(), time(23))
+    first, last = _floor_to_step(pd.Series([start, end]), step)
+    result = _group_stats(frame, _floor_to_step(frame["local"], step))
     return [
-        UsageGroup(_iso(at), found.get(at, UsageStats()))
+        UsageGroup(_iso(at), result.get(at, UsageStats()))
         for at in pd.date_range(first, last, freq=_PANDAS_FREQUENCIES[step])
     ]
 

@@ -83,11 +83,11 @@ class Comparison:
             raise InputError(f"{len(contestants)} contestants: between 1 and {MAX_COLUMNS} can run")
         text = self._service.input_validator.validate_message(message)
         cells = [Cell() for _ in contestants]
-        news = asyncio.Event()
+        changed = asyncio.Event()
 
         def show(column: int, cell: Cell) -> None:
             cells[column] = cell
-            news.set()
+            changed.set()
 
         async def fill(column: int, contestant: Contestant) -> None:
             events = self._service.answer(
@@ -121,14 +121,14 @@ class Comparison:
                 show(column, replace(cells[column], state="stopped"))
                 raise
             except Exception as error:  # noqa: BLE001 - an error of one column must not stop the others
-                excuse = await self._service.error_handler.handle(
+                fallback = await self._service.error_handler.handle(
                     error, text, contestant.agent, language=language
                 )
                 failed_cell = replace(
                     cells[column],
                     state="failed",
-                    metadata=excuse.metadata,
-                    error=excuse.metadata["error"],
+                    metadata=fallback.metadata,
+                    error=fallback.metadata["error"],
                 )
                 show(column, failed_cell)
 
@@ -138,8 +138,8 @@ class Comparison:
             while True:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._heartbeat):
-                        await news.wait()
-                news.clear()
+                        await changed.wait()
+                changed.clear()
                 snapshot = list(cells)
                 yield snapshot
                 # A cell that ends while the caller is busy is in the next snapshot.

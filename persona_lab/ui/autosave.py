@@ -48,8 +48,8 @@ class Autosave:
         if values[editor.touched]:
             try:
                 agent, changed = await self._actions.save(editing, persona, visitor)
-            except PersonaLabError as wrong:
-                update[editor.saved] = not_saved_html(wrong, visitor)
+            except PersonaLabError as error:
+                update[editor.saved] = not_saved_html(error, visitor)
             else:
                 update[editor.saved] = saved_html(agent, visitor)
                 if changed:
@@ -120,11 +120,11 @@ class Autosave:
             agent = await self._actions.find_copy(known, persona, visitor)
             if agent is None:
                 agent, _ = await self._actions.save(open_id, persona, visitor)
-        except PersonaLabError as wrong:
+        except PersonaLabError as error:
             shown = form.show(persona)
             for name in TRAITS:  # with their suggested choices
                 field = form.fields[name]
                 shown[field] = {**update[field], "value": persona[name]}
             self._actions.record_filled(persona, visitor)
-            return shown | {self._editor.saved: not_saved_html(wrong, visitor)}
+            return shown | {self._editor.saved: not_saved_html(error, visitor)}
         return await self._view.open(agent.id, model, visitor)

@@ -90,8 +90,8 @@ def endpoint(function: Callable[..., Any], visitors: Visitors) -> Callable[..., 
     def valid(values: tuple[Any, ...]) -> list[Any]:
         try:
             return [kind.validate_python(v) for kind, v in zip(kinds, values, strict=True)]
-        except ValidationError as wrong:
-            raise InputError from wrong
+        except ValidationError as error:
+            raise InputError from error
 
     async def call(*values: Any) -> Any:
         visitor = await visitors.from_request(values[-1])

@@ -93,10 +93,10 @@ class ModelStatus:
                     await loading
                 finally:
                     loading.cancel()  # a closed page needs no further progress
-        except Exception as wrong:  # noqa: BLE001 - any error is shown as the model's state
-            ours = map_error(wrong)
-            state = "needs_key" if isinstance(ours, MissingKey) else "failed"
-            yield status_html(state, visitor, visitor.error_text(ours))
+        except Exception as error:  # noqa: BLE001 - any error is shown as the model's state
+            mapped = map_error(error)
+            state = "needs_key" if isinstance(mapped, MissingKey) else "failed"
+            yield status_html(state, visitor, visitor.error_text(mapped))
             return
         self._prefetcher.reschedule(visitor)
         yield status_html("ready", visitor)

@@ -93,7 +93,7 @@ def launch(page: gr.Blocks, i18n: gr.I18n, lab: Lab, *, share: bool = False) -> 
         ConfigurationError: The server can't listen on its address and port.
     """
     settings = lab.settings
-    own = routes(lab, shared=share)
+    api_routes = routes(lab, shared=share)
     try:
         page.launch(
             server_name=settings.gradio_server_name,
@@ -110,15 +110,15 @@ def launch(page: gr.Blocks, i18n: gr.I18n, lab: Lab, *, share: bool = False) -> 
             pwa=False,
             max_threads=100,
             app_kwargs={
-                "routes": own,
+                "routes": api_routes,
                 "middleware": [
-                    Middleware(AllowGradioRoutes, lab=lab, own=own),
+                    Middleware(AllowGradioRoutes, lab=lab, own=api_routes),
                     Middleware(RejectFileInputs),
                     Middleware(VisitorCookie),
                     Middleware(FrontPage, head=head()),
                 ],
             },
         )
-    except OSError as wrong:
-        where = f"{settings.gradio_server_name}:{settings.gradio_server_port}"
-        raise ConfigurationError(f"{where} can't be served: {wrong}") from wrong
+    except OSError as error:
+        address = f"{settings.gradio_server_name}:{settings.gradio_server_port}"
+        raise ConfigurationError(f"{address} can't be served: {error}") from error

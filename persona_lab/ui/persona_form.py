@@ -49,26 +49,26 @@ class Form:
 
 def format_examples(examples: Sequence[Mapping[str, str]]) -> str:
     """Format example exchanges as text: ``> `` begins the user's lines, the answer follows."""
-    blocks = []
+    exchanges = []
     for example in examples:
-        asked = "\n".join(f"> {line}" for line in example["user"].split("\n"))
+        user_line = "\n".join(f"> {line}" for line in example["user"].split("\n"))
         answer = "\n".join(
             f"\\{line}" if line.startswith((">", "＞", "\\")) else line
             for line in example["ai"].split("\n")
         )
-        blocks.append(f"{asked}\n{answer}")
-    return "\n\n".join(blocks)
+        exchanges.append(f"{user_line}\n{answer}")
+    return "\n\n".join(exchanges)
 
 
 def parse_examples(text: str) -> list[dict[str, str]]:
     """Parse the text of :func:`format_examples`; an incomplete exchange is kept."""
     examples: list[dict[str, list[str]]] = []
     for line in text.split("\n"):
-        asked = re.match(r"[>＞] ?(.*)", line)
-        if asked:
+        user_line = re.match(r"[>＞] ?(.*)", line)
+        if user_line:
             if not examples or examples[-1]["ai"]:
                 examples.append({"user": [], "ai": []})
-            examples[-1]["user"].append(asked[1])
+            examples[-1]["user"].append(user_line[1])
         elif examples:
             examples[-1]["ai"].append(line[1:] if line.startswith("\\") else line)
         elif line.strip():

@@ -48,21 +48,21 @@ class PromptPrefetcher:
 
     def reschedule(self, visitor: Visitor) -> None:
         """Schedule the prefill of the page's last prompt again, such as after a model load."""
-        shown = self._open_prompts.get(visitor.page)
-        if shown is None:
+        prompt = self._open_prompts.get(visitor.page)
+        if prompt is None:
             return
-        former = self._tasks.get(visitor.page)
-        if former is not None:
-            former.cancel()
-        task = asyncio.create_task(self._prefill(shown, visitor))
+        running = self._tasks.get(visitor.page)
+        if running is not None:
+            running.cancel()
+        task = asyncio.create_task(self._prefill(prompt, visitor))
         self._tasks[visitor.page] = task
         task.add_done_callback(lambda _: self._forget(visitor.page, task))
 
-    async def _prefill(self, shown: _OpenPrompt, visitor: Visitor) -> None:
+    async def _prefill(self, prompt: _OpenPrompt, visitor: Visitor) -> None:
         await asyncio.sleep(self._idle_delay_s)
         with suppress(PersonaLabError):  # the answer itself will report the error
             await visitor.service.prefill(
-                shown.agent, chat_id=shown.chat_id, user_id=visitor.user_id, model=shown.model
+                prompt.agent, chat_id=prompt.chat_id, user_id=visitor.user_id, model=prompt.model
             )
 
     def _forget(self, page: Page, task: asyncio.Task[None]) -> None:

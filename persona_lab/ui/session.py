@@ -93,25 +93,25 @@ class Visitor:
             yield
         except (gr.Error, asyncio.CancelledError, GeneratorExit):
             raise
-        except Exception as wrong:
-            ours = map_error(wrong)
-            if ours is not wrong:
-                where = "".join(traceback.format_tb(wrong.__traceback__))
-                log.error("unexpected %s at the page\n%s", type(wrong).__name__, where)
+        except Exception as error:
+            mapped = map_error(error)
+            if mapped is not error:
+                stack = "".join(traceback.format_tb(error.__traceback__))
+                log.error("unexpected %s at the page\n%s", type(error).__name__, stack)
             raise gr.Error(
-                escape(self.error_text(ours).encode("utf-8", "replace").decode(), quote=False),
+                escape(self.error_text(mapped).encode("utf-8", "replace").decode(), quote=False),
                 title=self.translate("error.title"),
                 duration=6,
                 print_exception=False,
-            ) from wrong
+            ) from error
 
 
 class Visitors:
     """Identifies visitors by the secret in their cookie, or else by their Gradio session."""
 
-    def __init__(self, lab: Lab, words: Translations) -> None:
+    def __init__(self, lab: Lab, translations: Translations) -> None:
         self._lab = lab
-        self._words = words
+        self._translations = translations
         self._known: LRUCache[str, str] = LRUCache(10_000)
         self.user_keys = UserKeyStore(lab)
 
@@ -127,7 +127,7 @@ class Visitors:
             self._known.get(secret, ""),
             request.session_hash or "",
             language_of(dict(request.cookies), request.headers),
-            self._words,
+            self._translations,
             self._lab.error_handler,
             self._lab.service,
         )

@@ -67,12 +67,12 @@ class UserKeyStore:
     def service(self, page: Page) -> LLMService:
         """Return the service for a page: the lab's, or one that uses the page's keys."""
         self._forget_idle()
-        held = self._pages.get(page)
-        if held is None:
+        page_keys = self._pages.get(page)
+        if page_keys is None:
             return self._lab.service
-        held.last_used = self._clock()
+        page_keys.last_used = self._clock()
         self._pages.move_to_end(page)
-        return held.service
+        return page_keys.service
 
     async def put(self, page: Page, provider: str, key: str) -> None:
         """Use ``key`` for the page's requests to ``provider``, from the next request on.
@@ -84,9 +84,9 @@ class UserKeyStore:
             clients, keys = self._lab.clients.with_user_keys(self._lab.layers.wrap_private)
             service = self._lab.service.with_clients(clients)
             self._pages[page] = _PageKeys(keys, service, self._clock())
-        held = self._pages[page]
-        held.keys.put(provider, SecretStr(key))
-        held.has_keys = True
+        page_keys = self._pages[page]
+        page_keys.keys.put(provider, SecretStr(key))
+        page_keys.has_keys = True
 
     def drop(self, page: Page, provider: str) -> None:
         """Use the server's key for ``provider`` again, where the server has one."""
@@ -98,13 +98,13 @@ class UserKeyStore:
 
         A request from the page within that time keeps them.
         """
-        held = self._pages.get(page)
-        if held is None:
+        page_keys = self._pages.get(page)
+        if page_keys is None:
             return
-        last = held.last_used
+        last_used = page_keys.last_used
         await asyncio.sleep(self._close_grace_s)
-        if held.last_used == last:
-            self._forget(held)
+        if page_keys.last_used == last_used:
+            self._forget(page_keys)
             await asyncio.gather(*self._closing)
 
     def _forget_idle(self) -> None:
@@ -113,19 +113,25 @@ class UserKeyStore:
             return
         self._next_cleanup = self._clock() + CLOSE_GRACE_S
         oldest = self._clock() - IDLE_TIMEOUT_S
-        for held in itertools.takewhile(lambda held: held.last_used < oldest, self._pages.values()):
-            if held.has_keys:
-                self._forget(held)
+        for page_keys in itertools.takewhile(
+            lambda page_keys: page_keys.last_used < oldest, self._pages.values()
+        ):
+            if page_keys.has_keys:
+                self._forget(page_keys)
 
-    def _evict_idle_pages(self, wanted: Page) -> None:
-        """Forget keys of the pages that have been idle longest, until ``wanted`` fits in.
+    def _evict_idle_pages(self, new_page: Page) -> None:
+        """Forget keys of the pages that have been idle longest, until ``new_page`` fits in.
 
         A page whose keys were forgotten stays remembered as such, up to ``MAX_REMEMBERED_PAGES``.
         """
-        live = [page for page, held in self._pages.items() if held.has_keys and page != wanted]
-        of_visitor = [page for page in live if page[0] == wanted[0]]
+        pages_with_keys = [
+            page
+            for page, page_keys in self._pages.items()
+            if page_keys.has_keys and page != new_page
+        ]
+        of_visitor = [page for page in pages_with_keys if page[0] == new_page[0]]
         surplus = {
-            *live[: max(0, len(live) - MAX_PAGES_WITH_KEYS + 1)],
+            *pages_with_keys[: max(0, len(pages_with_keys) - MAX_PAGES_WITH_KEYS + 1)],
             *of_visitor[: max(0, len(of_visitor) - MAX_PAGES_PER_VISITOR + 1)],
         }
         for page in surplus:
@@ -133,9 +139,9 @@ class UserKeyStore:
         while len(self._pages) > MAX_REMEMBERED_PAGES:
             self._pages.popitem(last=False)
 
-    def _forget(self, held: _PageKeys) -> None:
-        held.has_keys = False
-        held.keys.forget()
-        closing = asyncio.create_task(held.service.clients.aclose())
+    def _forget(self, page_keys: _PageKeys) -> None:
+        page_keys.has_keys = False
+        page_keys.keys.forget()
+        closing = asyncio.create_task(page_keys.service.clients.aclose())
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)

@@ -11,7 +11,7 @@ import gradio as gr
 
 from persona_lab.db.tables import Agent, Chat, Message
 from persona_lab.types import now
-from persona_lab.ui.render.text import answer_figures_html, safe_markdown
+from persona_lab.ui.render.text import answer_figures_html, safe_markdown, turn_html
 from persona_lab.ui.session import Visitor
 
 MAX_VISIBLE_MESSAGES = 8
@@ -23,19 +23,18 @@ finished answer is its Markdown, and the HTML under it, which screen readers don
 
 def answer_footer_html(answer: str, details: dict[str, Any], visitor: Visitor) -> str:
     """Return the HTML under an answer: latency and cost, a copy button, the folded prompt."""
-    say = visitor.translate
+    translate = visitor.translate
     copy = (
         f'<button type="button" class="copy" data-copy="{escape(answer)}">'
-        f"{escape(say('chat.copy'))}</button>"
+        f"{escape(translate('chat.copy'))}</button>"
     )
     prompt = details.get("prompt")
     turns = "".join(
-        f'<div class="turn turn-{turn["role"]}"><b>{escape(say("preview.turn." + turn["role"]))}'
-        f"</b><pre>{escape(turn['content'])}</pre></div>"
-        for turn in details.get("sent") or ()
+        turn_html(turn["role"], turn["content"], visitor) for turn in details.get("sent") or ()
     )
+    model = escape(str(details.get("model", "")))
     fold = (
-        f"<details><summary>{escape(say('chat.sent'))} · {escape(str(details.get('model', '')))}"
+        f"<details><summary>{escape(translate('chat.sent'))} · {model}"
         f"</summary><pre>{escape(prompt)}</pre>{turns}</details>"
         if prompt
         else ""
@@ -61,21 +60,18 @@ def build_thread(messages: Sequence[Message], agent: Agent, visitor: Visitor) ->
         role = "user" if message.sender == "user" else "assistant"
         content: Any = safe_markdown(message.content)
         if role == "assistant":
-            if message.status in (
-                "stopped",
-                "interrupted",
-            ):  # a failed answer already has its own text
-                content += (
-                    f"\n\n<em>{escape(visitor.translate('chat.status.' + message.status))}</em>"
-                )
+            # A failed answer already has its own text.
+            if message.status in ("stopped", "interrupted"):
+                status = escape(visitor.translate("chat.status." + message.status))
+                content += f"\n\n<em>{status}</em>"
             content = [
                 content,
                 gr.HTML(answer_footer_html(message.content, message.details, visitor)),
             ]
         thread.append({"role": role, "content": content})
         if role == "user" and (following is None or following.sender == "user"):
-            none = f"<em>{escape(visitor.translate('chat.status.unanswered'))}</em>"
-            thread.append({"role": "assistant", "content": none})
+            unanswered = f"<em>{escape(visitor.translate('chat.status.unanswered'))}</em>"
+            thread.append({"role": "assistant", "content": unanswered})
     return thread
 
 
@@ -96,8 +92,8 @@ def chat_title(chat: Chat, visitor: Visitor) -> str:
     return f"{_age(chat.updated_at, visitor)} · {chat.title or visitor.translate('chat.untitled')}"
 
 
-def _age(moment: datetime, visitor: Visitor) -> str:
-    seconds = (now() - moment).total_seconds()
+def _age(time: datetime, visitor: Visitor) -> str:
+    seconds = (now() - time).total_seconds()
     for unit, length in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
         if seconds >= length:
             return visitor.translate(f"chat.ago.{unit}", count=int(seconds // length))

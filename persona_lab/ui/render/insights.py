@@ -34,28 +34,28 @@ def alerts_html(alerts: Sequence[str], visitor: Visitor) -> str:
         return ""
     items = "".join(f"<li>{escape(alert)}</li>" for alert in alerts)
     name = escape(visitor.translate("insights.alerts"))
-    about = escape(visitor.translate("insights.alerts_about"))
+    subtitle = escape(visitor.translate("insights.alerts_about"))
     return (
         f'<div class="warning alerts" role="alert"><ul aria-label="{name}">{items}</ul>'
-        f"<p>{about}</p></div>"
+        f"<p>{subtitle}</p></div>"
     )
 
 
 def board_html(summary: Summary, visitor: Visitor) -> str:
     """Return everything below the span selector as HTML."""
-    say = visitor.translate
+    translate = visitor.translate
     moment = summary.until.astimezone(parse_time_zone(summary.zone))
-    as_of = say("insights.as_of", time=f"{moment:%H:%M}", zone=summary.zone)
+    as_of = translate("insights.as_of", time=f"{moment:%H:%M}", zone=summary.zone)
     status = f'<p class="quiet as-of" role="status">{escape(as_of)}</p>'
     if summary.empty:
-        words = say("insights.empty_span" if summary.has_history else "insights.empty")
-        return f'{status}<p class="empty sheet">{escape(words)}</p>'
+        text = translate("insights.empty_span" if summary.has_history else "insights.empty")
+        return f'{status}<p class="empty sheet">{escape(text)}</p>'
     drawn = "".join(
         draw(summary, visitor)
         for draw in (_answers_chart, _latency_chart, _tokens_chart, _cost_chart)
     )  # in the order of the numbers above them
     return (
-        f'<h2 class="unseen">{escape(say("tab.insights"))}</h2>{status}'
+        f'<h2 class="unseen">{escape(translate("tab.insights"))}</h2>{status}'
         f'<div class="numbers">{_headline_numbers(summary, visitor)}</div>'
         f'{charts.PATTERNS}<div class="charts">{drawn}</div>'
         f"{_tables(summary, visitor)}{_explanations(visitor)}"
@@ -63,24 +63,25 @@ def board_html(summary: Summary, visitor: Visitor) -> str:
 
 
 def _headline_numbers(summary: Summary, visitor: Visitor) -> str:
-    say, total = visitor.translate, summary.total
+    translate, total = visitor.translate, summary.total
     kinds = {kind: f"{summary.kinds.get(kind, 0):,}" for kind in ANSWER_KINDS}
     first = total.first
-    half, most = format_seconds(first.p50), format_seconds(first.p95)
-    wait = say("insights.wait_figure", p50=half, p95=most)
-    began = say("insights.wait_line", p50=half, p95=most)
+    p50, p95 = format_seconds(first.p50), format_seconds(first.p95)
+    wait = translate("insights.wait_figure", p50=p50, p95=p95)
+    wait_text = translate("insights.wait_line", p50=p50, p95=p95)
     if first.p50 is None:
-        wait, began = "–", say("insights.wait_none")
-    figures = (
-        ("answers", f"{total.answers:,}", say("insights.kinds", **kinds)),
-        ("wait", wait, began),
+        wait, wait_text = "–", translate("insights.wait_none")
+    stats = (
+        ("answers", f"{total.answers:,}", translate("insights.kinds", **kinds)),
+        ("wait", wait, wait_text),
         ("cost", _format_price(total, visitor, short=True), _cost_text(summary, visitor)),
         ("errors", _format_percent(total.error_rate), _errors_text(summary, visitor)),
     )
     return "".join(
-        f'<section class="sheet number number-{name}"><h3>{escape(say(f"insights.{name}"))}</h3>'
+        f'<section class="sheet number number-{name}">'
+        f"<h3>{escape(translate(f'insights.{name}'))}</h3>"
         f'<p class="figure">{escape(figure)}</p><p class="quiet">{escape(line)}</p></section>'
-        for name, figure, line in figures
+        for name, figure, line in stats
     )
 
 
@@ -91,10 +92,10 @@ def _cost_text(summary: Summary, visitor: Visitor) -> str:
         return visitor.translate(f"insights.{which}", count=f"{total.unpriced:,}")
     if not total.cost:
         # The cost of a model whose requests all failed is unknown.
-        known = all(part.stats.has_usage for part in summary.models)
+        known = all(group.stats.has_usage for group in summary.models)
         return visitor.translate("insights.cost_free" if known else "insights.cost_nothing")
-    each = format_cost(total.cost / max(1, total.answers), visitor)
-    return visitor.translate("insights.cost_each", each=each)
+    cost = format_cost(total.cost / max(1, total.answers), visitor)
+    return visitor.translate("insights.cost_each", each=cost)
 
 
 def _errors_text(summary: Summary, visitor: Visitor) -> str:
@@ -117,11 +118,11 @@ def _errors_text(summary: Summary, visitor: Visitor) -> str:
     )
 
 
-def persona_name(part: UsageGroup, visitor: Visitor) -> str:
+def persona_name(group: UsageGroup, visitor: Visitor) -> str:
     """Return a persona's name; personas that were never saved share one name."""
-    if part.name is None:
+    if group.name is None:
         return visitor.translate("insights.never_kept")
-    return visitor.translate("persona.demo", name=part.name) if part.demo else part.name
+    return visitor.translate("persona.demo", name=group.name) if group.demo else group.name
 
 
 # ── charts ────────────────────────────────────────────────────────────────────────────────
@@ -129,8 +130,8 @@ def persona_name(part: UsageGroup, visitor: Visitor) -> str:
 
 def _chart(
     title: str,
-    about: str,
-    key: Sequence[tuple[charts.SeriesStyle, str]],
+    subtitle: str,
+    legend: Sequence[tuple[charts.SeriesStyle, str]],
     chart: str,
     visitor: Visitor,
 ) -> str:
@@ -141,148 +142,154 @@ def _chart(
             f'<figure class="sheet"><figcaption><h3>{escape(title)}</h3></figcaption>'
             f'<p class="empty">{nothing}</p></figure>'
         )
-    about = f"<span>{escape(about)}</span>" if about else ""
+    subtitle = f"<span>{escape(subtitle)}</span>" if subtitle else ""
     return (
         f'<figure class="sheet"><figcaption><h3>{escape(title)}</h3>'
-        f'<p class="figures">{about}{charts.legend(key)}</p></figcaption>{chart}</figure>'
+        f'<p class="figures">{subtitle}{charts.legend(legend)}</p></figcaption>{chart}</figure>'
     )
 
 
 def _answers_chart(summary: Summary, visitor: Visitor) -> str:
-    say = visitor.translate
-    places = [
+    translate = visitor.translate
+    points = [
         TimePoint(
-            _axis_label(part, summary, visitor),
-            say(
+            _axis_label(group, summary, visitor),
+            translate(
                 "insights.answers_at",
-                at=_time_label(part, summary, visitor),
-                answers=f"{part.stats.answers:,}",
-                errors=f"{part.stats.errors:,}",
+                at=_time_label(group, summary, visitor),
+                answers=f"{group.stats.answers:,}",
+                errors=f"{group.stats.errors:,}",
             ),
-            (part.stats.answers - part.stats.errors, part.stats.errors),
+            (group.stats.answers - group.stats.errors, group.stats.errors),
         )
-        for part in summary.timeline
+        for group in summary.timeline
     ]
-    most = max(summary.timeline, key=lambda part: part.stats.answers)
-    said = say(
+    busiest = max(summary.timeline, key=lambda group: group.stats.answers)
+    description = translate(
         "insights.answers_said",
-        step=say(f"insights.step.{summary.step}"),
+        step=translate(f"insights.step.{summary.step}"),
         answers=f"{summary.total.answers:,}",
         errors=f"{summary.total.errors:,}",
-        at=_time_label(most, summary, visitor),
-        most=f"{most.stats.answers:,}",
+        at=_time_label(busiest, summary, visitor),
+        most=f"{busiest.stats.answers:,}",
     )
-    key: list[tuple[charts.SeriesStyle, str]] = [
-        ("solid", say("insights.answered")),
-        ("error", say("insights.failed")),
+    legend: list[tuple[charts.SeriesStyle, str]] = [
+        ("solid", translate("insights.answered")),
+        ("error", translate("insights.failed")),
     ]
-    chart = (
-        charts.column_chart(places, [look for look, _ in key], said)
-        if summary.total.answers
-        else ""
-    )
-    step = say(f"insights.step.{summary.step}")
-    return _chart(say("insights.answers_chart"), step, key, chart, visitor)
+    chart = ""
+    if summary.total.answers:
+        chart = charts.column_chart(points, [style for style, _ in legend], description)
+    step = translate(f"insights.step.{summary.step}")
+    return _chart(translate("insights.answers_chart"), step, legend, chart, visitor)
 
 
 def _latency_chart(summary: Summary, visitor: Visitor) -> str:
-    say = visitor.translate
+    translate = visitor.translate
 
-    def place(part: UsageGroup) -> TimePoint:
-        first, at = part.stats.first, _time_label(part, summary, visitor)
+    def point(group: UsageGroup) -> TimePoint:
+        first, at = group.stats.first, _time_label(group, summary, visitor)
         if first.p50 is None or first.p95 is None:
             return TimePoint(
-                _axis_label(part, summary, visitor),
-                say("insights.wait_nowhere", at=at),
+                _axis_label(group, summary, visitor),
+                translate("insights.wait_nowhere", at=at),
                 (None, None),
             )
-        title = say(
+        title = translate(
             "insights.wait_at", at=at, p50=format_seconds(first.p50), p95=format_seconds(first.p95)
         )
         return TimePoint(
-            _axis_label(part, summary, visitor), title, (first.p50 / 1000, first.p95 / 1000)
+            _axis_label(group, summary, visitor), title, (first.p50 / 1000, first.p95 / 1000)
         )
 
     total = summary.total.first
-    said = say(
+    description = translate(
         "insights.wait_said",
-        step=say(f"insights.step.{summary.step}"),
+        step=translate(f"insights.step.{summary.step}"),
         p50=format_seconds(total.p50),
         p95=format_seconds(total.p95),
     )
-    key: list[tuple[charts.SeriesStyle, str]] = [
-        ("line", say("insights.p50")),
-        ("dashed", say("insights.p95")),
+    legend: list[tuple[charts.SeriesStyle, str]] = [
+        ("line", translate("insights.p50")),
+        ("dashed", translate("insights.p95")),
     ]
-    places = [place(part) for part in summary.timeline]
-    chart = (
-        charts.line_chart(places, [look for look, _ in key], said) if total.p50 is not None else ""
-    )
-    step = say(f"insights.step.{summary.step}")
-    return _chart(say("insights.wait_chart"), step, key, chart, visitor)
+    points = [point(group) for group in summary.timeline]
+    chart = ""
+    if total.p50 is not None:
+        chart = charts.line_chart(points, [style for style, _ in legend], description)
+    step = translate(f"insights.step.{summary.step}")
+    return _chart(translate("insights.wait_chart"), step, legend, chart, visitor)
 
 
 def _tokens_chart(summary: Summary, visitor: Visitor) -> str:
-    say = visitor.translate
-    models = sorted(summary.models, key=lambda part: -_total_tokens(part.stats))
-    shown = [part for part in models if _total_tokens(part.stats)][:MAX_BARS]
+    translate = visitor.translate
+    models = sorted(summary.models, key=lambda group: -_total_tokens(group.stats))
+    models_shown = [group for group in models if _total_tokens(group.stats)][:MAX_BARS]
     rows = []
-    for part in shown:
-        figures = part.stats
-        title = say(
+    for group in models_shown:
+        stats = group.stats
+        title = translate(
             "insights.tokens_of",
-            name=part.key,
-            prompt=f"{figures.prompt_tokens:,}",
-            cached=f"{figures.cached_tokens:,}",
-            completion=f"{figures.completion_tokens:,}",
+            name=group.key,
+            prompt=f"{stats.prompt_tokens:,}",
+            cached=f"{stats.cached_tokens:,}",
+            completion=f"{stats.completion_tokens:,}",
         )
-        fresh = figures.prompt_tokens - figures.cached_tokens
-        pieces = (fresh, figures.cached_tokens, figures.completion_tokens)
-        rows.append(BarRow(part.key, f"{_total_tokens(figures):,}", title, pieces))
-    key: list[tuple[charts.SeriesStyle, str]] = [
-        ("solid", say("insights.prompt")),
-        ("hatch", say("insights.cached")),
-        ("outline", say("insights.completion")),
+        fresh = stats.prompt_tokens - stats.cached_tokens
+        pieces = (fresh, stats.cached_tokens, stats.completion_tokens)
+        rows.append(BarRow(group.key, f"{_total_tokens(stats):,}", title, pieces))
+    legend: list[tuple[charts.SeriesStyle, str]] = [
+        ("solid", translate("insights.prompt")),
+        ("hatch", translate("insights.cached")),
+        ("outline", translate("insights.completion")),
     ]
-    said = say("insights.tokens_said", rows=" / ".join(r.title for r in rows))
-    chart = charts.bar_chart(rows, [look for look, _ in key], said) if rows else ""
+    description = translate("insights.tokens_said", rows=" / ".join(r.title for r in rows))
+    chart = charts.bar_chart(rows, [style for style, _ in legend], description) if rows else ""
     return _chart(
-        say("insights.tokens_chart"), _omitted_text(models, rows, visitor), key, chart, visitor
+        translate("insights.tokens_chart"),
+        _omitted_text(models, rows, visitor),
+        legend,
+        chart,
+        visitor,
     )
 
 
 def _cost_chart(summary: Summary, visitor: Visitor) -> str:
-    say = visitor.translate
-    personas = sorted(summary.personas, key=lambda part: -(part.stats.cost or 0))
+    translate = visitor.translate
+    personas = sorted(summary.personas, key=lambda group: -(group.stats.cost or 0))
     rows = [
         BarRow(
-            persona_name(part, visitor),
-            _format_price(part.stats, visitor),
-            say(
+            persona_name(group, visitor),
+            _format_price(group.stats, visitor),
+            translate(
                 "insights.cost_of",
-                name=persona_name(part, visitor),
-                cost=_format_price(part.stats, visitor),
+                name=persona_name(group, visitor),
+                cost=_format_price(group.stats, visitor),
             ),
-            (part.stats.cost or 0.0,),
+            (group.stats.cost or 0.0,),
         )
-        for part in personas[:MAX_BARS]
+        for group in personas[:MAX_BARS]
     ]
-    said = say("insights.costs_said", rows=" / ".join(r.title for r in rows))
-    chart = charts.bar_chart(rows, ["solid"], said)
+    description = translate("insights.costs_said", rows=" / ".join(r.title for r in rows))
+    chart = charts.bar_chart(rows, ["solid"], description)
     return _chart(
-        say("insights.costs_chart"), _omitted_text(personas, rows, visitor), [], chart, visitor
+        translate("insights.costs_chart"),
+        _omitted_text(personas, rows, visitor),
+        [],
+        chart,
+        visitor,
     )
 
 
-def _omitted_text(parts: Sequence[UsageGroup], rows: Sequence[BarRow], visitor: Visitor) -> str:
-    """Return a text with the number of ``parts`` that have no row; "" if all have one."""
-    if len(parts) <= len(rows):
+def _omitted_text(groups: Sequence[UsageGroup], rows: Sequence[BarRow], visitor: Visitor) -> str:
+    """Return a text with the number of ``groups`` that have no row; "" if all have one."""
+    if len(groups) <= len(rows):
         return ""
-    return visitor.translate("insights.rest", count=len(parts) - len(rows))
+    return visitor.translate("insights.rest", count=len(groups) - len(rows))
 
 
-def _total_tokens(figures: UsageStats) -> int:
-    return figures.prompt_tokens + figures.completion_tokens
+def _total_tokens(stats: UsageStats) -> int:
+    return stats.prompt_tokens + stats.completion_tokens
 
 
 # ── tables ────────────────────────────────────────────────────────────────────────────────
@@ -291,40 +298,40 @@ TABLE_COLUMNS = ("answers", "errors", "first", "whole", "prompt", "completion", 
 
 
 def _tables(summary: Summary, visitor: Visitor) -> str:
-    say = visitor.translate
+    translate = visitor.translate
     groups = [
-        ("", [(say("insights.all"), summary.total)]),
+        ("", [(translate("insights.all"), summary.total)]),
         (
-            say("insights.by_persona"),
+            translate("insights.by_persona"),
             [(persona_name(p, visitor), p.stats) for p in summary.personas],
         ),
-        (say("insights.by_model"), [(p.key, p.stats) for p in summary.models]),
+        (translate("insights.by_model"), [(p.key, p.stats) for p in summary.models]),
     ]
     times = [
-        (_time_label(part, summary, visitor), part.stats)
-        for part in summary.timeline
-        if part.stats != UsageStats()
+        (_time_label(group, summary, visitor), group.stats)
+        for group in summary.timeline
+        if group.stats != UsageStats()
     ]
     return (
-        f'<div class="sheet">{_table(say("insights.table"), groups, visitor)}</div>'
-        f'<details class="sheet"><summary>{escape(say("insights.by_time"))}</summary>'
-        f"{_table(say('insights.by_time'), [('', times)], visitor)}</details>"
+        f'<div class="sheet">{_table(translate("insights.table"), groups, visitor)}</div>'
+        f'<details class="sheet"><summary>{escape(translate("insights.by_time"))}</summary>'
+        f"{_table(translate('insights.by_time'), [('', times)], visitor)}</details>"
     )
 
 
 def _table(
     name: str, groups: Sequence[tuple[str, Sequence[tuple[str, UsageStats]]]], visitor: Visitor
 ) -> str:
-    """Return a table as HTML. ``groups`` are (heading, rows); a row is (name, figures)."""
-    words = [visitor.translate(f"insights.column.{column}") for column in TABLE_COLUMNS]
-    head = "".join(f'<th scope="col">{escape(word)}</th>' for word in words)
+    """Return a table as HTML. ``groups`` are (heading, rows); a row is (name, stats)."""
+    text = [visitor.translate(f"insights.column.{column}") for column in TABLE_COLUMNS]
+    head = "".join(f'<th scope="col">{escape(word)}</th>' for word in text)
     bodies = []
     for heading, rows in groups:
         title = (
-            f'<tr><th class="group" scope="rowgroup" colspan="{1 + len(words)}">'
+            f'<tr><th class="group" scope="rowgroup" colspan="{1 + len(text)}">'
             f"{escape(heading)}</th></tr>"
         )
-        lines = "".join(_table_row(name, figures, visitor) for name, figures in rows)
+        lines = "".join(_table_row(name, stats, visitor) for name, stats in rows)
         bodies.append(f"<tbody>{title if heading else ''}{lines}</tbody>")
     return (
         f'<div class="wide" tabindex="0" role="region" aria-label="{escape(name)}"><table><thead>'
@@ -332,49 +339,49 @@ def _table(
     )
 
 
-def _table_row(name: str, figures: UsageStats, visitor: Visitor) -> str:
-    prompt = f"{figures.prompt_tokens:,}"
-    if figures.cached_tokens:
+def _table_row(name: str, stats: UsageStats, visitor: Visitor) -> str:
+    prompt = f"{stats.prompt_tokens:,}"
+    if stats.cached_tokens:
         prompt = visitor.translate(
-            "insights.prompt_reused", count=prompt, cached=f"{figures.cached_tokens:,}"
+            "insights.prompt_reused", count=prompt, cached=f"{stats.cached_tokens:,}"
         )
     values = (
-        f"{figures.answers:,}",
-        f"{figures.errors:,}",
-        _format_percentiles(figures.first),
-        _format_percentiles(figures.whole),
+        f"{stats.answers:,}",
+        f"{stats.errors:,}",
+        _format_percentiles(stats.first),
+        _format_percentiles(stats.whole),
         prompt,
-        f"{figures.completion_tokens:,}",
-        _format_price(figures, visitor),
-        _format_percent(figures.cache_hit_rate),
+        f"{stats.completion_tokens:,}",
+        _format_price(stats, visitor),
+        _format_percent(stats.cache_hit_rate),
     )
     cells = "".join(f"<td>{escape(value)}</td>" for value in values)
     return f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>'
 
 
-def _format_percentiles(waits: LatencyPercentiles) -> str:
-    if waits.p50 is None:
+def _format_percentiles(latency: LatencyPercentiles) -> str:
+    if latency.p50 is None:
         return "–"
-    return " · ".join(format_seconds(value) for value in (waits.p50, waits.p95, waits.p99))
+    return " · ".join(format_seconds(value) for value in (latency.p50, latency.p95, latency.p99))
 
 
 def _format_percent(share: float | None) -> str:
     return "–" if share is None else f"{share:.1%}"
 
 
-def _format_price(figures: UsageStats, visitor: Visitor, *, short: bool = False) -> str:
+def _format_price(stats: UsageStats, visitor: Visitor, *, short: bool = False) -> str:
     """Return the known cost as text, and how many generations it leaves out.
 
     A dash means that no generation reports usage. ``short`` leaves the number out, for places
     where another line has it.
     """
-    if not figures.has_usage:
+    if not stats.has_usage:
         return "–"
-    unknown = figures.unpriced and not figures.cost  # only free generations have a known price
-    known = format_cost(None if unknown else figures.cost, visitor)
-    if unknown or short or figures.cost is None or not figures.unpriced:
+    unknown = stats.unpriced and not stats.cost  # only free generations have a known price
+    known = format_cost(None if unknown else stats.cost, visitor)
+    if unknown or short or stats.cost is None or not stats.unpriced:
         return known
-    return visitor.translate("insights.price_partly", known=known, count=f"{figures.unpriced:,}")
+    return visitor.translate("insights.price_partly", known=known, count=f"{stats.unpriced:,}")
 
 
 def _explanations(visitor: Visitor) -> str:
@@ -392,17 +399,17 @@ def _explanations(visitor: Visitor) -> str:
 # ── dates as text ─────────────────────────────────────────────────────────────────────────
 
 
-def _axis_label(part: UsageGroup, summary: Summary, visitor: Visitor) -> str:
+def _axis_label(group: UsageGroup, summary: Summary, visitor: Visitor) -> str:
     """Return the label under a position of the axis. Only every sixth hour has one."""
-    moment = datetime.fromisoformat(part.key)
+    moment = datetime.fromisoformat(group.key)
     if summary.step == "hour" and moment.hour % 6:
         return ""
     step = "day" if summary.step == "week" else summary.step
     return _format_time(moment, step, visitor)
 
 
-def _time_label(part: UsageGroup, summary: Summary, visitor: Visitor) -> str:
-    return _format_time(datetime.fromisoformat(part.key), summary.step, visitor)
+def _time_label(group: UsageGroup, summary: Summary, visitor: Visitor) -> str:
+    return _format_time(datetime.fromisoformat(group.key), summary.step, visitor)
 
 
 def _format_time(moment: datetime, step: str, visitor: Visitor) -> str:

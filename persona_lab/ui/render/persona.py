@@ -45,12 +45,12 @@ def hints_html(persona: Mapping[str, Any], visitor: Visitor) -> str:
     )
     if clash:
         hints.append(visitor.translate("hint.forbidden_catchphrase", word="、".join(sorted(clash))))
-    said = "\n".join(example["ai"] for example in persona["examples"])
+    answers = "\n".join(example["ai"] for example in persona["examples"])
     for word in persona["forbidden_words"]:
-        if word and word in said:
+        if word and word in answers:
             hints.append(visitor.translate("hint.forbidden_in_example", word=word))
-    halves = (e["user"] or e["ai"] for e in persona["examples"] if not (e["user"] and e["ai"]))
-    if (half := next(halves, "")) != "":
+    incomplete = (e["user"] or e["ai"] for e in persona["examples"] if not (e["user"] and e["ai"]))
+    if (half := next(incomplete, "")) != "":
         hints.append(visitor.translate("hint.half_example", text=half[:20]))
     return "".join(f'<p class="warning">{escape(h)}</p>' for h in hints)
 

@@ -78,21 +78,17 @@ def prompt_html(prompt: Prompt, visitor: Visitor, *, tokens: int, about: bool, p
         about: Whether ``tokens`` is an estimate.
         price: The price as text.
     """
-    say = visitor.translate
-    count = say("preview.tokens_about" if about else "preview.tokens", count=f"{tokens:,}")
+    translate = visitor.translate
+    count = translate("preview.tokens_about" if about else "preview.tokens", count=f"{tokens:,}")
     reason = prompt.trace.reasons.get(visitor.language, prompt.trace.reason)
     if prompt.trace.rule:
-        rule = say("preview.rule", number=prompt.trace.rule, reason=reason)
+        rule = translate("preview.rule", number=prompt.trace.rule, reason=reason)
     else:
         rule = reason
-    turns = "".join(
-        f'<div class="turn turn-{turn.role}"><b>{escape(say("preview.turn." + turn.role))}</b>'
-        f"<pre>{escape(turn.content)}</pre></div>"
-        for turn in prompt.turns
-    )
-    kind = say("preview.kind." + prompt.kind)
+    turns = "".join(turn_html(turn.role, turn.content, visitor) for turn in prompt.turns)
+    kind = translate("preview.kind." + prompt.kind)
     note = (
-        f'<p class="quiet">{escape(say("preview.transcript_note"))}</p>'
+        f'<p class="quiet">{escape(translate("preview.transcript_note"))}</p>'
         if prompt.kind == "transcript"
         else ""
     )
@@ -103,6 +99,12 @@ def prompt_html(prompt: Prompt, visitor: Visitor, *, tokens: int, about: bool, p
         f'<div class="paper" tabindex="0"><pre class="prompt">{"".join(_traced_html(prompt))}</pre>'
         f"{turns}</div>"
     )
+
+
+def turn_html(role: str, content: str, visitor: Visitor) -> str:
+    """Return one prompt message as HTML, under the name of its role."""
+    name = escape(visitor.translate("preview.turn." + role))
+    return f'<div class="turn turn-{role}"><b>{name}</b><pre>{escape(content)}</pre></div>'
 
 
 def format_seconds(milliseconds: float | None) -> str:
@@ -154,9 +156,9 @@ def answer_figures_html(metadata: dict[str, Any], visitor: Visitor) -> str:
         if usage.get("cached_tokens"):
             parts.append(visitor.translate("figures.cached", count=usage["cached_tokens"]))
         parts.append(format_cost(metadata.get("cost"), visitor))
-    absent = metadata.get("fallback_from")
-    if absent and not metadata.get("fallback"):
-        names = {"model": metadata["spec"], "absent": absent[0]["model"]}
+    failed_models = metadata.get("fallback_from")
+    if failed_models and not metadata.get("fallback"):
+        names = {"model": metadata["spec"], "absent": failed_models[0]["model"]}
         parts.insert(0, visitor.translate("figures.stands_in", **names))
     cut = metadata.get("finish_reason") == "length" and not metadata.get("fallback")
     note = f'<p class="cut">{escape(visitor.translate("figures.cut"))}</p>' if cut else ""

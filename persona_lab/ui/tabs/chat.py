@@ -38,10 +38,10 @@ class ChatActions:
 
     async def wait_until_saved(self, chat_id: str) -> None:
         """Wait until a stopped answer is saved; return at once if none is running."""
-        over = self._answering.get(chat_id)
-        if over is not None:
+        finished = self._answering.get(chat_id)
+        if finished is not None:
             with suppress(TimeoutError):
-                await asyncio.wait_for(over.wait(), timeout=10)
+                await asyncio.wait_for(finished.wait(), timeout=10)
 
     async def list_chats(self, persona: str, visitor: Visitor) -> list[tuple[str, str]]:
         """Return the visitor's chats with a persona, newest first, as (title, id)."""
@@ -59,12 +59,12 @@ class ChatActions:
 
     async def open_chat(self, persona: str, chat_id: str, visitor: Visitor) -> tuple[Any, ...]:
         """Return values for (chat_id, list, thread), with ``chat_id`` open, or a new chat."""
-        past = await self.list_chats(persona, visitor)
-        if chat_id not in [id_ for _, id_ in past]:
+        chats = await self.list_chats(persona, visitor)
+        if chat_id not in [id_ for _, id_ in chats]:
             chat_id = ""
         return (
             chat_id,
-            gr.update(choices=past, value=chat_id or None, visible=bool(past)),
+            gr.update(choices=chats, value=chat_id or None, visible=bool(chats)),
             await self.load_thread(persona, chat_id, visitor),
         )
 
@@ -134,27 +134,27 @@ class ChatActions:
         model: str,
         visitor: Visitor,
     ) -> AsyncGenerator[tuple[str, Thread, bool], None]:
-        over = self._answering[chat_id] = asyncio.Event()
-        text, kept, thread = "", False, without_old_footers(thread)
+        finished = self._answering[chat_id] = asyncio.Event()
+        text, saved, thread = "", False, without_old_footers(thread)
         try:
             async with aclosing(batch_events(events)) as batches:
                 async for batch in batches:
                     for event in batch:
-                        kept |= event.type == "start"  # a heartbeat doesn't tell
+                        saved |= event.type == "start"  # a heartbeat doesn't tell
                         text = event.content if event.type == "done" else text + event.content
-                    shown: Any = safe_markdown(text)
+                    answer: Any = safe_markdown(text)
                     if not text:
                         words = await waiting_text(model, visitor)
-                        shown = gr.HTML(waiting_html(words, visitor))
+                        answer = gr.HTML(waiting_html(words, visitor))
                     if batch and batch[-1].type == "done":
-                        shown = [
-                            shown,
+                        answer = [
+                            answer,
                             gr.HTML(answer_footer_html(text, batch[-1].metadata, visitor)),
                         ]
-                    yield chat_id, [*thread, {"role": "assistant", "content": shown}], kept
+                    yield chat_id, [*thread, {"role": "assistant", "content": answer}], saved
         finally:
-            over.set()
-            if self._answering.get(chat_id) is over:
+            finished.set()
+            if self._answering.get(chat_id) is finished:
                 del self._answering[chat_id]
 
 
@@ -255,14 +255,14 @@ class ChatTab:
         deleted = await asyncio.to_thread(
             lab.store.deleted_chat, persona_id, user_id=visitor.user_id
         )
-        begun = gr.update(visible=bool(chat_id))
+        started = gr.update(visible=bool(chat_id))
         hint = visitor.translate("chat.message_hint" if chat_id else "chat.first_hint")
         return {
             self._chat_id: chat_id,
             self._list: listed,
             self._thread: thread,
-            self._regenerate: begun,
-            self._delete: begun,
+            self._regenerate: started,
+            self._delete: started,
             self._undo: gr.update(visible=deleted is not None),
             self._deleted_id: deleted.id if deleted else "",
             self._send: gr.update(visible=True),
@@ -319,15 +319,15 @@ class ChatTab:
     ) -> AsyncGenerator[Update, None]:
         visitor = await self._page.visitors.from_request(request)
         with visitor.error_toasts():
-            begun = False
+            started = False
             if not (text or chat_id):  # the suggestion in the empty box
                 text = visitor.translate("compare.message_hint")
             stream = self.actions.send(text, persona_id, chat_id, model, visitor)
             async with aclosing(stream) as steps:
                 async for saved_id, thread, saved in steps:
                     update: Update = {self._thread: thread}
-                    if saved and not begun:
-                        begun = True
+                    if saved and not started:
+                        started = True
                         update |= {self._sent: text, self._chat_id: saved_id}
                         update |= self._show_stop_button()
                     yield update

@@ -141,18 +141,18 @@ class CompareActions:
         self, picks: Sequence[tuple[str, str]], current: str, visitor: Visitor
     ) -> list[Contestant | PersonaLabError]:
         """Return a contestant for each (model, persona id), or the error of that column."""
-        found: list[Contestant | PersonaLabError] = []
+        results: list[Contestant | PersonaLabError] = []
         for model, persona in picks:
             try:
                 visitor.service.clients.info(model)
                 agent = await visitor.operations(self.lab).get_persona(
                     current if persona == CURRENT else persona
                 )
-            except PersonaLabError as wrong:
-                found.append(wrong)
+            except PersonaLabError as error:
+                results.append(error)
             else:
-                found.append(Contestant(model=model, agent=agent))
-        return found
+                results.append(Contestant(model=model, agent=agent))
+        return results
 
     async def run(
         self, message: str, picks: Sequence[tuple[str, str]], current: str, visitor: Visitor
@@ -169,7 +169,7 @@ class CompareActions:
             A cell for each column; None where it hasn't changed.
         """
         message = self.lab.input_validator.validate_message(message)
-        found = await self.contestants(picks, current, visitor)
+        results = await self.contestants(picks, current, visitor)
         refused = {
             i: Cell(
                 text="",
@@ -177,26 +177,26 @@ class CompareActions:
                 metadata={},
                 error=visitor.error_text(result),
             )
-            for i, result in enumerate(found)
+            for i, result in enumerate(results)
             if isinstance(result, PersonaLabError)
         }
-        active = [i for i in range(len(found)) if i not in refused]
+        active = [i for i in range(len(results)) if i not in refused]
         shown: dict[int, Cell] = dict(refused)
-        yield [refused.get(i) for i in range(len(found))]
+        yield [refused.get(i) for i in range(len(results))]
         if not active:
             return
-        contestants = [result for result in found if isinstance(result, Contestant)]
+        contestants = [result for result in results if isinstance(result, Contestant)]
         runs = visitor.operations(self.lab).compare(message, contestants)
         async with aclosing(runs) as snapshots:
             async for cells in snapshots:
-                news: list[Cell | None] = [None] * len(found)
+                changed: list[Cell | None] = [None] * len(results)
                 for i, cell, contestant in zip(active, cells, contestants, strict=True):
                     if cell.state == "waiting":
                         words = await waiting_text(contestant.model, visitor)
                         cell = replace(cell, error=words)
                     if shown.get(i) != cell:
-                        shown[i] = news[i] = cell
-                yield news
+                        shown[i] = changed[i] = cell
+                yield changed
 
 
 class CompareTab:

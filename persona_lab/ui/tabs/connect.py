@@ -51,8 +51,8 @@ def key_state(provider: str, visitor: Visitor) -> str:
     words = escape(visitor.translate(f"connect.key_state.{state}"))
     server = get_provider(provider).custom_url(clients.settings)
     if server:
-        where = urlsplit(server).netloc.rpartition("@")[2]
-        words += f" {escape(visitor.translate('connect.sent_to', server=where))}"
+        host = urlsplit(server).netloc.rpartition("@")[2]
+        words += f" {escape(visitor.translate('connect.sent_to', server=host))}"
     return f'<p class="quiet {state}" role="status">{words}</p>'
 
 
@@ -123,8 +123,8 @@ class ConnectActions:
 
     async def list_tokens(self, visitor: Visitor, zone: str = "") -> list[tuple[str, str]]:
         """Return the visitor's tokens as (label, id), the newest first."""
-        held = await visitor.operations(self.lab).list_tokens()
-        return [(token_label(token, visitor, parse_time_zone(zone)), token.id) for token in held]
+        tokens = await visitor.operations(self.lab).list_tokens()
+        return [(token_label(token, visitor, parse_time_zone(zone)), token.id) for token in tokens]
 
     async def create_token(self, name: str, visitor: Visitor) -> str:
         """Create a token; return it as HTML. It is shown only once."""
@@ -139,9 +139,9 @@ class ConnectActions:
     async def revoke_token(self, token_id: str, visitor: Visitor) -> str:
         """Revoke a token; return HTML that names it."""
         operations = visitor.operations(self.lab)
-        held = await operations.list_tokens()
+        tokens = await operations.list_tokens()
         await operations.revoke_token(token_id)
-        name = next((token.name for token in held if token.id == token_id), "")
+        name = next((token.name for token in tokens if token.id == token_id), "")
         words = visitor.translate(
             "connect.revoked", name=name or visitor.translate("connect.nameless")
         )
@@ -232,13 +232,13 @@ class ConnectTab:
     def _build_example(self) -> None:
         bilingual = self._page.bilingual
         example = escape(_EXAMPLE_PROGRAM)
-        for blank, shown in (
+        for placeholder, shown in (
             ("{origin}", "<span data-origin></span>"),
             ("{token}", bilingual("connect.token_here")),
             ("{said}", bilingual("connect.said")),
             ("{persona}", bilingual("connect.persona")),
         ):
-            example = example.replace(blank, shown)
+            example = example.replace(placeholder, shown)
         schema = '<a href="api/v1/openapi.json" target="_blank">'
         gr.HTML(
             f"<details><summary>{bilingual('connect.example')}</summary><pre>{example}</pre>"
@@ -328,8 +328,8 @@ class ConnectTab:
             with visitor.error_toasts():
                 try:
                     visitor = await self._actions.use_key(provider, key or "", visitor)
-                except gr.Error as wrong:  # shown beside the box until a key is accepted
-                    warning = f'<p class="warning" role="alert">{escape(wrong.message)}</p>'
+                except gr.Error as error:  # shown beside the box until a key is accepted
+                    warning = f'<p class="warning" role="alert">{escape(error.message)}</p>'
                     return {form.state: key_state(provider, visitor) + warning}
                 return {form.box: "", **self._show_keys(visitor)}
 

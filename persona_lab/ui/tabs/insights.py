@@ -72,8 +72,8 @@ class InsightsActions:
         """
         try:
             summary = await visitor.operations(self.lab).summary(span, zone)
-        except PersonaLabError as wrong:
-            return f'<p class="warning" role="alert">{escape(visitor.error_text(wrong))}</p>'
+        except PersonaLabError as error:
+            return f'<p class="warning" role="alert">{escape(visitor.error_text(error))}</p>'
         return board_html(summary, visitor)
 
     async def export_csv(self, span: str, zone: str, visitor: Visitor) -> str:

@@ -58,8 +58,8 @@ class EditorActions:
             prompt = await visitor.operations(self.lab).preview(agent, message, model=model)
             info = clients.info(model)
             client = await clients.open(model) if clients.available(info) else None
-        except PersonaLabError as wrong:
-            return f'<p class="warning" role="alert">{escape(visitor.error_text(wrong))}</p>'
+        except PersonaLabError as error:
+            return f'<p class="warning" role="alert">{escape(visitor.error_text(error))}</p>'
         count = client.count_tokens if client else estimate_tokens
         tokens = await asyncio.to_thread(count, str(prompt))
         server = client.base_url if client else ""
@@ -316,8 +316,8 @@ class PersonaTab:
                     async for shown in answers:
                         yield {self.tried: shown, **buttons}
                         buttons = {}
-            except PersonaLabError as wrong:
-                text = escape(visitor.error_text(wrong))
+            except PersonaLabError as error:
+                text = escape(visitor.error_text(error))
                 yield {self.tried: f'<p class="warning" role="alert">{text}</p>'}
 
     async def _on_try_end(self, shown: str | None, request: gr.Request) -> Update:
