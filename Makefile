@@ -38,7 +38,7 @@ set -o pipefail; $(2) 2>&1 | tee "$(VENV)/$(1).log" | while IFS= read -r line; d
 	echo "All of it is in $(VENV)/$(1).log"; exit 1; }
 endef
 
-.PHONY: help run test test-all lint docs bench bench-local bench-load setup clean
+.PHONY: help run test test-all lint docs bench bench-local setup clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -64,14 +64,11 @@ lint: $(VENV)/.installed-dev ## ruff, the layers of imports, and mypy
 docs: $(VENV)/.installed-dev ## write docs/settings.md from the settings
 	@$(BIN)/python -m tools.settings_table
 
-bench: $(VENV)/.installed-dev ## start, preview, streaming and memory, as tables (ARGS="start memory" …)
+bench: $(VENV)/.installed-dev ## the benchmarks, as tables (ARGS="startup memory" …)
 	@$(BIN)/python -m bench $(ARGS)
 
 bench-local: $(VENV)/.installed-bench ## the local engine beside the Llama class and a llama.cpp server
 	@$(BIN)/python -m bench.local
-
-bench-load: $(VENV)/.installed-dev ## a hundred chats at once, beside a bare gr.ChatInterface
-	@$(BIN)/python -m bench.load
 
 setup: $(VENV)/.installed-dev ## everything that the others need, and nothing else
 

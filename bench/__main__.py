@@ -1,4 +1,4 @@
-"""``python -m bench [startup] [preview] [streaming] [memory] [overhead]
+"""``python -m bench [startup] [preview] [streaming] [memory] [overhead] [load]
 [watching] [growth]``; without names, all.
 
 Exits with 1 when a goal was missed, and says which in its last line.
@@ -12,7 +12,16 @@ import os
 import platform
 import sys
 
-NAMES = ("startup", "preview", "streaming", "memory", "overhead", "watching", "growth")
+NAMES = (
+    "startup",
+    "preview",
+    "streaming",
+    "memory",
+    "overhead",
+    "load",
+    "watching",
+    "growth",
+)
 
 
 def main() -> int:
