@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from support.app_process import Served, serving
 from support.fakes import AS_SAID, Play, ScriptedClient
 from support.seeded_store import SeededStore
 
@@ -82,6 +83,13 @@ def home() -> dict[str, str]:
     """Where a test's labs keep what they keep. A file of tests that hold with real servers as
     well has a ``home`` of its own, which is :func:`services.places`."""
     return {"database_url": "sqlite://"}
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """The app with the mock model as a process: one for all files of a worker."""
+    with serving(tmp_path_factory.mktemp("app")) as app:
+        yield app
 
 
 @pytest.fixture(scope="session")

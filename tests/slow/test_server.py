@@ -385,12 +385,6 @@ def test_what_is_no_file_needs_no_lock(url: str) -> None:
 # ── the app as it is started ──────────────────────────────────────────────────────────────
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serving(tmp_path_factory.mktemp("server")) as lab:
-        yield lab
-
-
 def test_the_served_page_brings_its_own_words_and_a_cookie_before_anything_of_gradios(
     served: Served,
 ) -> None:
