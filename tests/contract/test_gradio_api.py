@@ -23,6 +23,7 @@ from support.selection import slow_after
 from persona_lab.db.store import Store
 from persona_lab.errors import DiskFull, StorageError
 from persona_lab.lab import Lab
+from persona_lab.responses.changes import restore
 from persona_lab.server import COOKIE
 from persona_lab.settings import ROOT
 from persona_lab.translations import Translations
@@ -321,6 +322,20 @@ def test_a_conversation_goes_on_is_kept_and_can_be_deleted_and_brought_back(
     assert client.predict(chat, api_name="/get_chat") == kept
 
 
+def test_an_answers_metadata_has_its_raw_text_and_changes(client: Client) -> None:
+    persona = client.predict({"name": "ミナ", "tones": ["カジュアル"]}, api_name="/save_persona")
+    asked = "わたしの番号は 090-1234-5678 です。"
+    answer = client.predict(asked, persona["id"], "", ECHO, api_name="/chat")
+    metadata = answer["metadata"]
+    assert metadata["changes"]
+    assert restore(answer["content"], metadata["changes"]) == metadata["raw"] != answer["content"]
+    _, kept = client.predict(answer["chat_id"], api_name="/get_chat")
+    assert [kept["metadata"][key] for key in ("raw", "changes")] == [
+        metadata["raw"],
+        metadata["changes"],
+    ]
+
+
 def test_a_conversation_does_not_change_its_persona(client: Client) -> None:
     japanese, english = demo(client)["id"], demo(client, "en")["id"]
     chat = client.predict("一つめ", japanese, api_name="/chat")["chat_id"]
@@ -343,9 +358,9 @@ def test_a_client_that_stops_listening_leaves_the_half_answer_marked(client: Cli
     chat = next(step["chat_id"] for step in job if step["content"])
     job.cancel()
     deadline = time.monotonic() + 20
-    while (answer := client.predict(chat, api_name="/get_chat")[-1])["status"] == "streaming":
+    while (answer := client.predict(chat, api_name="/get_chat")[-1])["status"] != "stopped":
         assert time.monotonic() < deadline
-    assert answer["status"] == "stopped"
+    assert answer["sender"] == "ai"
     assert answer["content"]
 
 

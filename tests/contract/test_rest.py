@@ -22,6 +22,7 @@ from support.http_server import Doors, Program, new_program, opened
 
 from persona_lab.errors import DiskFull, RateLimited, StorageError
 from persona_lab.lab import Lab
+from persona_lab.responses.changes import restore
 from persona_lab.server import COOKIE
 from persona_lab.server.openai_api import completions_app
 from persona_lab.server.rest import rest_app
@@ -374,6 +375,24 @@ async def test_a_body_without_an_end_is_cut_short(http: httpx.AsyncClient) -> No
     except httpx.TransportError:
         return  # the door was shut while it still talked
     refused(sent, 413, "invalid_request")
+
+
+async def test_an_answers_metadata_has_its_raw_text_and_changes(
+    make_lab: Callable[..., Lab],
+) -> None:
+    raw = "はい。\n\n\n\nどうぞ。"
+    with opened(make_lab(says(raw))) as doors:
+        program = doors.program()
+        async with caller(doors, program.headers) as http:
+            where = f"/chats/{program.chat.id}/messages"
+            answer = (await http.post(where, json={"content": "やあ"})).json()["answer"]
+            _, kept = (await http.get(where)).json()
+    for each in (answer, kept):
+        assert each["content"] == "はい。\n\nどうぞ。"
+        assert each["metadata"]["raw"] == raw
+        [change] = each["metadata"]["changes"]
+        assert change["step"] == "blank_lines"
+        assert restore(each["content"], [change]) == raw
 
 
 async def test_who_asks_too_much_is_told_for_how_long(make_lab: Callable[..., Lab]) -> None:

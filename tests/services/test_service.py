@@ -248,6 +248,44 @@ async def test_raw_of_a_cached_answer_is_the_models_own(make_lab: MakeLab) -> No
     assert [reply.raw for reply in replies] == ["テスト太郎：はい。"] * 2
 
 
+def raws(visitor: Visitor, **how: Any) -> list[str]:
+    rows = visitor.lab.store.messages(visitor.chat.id, user_id=visitor.user_id, **how)
+    read = [MessageOut.of(row) for row in rows if row.sender == "ai"]
+    for each in read:
+        assert restore(each.content, each.metadata["changes"]) == each.metadata["raw"]
+    return [each.metadata["raw"] for each in read]
+
+
+async def test_raw_of_each_answer_survives_a_regeneration(make_lab: MakeLab) -> None:
+    answers = iter([says("テスト太郎：一。"), says("テスト太郎：二。"), says(error=Offline())])
+
+    def play(prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
+        return next(answers)(prompt, options)
+
+    visitor = Visitor(make_lab(play))
+    service = visitor.lab.service
+    await service.generate_response(message=ASKED, **visitor.where)
+    await collect(service.regenerate_streaming(visitor.chat.id, visitor.user_id))
+    assert raws(visitor, superseded=True) == ["テスト太郎：一。", "テスト太郎：二。"]
+    await collect(service.regenerate_streaming(visitor.chat.id, visitor.user_id))
+    assert visitor.thread()[-1] == ("ai", "二。", "ok")  # restored: no other model answered
+    assert raws(visitor) == ["テスト太郎：二。"]
+
+
+async def test_raw_survives_when_a_chat_moves_to_the_copy_of_a_demo(make_lab: MakeLab) -> None:
+    visitor = Visitor(make_lab(says("テスト太郎：はい。")))
+    store = visitor.lab.store
+    demo = store.create_agent(user_id=None, name="テスト太郎")
+    visitor.chat = store.create_chat(user_id=visitor.user_id, agent_id=demo.id)
+    where = visitor.where | {"agent_id": demo.id}
+    await visitor.lab.service.generate_response(message=ASKED, **where)
+    copy = store.update_agent(demo.id, user_id=visitor.user_id, description="写し")
+    assert store.get_chat(visitor.chat.id, user_id=visitor.user_id).agent_id == copy.id
+    where["agent_id"] = copy.id
+    await visitor.lab.service.generate_response(message="次", **where)
+    assert raws(visitor) == ["テスト太郎：はい。"] * 2
+
+
 async def test_raw_of_a_stopped_answer_is_what_has_come(make_lab: MakeLab) -> None:
     visitor = Visitor(make_lab(says("テスト太郎：はい。", "どうぞ。")))
     events = visitor.lab.service.generate_streaming(message=ASKED, **visitor.where)
@@ -1114,6 +1152,24 @@ async def test_a_stream_that_was_read_as_far_as_its_end_holds_nobody_up(make_lab
         reply = await service.generate_response(message="二つめ", **visitor.where)
     assert reply.content == "答え二つめ"
     await events.aclose()
+
+
+async def test_a_message_that_waits_is_answered_by_the_copy_of_its_demo(
+    make_lab: MakeLab,
+) -> None:
+    visitor = Visitor(make_lab(echo))
+    store, service = visitor.lab.store, visitor.lab.service
+    demo = store.create_agent(user_id=None, name="見本")
+    visitor.chat = store.create_chat(user_id=visitor.user_id, agent_id=demo.id)
+    where = visitor.where | {"agent_id": demo.id}
+    held = service.generate_streaming(message="一つめ", **where)
+    await anext(held)
+    waiting = asyncio.create_task(service.generate_response(message="二つめ", **where))
+    await waited_for(service, visitor.chat.id)
+    store.update_agent(demo.id, user_id=visitor.user_id, name="わたしの写し")
+    await collect(held)
+    assert (await waiting).content == "答え二つめ"
+    assert "わたしの写し" in client_of(visitor.lab).prompts[-1]
 
 
 async def test_a_message_that_waits_can_be_taken_back_and_is_not_kept(make_lab: MakeLab) -> None:
