@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from sqlalchemy import literal_column
+from sqlalchemy import bindparam, literal_column
 from sqlalchemy import select as columns
 from sqlmodel import Session, col, func, select
 
@@ -181,10 +182,8 @@ def own_chat(
 
 def read_state(session: Session, chat: Chat) -> ChatState:
     """Return the state of a chat whose row is loaded."""
-    last = select(func.max(Message.position)).where(Message.chat_id == chat.id)
-    streaming = select(Message.id).where(Message.chat_id == chat.id, is_streaming())
     newest, answering = (
-        session.connection().execute(columns(last.scalar_subquery(), streaming.exists())).one()
+        session.connection().execute(_newest_and_answering(), {"chat": chat.id}).one()
     )
     return ChatState(
         chat.revision,
@@ -193,6 +192,15 @@ def read_state(session: Session, chat: Chat) -> ChatState:
         chat.summary,
         chat.summary_through,
     )
+
+
+@cache
+def _newest_and_answering() -> Any:
+    """Return the query of a chat's last position, and of whether an answer is being streamed."""
+    in_chat = col(Message.chat_id) == bindparam("chat")
+    last = select(func.max(Message.position)).where(in_chat)
+    streaming = select(Message.id).where(in_chat, is_streaming())
+    return columns(last.scalar_subquery(), streaming.exists())
 
 
 def next_revision() -> Any:

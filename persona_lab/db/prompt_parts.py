@@ -22,9 +22,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
-from sqlalchemy import exists, literal_column
+from sqlalchemy import bindparam, exists, literal_column
 from sqlalchemy import select as columns
 from sqlalchemy.orm.attributes import set_committed_value
 from sqlmodel import Session, col, select
@@ -227,12 +228,19 @@ def _window(details: Mapping[str, Any]) -> int:
 
 def read_messages(session: Session, chat_id: str, first: int, end: int) -> dict[int, StoredMessage]:
     """Return sender and content of a chat's messages from position ``first`` to before ``end``."""
+    given = {"chat": chat_id, "first": first, "end": end}
+    rows = session.connection().execute(_messages_between(), given)
+    return {position: (sender, content) for position, sender, content in rows}
+
+
+@cache
+def _messages_between() -> Any:
     position = col(Message.position)
-    wanted = columns(position, col(Message.sender), col(Message.content)).where(
-        col(Message.chat_id) == chat_id, position >= first, position < end
+    return columns(position, col(Message.sender), col(Message.content)).where(
+        col(Message.chat_id) == bindparam("chat"),
+        position >= bindparam("first"),
+        position < bindparam("end"),
     )
-    rows = session.connection().execute(wanted)
-    return {row.position: (row.sender, row.content) for row in rows}
 
 
 def keep_texts(session: Session, chat_id: str, user_id: str, texts: Mapping[str, str]) -> None:
@@ -240,10 +248,8 @@ def keep_texts(session: Session, chat_id: str, user_id: str, texts: Mapping[str,
     if not texts:
         return
     connection = session.connection()
-    linked = columns(col(ChatPrompt.hash)).where(
-        col(ChatPrompt.chat_id) == chat_id, col(ChatPrompt.hash).in_(texts)
-    )
-    new = sorted(texts.keys() - set(connection.execute(linked).scalars()))
+    given = {"chat": chat_id, "hashes": list(texts)}
+    new = sorted(texts.keys() - set(connection.execute(_linked_hashes(), given).scalars()))
     if new:
         insert_new(
             session,
@@ -251,6 +257,15 @@ def keep_texts(session: Session, chat_id: str, user_id: str, texts: Mapping[str,
             [{"hash": key, "user_id": user_id, "content": texts[key]} for key in new],
         )
         insert_new(session, "chatprompt", [{"chat_id": chat_id, "hash": key} for key in new])
+
+
+@cache
+def _linked_hashes() -> Any:
+    """Return the query of those of some hashes that a chat refers to."""
+    return columns(col(ChatPrompt.hash)).where(
+        col(ChatPrompt.chat_id) == bindparam("chat"),
+        col(ChatPrompt.hash).in_(bindparam("hashes", expanding=True)),
+    )
 
 
 def _is_storable(text: str) -> bool:
