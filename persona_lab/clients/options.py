@@ -15,9 +15,7 @@ from pydantic import (
     ValidationError,
 )
 
-from persona_lab.errors import (
-    InvalidOption,
-)
+from persona_lab.errors import InvalidOption
 
 
 class Sampling(BaseModel):

@@ -87,7 +87,7 @@ class PromptTemplateEngine:
             name.removesuffix(".j2"): self._compile(name)
             for name in self._environment.list_templates(extensions=["j2"])
         }
-        self._require()
+        self._check_files_exist()
         for key in self.names:
             for sample in (_sample_variables(full=True), _sample_variables(full=False)):
                 self._render(key, sample)
@@ -187,7 +187,7 @@ class PromptTemplateEngine:
             f"{key}.j2", lambda: self._templates[key].render(variables)
         )
 
-    def _require(self) -> None:
+    def _check_files_exist(self) -> None:
         needed = [("rules.yaml: default", "default"), ("rules.yaml: transcript", "transcript")]
         needed += [
             (f"rules.yaml: rule {number}", rule.template)

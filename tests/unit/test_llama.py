@@ -1146,7 +1146,7 @@ def test_a_container_has_what_its_bound_leaves_it(
     (tmp_path / "memory.max").write_text("5000000\n")
     (tmp_path / "memory.current").write_text("4000000\n")
     (tmp_path / "memory.stat").write_text("anon 1500000\nfile 2500000\n")
-    monkeypatch.setattr(engines, "_CGROUP", tmp_path)
+    monkeypatch.setattr(engines, "_CGROUP_FOLDER", tmp_path)
     assert engines.available_memory() == 3_500_000
     (tmp_path / "memory.max").write_text("max\n")
     assert engines.available_memory() > 5_000_000

@@ -150,7 +150,9 @@ def test_the_date_is_that_of_the_table_or_of_the_file() -> None:
 def test_another_table_is_looked_at_before_its_date_is_believed() -> None:
     pinned = re.search(r"^genai-prices==(\S+)$", (ROOT / "requirements.txt").read_text(), re.M)
     assert pinned is not None
-    assert pinned[1] == version("genai-prices") == "0.2.3", "look at the prices, set TABLE_DATE"
+    assert pinned[1] == version("genai-prices") == "0.2.3", (
+        "look at the prices, set PRICE_TABLE_DATE"
+    )
 
 
 async def test_a_turn_costs_what_its_tokens_cost(make_lab: Callable[..., Lab]) -> None:

@@ -6,18 +6,12 @@ import copy
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from persona_lab.clients.base import LLMClientInterface
 from persona_lab.clients.catalog import ModelInfo
-from persona_lab.errors import (
-    ProviderError,
-)
+from persona_lab.errors import ProviderError
 from persona_lab.types import Completion, Prompt
-
-if TYPE_CHECKING:
-    pass
-
 
 log = logging.getLogger("persona_lab.layers")
 
