@@ -14,8 +14,8 @@ from persona_lab.types import Chunk, Options, Prompt
 MakeLab = Callable[..., Lab]
 
 
-class Stage:
-    """Contestants that speak when they are told to: ``say(name, piece)``, None to end."""
+class Script:
+    """Contestants that send pieces on command: ``say(name, piece)``, None to end."""
 
     def __init__(self, *names: str) -> None:
         self.lines: dict[str, asyncio.Queue[str | Exception | None]] = {
@@ -56,34 +56,34 @@ async def until(
     raise AssertionError("the run ended before that")
 
 
-def run(lab: Lab, stage: Stage, visitor: Visitor) -> AsyncGenerator[list[Cell], None]:
+def run(lab: Lab, script: Script, visitor: Visitor) -> AsyncGenerator[list[Cell], None]:
     comparison = Comparison(lab.service, tick=0)
-    return comparison.run("やあ", stage.contestants(), visitor.user_id)
+    return comparison.run("やあ", script.contestants(), visitor.user_id)
 
 
-async def test_a_column_that_is_silent_does_not_hold_up_another(make_lab: MakeLab) -> None:
-    stage = Stage("かめ", "うさぎ")
-    lab = make_lab(stage.play)
-    async with contextlib.aclosing(run(lab, stage, Visitor(lab))) as snapshots:
-        stage.say("うさぎ", "はやい", "よ", None)
+async def test_column_is_not_delayed_when_another_is_slow(make_lab: MakeLab) -> None:
+    script = Script("かめ", "うさぎ")
+    lab = make_lab(script.play)
+    async with contextlib.aclosing(run(lab, script, Visitor(lab))) as snapshots:
+        script.say("うさぎ", "はやい", "よ", None)
         cells = await until(snapshots, lambda cells: cells[1].state == "done")
         assert (cells[1].text, cells[0].state, cells[0].text) == ("はやいよ", "waiting", "")
-        stage.say("かめ", "おそい", None)
+        script.say("かめ", "おそい", None)
         cells = await until(snapshots, lambda cells: cells[0].state == "done")
         assert [cell.text for cell in cells] == ["おそい", "はやいよ"]
 
 
-async def test_a_column_shows_what_it_has_while_it_streams(make_lab: MakeLab) -> None:
-    stage = Stage("はな")
-    lab = make_lab(stage.play)
-    async with contextlib.aclosing(run(lab, stage, Visitor(lab))) as snapshots:
+async def test_column_shows_partial_answer_while_streaming(make_lab: MakeLab) -> None:
+    script = Script("はな")
+    lab = make_lab(script.play)
+    async with contextlib.aclosing(run(lab, script, Visitor(lab))) as snapshots:
         assert await anext(snapshots) == [Cell()]
-        stage.say("はな", "はい")
+        script.say("はな", "はい")
         cells = await until(snapshots, lambda cells: cells[0].text == "はい")
         assert cells[0].state == "streaming"
 
 
-async def test_the_last_snapshot_has_every_cell_ended_with_its_numbers(make_lab: MakeLab) -> None:
+async def test_last_snapshot_has_every_cell_ended(make_lab: MakeLab) -> None:
     visitor = Visitor(make_lab(says("はい")))
     contestants = [Contestant("", Agent(name=name)) for name in ("はな", "たろう")]
     comparison = Comparison(visitor.lab.service, tick=0)
@@ -95,27 +95,27 @@ async def test_the_last_snapshot_has_every_cell_ended_with_its_numbers(make_lab:
     assert kinds == ["compare", "compare"]
 
 
-async def test_what_ends_while_the_reader_is_busy_still_reaches_it(make_lab: MakeLab) -> None:
-    stage = Stage("はな")
-    lab = make_lab(stage.play)
-    async with contextlib.aclosing(run(lab, stage, Visitor(lab))) as snapshots:
-        stage.say("はな", "はい")
+async def test_last_snapshot_is_complete_when_reader_is_busy(make_lab: MakeLab) -> None:
+    script = Script("はな")
+    lab = make_lab(script.play)
+    async with contextlib.aclosing(run(lab, script, Visitor(lab))) as snapshots:
+        script.say("はな", "はい")
         await until(snapshots, lambda cells: cells[0].state == "streaming")
-        stage.say("はな", "、どうぞ", None)
+        script.say("はな", "、どうぞ", None)
         async with asyncio.timeout(10):
-            await stage.someone_left.wait()
+            await script.someone_left.wait()
         [cell] = [cells async for cells in snapshots][-1]
     assert (cell.text, cell.state) == ("はい、どうぞ", "done")
 
 
-async def test_a_column_that_fails_says_why_and_leaves_the_others_alone(
+async def test_column_failure_does_not_affect_others(
     make_lab: MakeLab,
 ) -> None:
-    stage = Stage("かめ", "うさぎ")
-    lab = make_lab(stage.play)
-    async with contextlib.aclosing(run(lab, stage, Visitor(lab))) as snapshots:
-        stage.say("かめ", "半分", Offline())
-        stage.say("うさぎ", "はい", None)
+    script = Script("かめ", "うさぎ")
+    lab = make_lab(script.play)
+    async with contextlib.aclosing(run(lab, script, Visitor(lab))) as snapshots:
+        script.say("かめ", "半分", Offline())
+        script.say("うさぎ", "はい", None)
         ended = {"done", "failed"}
         cells = await until(snapshots, lambda cells: {c.state for c in cells} <= ended)
     failed, done = cells
@@ -128,7 +128,7 @@ async def test_a_column_that_fails_says_why_and_leaves_the_others_alone(
     assert (done.state, done.text) == ("done", "はい")
 
 
-async def test_an_unknown_model_fails_its_own_column_only(lab: Lab) -> None:
+async def test_column_fails_alone_when_model_is_unknown(lab: Lab) -> None:
     visitor = Visitor(lab)
     contestants = [Contestant("nobody:x", visitor.agent), Contestant("mock:echo", visitor.agent)]
     run = Comparison(lab.service, tick=0).run("やあ", contestants, visitor.user_id, language="en")
@@ -137,26 +137,26 @@ async def test_an_unknown_model_fails_its_own_column_only(lab: Lab) -> None:
     assert "nobody:x" in last[0].error
 
 
-async def test_closing_the_run_stops_every_contestant_and_records_it(make_lab: MakeLab) -> None:
-    stage = Stage("かめ", "うさぎ", "とり")
-    lab = make_lab(stage.play)
+async def test_run_stops_and_records_contestants_when_closed(make_lab: MakeLab) -> None:
+    script = Script("かめ", "うさぎ", "とり")
+    lab = make_lab(script.play)
     visitor = Visitor(lab)
-    snapshots = run(lab, stage, visitor)
-    for name in stage.lines:
-        stage.say(name, "はい")
+    snapshots = run(lab, script, visitor)
+    for name in script.lines:
+        script.say(name, "はい")
     await until(snapshots, lambda cells: all(cell.text for cell in cells))
     await snapshots.aclose()
-    assert sorted(stage.left) == sorted(stage.lines)
+    assert sorted(script.left) == sorted(script.lines)
     statuses = [record.status for record in lab.store.records(user_id=visitor.user_id)]
     assert statuses == ["stopped"] * 3
 
 
-async def test_cancelling_the_watcher_stops_every_contestant(make_lab: MakeLab) -> None:
-    stage = Stage("かめ", "うさぎ")
-    lab = make_lab(stage.play)
-    snapshots = run(lab, stage, Visitor(lab))
-    for name in stage.lines:
-        stage.say(name, "はい")
+async def test_run_stops_contestants_when_reader_is_cancelled(make_lab: MakeLab) -> None:
+    script = Script("かめ", "うさぎ")
+    lab = make_lab(script.play)
+    snapshots = run(lab, script, Visitor(lab))
+    for name in script.lines:
+        script.say(name, "はい")
     await until(snapshots, lambda cells: all(cell.text for cell in cells))
 
     async def watch() -> None:
@@ -169,40 +169,40 @@ async def test_cancelling_the_watcher_stops_every_contestant(make_lab: MakeLab) 
     watcher.cancel()
     with pytest.raises(asyncio.CancelledError):
         await watcher
-    assert sorted(stage.left) == sorted(stage.lines)
+    assert sorted(script.left) == sorted(script.lines)
 
 
-async def test_a_column_whose_task_is_cancelled_alone_is_stopped_with_what_it_had(
+async def test_column_keeps_text_when_its_task_is_cancelled(
     make_lab: MakeLab,
 ) -> None:
-    stage = Stage("かめ", "うさぎ")
-    lab = make_lab(stage.play)
-    async with contextlib.aclosing(run(lab, stage, Visitor(lab))) as snapshots:
-        stage.say("かめ", "半分")
-        await until(snapshots, lambda cells: cells[0].text == "半分" and len(stage.tasks) == 2)
-        task = stage.tasks["かめ"]
+    script = Script("かめ", "うさぎ")
+    lab = make_lab(script.play)
+    async with contextlib.aclosing(run(lab, script, Visitor(lab))) as snapshots:
+        script.say("かめ", "半分")
+        await until(snapshots, lambda cells: cells[0].text == "半分" and len(script.tasks) == 2)
+        task = script.tasks["かめ"]
         assert task is not None
         task.cancel()
         cells = await until(snapshots, lambda cells: cells[0].state != "streaming")
         assert (cells[0].state, cells[0].text, cells[1].state) == ("stopped", "半分", "waiting")
-        stage.say("うさぎ", "はい", None)
+        script.say("うさぎ", "はい", None)
         async with asyncio.timeout(10):
             *_, last = [cells async for cells in snapshots]
     assert [cell.state for cell in last] == ["stopped", "done"]
 
 
-async def test_a_heartbeat_comes_while_nobody_speaks(make_lab: MakeLab) -> None:
-    stage = Stage("かめ")
-    lab = make_lab(stage.play)
+async def test_run_yields_heartbeat_when_idle(make_lab: MakeLab) -> None:
+    script = Script("かめ")
+    lab = make_lab(script.play)
     comparison = Comparison(lab.service, tick=0, heartbeat=0)
-    snapshots = comparison.run("やあ", stage.contestants(), Visitor(lab).user_id)
+    snapshots = comparison.run("やあ", script.contestants(), Visitor(lab).user_id)
     async with contextlib.aclosing(snapshots), asyncio.timeout(10):
         for _ in range(5):
             assert await anext(snapshots) == [Cell()]
 
 
 @pytest.mark.parametrize("count", [0, MAX_COLUMNS + 1])
-async def test_between_one_and_eight_contestants_can_run(lab: Lab, count: int) -> None:
+async def test_run_takes_one_to_eight_contestants(lab: Lab, count: int) -> None:
     visitor = Visitor(lab)
     with pytest.raises(InputError):
         await anext(
@@ -210,7 +210,7 @@ async def test_between_one_and_eight_contestants_can_run(lab: Lab, count: int) -
         )
 
 
-async def test_a_message_that_cannot_be_sent_is_refused_before_anyone_is_asked(lab: Lab) -> None:
+async def test_run_refuses_invalid_message_before_any_call(lab: Lab) -> None:
     visitor = Visitor(lab)
     with pytest.raises(EmptyMessage):
         await anext(lab.comparison.run(" ", [Contestant("", visitor.agent)], visitor.user_id))

@@ -33,13 +33,15 @@ from persona_lab.ui.visitor_keys import (
 
 MakeLab = Callable[..., Lab]
 WORDS = Translations(ROOT / "templates" / "ui.yaml")
-OWN, HOUSE = "sk-visitors-own-0123456789", "sk-house-0123456789"
+USER_KEY, SERVER_KEY = "sk-visitors-own-0123456789", "sk-house-0123456789"
 MODEL = "openai:somebodys-model"
 
 
-class Wire:
-    """A server in OpenAI's form that writes down whose key it was shown; ``status`` is what it
-    answers with. Its errors repeat the key, as careless servers do."""
+class KeyServer:
+    """A fake OpenAI server that records the keys of requests.
+
+    ``status`` is its HTTP status. Its errors repeat the key, as some servers do.
+    """
 
     def __init__(self, server: HTTPServer) -> None:
         self.url = server.url_for("/v1")
@@ -51,8 +53,8 @@ class Wire:
         key = request.headers["Authorization"].removeprefix("Bearer ")
         self.keys.append(key)
         if self.status != 200:
-            wrong = {"error": {"message": f"no good: {key}", "type": "x", "code": "y"}}
-            return Response(json.dumps(wrong), self.status, content_type="application/json")
+            error = {"error": {"message": f"no good: {key}", "type": "x", "code": "y"}}
+            return Response(json.dumps(error), self.status, content_type="application/json")
         choice = {"index": 0, "delta": {"content": "はい。"}, "finish_reason": "stop"}
         usage = {"prompt_tokens": 1000, "completion_tokens": 500, "total_tokens": 1500}
         chunks = [{"id": "1", "object": "chat.completion.chunk", "created": 0, "model": "m"} | more
@@ -62,24 +64,23 @@ class Wire:
 
 
 @pytest.fixture
-def wire(httpserver: HTTPServer) -> Wire:
-    return Wire(httpserver)
+def key_server(httpserver: HTTPServer) -> KeyServer:
+    return KeyServer(httpserver)
 
 
 @pytest.fixture
-def house(make_lab: MakeLab, wire: Wire, tmp_path: Path) -> Lab:
-    """A lab on a file, whose OpenAI is the wire and which has no key for it."""
+def server_lab(make_lab: MakeLab, key_server: KeyServer, tmp_path: Path) -> Lab:
+    """A lab with a database file, whose OpenAI is the fake server, without a key."""
     return make_lab(
-        database_url=f"sqlite:///{tmp_path / 'lab.db'}", openai_base_url=wire.url, llm_retries=0
+        database_url=f"sqlite:///{tmp_path / 'lab.db'}",
+        openai_base_url=key_server.url,
+        llm_retries=0,
     )
 
 
-Sit = Callable[[str], Any]
-
-
 @pytest.fixture
-async def pages(house: Lab) -> AsyncIterator[Visitors]:
-    yield visitors_of(house)
+async def pages(server_lab: Lab) -> AsyncIterator[Visitors]:
+    yield visitors_of(server_lab)
 
 
 def visitors_of(lab: Lab) -> Visitors:
@@ -112,112 +113,123 @@ async def ask(visitor: Visitor, lab: Lab, message: str = "こんにちは") -> d
 # ── keys ──────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_an_own_key_pays_for_its_page_and_for_no_other(
-    house: Lab, pages: Visitors, wire: Wire
+async def test_user_key_is_used_only_for_its_page(
+    server_lab: Lab, pages: Visitors, key_server: KeyServer
 ) -> None:
-    actions = ConnectActions(house, pages)
-    one = await actions.use_key("openai", f" {OWN}\n", await at(pages, "one"))
-    assert "error" not in await ask(one, house)
-    assert wire.keys == [OWN]
+    actions = ConnectActions(server_lab, pages)
+    one = await actions.use_key("openai", f" {USER_KEY}\n", await at(pages, "one"))
+    assert "error" not in await ask(one, server_lab)
+    assert key_server.keys == [USER_KEY]
     two = await at(pages, "two")
-    await ask(two, house)
-    assert OWN not in wire.keys[1:]
+    await ask(two, server_lab)
+    assert USER_KEY not in key_server.keys[1:]
     again = await actions.forget_key("openai", one)
-    await ask(again, house)
-    assert OWN not in wire.keys[1:]
+    await ask(again, server_lab)
+    assert USER_KEY not in key_server.keys[1:]
 
 
-async def test_nobody_stands_in_for_whom_a_visitor_asks_with_their_own_key(
-    make_lab: MakeLab, wire: Wire
+async def test_user_key_request_has_no_fallback_model(
+    make_lab: MakeLab, key_server: KeyServer
 ) -> None:
-    lab = make_lab(openai_base_url=wire.url, llm_retries=0, llm_fallback="mock:echo")
-    wire.status = 500
+    lab = make_lab(openai_base_url=key_server.url, llm_retries=0, llm_fallback="mock:echo")
+    key_server.status = 500
     pages = visitors_of(lab)
     one = await at(pages, "one")
     assert (await ask(one, lab))["provider"] == "mock"
-    own = await ConnectActions(lab, pages).use_key("openai", OWN, one)
-    told = await ask(own, lab)
-    assert (told["provider"], told["fallback"]) == ("openai", True)
-    assert "fallback_from" not in told
+    own = await ConnectActions(lab, pages).use_key("openai", USER_KEY, one)
+    reply = await ask(own, lab)
+    assert (reply["provider"], reply["fallback"]) == ("openai", True)
+    assert "fallback_from" not in reply
     await pages.user_keys.close_page(own.page)
 
 
-async def test_an_own_key_stands_ahead_of_the_houses_and_the_page_says_whose_it_is(
-    make_lab: MakeLab, wire: Wire
+async def test_user_key_overrides_server_key_and_state_shows_it(
+    make_lab: MakeLab, key_server: KeyServer
 ) -> None:
-    lab = make_lab(openai_api_key=HOUSE, openai_base_url=wire.url)
+    lab = make_lab(openai_api_key=SERVER_KEY, openai_base_url=key_server.url)
     pages = visitors_of(lab)
     visitor = await at(pages, "one")
     assert visitor.translate("connect.key_state.house") in key_state("openai", visitor)
     assert visitor.translate("connect.key_state.none") in key_state("anthropic", visitor)
-    assert wire.url.split("/")[2] in key_state("openai", visitor)
+    assert key_server.url.split("/")[2] in key_state("openai", visitor)
     await ask(visitor, lab)
     actions = ConnectActions(lab, pages)
-    visitor = await actions.use_key("openai", OWN, visitor)
+    visitor = await actions.use_key("openai", USER_KEY, visitor)
     assert visitor.translate("connect.key_state.own") in key_state("openai", visitor)
     await ask(visitor, lab, "自分の")
     await ask(await at(pages, "two"), lab, "ほかのこと")
-    assert wire.keys == [HOUSE, OWN, HOUSE]
+    assert key_server.keys == [SERVER_KEY, USER_KEY, SERVER_KEY]
     actions.visitors.user_keys.drop(visitor.page, "openai")
     await ask(visitor, lab, "また")
-    assert wire.keys[-1] == HOUSE
+    assert key_server.keys[-1] == SERVER_KEY
 
 
-async def test_an_own_key_is_nowhere_but_in_memory(
-    house: Lab, pages: Visitors, wire: Wire, tmp_path: Path, caplog: pytest.LogCaptureFixture
+async def test_user_key_stays_in_memory(
+    server_lab: Lab,
+    pages: Visitors,
+    key_server: KeyServer,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    wire.status = 401
-    visitor = await ConnectActions(house, pages).use_key("openai", OWN, await at(pages, "one"))
-    metadata = await ask(visitor, house)
+    key_server.status = 401
+    visitor = await ConnectActions(server_lab, pages).use_key(
+        "openai", USER_KEY, await at(pages, "one")
+    )
+    metadata = await ask(visitor, server_lab)
     assert metadata["error_type"]
-    assert wire.keys == [OWN]
-    assert OWN not in json.dumps(metadata, ensure_ascii=False, default=str)
-    assert OWN not in repr(visitor)
-    assert OWN not in "".join(
+    assert key_server.keys == [USER_KEY]
+    assert USER_KEY not in json.dumps(metadata, ensure_ascii=False, default=str)
+    assert USER_KEY not in repr(visitor)
+    assert USER_KEY not in "".join(
         record.getMessage() + str(record.__dict__) for record in caplog.records
     )
-    assert all(OWN.encode() not in each for each in contents(tmp_path))
-    assert OWN in visitor.service.clients.keys.all_secrets, "hidden from their answers"
-    assert OWN not in house.clients.keys.all_secrets, "nobody else's answers hide it"
+    assert all(USER_KEY.encode() not in each for each in contents(tmp_path))
+    assert USER_KEY in visitor.service.clients.keys.all_secrets, "hidden from their answers"
+    assert USER_KEY not in server_lab.clients.keys.all_secrets, "nobody else's answers hide it"
     await pages.user_keys.close_page(visitor.page)
-    assert OWN not in visitor.service.clients.keys.all_secrets
+    assert USER_KEY not in visitor.service.clients.keys.all_secrets
 
 
-async def test_a_visitors_account_in_trouble_is_nobody_elses(make_lab: MakeLab, wire: Wire) -> None:
+async def test_user_key_failure_does_not_affect_others(
+    make_lab: MakeLab, key_server: KeyServer
+) -> None:
     lab = make_lab(
-        openai_api_key=HOUSE, openai_base_url=wire.url, llm_retries=0, llm_breaker_failures=1
+        openai_api_key=SERVER_KEY,
+        openai_base_url=key_server.url,
+        llm_retries=0,
+        llm_breaker_failures=1,
     )
     pages = visitors_of(lab)
-    visitor = await ConnectActions(lab, pages).use_key("openai", OWN, await at(pages, "one"))
-    wire.status = 500
+    visitor = await ConnectActions(lab, pages).use_key("openai", USER_KEY, await at(pages, "one"))
+    key_server.status = 500
     for message in ("一", "二"):
         assert (await ask(visitor, lab, message))["error_type"]
-    wire.status = 200
+    key_server.status = 200
     assert "error" not in await ask(await at(pages, "two"), lab, "三")
-    assert wire.keys == [OWN, OWN, HOUSE]
+    assert key_server.keys == [USER_KEY, USER_KEY, SERVER_KEY]
     await pages.user_keys.close_page(visitor.page)
 
 
-async def test_answers_paid_for_by_a_visitor_are_neither_cached_nor_counted(
-    make_lab: MakeLab, wire: Wire, monkeypatch: pytest.MonkeyPatch
+async def test_user_key_answers_skip_cache_and_quota(
+    make_lab: MakeLab, key_server: KeyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The wire stands in for the provider's own server."""
+    """The fake server acts as the provider's own server."""
     monkeypatch.setattr(
         ClientPool, "user_pays", lambda self, info: info.provider in self.user_key_providers
     )
-    lab = make_lab(openai_api_key=HOUSE, openai_base_url=wire.url, tokens_per_day=4000)
+    lab = make_lab(openai_api_key=SERVER_KEY, openai_base_url=key_server.url, tokens_per_day=4000)
     pages = visitors_of(lab)
-    visitor = await ConnectActions(lab, pages).use_key("openai", OWN, await at(pages, "one"))
+    visitor = await ConnectActions(lab, pages).use_key("openai", USER_KEY, await at(pages, "one"))
     for _ in range(4):  # 6,000 tokens
         metadata = await ask(visitor, lab)
         assert "error" not in metadata
         assert not metadata["cache_hit"]
-    assert wire.keys == [OWN] * 4
+    assert key_server.keys == [USER_KEY] * 4
     await pages.user_keys.close_page(visitor.page)
 
 
-async def test_no_more_pages_than_there_is_room_for_keep_keys(lab: Lab) -> None:
+async def test_key_store_evicts_idle_pages_when_full(lab: Lab) -> None:
     pages = visitors_of(lab)
 
     def keys(user: str, page: str) -> str | None:
@@ -228,21 +240,21 @@ async def test_no_more_pages_than_there_is_room_for_keep_keys(lab: Lab) -> None:
         return clients.settings.openai_api_key and "own"
 
     for number in range(MAX_PAGES_WITH_KEYS + 1):
-        await pages.user_keys.put((f"user {number}", "page"), "openai", OWN)
+        await pages.user_keys.put((f"user {number}", "page"), "openai", USER_KEY)
     assert keys("user 0", "page") is None
     assert keys("user 1", "page") == keys(f"user {MAX_PAGES_WITH_KEYS}", "page") == "own"
     for number in range(MAX_PAGES_PER_VISITOR + 1):
-        await pages.user_keys.put(("one", f"page {number}"), "openai", OWN)
+        await pages.user_keys.put(("one", f"page {number}"), "openai", USER_KEY)
     assert keys("one", "page 0") is None
     assert keys("one", "page 1") == keys("one", f"page {MAX_PAGES_PER_VISITOR}") == "own"
 
 
-async def test_a_page_that_has_been_silent_for_half_a_day_loses_its_key(lab: Lab) -> None:
+async def test_key_store_forgets_key_when_page_is_idle(lab: Lab) -> None:
     now = [0.0]
     keyring = UserKeyStore(lab, clock=lambda: now[0])
-    await keyring.put(("one", "page"), "openai", OWN)
+    await keyring.put(("one", "page"), "openai", USER_KEY)
     now[0] += IDLE_TIMEOUT_S + 1
-    await keyring.put(("two", "page"), "openai", OWN)
+    await keyring.put(("two", "page"), "openai", USER_KEY)
     assert keyring.service(("one", "page")).clients.settings.openai_api_key is None
     assert keyring.service(("two", "page")).clients.settings.openai_api_key is not None
 
@@ -250,74 +262,78 @@ async def test_a_page_that_has_been_silent_for_half_a_day_loses_its_key(lab: Lab
 @pytest.mark.parametrize(
     "key", ["", "  ", "二つの 言葉", "sk 1", "sk-1\nsk-2", "s" * 401, '"level":', "everyone"]
 )
-async def test_what_is_no_key_is_refused(house: Lab, pages: Visitors, key: str) -> None:
+async def test_use_key_raises_when_key_is_malformed(
+    server_lab: Lab, pages: Visitors, key: str
+) -> None:
     visitor = await at(pages, "one")
     with pytest.raises(gr.Error) as refused:
-        await ConnectActions(house, pages).use_key("openai", key, visitor)
+        await ConnectActions(server_lab, pages).use_key("openai", key, visitor)
     assert key.strip() == "" or key.strip() not in str(refused.value)
     words = "connect.no_key" if key.strip() else "connect.empty_key"
     assert visitor.translate(words) in str(refused.value)
-    assert pages.with_current_keys(visitor).service is house.service
+    assert pages.with_current_keys(visitor).service is server_lab.service
 
 
-async def test_a_page_whose_key_was_forgotten_is_never_paid_for_by_the_house(
-    make_lab: MakeLab, wire: Wire
+async def test_server_key_is_not_used_when_user_key_was_forgotten(
+    make_lab: MakeLab, key_server: KeyServer
 ) -> None:
-    lab = make_lab(openai_api_key=HOUSE, openai_base_url=wire.url)
+    lab = make_lab(openai_api_key=SERVER_KEY, openai_base_url=key_server.url)
     pages = visitors_of(lab)
-    visitor = await ConnectActions(lab, pages).use_key("openai", OWN, await at(pages, "one"))
+    visitor = await ConnectActions(lab, pages).use_key("openai", USER_KEY, await at(pages, "one"))
     await pages.user_keys.close_page(visitor.page)
     for service in (visitor.service, (await at(pages, "one")).service):
-        told = await ask(replace(visitor, service=service), lab)
-        assert told["error"]
-    assert wire.keys == []
+        reply = await ask(replace(visitor, service=service), lab)
+        assert reply["error"]
+    assert key_server.keys == []
     assert visitor.translate("connect.key_state.none") in key_state(
         "openai", pages.with_current_keys(visitor)
     )
 
 
-async def test_a_page_without_a_cookie_forgets_its_key_when_it_is_closed(
-    house: Lab, pages: Visitors, wire: Wire
+async def test_key_is_forgotten_when_page_without_cookie_closes(
+    server_lab: Lab, pages: Visitors, key_server: KeyServer
 ) -> None:
-    await ConnectActions(house, pages).use_key("openai", OWN, await at(pages, "one"))
+    await ConnectActions(server_lab, pages).use_key("openai", USER_KEY, await at(pages, "one"))
     await pages.on_unload(gr.Request(session_hash="one", cookies={}, headers={}))
-    await ask(await at(pages, "one"), house)
-    assert wire.keys == []
+    await ask(await at(pages, "one"), server_lab)
+    assert key_server.keys == []
 
 
-async def test_another_who_names_the_same_session_has_no_part_in_its_key(
-    house: Lab, pages: Visitors, wire: Wire
+async def test_user_key_is_not_shared_when_session_is_forged(
+    server_lab: Lab, pages: Visitors, key_server: KeyServer
 ) -> None:
     mine, theirs = await at(pages, "one", "a" * 43), await at(pages, "one", "b" * 43)
     assert mine.user_id != theirs.user_id
-    await ConnectActions(house, pages).use_key("openai", OWN, mine)
-    await ask(pages.with_current_keys(theirs), house)
-    assert OWN not in wire.keys
-    with pytest.raises(gr.Error):  # nor does a call without a session have a place for one
-        await ConnectActions(house, pages).use_key("openai", OWN, replace(mine, session=""))
+    await ConnectActions(server_lab, pages).use_key("openai", USER_KEY, mine)
+    await ask(pages.with_current_keys(theirs), server_lab)
+    assert USER_KEY not in key_server.keys
+    with pytest.raises(gr.Error):  # a call without a session can't have a key
+        await ConnectActions(server_lab, pages).use_key(
+            "openai", USER_KEY, replace(mine, session="")
+        )
 
 
-async def test_another_key_leaves_answers_under_way_alone(
-    house: Lab, pages: Visitors, wire: Wire
+async def test_new_key_does_not_affect_running_answer(
+    server_lab: Lab, pages: Visitors, key_server: KeyServer
 ) -> None:
-    actions = ConnectActions(house, pages)
-    visitor = await actions.use_key("openai", OWN, await at(pages, "one"))
+    actions = ConnectActions(server_lab, pages)
+    visitor = await actions.use_key("openai", USER_KEY, await at(pages, "one"))
     client = await visitor.service.clients.open(MODEL)
-    await actions.use_key("anthropic", OWN, visitor)
+    await actions.use_key("anthropic", USER_KEY, visitor)
     assert await visitor.service.clients.open(MODEL) is client
-    assert "error" not in await ask(visitor, house)
+    assert "error" not in await ask(visitor, server_lab)
 
 
-async def test_a_server_of_the_houses_counts_whatever_key_it_is_shown(
-    house: Lab, pages: Visitors
-) -> None:
-    visitor = await ConnectActions(house, pages).use_key("openai", OWN, await at(pages, "one"))
+async def test_user_does_not_pay_when_server_is_custom(server_lab: Lab, pages: Visitors) -> None:
+    visitor = await ConnectActions(server_lab, pages).use_key(
+        "openai", USER_KEY, await at(pages, "one")
+    )
     clients = visitor.service.clients
     assert not clients.user_pays(clients.info(MODEL))
-    assert not house.clients.user_pays(clients.info(MODEL))
+    assert not server_lab.clients.user_pays(clients.info(MODEL))
 
 
-def test_every_provider_that_asks_for_a_key_has_its_words() -> None:
+def test_keyed_providers_have_labels() -> None:
     assert set(KEYED_PROVIDERS) == {"openai", "anthropic"}
     for provider in KEYED_PROVIDERS:
         assert key_labels(WORDS, "ja")[f"connect.key.{provider}"]
@@ -326,52 +342,46 @@ def test_every_provider_that_asks_for_a_key_has_its_words() -> None:
 # ── tokens ────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_token_is_shown_once_and_leads_to_its_visitor_until_it_is_revoked(
-    house: Lab, pages: Visitors
-) -> None:
-    actions = ConnectActions(house, pages)
+async def test_token_identifies_visitor_until_revoked(server_lab: Lab, pages: Visitors) -> None:
+    actions = ConnectActions(server_lab, pages)
     visitor = await at(pages, "one")
     assert await actions.list_tokens(visitor) == []
     shown = await actions.create_token("ボット", visitor)
     secret = shown.partition("<code>")[2].partition("</code>")[0]
-    assert house.store.user_for_token(secret).id == visitor.user_id
+    assert server_lab.store.user_for_token(secret).id == visitor.user_id
     ((label, token_id),) = await actions.list_tokens(visitor)
     assert label.startswith("ボット")
     assert secret not in label
     with pytest.raises(NotFound):
-        house.store.revoke_token(token_id, user_id=(await at(pages, "two")).user_id)
+        server_lab.store.revoke_token(token_id, user_id=(await at(pages, "two")).user_id)
     assert visitor.translate("connect.revoked", name="ボット") in await actions.revoke_token(
         token_id, visitor
     )
     assert await actions.list_tokens(visitor) == []
     with pytest.raises(NotFound):
-        house.store.user_for_token(secret)
+        server_lab.store.user_for_token(secret)
 
 
-async def test_a_token_says_since_when_it_is_there_and_whether_it_was_used(
-    house: Lab, pages: Visitors
-) -> None:
+async def test_token_label_shows_creation_and_last_use(server_lab: Lab, pages: Visitors) -> None:
     visitor = await at(pages, "one")
-    token, secret = house.store.create_token(user_id=visitor.user_id)
+    token, secret = server_lab.store.create_token(user_id=visitor.user_id)
     assert visitor.translate("connect.never_used") in token_label(token, visitor)
-    house.store.user_for_token(secret)
-    (token,) = house.store.list_tokens(user_id=visitor.user_id)
+    server_lab.store.user_for_token(secret)
+    (token,) = server_lab.store.list_tokens(user_id=visitor.user_id)
     assert visitor.translate("connect.never_used") not in token_label(token, visitor)
     assert visitor.translate("connect.nameless") in token_label(token, visitor)
 
 
-async def test_a_tokens_days_are_those_of_the_visitors_own_zone(
-    house: Lab, pages: Visitors
-) -> None:
+async def test_token_label_days_are_in_visitor_time_zone(server_lab: Lab, pages: Visitors) -> None:
     visitor = await at(pages, "one")
-    token, _ = house.store.create_token(user_id=visitor.user_id)
+    token, _ = server_lab.store.create_token(user_id=visitor.user_id)
     token.created_at = token.last_used_at = datetime(2026, 11, 25, 20, tzinfo=UTC)
     assert token_label(token, visitor).count("2026-11-25") == 2
     assert token_label(token, visitor, parse_time_zone("Asia/Tokyo")).count("2026-11-26") == 2
 
 
-async def test_a_name_that_is_too_long_makes_no_token(house: Lab, pages: Visitors) -> None:
+async def test_create_token_raises_when_name_is_too_long(server_lab: Lab, pages: Visitors) -> None:
     visitor = await at(pages, "one")
     with pytest.raises(InvalidRequest):
-        await ConnectActions(house, pages).create_token("長" * 1000, visitor)
-    assert house.store.list_tokens(user_id=visitor.user_id) == []
+        await ConnectActions(server_lab, pages).create_token("長" * 1000, visitor)
+    assert server_lab.store.list_tokens(user_id=visitor.user_id) == []

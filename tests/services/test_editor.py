@@ -1,4 +1,4 @@
-"""What stands behind the page as plain functions: forms, words as HTML, paces, and visitors."""
+"""The page's functions: the form, saving, texts as HTML, batches of events, and visitors."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ TRICK = "<img src=x onerror=alert(1)>\"'&"
 
 
 def request(session: str = "one", language: str = "ja", **cookies: str) -> gr.Request:
-    """What Gradio hands to a handler."""
+    """A request as Gradio passes it to a handler."""
     return gr.Request(session_hash=session, cookies=cookies, headers={"accept-language": language})
 
 
@@ -66,7 +66,7 @@ def actions(lab: Lab, visitors: Visitors) -> EditorActions:
 
 
 class Reader(HTMLParser):
-    """The text of HTML, and which tags stand in it."""
+    """Reads the text and the tags of HTML."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ exchanges = st.lists(
 
 
 @given(exchanges)
-def test_example_exchanges_survive_being_written_as_text(examples: list[dict[str, str]]) -> None:
+def test_examples_round_trip_as_text(examples: list[dict[str, str]]) -> None:
     assert parse_examples(format_examples(examples)) == examples
 
 
@@ -109,9 +109,7 @@ def test_example_exchanges_survive_being_written_as_text(examples: list[dict[str
         ("返事だけ", [{"user": "", "ai": "返事だけ"}]),
     ],
 )  # fmt: skip
-def test_exchanges_are_read_as_a_person_writes_them(
-    text: str, examples: list[dict[str, str]]
-) -> None:
+def test_parse_examples_reads_handwritten_text(text: str, examples: list[dict[str, str]]) -> None:
     assert parse_examples(text) == examples
 
 
@@ -123,7 +121,7 @@ def form() -> Form:
     return Form({name: gr.Textbox() for name in EMPTY})
 
 
-def test_a_form_gives_back_the_persona_that_it_shows(form: Form) -> None:
+def test_form_reads_what_it_shows(form: Form) -> None:
     persona = {
         **EMPTY, "background": "港町で\n育った。", "roles": ["教師"], "catchphrases": ["なるほど"],
         "examples": [{"user": "やあ", "ai": "> おう\nどうした"}],
@@ -131,7 +129,7 @@ def test_a_form_gives_back_the_persona_that_it_shows(form: Form) -> None:
     assert form.read(form.show(persona)) == persona
 
 
-def test_a_form_whose_fields_are_empty_gives_an_empty_persona(form: Form) -> None:
+def test_form_reads_empty_persona_when_fields_are_empty(form: Form) -> None:
     nothing = dict.fromkeys(form.fields.values())
     read = form.read({**nothing, form.fields["examples"]: ""})
     assert read["roles"] == []
@@ -139,7 +137,7 @@ def test_a_form_whose_fields_are_empty_gives_an_empty_persona(form: Form) -> Non
     assert read["examples"] == []
 
 
-def test_an_unsaved_persona_reads_like_the_saved_one(lab: Lab) -> None:
+def test_unsaved_agent_equals_saved_one(lab: Lab) -> None:
     persona = {**EMPTY, "roles": ["教師", "相談役"], "tones": ["敬語"], "greeting": "やあ"}
     kept = lab.store.create_agent(user_id=lab.store.create_user().id, **persona)
     assert persona_of(unsaved_agent(persona)) == persona_of(kept)
@@ -153,7 +151,7 @@ def own(lab: Lab, visitor: Visitor, **fields: Any) -> Agent:
     return lab.store.create_agent(user_id=visitor.user_id, **persona)
 
 
-async def test_a_form_that_was_opened_and_not_changed_saves_nothing(
+async def test_save_writes_nothing_when_form_is_unchanged(
     lab: Lab, actions: EditorActions, visitor: Visitor
 ) -> None:
     before = {a.id: a for a in lab.store.list_agents(user_id=visitor.user_id)}
@@ -167,7 +165,7 @@ async def test_a_form_that_was_opened_and_not_changed_saves_nothing(
     }
 
 
-async def test_only_what_changed_in_the_form_is_written(
+async def test_save_writes_only_changed_fields(
     lab: Lab, actions: EditorActions, visitors: Visitors
 ) -> None:
     one, other = (
@@ -187,7 +185,7 @@ async def test_only_what_changed_in_the_form_is_written(
     assert persona_of(kept) == {**EMPTY, "greeting": "やあ", "gender": "女性"}
 
 
-async def test_another_visitor_who_names_ones_session_gets_nothing_of_its_page(
+async def test_page_state_is_separate_when_session_is_forged(
     lab: Lab, actions: EditorActions, visitors: Visitors
 ) -> None:
     mine = await visitors.from_request(request("tab", **{COOKIE: "s" * 43}))
@@ -198,9 +196,7 @@ async def test_another_visitor_who_names_ones_session_gets_nothing_of_its_page(
     assert actions.filled_fields(other) is None
 
 
-async def test_the_first_change_of_a_demo_makes_a_copy_and_the_next_changes_it(
-    lab: Lab, actions: EditorActions, visitor: Visitor
-) -> None:
+async def test_save_copies_demo_once(lab: Lab, actions: EditorActions, visitor: Visitor) -> None:
     demo = lab.store.list_agents(user_id=visitor.user_id)[0]
     actions.record_shown(demo, visitor)
     first, _ = await actions.save(demo.id, {**persona_of(demo), "name": "あ"}, visitor)
@@ -211,7 +207,7 @@ async def test_the_first_change_of_a_demo_makes_a_copy_and_the_next_changes_it(
     assert persona_of(lab.store.get_agent(demo.id, user_id=visitor.user_id)) == persona_of(demo)
 
 
-async def test_anothers_persona_cannot_be_saved_into(
+async def test_save_raises_when_persona_is_anothers(
     lab: Lab, actions: EditorActions, visitors: Visitors
 ) -> None:
     mine, theirs = (
@@ -240,7 +236,7 @@ async def test_anothers_persona_cannot_be_saved_into(
         ({"examples": [{"user": "?", "ai": ""}]}, "hint.half_example"),
     ],
 )
-async def test_a_contradiction_in_a_persona_is_hinted_at(
+async def test_hints_name_contradictions(
     visitor: Visitor, fields: dict[str, Any], hint: str
 ) -> None:
     details = dict.fromkeys(
@@ -250,7 +246,7 @@ async def test_a_contradiction_in_a_persona_is_hinted_at(
     assert hints_html(EMPTY, visitor) == ""
 
 
-async def test_what_a_persona_holds_never_becomes_html(
+async def test_persona_html_escapes_fields(
     actions: EditorActions, visitor: Visitor, lab: Lab
 ) -> None:
     persona = {
@@ -264,7 +260,7 @@ async def test_what_a_persona_holds_never_becomes_html(
         assert TRICK in Reader(html).text
 
 
-async def test_the_panel_shows_the_prompt_to_the_letter_and_where_it_comes_from(
+async def test_prompt_panel_shows_prompt_and_trace(
     actions: EditorActions, visitor: Visitor, lab: Lab
 ) -> None:
     agent = unsaved_agent({**EMPTY, "background": "<港町>で\n育った。", "roles": ["教師"]})
@@ -278,7 +274,7 @@ async def test_the_panel_shows_the_prompt_to_the_letter_and_where_it_comes_from(
     assert visitor.translate("figures.free") in panel
 
 
-async def test_the_panel_says_why_there_is_no_prompt(
+async def test_prompt_panel_shows_error_when_preview_fails(
     actions: EditorActions, visitor: Visitor
 ) -> None:
     panel = await actions.prompt_panel(unsaved_agent(EMPTY), "nobody:x", "", visitor)
@@ -287,7 +283,7 @@ async def test_the_panel_says_why_there_is_no_prompt(
     )
 
 
-async def test_a_tried_message_grows_and_ends_with_its_figures(
+async def test_try_message_streams_and_ends_with_figures(
     make_lab: Callable[..., Lab],
 ) -> None:
     lab = make_lab(says("こん", "にちは", "。"))
@@ -300,7 +296,7 @@ async def test_a_tried_message_grows_and_ends_with_its_figures(
     assert "figures" in shown[-1]
 
 
-async def test_a_trial_counts_among_the_figures_of_the_persona_that_is_open(
+async def test_try_message_counts_for_open_persona(
     lab: Lab, actions: EditorActions, visitor: Visitor
 ) -> None:
     agent = lab.store.create_agent(user_id=visitor.user_id, name="ミナ")
@@ -313,7 +309,7 @@ async def test_a_trial_counts_among_the_figures_of_the_persona_that_is_open(
     ] == ["ミナ"]
 
 
-async def test_a_tried_message_that_fails_is_excused_and_marked(
+async def test_try_message_shows_fallback_when_model_fails(
     make_lab: Callable[..., Lab],
 ) -> None:
     lab = make_lab(says("こん", error=RateLimited()))
@@ -339,7 +335,7 @@ async def test_a_tried_message_that_fails_is_excused_and_marked(
         ("<script>x</script>", "&lt;script&gt;x&lt;/script&gt;"),
     ],
 )
-def test_an_answer_is_shown_as_it_was_said(answer: str, shown: str) -> None:
+def test_safe_markdown_keeps_text(answer: str, shown: str) -> None:
     assert safe_markdown(answer) == shown
 
 
@@ -351,7 +347,7 @@ def test_an_answer_is_shown_as_it_was_said(answer: str, shown: str) -> None:
         ("```html\nまだ途中 **x** <b>", "まだ途中 **x** <b>", {"pre", "code"}),
     ],
 )
-def test_code_in_an_answer_is_shown_as_it_was_said(answer: str, code: str, tags: set[str]) -> None:
+def test_safe_markdown_keeps_code(answer: str, code: str, tags: set[str]) -> None:
     read = Reader(safe_markdown(answer))
     assert code in read.text
     assert read.tags == tags
@@ -363,11 +359,11 @@ pieces_of_traps = st.sampled_from(
 
 
 @given(st.lists(pieces_of_traps, max_size=12).map("".join))
-def test_no_tag_of_an_answers_making_reaches_the_page(answer: str) -> None:
+def test_safe_markdown_escapes_html(answer: str) -> None:
     assert Reader(safe_markdown(answer)).tags <= {"strong", "code", "pre"}
 
 
-async def test_spans_of_a_prompt_become_links_to_their_fields(visitor: Visitor) -> None:
+async def test_prompt_html_links_spans_to_fields(visitor: Visitor) -> None:
     prompt = Prompt(
         "名は<ミナ>。明るい。",
         turns=(PromptMessage("user", "<やあ>"), PromptMessage("assistant", "はい")),
@@ -387,20 +383,20 @@ async def test_spans_of_a_prompt_become_links_to_their_fields(visitor: Visitor) 
     ("cost", "words"),
     [(0.0, "無料"), (None, "料金不明"), (0.0123, "$0.0123"), (0.00001234, "$0.000012")],
 )
-async def test_a_price_is_said_in_dollars_or_in_words(
+async def test_format_cost_uses_dollars_or_words(
     visitor: Visitor, cost: float | None, words: str
 ) -> None:
     assert format_cost(cost, visitor) == words
 
 
-async def test_figures_stand_only_under_an_answer_that_was_measured(visitor: Visitor) -> None:
+async def test_answer_figures_are_empty_when_not_measured(visitor: Visitor) -> None:
     assert answer_figures_html({}, visitor) == ""
     line = answer_figures_html({"total_ms": 1234.0, "first_token_ms": None, "cost": 0.0}, visitor)
     assert "1.23" in line
     assert "–" in line
 
 
-async def test_an_answer_from_the_cache_says_so_and_counts_no_tokens(visitor: Visitor) -> None:
+async def test_answer_figures_name_cache_hit_without_tokens(visitor: Visitor) -> None:
     told = {"total_ms": 5.0, "first_token_ms": 1.0, "cost": 0.0}
     line = answer_figures_html({**told, "cache_hit": True}, visitor)
     assert visitor.translate("figures.cache_hit") in line
@@ -409,7 +405,7 @@ async def test_an_answer_from_the_cache_says_so_and_counts_no_tokens(visitor: Vi
     assert none not in line
 
 
-async def test_an_answer_that_the_limit_cut_off_says_so(visitor: Visitor) -> None:
+async def test_answer_figures_note_cut_answer(visitor: Visitor) -> None:
     cut, whole = (
         answer_figures_html(
             {"total_ms": 5.0, "first_token_ms": 1.0, "finish_reason": reason}, visitor
@@ -420,7 +416,7 @@ async def test_an_answer_that_the_limit_cut_off_says_so(visitor: Visitor) -> Non
     assert visitor.translate("figures.cut") not in whole
 
 
-async def test_a_message_without_an_answer_says_that_it_has_none(visitor: Visitor) -> None:
+async def test_thread_notes_unanswered_message(visitor: Visitor) -> None:
     said = [("user", "一"), ("user", "二"), ("ai", "はい"), ("user", "三")]
     rows = [
         Message(chat_id="c", position=n, sender=who, content=text)
@@ -437,7 +433,7 @@ async def test_a_message_without_an_answer_says_that_it_has_none(visitor: Visito
     ("model", "words"),
     [("mock:echo", "answer"), (GEMMA, "loading"), ("nobody:x", "answer"), ("local:x", "answer")],
 )
-async def test_what_an_answer_waits_for_is_said_as_far_as_it_is_known(
+async def test_waiting_text_names_known_reason(
     lab: Lab, visitor: Visitor, model: str, words: str
 ) -> None:
     how_far = {"percent": 0} if words == "loading" else {}
@@ -453,13 +449,13 @@ async def test_what_an_answer_waits_for_is_said_as_far_as_it_is_known(
         (None, date(2026, 11, 23), "料金不明"),
     ],
 )
-async def test_a_price_comes_with_the_day_on_which_it_was_right(
+async def test_price_has_date_of_price_list(
     visitor: Visitor, cost: float | None, day: date | None, words: str
 ) -> None:
     assert price_with_date(cost, day, visitor) == words
 
 
-async def test_an_answer_that_never_began_has_neither_tokens_nor_price(visitor: Visitor) -> None:
+async def test_answer_figures_omit_tokens_when_no_model_answered(visitor: Visitor) -> None:
     failed = {"total_ms": 20.0, "first_token_ms": None, "fallback": True, "cost": 0.0}
     line = answer_figures_html(failed, visitor)
     assert visitor.translate("figures.total", seconds="0.02") in line
@@ -468,7 +464,7 @@ async def test_an_answer_that_never_began_has_neither_tokens_nor_price(visitor: 
     assert visitor.translate("figures.free") in half
 
 
-async def test_a_transcript_says_what_comes_with_it_and_what_is_left_out(visitor: Visitor) -> None:
+async def test_prompt_html_explains_transcript(visitor: Visitor) -> None:
     for kind, told in (("transcript", True), ("chat", False)):
         prompt = Prompt("ミナ：", kind=kind, trace=Trace("transcript", 0, "台本", ()))  # type: ignore[arg-type]
         html = prompt_html(prompt, visitor, tokens=1, about=False, price="無料")
@@ -486,7 +482,7 @@ async def test_a_transcript_says_what_comes_with_it_and_what_is_left_out(visitor
         ("mock", "ja", ["mock:echo", GEMMA]),
     ],
 )
-async def test_the_first_comparison_is_between_models_that_speak_the_language(
+async def test_first_comparison_picks_models_by_language(
     make_lab: Callable[..., Lab], default: str, language: str, models: list[str]
 ) -> None:
     lab = make_lab(llm_provider=default)
@@ -517,7 +513,7 @@ async def pieces(*texts: str, closed: list[bool] | None = None) -> AsyncGenerato
             closed.append(True)
 
 
-async def test_quick_pieces_come_together_in_order_and_whole() -> None:
+async def test_batch_events_groups_quick_events_in_order() -> None:
     batches = [batch async for batch in batch_events(pieces(*"あいうえお"))]
     events = [event for batch in batches for event in batch]
     assert "".join(e.content for e in events if e.type == "delta") == "あいうえお"
@@ -525,7 +521,7 @@ async def test_quick_pieces_come_together_in_order_and_whole() -> None:
     assert len(batches) < len(events)
 
 
-async def test_silence_is_passed_on_as_a_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_batch_events_yields_heartbeat_when_idle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "HEARTBEAT_S", 0.01)
     speak = asyncio.Event()
 
@@ -540,7 +536,7 @@ async def test_silence_is_passed_on_as_a_heartbeat(monkeypatch: pytest.MonkeyPat
     assert [event.content for event in rest] == ["やあ"]
 
 
-async def test_leaving_a_paced_stream_closes_what_is_behind_it() -> None:
+async def test_batch_events_closes_source_when_closed() -> None:
     closed: list[bool] = []
     batches = batch_events(pieces(*"あ" * 100, closed=closed))
     assert await anext(batches)
@@ -548,7 +544,7 @@ async def test_leaving_a_paced_stream_closes_what_is_behind_it() -> None:
     assert closed == [True]
 
 
-async def test_an_error_comes_out_after_what_came_before_it() -> None:
+async def test_batch_events_raises_error_after_earlier_events() -> None:
     async def broken() -> AsyncIterator[Event]:
         yield Event("delta", "ここまで")
         raise RateLimited
@@ -582,14 +578,14 @@ async def test_an_error_comes_out_after_what_came_before_it() -> None:
         ("ja;q=x, en", "", "en"),
     ],
 )
-def test_the_switch_comes_before_the_browsers_language(
+def test_language_cookie_overrides_browser_language(
     accepted: str, cookie: str, language: str
 ) -> None:
     cookies = {LANGUAGE_COOKIE: cookie} if cookie else {}
     assert language_of(cookies, {"accept-language": accepted}) == language
 
 
-async def test_a_visitor_is_known_by_the_cookie_and_else_by_the_session(
+async def test_visitor_is_identified_by_cookie_else_session(
     visitors: Visitors,
 ) -> None:
     cookie = {COOKIE: "s" * 43}
@@ -600,7 +596,7 @@ async def test_a_visitor_is_known_by_the_cookie_and_else_by_the_session(
     assert (await visitors.from_request(request("a"))).user_id == bare.user_id
 
 
-async def test_a_forged_cookie_is_nobodys(visitors: Visitors) -> None:
+async def test_visitor_ignores_forged_cookie(visitors: Visitors) -> None:
     bare = await visitors.from_request(request("a"))
     forged = await visitors.from_request(request("a", **{COOKIE: f"session:{'a' * 35}"}))
     assert forged.user_id == bare.user_id
@@ -608,7 +604,7 @@ async def test_a_forged_cookie_is_nobodys(visitors: Visitors) -> None:
     assert cannot_be_another.user_id != bare.user_id
 
 
-async def test_an_error_is_told_in_the_visitors_language_and_without_its_insides(
+async def test_error_toast_is_translated_without_internals(
     visitors: Visitors, caplog: pytest.LogCaptureFixture
 ) -> None:
     japanese, english = [
@@ -624,6 +620,6 @@ async def test_an_error_is_told_in_the_visitors_language_and_without_its_insides
     assert caplog.records
 
 
-async def test_a_cancelled_handler_is_not_told_as_an_error(visitor: Visitor) -> None:
+async def test_error_toast_is_absent_when_cancelled(visitor: Visitor) -> None:
     with pytest.raises(asyncio.CancelledError), visitor.error_toasts():
         raise asyncio.CancelledError

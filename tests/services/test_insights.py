@@ -1,4 +1,4 @@
-"""Insights: figures beside a count in plain Python, whose turns they are, where days end."""
+"""Usage statistics against a count in plain Python, by user, span and time zone."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from persona_lab.insights import (
 )
 
 NOW = datetime(2026, 11, 23, 3, 30, tzinfo=UTC)
-"""Noon and a half in Tokyo; in New York still the evening before."""
+"""12:30 in Tokyo; 22:30 of the day before in New York."""
 ZONES = ["UTC", "Asia/Tokyo", "America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu"]
 
 
@@ -44,12 +44,18 @@ def user(store: Store) -> str:
 
 
 def turn(user: str, **fields: Any) -> Generation:
-    told = {"agent_id": "a", "provider": "mock", "model": "echo", "status": "ok", "total_ms": 9.0}
-    return Generation(**{"user_id": user, "created_at": NOW, **told, **fields})
+    defaults = {
+        "agent_id": "a",
+        "provider": "mock",
+        "model": "echo",
+        "status": "ok",
+        "total_ms": 9.0,
+    }
+    return Generation(**{"user_id": user, "created_at": NOW, **defaults, **fields})
 
 
-def keep(store: Store, turns: Sequence[Generation]) -> None:
-    """All of them in one transaction."""
+def save(store: Store, turns: Sequence[Generation]) -> None:
+    """Save the turns in one transaction."""
     with store._write() as session:
         session.add_all([Generation(**t.model_dump()) for t in turns])
 
@@ -90,7 +96,7 @@ def any_turn(chance: random.Random, user: str, agents: Sequence[str]) -> Generat
 
 
 def percentile(values: Sequence[float], share: float) -> float | None:
-    """As a spreadsheet has it: a straight line between the two values that it falls between."""
+    """Interpolate linearly between the two neighbours, as a spreadsheet does."""
     if not values:
         return None
     ordered, place = sorted(values), share * (len(values) - 1)
@@ -100,7 +106,7 @@ def percentile(values: Sequence[float], share: float) -> float | None:
 
 
 def counted(turns: Sequence[Generation]) -> UsageStats:
-    """What :class:`UsageStats` should be, turn by turn."""
+    """Compute :class:`UsageStats` turn by turn."""
     answers = [t for t in turns if t.kind != "summary"]
     models_own = [t for t in answers if not t.cache_hit]
     first = [t.first_token_ms for t in models_own if t.first_token_ms is not None]
@@ -131,14 +137,14 @@ def by(turns: Iterable[Generation], key: Callable[[Generation], str]) -> dict[st
 
 
 def flat(figures: UsageStats) -> dict[str, Any]:
-    told = asdict(figures)
-    return told | {
-        f"{name}_{p}": v for name in ("first", "whole") for p, v in told.pop(name).items()
+    defaults = asdict(figures)
+    return defaults | {
+        f"{name}_{p}": v for name in ("first", "whole") for p, v in defaults.pop(name).items()
     }
 
 
 def alike(figures: UsageStats) -> dict[str, Any]:
-    """Sums of floats may differ in their last digits."""
+    """Compare with a tolerance: sums of floats may differ in their last digits."""
     return {
         name: pytest.approx(value, rel=1e-9) if isinstance(value, float) else value
         for name, value in flat(figures).items()
@@ -149,7 +155,7 @@ def alike(figures: UsageStats) -> dict[str, Any]:
 def crowd(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterable[tuple[Store, str, list[Generation]]]:
-    """A store with 10,000 turns of three users, one of them, and that one's turns."""
+    """Return a store with 10,000 turns of three users, one user's id, and that user's turns."""
     store = Store(f"sqlite:///{tmp_path_factory.mktemp('crowd') / 'lab.db'}")
     chance = random.Random(6)
     users = [store.create_user().id for _ in range(3)]
@@ -159,14 +165,14 @@ def crowd(
     theirs = store.create_agent(user_id=users[1], name="他人の人").id
     agents = [demo, *own, theirs, "never-kept"]
     turns = [any_turn(chance, chance.choice(users), agents) for _ in range(10_000)]
-    keep(store, turns)
+    save(store, turns)
     yield store, users[0], [t for t in turns if t.user_id == users[0]]
     store.close()
 
 
 @pytest.mark.parametrize("zone", ZONES)
 @pytest.mark.parametrize("span", SPANS)
-def test_every_figure_is_what_a_count_turn_by_turn_gives(
+def test_summary_equals_count_by_hand(
     crowd: tuple[Store, str, list[Generation]], span: str, zone: str
 ) -> None:
     store, user, everything = crowd
@@ -213,9 +219,9 @@ def readable(store: Store, agent_id: str, user: str) -> Agent | None:
         return None
 
 
-def test_ten_thousand_turns_are_counted_while_one_waits(store: Store, user: str) -> None:
+def test_summary_of_ten_thousand_turns_is_fast(store: Store, user: str) -> None:
     chance = random.Random(1)
-    keep(store, [any_turn(chance, user, ["a", "b"]) for _ in range(10_000)])
+    save(store, [any_turn(chance, user, ["a", "b"]) for _ in range(10_000)])
     seen(store, user)  # imports pandas
     began = time.process_time()
     assert seen(store, user).total.answers > 8_000
@@ -225,7 +231,7 @@ def test_ten_thousand_turns_are_counted_while_one_waits(store: Store, user: str)
 # ── what counts as what ───────────────────────────────────────────────────────────────────
 
 
-def test_of_nobodys_turns_there_is_nothing_and_nothing_is_made_up(store: Store, user: str) -> None:
+def test_summary_is_empty_when_user_has_no_turns(store: Store, user: str) -> None:
     store.record(turn(store.create_user().id))
     for span in SPANS:
         found = seen(store, user, span)
@@ -235,9 +241,9 @@ def test_of_nobodys_turns_there_is_nothing_and_nothing_is_made_up(store: Store, 
         assert (found.personas, found.models, found.days, found.timeline) == ((), (), (), ())
 
 
-def test_a_price_that_nobody_knows_is_counted_and_never_nothing(store: Store, user: str) -> None:
+def test_summary_counts_unpriced_generations(store: Store, user: str) -> None:
     used = {"prompt_tokens": 10, "completion_tokens": 5}
-    keep(
+    save(
         store,
         [
             turn(user, model="new", cost=None, **used),
@@ -259,8 +265,8 @@ def test_a_price_that_nobody_knows_is_counted_and_never_nothing(store: Store, us
     assert (found.total.cost, found.total.unpriced) == (0.25, 2)
 
 
-def test_a_stopped_answer_is_no_error_and_its_length_is_no_wait(store: Store, user: str) -> None:
-    keep(
+def test_stopped_answer_is_no_error_and_has_no_total_latency(store: Store, user: str) -> None:
+    save(
         store,
         [
             turn(user, first_token_ms=100, total_ms=1000),
@@ -275,10 +281,8 @@ def test_a_stopped_answer_is_no_error_and_its_length_is_no_wait(store: Store, us
     assert total.whole == LatencyPercentiles(1000, 1000, 1000)
 
 
-def test_answers_from_the_cache_are_a_share_of_the_chats_and_no_waits(
-    store: Store, user: str
-) -> None:
-    keep(
+def test_cache_hits_count_in_chats_and_not_in_latencies(store: Store, user: str) -> None:
+    save(
         store,
         [
             turn(user, first_token_ms=400, total_ms=800),
@@ -293,7 +297,7 @@ def test_answers_from_the_cache_are_a_share_of_the_chats_and_no_waits(
     assert (total.cost, total.unpriced) == (0.0, 0)
 
 
-def test_summing_up_a_conversation_costs_and_is_no_answer(store: Store, user: str) -> None:
+def test_chat_summary_costs_but_is_no_answer(store: Store, user: str) -> None:
     store.record(turn(user, kind="summary", prompt_tokens=90, completion_tokens=9, cost=0.5))
     found = seen(store, user)
     assert not found.empty
@@ -302,7 +306,7 @@ def test_summing_up_a_conversation_costs_and_is_no_answer(store: Store, user: st
     assert found.kinds == {}
 
 
-def test_a_span_that_does_not_exist_is_refused(store: Store, user: str) -> None:
+def test_summary_raises_when_span_is_unknown(store: Store, user: str) -> None:
     with pytest.raises(InputError):
         seen(store, user, "yesterday")
 
@@ -310,7 +314,7 @@ def test_a_span_that_does_not_exist_is_refused(store: Store, user: str) -> None:
 # ── where days end ────────────────────────────────────────────────────────────────────────
 
 
-def test_a_day_ends_at_midnight_where_the_visitor_is(store: Store, user: str) -> None:
+def test_day_ends_at_midnight_in_visitor_time_zone(store: Store, user: str) -> None:
     for hour in (14, 15):  # 23:00 and 00:00 in Tokyo
         store.record(turn(user, created_at=datetime(2026, 11, 22, hour, tzinfo=UTC)))
     assert [p.key for p in seen(store, user).days] == ["2026-11-22"]
@@ -333,7 +337,7 @@ def test_a_day_ends_at_midnight_where_the_visitor_is(store: Store, user: str) ->
         ("America/Santiago", (2026, 9, 6), 23),  # its midnight doesn't exist
     ],
 )
-def test_a_day_on_which_clocks_change_has_all_its_hours_and_no_more(
+def test_day_has_its_hours_when_clocks_change(
     store: Store, user: str, zone: str, day: tuple[int, int, int], hours: float
 ) -> None:
     place = ZoneInfo(zone)
@@ -341,7 +345,7 @@ def test_a_day_on_which_clocks_change_has_all_its_hours_and_no_more(
     end = begin + timedelta(hours=hours)
     second = timedelta(seconds=1)
     moments = [begin - second, begin, begin + (end - begin) / 2, end - second, end]
-    keep(store, [turn(user, created_at=moment) for moment in moments])
+    save(store, [turn(user, created_at=moment) for moment in moments])
     for at in (begin, end - second):
         today = seen(store, user, "today", zone, at=at)
         assert today.since == begin
@@ -367,13 +371,11 @@ def test_a_day_on_which_clocks_change_has_all_its_hours_and_no_more(
         "あ" * 999,
     ],
 )
-def test_a_time_zone_that_does_not_exist_is_utc(name: str) -> None:
+def test_time_zone_is_utc_when_unknown(name: str) -> None:
     assert str(parse_time_zone(name)) == "UTC"
 
 
-def test_the_course_has_every_hour_of_today_and_every_day_of_a_week(
-    store: Store, user: str
-) -> None:
+def test_timeline_has_every_hour_or_day(store: Store, user: str) -> None:
     store.record(turn(user))
     today = seen(store, user, "today", "Asia/Tokyo")
     assert today.step == "hour"
@@ -396,10 +398,10 @@ def test_the_course_has_every_hour_of_today_and_every_day_of_a_week(
         (1000, "month", 34, "2024-02-01"),
     ],
 )
-def test_a_long_time_goes_by_weeks_or_months(
+def test_timeline_uses_weeks_or_months_when_long(
     store: Store, user: str, ago: int, step: str, count: int, first: str
 ) -> None:
-    keep(store, [turn(user, created_at=NOW - timedelta(days=days)) for days in {0, ago}])
+    save(store, [turn(user, created_at=NOW - timedelta(days=days)) for days in {0, ago}])
     found = seen(store, user)
     assert (found.step, len(found.timeline), found.timeline[0].key[:10]) == (step, count, first)
     assert found.timeline[0].stats.answers == found.timeline[-1].stats.answers == 1

@@ -1,4 +1,4 @@
-"""What the insights tab shows: charts that are sound and harmless, words, and the CSV file."""
+"""The insights tab: valid and escaped charts, texts, and the CSV file."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ async def visitor(visitors: Visitors, request: pytest.FixtureRequest) -> Visitor
 
 
 def turn(**fields: Any) -> GenerationRow:
-    told = {
+    defaults = {
         "created_at": NOW, "kind": "chat", "agent_id": "a", "agent_name": "さくら", "demo": False,
         "provider": "mock", "model": "echo", "status": "ok", "error_type": None,
         "prompt_tokens": 900, "cached_tokens": 300, "completion_tokens": 50,
         "first_token_ms": 420.0, "total_ms": 1800.0, "cost": 0.0123, "cache_hit": False,
     }  # fmt: skip
-    return GenerationRow(**{**told, **fields})
+    return GenerationRow(**{**defaults, **fields})
 
 
 def many(count: int, *, days: int = 30) -> list[GenerationRow]:
@@ -93,7 +93,7 @@ def board(turns: Sequence[GenerationRow], visitor: Visitor, span: str = "all") -
 
 
 def tree(html: str) -> ET.Element:
-    """HTML of ours that is XML, too. Raises ParseError where it isn't."""
+    """Parse the page's HTML as XML; raise ParseError where it isn't."""
     return ET.fromstring(f"<div>{html}</div>")  # noqa: S314 - what we wrote ourselves
 
 
@@ -104,9 +104,7 @@ numbers = st.floats(0, 1e9) | st.integers(0, 9).map(float)
 
 @settings(deadline=None)
 @given(numbers, st.booleans())
-def test_the_ticks_of_an_axis_are_few_round_and_reach_what_is_drawn(
-    most: float, whole: bool
-) -> None:
+def test_axis_ticks_are_few_round_and_cover_values(most: float, whole: bool) -> None:
     scale = axis_ticks(most, whole=whole)
     assert scale[0] == 0
     assert 2 <= len(scale) <= 6
@@ -118,7 +116,7 @@ def test_the_ticks_of_an_axis_are_few_round_and_reach_what_is_drawn(
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.text(), st.none() | numbers, st.none() | numbers), min_size=1))
-def test_charts_over_time_are_sound_whatever_is_in_them(
+def test_time_charts_are_valid_svg(
     given: list[tuple[str, float | None, float | None]],
 ) -> None:
     places = [TimePoint(printable(text), printable(text), values) for text, *values in given]
@@ -139,7 +137,7 @@ def test_charts_over_time_are_sound_whatever_is_in_them(
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.text(), numbers, numbers)))
-def test_bars_are_sound_and_none_is_longer_than_its_chart(
+def test_bar_chart_is_valid_svg_within_width(
     given: list[tuple[str, float, float]],
 ) -> None:
     rows = [BarRow(printable(n), printable(n), printable(n), pieces) for n, *pieces in given]
@@ -151,12 +149,12 @@ def test_bars_are_sound_and_none_is_longer_than_its_chart(
 
 
 def printable(text: str) -> str:
-    """What a name can hold: XML has no other control characters, and parsers fold line ends."""
+    """Characters of names: XML has no other control characters, and parsers fold line ends."""
     return re.sub(r"[^\x20-\ud7ff\ue000-\ufffd]", "", text)
 
 
 @pytest.mark.parametrize("count", [1, 4, 7, 24, 30, 62])
-def test_the_last_place_of_an_axis_has_its_word(count: int) -> None:
+def test_time_chart_labels_last_point(count: int) -> None:
     places = [TimePoint(f"{number}日", "", (1,)) for number in range(count)]
     svg = tree(charts.column_chart(places, ["solid"], "x"))[0]
     words = [text.text for text in svg.iter("text") if text.get("class") == "label"]
@@ -169,9 +167,7 @@ def test_the_last_place_of_an_axis_has_its_word(count: int) -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 400])
 @pytest.mark.parametrize("span", ["today", "7days", "30days", "all"])
-def test_the_board_is_sound_and_nobodys_name_is_run(
-    visitor: Visitor, count: int, span: str
-) -> None:
+def test_board_is_valid_html_and_escapes_names(visitor: Visitor, count: int, span: str) -> None:
     days = {"today": 0, "7days": 6, "30days": 29, "all": 900}[span]
     html = board(many(count, days=days), visitor, span)
     found = tree(html)
@@ -186,7 +182,7 @@ def test_the_board_is_sound_and_nobodys_name_is_run(
     assert used <= {pattern.get("id") for pattern in found.iter("pattern")}
 
 
-def test_the_four_numbers_say_what_was_asked_waited_paid_and_missed(visitor: Visitor) -> None:
+def test_board_shows_four_numbers(visitor: Visitor) -> None:
     turns = [
         turn(first_token_ms=400.0),
         turn(kind="compare", first_token_ms=2400.0, cost=0.5),
@@ -228,7 +224,7 @@ def test_the_four_numbers_say_what_was_asked_waited_paid_and_missed(visitor: Vis
         (None, 9, "figures.cost_unknown", "insights.cost_unknown"),
     ],
 )
-def test_a_cost_is_free_or_unknown_in_words(
+def test_board_names_free_and_unknown_costs(
     visitor: Visitor, cost: float | None, tokens: int, figure: str, line: str
 ) -> None:
     found = tree(board([turn(cost=cost, prompt_tokens=tokens)], visitor))
@@ -239,36 +235,36 @@ def test_a_cost_is_free_or_unknown_in_words(
 
 
 @pytest.mark.parametrize("kind", ErrorType)
-def test_every_type_of_error_has_words_of_its_own(visitor: Visitor, kind: ErrorType) -> None:
+def test_error_label_is_unique_by_type(visitor: Visitor, kind: ErrorType) -> None:
     words = {one: error_label(one, WORDS, visitor.language) for one in ErrorType}
     assert f"insights.error_type.{kind}" in WORDS
     assert list(words.values()).count(words[kind]) == 1
 
 
-def test_kinds_of_errors_are_told_with_their_numbers_the_most_frequent_first(
+def test_board_lists_error_types_by_frequency(
     visitor: Visitor,
 ) -> None:
     kinds = ["timeout", "bad_key", "bad_key", "offline"]
     turns = [turn(status="failed", error_type=kind) for kind in kinds]
     line = tree(board(turns, visitor)).findall(".//section[4]/p")[1].text or ""
-    told = [
+    defaults = [
         visitor.translate(
             "insights.errors_kind", kind=error_label(kind, WORDS, visitor.language), count=count
         )
         for kind, count in (("bad_key", 2), ("timeout", 1), ("offline", 1))
     ]
-    places = [line.index(each) for each in told]
-    assert {"ja": "、", "en": ", "}[visitor.language].join(told[:2]) in line
+    places = [line.index(each) for each in defaults]
+    assert {"ja": "、", "en": ", "}[visitor.language].join(defaults[:2]) in line
     assert places[0] < min(places[1:])
 
 
 def failure(**fields: Any) -> GenerationRow:
     nothing = {"prompt_tokens": 0, "cached_tokens": 0, "completion_tokens": 0, "cost": 0.0}
-    told = {"status": "failed", "error_type": "bad_key", "first_token_ms": None}
-    return turn(**{**nothing, **told, **fields})
+    defaults = {"status": "failed", "error_type": "bad_key", "first_token_ms": None}
+    return turn(**{**nothing, **defaults, **fields})
 
 
-def test_a_model_that_only_failed_is_not_called_free(visitor: Visitor) -> None:
+def test_board_cost_is_unknown_when_model_only_failed(visitor: Visitor) -> None:
     found = tree(board([failure(model="paid"), turn(model="own", cost=0.0)], visitor))
     costs = {
         head.text: row.findall("td")[-2].text
@@ -283,7 +279,7 @@ def test_a_model_that_only_failed_is_not_called_free(visitor: Visitor) -> None:
     assert shown == ["–", visitor.translate("insights.cost_nothing")]
 
 
-def test_a_chart_without_anything_to_draw_says_so(visitor: Visitor) -> None:
+def test_board_chart_says_when_it_has_no_data(visitor: Visitor) -> None:
     figures = tree(board([failure()], visitor)).findall(".//figure")
     empty = [figure.findtext("figcaption/h3") for figure in figures if figure.find("svg") is None]
     charts_ = ("insights.wait_chart", "insights.tokens_chart")
@@ -293,7 +289,7 @@ def test_a_chart_without_anything_to_draw_says_so(visitor: Visitor) -> None:
             assert figure.findtext("p") == visitor.translate("insights.nothing")
 
 
-def test_the_table_has_a_row_for_all_for_each_persona_and_each_model(visitor: Visitor) -> None:
+def test_board_table_has_total_personas_and_models(visitor: Visitor) -> None:
     turns = [
         turn(agent_id="a", agent_name="さくら"),
         turn(agent_id="d", agent_name="さくら", demo=True, model="other"),
@@ -314,7 +310,7 @@ def test_the_table_has_a_row_for_all_for_each_persona_and_each_model(visitor: Vi
     ]  # fmt: skip
 
 
-async def test_a_new_user_is_told_what_to_do_and_one_without_answers_lately_too(
+async def test_board_guides_when_span_is_empty(
     lab: Lab, visitors: Visitors, visitor: Visitor
 ) -> None:
     actions = InsightsActions(lab, visitors)
@@ -332,7 +328,7 @@ async def test_a_new_user_is_told_what_to_do_and_one_without_answers_lately_too(
     assert "<figure" in await actions.load_board("all", "Asia/Tokyo", visitor)
 
 
-async def test_a_database_that_fails_is_told_of_in_words(
+async def test_board_shows_error_when_database_fails(
     lab: Lab, visitors: Visitors, visitor: Visitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(self: Store, **_: Any) -> None:
@@ -345,7 +341,7 @@ async def test_a_database_that_fails_is_told_of_in_words(
     ]
 
 
-def test_alerts_stand_in_a_list_as_text_and_without_them_there_is_nothing(visitor: Visitor) -> None:
+def test_alerts_html_lists_escaped_alerts(visitor: Visitor) -> None:
     assert alerts_html([], visitor) == ""
     found = tree(alerts_html(["ひとつめ", TRICK], visitor))
     assert [item.text for item in found.iter("li")] == ["ひとつめ", TRICK]
@@ -353,14 +349,14 @@ def test_alerts_stand_in_a_list_as_text_and_without_them_there_is_nothing(visito
     assert found[0].findtext("p") == visitor.translate("insights.alerts_about")
 
 
-def test_an_alert_says_since_when_it_stands_where_its_reader_is(
+def test_alert_time_is_in_visitor_time_zone(
     lab: Lab, visitor: Visitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alert = Alert("errors", 1.0, 0.1, 300, datetime(2026, 11, 25, 20, 45, tzinfo=UTC))
     monkeypatch.setattr(type(lab.monitor.alerts), "current", (alert,))
-    (told,) = alerts_of(lab)(visitor, "Asia/Tokyo")
-    assert visitor.translate(alert.key, **alert.details) in told
-    assert "2026-11-26 05:45" in told
+    (defaults,) = alerts_of(lab)(visitor, "Asia/Tokyo")
+    assert visitor.translate(alert.key, **alert.details) in defaults
+    assert "2026-11-26 05:45" in defaults
 
 
 # ── the CSV file ──────────────────────────────────────────────────────────────────────────
@@ -373,7 +369,7 @@ def read(text: str) -> list[list[str]]:
     )
 
 
-def test_the_file_has_every_turn_with_its_figures(visitor: Visitor) -> None:
+def test_csv_has_every_generation(visitor: Visitor) -> None:
     turns = many(300)
     head, *lines = read(
         generations_to_csv(turns, parse_time_zone("Asia/Tokyo"), WORDS, visitor.language)
@@ -412,7 +408,7 @@ def test_the_file_has_every_turn_with_its_figures(visitor: Visitor) -> None:
         '="x"',
     ],
 )
-def test_no_name_becomes_a_formula(visitor: Visitor, name: str) -> None:
+def test_csv_escapes_formulas_in_names(visitor: Visitor, name: str) -> None:
     (_, line) = read(
         generations_to_csv([turn(agent_name=name, model=name)], UTC, WORDS, visitor.language)
     )
@@ -424,7 +420,7 @@ def test_no_name_becomes_a_formula(visitor: Visitor, name: str) -> None:
 
 @settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"])))
-def test_every_cell_comes_back_as_it_was_put_in(text: str) -> None:
+def test_escape_formula_keeps_text(text: str) -> None:
     cell = escape_formula(text)
     assert "\n" not in cell
     assert cell[:1] not in {*"=+-@＝＋－＠"}
