@@ -16,12 +16,13 @@ from persona_lab.db.tables import Agent
 from persona_lab.errors import NotFound
 from persona_lab.personas.demos import load_choices, load_messages
 from persona_lab.personas.persona import TRAITS, persona_of
+from persona_lab.ui.comparison_columns import CURRENT
 from persona_lab.ui.events import Update
 from persona_lab.ui.page_context import PageContext
 from persona_lab.ui.render.persona import head_html, hints_html, saved_html
 from persona_lab.ui.session import Visitor
 from persona_lab.ui.tabs.chat import ChatTab
-from persona_lab.ui.tabs.compare import CURRENT, CompareTab
+from persona_lab.ui.tabs.compare import CompareTab
 from persona_lab.ui.tabs.persona import PersonaTab
 from persona_lab.ui.undo_history import UndoHistory
 

@@ -10,6 +10,7 @@ import gradio as gr
 
 from persona_lab.errors import PersonaLabError
 from persona_lab.ui.autosave import Autosave
+from persona_lab.ui.comparison_columns import first_comparison, parse_layout
 from persona_lab.ui.events import PRIVATE_EVENT, Update, noop_for_cancel
 from persona_lab.ui.model_status import ModelStatus, model_choices
 from persona_lab.ui.page_context import PageContext
@@ -17,7 +18,7 @@ from persona_lab.ui.persona_actions import PersonaActions
 from persona_lab.ui.persona_view import PersonaView
 from persona_lab.ui.tabs import Tab, find_tab
 from persona_lab.ui.tabs.chat import ChatTab
-from persona_lab.ui.tabs.compare import CompareTab, first_comparison, parse_layout
+from persona_lab.ui.tabs.compare import CompareTab
 from persona_lab.ui.tabs.persona import PersonaTab
 
 # The functions of ``personaLab`` are in static/; form_lock.js and draft.js explain most of them.

@@ -25,6 +25,7 @@ from persona_lab.settings import ROOT
 from persona_lab.translations import Translations
 from persona_lab.types import Event, Prompt, PromptMessage, Span, Trace
 from persona_lab.ui import streaming as stream
+from persona_lab.ui.comparison_columns import CURRENT, first_comparison
 from persona_lab.ui.persona_form import Form, format_examples, parse_examples, unsaved_agent
 from persona_lab.ui.render.chat import build_thread
 from persona_lab.ui.render.persona import head_html, hints_html
@@ -37,7 +38,6 @@ from persona_lab.ui.render.text import (
 )
 from persona_lab.ui.session import Visitor, Visitors
 from persona_lab.ui.streaming import batch_events, waiting_text
-from persona_lab.ui.tabs.compare import CURRENT, first_comparison
 from persona_lab.ui.tabs.persona import EditorActions, try_message
 
 WORDS = Translations(ROOT / "templates" / "ui.yaml")

@@ -21,10 +21,7 @@ from persona_lab.clients.pricing import price_date, priced
 from persona_lab.db.tables import Agent
 from persona_lab.errors import PersonaLabError
 from persona_lab.lab import Lab
-from persona_lab.personas.persona import (
-    clean_persona,
-    persona_of,
-)
+from persona_lab.personas.persona import clean_persona, persona_of
 from persona_lab.types import Usage
 from persona_lab.ui.events import PRIVATE_EVENT, Update
 from persona_lab.ui.page_context import PageContext

@@ -1,0 +1,25 @@
+"""An answer of a comparison as Markdown and HTML."""
+
+from __future__ import annotations
+
+from html import escape
+
+from persona_lab.comparison.runner import Cell
+from persona_lab.ui.render.text import answer_figures_html, safe_markdown, waiting_html
+from persona_lab.ui.session import Visitor
+
+
+def render_cell(cell: Cell, visitor: Visitor) -> tuple[str, str]:
+    """Return a column's answer as Markdown, and the line under it as HTML.
+
+    The ``error`` of a waiting cell says what it waits for.
+    """
+    text, line = safe_markdown(cell.text), answer_figures_html(cell.metadata, visitor)
+    if cell.state == "waiting":
+        return "", waiting_html(cell.error, visitor)
+    if cell.state == "failed":
+        return text, f'<p class="warning" role="alert">{escape(cell.error)}</p>{line}'
+    if cell.state == "stopped":
+        stopped = escape(visitor.translate("compare.stopped"))
+        return text, f'<p class="quiet">{stopped}</p>{line}'
+    return text, line
