@@ -158,7 +158,7 @@ async def test_tries_are_counted_and_each_is_told(make_lab: MakeLab, log: Writte
         pass
 
     lab = make_lab(llm_retries=2)
-    lab.clients._around(ScriptedClient(says()))
+    lab.clients._wrap(ScriptedClient(says()))
     lab.layers._sleep = at_once
     visitor = Visitor(lab)
     await lab.service.generate_response(
