@@ -10,7 +10,6 @@ import gradio as gr
 
 from persona_lab.errors import PersonaLabError
 from persona_lab.ui.autosave import Autosave
-from persona_lab.ui.comparison_columns import first_comparison, parse_layout
 from persona_lab.ui.events import PRIVATE_EVENT, Update, noop_for_cancel
 from persona_lab.ui.model_status import ModelStatus, model_choices
 from persona_lab.ui.page_context import PageContext
@@ -65,13 +64,13 @@ class Workspace:
             persona_id: The persona that this browser had open last.
             model: The model that this browser used last, as provider:name.
             draft: The browser's unsaved draft, as JSON; see :meth:`Autosave.restore_draft`.
-            layout: The columns that this browser tab had, as JSON; see :func:`parse_layout`.
+            layout: The columns that this browser tab had, as JSON; see ``CompareTab.layout``.
             request: The request, which identifies the visitor.
 
         Returns:
             Updates of all components.
         """
-        view, columns = self._view, self._view.compare.columns
+        view = self._view
         visitor = await self._visitors.from_request(request)
         with visitor.error_toasts():
             choices = model_choices(visitor.service.clients, visitor.translate, visitor.language)
@@ -81,21 +80,7 @@ class Workspace:
                 model = self._lab.clients.info().spec
             update = await view.open(persona_id or "", model, visitor)
             update |= await self._autosave.restore_draft(draft, update, model, visitor)
-            models, personas = await first_comparison(
-                self._lab, update[view.editor.persona_id], visitor
-            )
-            if (stored := parse_layout(layout or "")) is not None:
-                shown, stored_models, stored_personas = stored
-                listed = {id_ for _, id_ in update[columns[0].persona]["choices"]}
-                models = [old or new for old, new in zip(stored_models, models, strict=True)]
-                personas = [
-                    old if old in listed else new
-                    for old, new in zip(stored_personas, personas, strict=True)
-                ]
-                update |= view.compare.show_columns(shown)
-            for column, spec, persona in zip(columns, models, personas, strict=True):
-                update[column.model] = gr.update(choices=choices, value=spec)
-                update[column.persona] = {**update[column.persona], "value": persona}
+            update |= await view.compare.load_columns(layout or "", update, choices, visitor)
             return update | {view.header.model: gr.update(choices=choices, value=model)}
 
     async def on_select(

@@ -17,7 +17,9 @@ from persona_lab.lab import Lab
 from persona_lab.ui.comparison_columns import (
     CURRENT,
     INITIAL_COLUMNS,
+    first_comparison,
     open_columns,
+    parse_layout,
     pick_unused_persona,
 )
 from persona_lab.ui.events import PRIVATE_EVENT, Update
@@ -234,6 +236,39 @@ class CompareTab:
         for number, column in enumerate(self.columns):
             update[column.frame] = gr.update(visible=number < count)
             update[column.remove] = gr.update(visible=count > 1)
+        return update
+
+    async def load_columns(
+        self,
+        layout: str,
+        opened: Update,
+        model_choices: Sequence[tuple[str, str]],
+        visitor: Visitor,
+    ) -> Update:
+        """Return updates of the columns of a page that loads.
+
+        Args:
+            layout: The values of :attr:`layout` that the browser stored, as JSON.
+            opened: The updates that open a persona. They have the choices of personas.
+            model_choices: The models as (label, spec).
+            visitor: The visitor.
+        """
+        update: Update = {}
+        models, personas = await first_comparison(
+            self._page.lab, opened[self._page.persona_id], visitor
+        )
+        if (stored := parse_layout(layout)) is not None:
+            count, stored_models, stored_personas = stored
+            known = {id_ for _, id_ in opened[self.columns[0].persona]["choices"]}
+            models = [old or new for old, new in zip(stored_models, models, strict=True)]
+            personas = [
+                old if old in known else new
+                for old, new in zip(stored_personas, personas, strict=True)
+            ]
+            update |= self.show_columns(count)
+        for column, spec, persona in zip(self.columns, models, personas, strict=True):
+            update[column.model] = gr.update(choices=list(model_choices), value=spec)
+            update[column.persona] = {**opened[column.persona], "value": persona}
         return update
 
     def _show_end(self, count: float | None) -> Update:
