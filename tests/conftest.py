@@ -6,8 +6,9 @@ Each test carries the marker of its folder. ``slow`` tests are left out by ``mak
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from support.app_process import Served, serving
 from support.fakes import AS_SAID, Play, ScriptedClient
 from support.seeded_store import SeededStore
 
+from persona_lab.clients.base import LLMClientInterface
 from persona_lab.lab import Lab, open_lab
 from persona_lab.prompts.templates import PromptTemplateEngine
 from persona_lab.settings import ROOT, Settings
@@ -104,7 +106,10 @@ async def make_lab(
     _template_engine: PromptTemplateEngine,
     monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[Callable[..., Lab]]:
-    """Opens labs at home: ``make_lab(play, **settings)``. No task may outlive its test."""
+    """Opens labs at home: ``make_lab(play, **settings)``. No task may outlive its test.
+
+    ``client`` answers in place of all models, as a :class:`ScriptedClient` with ``play`` does.
+    """
 
     def engine(folder: Path) -> PromptTemplateEngine:
         shared = folder == ROOT / "templates"
@@ -115,12 +120,18 @@ async def make_lab(
     opened: list[Lab] = []
 
     def make(
-        play: Play | None = None, *, context: int = 4096, clock: object = None, **fields: object
+        play: Play | None = None,
+        *,
+        client: LLMClientInterface | None = None,
+        context: int = 4096,
+        clock: Callable[[], float] = time.perf_counter,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        **fields: object,
     ) -> Lab:
         chosen = {**home, "llm_provider": "mock", **AS_SAID, **fields}
-        client = None if play is None else ScriptedClient(play, context=context)
-        timing = {} if clock is None else {"clock": clock}
-        lab = open_lab(Settings(**chosen), client=client, **timing)
+        if play is not None:
+            client = ScriptedClient(play, context=context)
+        lab = open_lab(Settings(**chosen), client=client, clock=clock, sleep=sleep)
         opened.append(lab)
         return lab
 

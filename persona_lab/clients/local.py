@@ -78,7 +78,7 @@ class LocalClient(LLMClientInterface):
     @property
     def is_loaded(self) -> bool:
         """Whether the engine is in memory."""
-        return self._open_engine is not None
+        return self.engine is not None
 
     @property
     def load_progress(self) -> float:
@@ -88,11 +88,11 @@ class LocalClient(LLMClientInterface):
     @property
     def waiting(self) -> int:
         """The number of requests in the queue of the engine."""
-        engine = self._open_engine
+        engine = self.engine
         return 0 if engine is None else engine.waiting
 
     @property
-    def _open_engine(self) -> Engine | None:
+    def engine(self) -> Engine | None:
         """The engine; None if it isn't loaded or was unloaded for another model."""
         engine = self._engine
         return None if engine is None or engine.unloaded else engine
@@ -121,7 +121,7 @@ class LocalClient(LLMClientInterface):
 
     def count_tokens(self, text: str) -> int:
         """Return the number of tokens in ``text``; an estimate if the engine isn't loaded."""
-        engine = self._open_engine
+        engine = self.engine
         if engine is None:
             return super().count_tokens(text)
         try:
@@ -133,12 +133,12 @@ class LocalClient(LLMClientInterface):
 
     async def prefill(self, prompts: Sequence[Prompt]) -> None:
         """Prefill the common prefix of ``prompts``, at low priority, if the engine is loaded."""
-        engine = self._open_engine
+        engine = self.engine
         if engine is None:
             return
 
         def read() -> None:
-            tokenized = [self._tokenize(engine.model, prompt)[0] for prompt in prompts]
+            tokenized = [self.tokenize(engine.model, prompt)[0] for prompt in prompts]
             shared = min(common_prefix_length(tokenized[0], tokens) for tokens in tokenized)
             engine.prefill(tokenized[0][:shared])
 
@@ -200,9 +200,9 @@ class LocalClient(LLMClientInterface):
                     len(prompt.system) + sum(len(turn.content) for turn in prompt.turns)
                     > LONG_PROMPT_CHARACTERS
                 ):
-                    tokens, stop = await asyncio.to_thread(self._tokenize, engine.model, prompt)
+                    tokens, stop = await asyncio.to_thread(self.tokenize, engine.model, prompt)
                 else:
-                    tokens, stop = self._tokenize(engine.model, prompt)
+                    tokens, stop = self.tokenize(engine.model, prompt)
                 submit = functools.partial(
                     engine.submit,
                     tokens,
@@ -232,7 +232,7 @@ class LocalClient(LLMClientInterface):
         release_engines(self)
 
     async def _get_engine(self) -> Engine:
-        engine = self._open_engine
+        engine = self.engine
         if engine is not None:
             return engine
         if self._closed:
@@ -240,7 +240,7 @@ class LocalClient(LLMClientInterface):
         return await asyncio.wrap_future(self._opener.submit(self._load_engine))
 
     def _load_engine(self) -> Engine:
-        engine = self._open_engine
+        engine = self.engine
         if engine is None:
             self._loaded = 0.0
             path = find_weights(self.info, self.settings, self._set_progress)
@@ -261,7 +261,7 @@ class LocalClient(LLMClientInterface):
     def _set_progress(self, share: float) -> None:
         self._loaded = share
 
-    def _tokenize(self, model: Model, prompt: Prompt) -> tuple[list[int], tuple[str, ...]]:
+    def tokenize(self, model: Model, prompt: Prompt) -> tuple[list[int], tuple[str, ...]]:
         """Return the tokens of the prompt and the stop strings that its format needs."""
         if prompt.kind == "transcript":
             return model.tokenize(prompt.system, bos=True), ()

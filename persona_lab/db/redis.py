@@ -148,9 +148,10 @@ class RedisLink:
         ):
             return
         self._next_probe_at = self._clock() + self.probe_interval
-        self._probe_task = asyncio.create_task(self._probe())
+        self._probe_task = asyncio.create_task(self.probe())
 
-    async def _probe(self) -> None:
+    async def probe(self) -> None:
+        """Write the probe key, and mark Redis as up if that succeeds."""
         redis, _ = await self._redis()
         try:
             async with asyncio.timeout(2 * self._timeout):

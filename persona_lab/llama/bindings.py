@@ -334,6 +334,10 @@ class Context:
         """Keep the first ``length`` cells; return whether this kind of memory can."""
         return bool(load_llama().llama_memory_seq_rm(self._memory, sequence, length, -1))
 
+    def length(self, sequence: int) -> int:
+        """Return how many tokens the sequence holds."""
+        return int(load_llama().llama_memory_seq_pos_max(self._memory, sequence)) + 1
+
     def intact(self, sequence: int, length: int) -> bool:
         """Return whether the token after the first ``length`` has every cell that it looks at.
 

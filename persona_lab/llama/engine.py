@@ -66,7 +66,7 @@ class Engine:
         cells = context * self.model.cell_bytes or UNKNOWN_CACHE_BYTES
         try:
             claim(2 * cells)
-            self._context = Context(
+            self.context = Context(
                 self.model,
                 cells=context,
                 sequences=SEQUENCES,
@@ -76,22 +76,22 @@ class Engine:
             )
             try:
                 self.cache = KVCache(
-                    self._context,
+                    self.context,
                     SEQUENCES,
                     prefix_cache_bytes=cells,
                     partial_reuse=not self.model.recurrent,
                 )
             except MemoryError:
-                self._context.close()
+                self.context.close()
                 raise model_unavailable(path, "no_memory", "not enough memory") from None
         except ProviderError:
             self.model.close()
             raise
         self.context_limit = min(
-            self._context.cells, self.model.trained_context or self._context.cells
+            self.context.cells, self.model.trained_context or self.context.cells
         )
         """Largest number of tokens of one prompt with its answer."""
-        self._scheduler = Scheduler(self.model, self._context, self.cache)
+        self._scheduler = Scheduler(self.model, self.context, self.cache)
         self._inbox: queue.SimpleQueue[Generation | list[int] | None] = queue.SimpleQueue()
         self._threads = self._threads_used = threads
         self._closed = False
@@ -198,7 +198,7 @@ class Engine:
         scheduler = self._scheduler
         return EngineStats(
             name=self.name,
-            cells=self._context.cells,
+            cells=self.context.cells,
             cells_used=self.cache.cells_used,
             live=len(scheduler.running),
             waiting=len(scheduler.waiting) + self._inbox.qsize(),
@@ -247,7 +247,7 @@ class Engine:
         try:
             scheduler.fail_all(model_closed(self.model.path))
         finally:
-            self._context.close()
+            self.context.close()
             self.model.close()
 
     def _drain_inbox(self) -> None:
@@ -279,7 +279,7 @@ class Engine:
         _busy_engines.add(self)
         threads = max(1, self._threads // len(_busy_engines))
         if threads != self._threads_used:
-            self._context.use_threads(threads)
+            self.context.use_threads(threads)
             self._threads_used = threads
 
 

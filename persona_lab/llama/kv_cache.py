@@ -146,7 +146,7 @@ class KVCache:
         self.partial_reuse = partial_reuse
         self.sequences = [Sequence(number) for number in range(sequences)]
         self.prefix_cache = PrefixCache(prefix_cache_bytes if partial_reuse else 0)
-        self._pins: list[list[int]] = []
+        self.pins: list[list[int]] = []
         self._cell_users: Counter[int] = Counter()
         self._cell_ids = count()
         self._ticks = count(1)
@@ -255,14 +255,14 @@ class KVCache:
         tokens = tokens[: self._context.cells // 4]
         if len(tokens) < MIN_BLOCK_TOKENS:
             return
-        self._pins = [
+        self.pins = [
             pin
-            for pin in self._pins
+            for pin in self.pins
             if common_prefix_length(pin, tokens) < min(len(pin), len(tokens))
         ]
-        self._pins.append(list(tokens))
-        while len(self._pins) > MAX_PINS or 2 * sum(map(len, self._pins)) > self._context.cells:
-            self._pins.pop(0)
+        self.pins.append(list(tokens))
+        while len(self.pins) > MAX_PINS or 2 * sum(map(len, self.pins)) > self._context.cells:
+            self.pins.pop(0)
 
     def ensure_free(self, wanted: int) -> bool:
         """Free ``wanted`` cells by moving idle sequences out of the context.
@@ -332,7 +332,7 @@ class KVCache:
                 held.bit_exact,
                 lambda begin, end, into: self._context.save(held.number, begin, end, into),
                 now=next(self._ticks),
-                pinned=self._pins,
+                pinned=self.pins,
                 protected=protected,
             )
 

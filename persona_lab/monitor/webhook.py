@@ -38,7 +38,7 @@ class Webhook:
     def __init__(self, url: str, *, sleep: Callable[[float], None] | None = None) -> None:
         self._url = url
         self._closing = threading.Event()
-        self._sleep = sleep or self._pause
+        self.sleep = sleep or self._pause
         self._queue: queue.Queue[Callable[[], Message] | None] = queue.Queue(MAX_QUEUED)
         self._thread: threading.Thread | None = None
         self._start_lock = threading.Lock()
@@ -85,7 +85,7 @@ class Webhook:
         import tenacity
 
         trying = tenacity.Retrying(
-            sleep=self._sleep,
+            sleep=self.sleep,
             stop=tenacity.stop_after_attempt(MAX_TRIES),
             wait=tenacity.wait_exponential(FIRST_PAUSE_S, MAX_PAUSE_S) + tenacity.wait_random(0, 1),
             retry=tenacity.retry_if_exception_type(httpx2.TransportError)

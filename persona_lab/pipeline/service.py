@@ -116,12 +116,12 @@ class LLMService:
         self.observers = tuple(observers)
         self.clock = clock
         self.save_every = save_every
-        self._chat_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self.chat_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         """The lock of each chat that has a turn. It lives as long as a turn holds it or waits."""
         self.summarizer = Summarizer(
             context_manager, layers=layers, clock=clock, record=self._record_summary
         )
-        self._failed_writes = FailedWriteRetrier(self._chat_locks, retry_pause)
+        self._failed_writes = FailedWriteRetrier(self.chat_locks, retry_pause)
 
     def with_clients(self, clients: ClientPool) -> LLMService:
         """Return a copy of the service that uses ``clients``, such as those with a visitor's keys.
@@ -283,7 +283,7 @@ class LLMService:
             restore: Called when the answer has ended in any way, before the next turn begins. It
                 is given for a regeneration.
         """
-        lock = self._chat_locks.setdefault(chat_id, asyncio.Lock())
+        lock = self.chat_locks.setdefault(chat_id, asyncio.Lock())
         if lock.locked():  # check before the wait: the chat may get a copy of its demo meanwhile
             chat = await asyncio.to_thread(self.store.get_chat, chat_id, user_id=user_id)
             if agent_id not in (None, chat.agent_id):

@@ -8,14 +8,17 @@ import os
 import subprocess
 import sys
 import traceback
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import Mock
 
 import httpx2
 import pytest
+from anthropic import AsyncAnthropic
+from openai import AsyncOpenAI
 from pydantic import ValidationError
 from support import tiny_gguf as tiny_gguf
 from support.fake_servers import (
@@ -455,21 +458,35 @@ async def test_an_answer_as_long_as_the_bound_is_whole(http: HttpWire) -> None:
 # ── one of many ───────────────────────────────────────────────────────────────────────────
 
 
-def clients(**settings: Any) -> ClientPool:
+def clients(
+    *,
+    wrap: Callable[[LLMClientInterface], LLMClientInterface] = lambda client: client,
+    **settings: Any,
+) -> ClientPool:
     given = Settings(openai_api_key="k", anthropic_api_key="k", **settings)
-    return ClientPool(given, Catalog(given.data_dir / "models.yaml"))
+    return ClientPool(given, Catalog(given.data_dir / "models.yaml"), wrap=wrap)
 
 
 @pytest.mark.parametrize("provider", ["openai", "anthropic", "mock"])
-async def test_whatever_names_are_typed_a_provider_is_connected_to_once(provider: str) -> None:
-    many = clients()
+async def test_whatever_names_are_typed_a_provider_is_connected_to_once(
+    monkeypatch: pytest.MonkeyPatch, provider: str
+) -> None:
+    kept: list[LLMClientInterface] = []
+    sdks = {"openai": Mock(wraps=AsyncOpenAI), "anthropic": Mock(wraps=AsyncAnthropic)}
+    monkeypatch.setattr("openai.AsyncOpenAI", sdks["openai"])
+    monkeypatch.setattr("anthropic.AsyncAnthropic", sdks["anthropic"])
+
+    def keep(client: LLMClientInterface) -> LLMClientInterface:
+        kept.append(client)
+        return client
+
+    many = clients(wrap=keep)
     names = [f"{provider}:{'echo?tokens=' if provider == 'mock' else 'm'}{n}" for n in range(20)]
     opened = [await many.open(name) for name in names]
     assert [client.info.spec for client in opened] == names
-    [kept] = many._open.values()
     assert len(kept) == 1
-    if provider != "mock":
-        assert len({id(vars(client)["_sdk"]) for client in opened}) == 1
+    made = {name: sdk.call_count for name, sdk in sdks.items() if sdk.called}
+    assert made == ({provider: 1} if provider in sdks else {})
     await many.aclose()
 
 

@@ -96,7 +96,7 @@ async def said(client: LocalClient, prompt: Prompt, options: Options = GREEDY) -
 def sent(client: LocalClient, prompt: Prompt, path: Path) -> str:
     """The tokens that the prompt becomes, as text with the names of control tokens."""
     model = Model(path, vocab_only=True)
-    tokens, _ = client._tokenize(model, prompt)
+    tokens, _ = client.tokenize(model, prompt)
     text = b"".join(model.token_bytes(token, special=True) for token in tokens).decode()
     model.close()
     return text.replace("\u2581", " ")
@@ -156,7 +156,7 @@ async def test_what_was_read_ahead_costs_the_message_only(
     await one.prefill([asked("A"), asked("ん")])  # not loaded: nothing is read
     await one.load()
     await one.prefill([asked("A"), asked("ん")])
-    engine = one._engine
+    engine = one.engine
     assert engine is not None
     await asyncio.to_thread(until, lambda: engine.idle)
     last = (await said(one, asked("Hello")))[-1]
@@ -182,7 +182,7 @@ async def test_to_wait_for_ones_turn_is_no_silence(
 ) -> None:
     one = client(base)
     await said(one, TRANSCRIPT)
-    engine = one._open_engine
+    engine = one.engine
     assert engine is not None
     submit = engine.submit
 
@@ -208,14 +208,14 @@ async def test_local_client_maps_error_when_engine_step_fails(
 ) -> None:
     one = client(base)
     await said(one, TRANSCRIPT)
-    engine = one._open_engine
+    engine = one.engine
     assert engine is not None
 
     def fail(*_: object) -> None:
         raise raised
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine._context, "decode", fail)
+        patch.setattr(engine.context, "decode", fail)
         with pytest.raises(ProviderError) as caught:
             await said(one, TRANSCRIPT)
     assert type(caught.value) is expected
@@ -249,14 +249,14 @@ async def test_closing_the_stream_cancels_the_answer(base: Path) -> None:
         async for _ in chunks:
             break
     await said(one, TRANSCRIPT)
-    assert one._engine is not None
+    assert one.engine is not None
     await asyncio.to_thread(wait_until_idle, one)
-    assert one._engine.cache.cells_used < 400
+    assert one.engine.cache.cells_used < 400
 
 
 def wait_until_idle(client: LocalClient) -> None:
-    assert client._engine is not None
-    while not client._engine.idle:
+    assert client.engine is not None
+    while not client.engine.idle:
         pass
 
 
@@ -277,7 +277,7 @@ def test_clients_on_several_loops_share_an_engine(base: Path) -> None:
     asyncio.run(one.load())
     asyncio.run(other.load())
     assert one.is_loaded
-    assert one._engine is other._engine
+    assert one.engine is other.engine
 
 
 async def test_answers_stream_side_by_side(base: Path) -> None:
@@ -334,8 +334,8 @@ async def engine_of(lab: Lab) -> Engine:
     while isinstance(client, ClientWrapper):
         client = client.client
     assert isinstance(client, LocalClient)
-    assert client._engine is not None
-    return client._engine
+    assert client.engine is not None
+    return client.engine
 
 
 async def test_closing_the_last_lab_of_a_file_closes_its_engine(base: Path) -> None:
@@ -449,7 +449,7 @@ def test_control_tokens_in_a_message_stay_words(chatty: Path) -> None:
 def test_transcript_is_sent_as_it_stands_and_knows_no_control_tokens(base: Path) -> None:
     model = Model(base, vocab_only=True)
     prompt = Prompt("A: <|turn|> b\nC:", kind="transcript")
-    tokens, _ = client(base)._tokenize(model, prompt)
+    tokens, _ = client(base).tokenize(model, prompt)
     assert not any(model.is_control(token) for token in tokens[1:])
     model.close()
     assert sent(client(base), prompt, base) == "<s>A: <|turn|> b\nC:"

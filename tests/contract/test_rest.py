@@ -470,10 +470,15 @@ async def test_a_client_that_goes_away_stops_the_answer_and_its_half_is_kept(
 
 @pytest.mark.parametrize("path", ["/api/v1", "/v1"])
 async def test_who_goes_away_stops_an_answer_that_was_to_come_whole(
-    doors: Doors, program: Program, path: str
+    make_lab: Callable[..., Lab], path: str
 ) -> None:
+    lab = make_lab(llm_model=SLOW.removeprefix("mock:"))
+    with opened(lab) as doors:
+        await _leave(doors, doors.program(), path)
+
+
+async def _leave(doors: Doors, program: Program, path: str) -> None:
     if path == "/v1":
-        doors.lab.clients._injected = doors.lab.clients.get(SLOW)
         where = "/v1/chat/completions"
         said = {"model": program.agent.id, "messages": [{"role": "user", "content": "やあ"}]}
     else:

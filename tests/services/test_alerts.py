@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,7 +21,7 @@ from persona_lab.db.generations import FailedAttempt, GenerationResult
 from persona_lab.db.tables import Generation
 from persona_lab.errors import ConfigurationError, Overloaded
 from persona_lab.lab import Lab
-from persona_lab.monitor.alerts import Alert, Alerts, Change
+from persona_lab.monitor.alerts import END_RATIO, Alert, Alerts, Change
 from persona_lab.monitor.webhook import MAX_QUEUED, MAX_TRIES, Webhook
 from persona_lab.settings import ROOT, Settings, load_settings
 from persona_lab.translations import LANGUAGES, Translations
@@ -49,13 +51,22 @@ class Clock:
 class Watched:
     """Alerts, their clock, and what they told."""
 
-    def __init__(self, *, spent: float = 0, now: float = NOON, tick: float = 0, **fields: Any):
+    def __init__(
+        self,
+        *,
+        spent: float = 0,
+        now: float = NOON,
+        tick: float = 0,
+        is_watched: Callable[[str], bool] = lambda spec: True,
+        **fields: Any,
+    ):
         self.clock = Clock(now)
         self.told: list[Change] = []
         self.alerts = Alerts(
             Settings(**(OFF | fields)),
             clock=self.clock,
             cost_today=spent,
+            is_watched=is_watched,
             receivers=[self.told.append],
             check_interval=tick,
         )
@@ -197,10 +208,18 @@ def test_the_delay_is_found_without_sorting_and_is_the_sorted_one() -> None:
 
     dice = random.Random(3)
     watched = Watched(alert_delay=5, alert_window=50, alert_min_turns=1)
-    for _ in range(500):
-        watched.turns(total_ms=dice.choice([100, 4000, 5000, 9000]))
-        due = watched.alerts._is_due("delay")
-        assert due == (watched.alerts._value("delay") >= 5)
+    window: deque[float] = deque(maxlen=50)  # a turn a second
+    events, active = [], False
+    for _ in range(2000):
+        window.extend(dice.choices([100, 3900, 4000, 5000, 9000], [60, 35, 2, 2, 1]))
+        watched.turns(total_ms=window[-1])
+        delay = sorted(window)[math.ceil(0.95 * len(window)) - 1] / 1000
+        if (delay < END_RATIO * 5) if active else (delay >= 5):
+            active = not active
+            events.append(("alert_raised" if active else "alert_ended", "delay"))
+        assert watched.events == events
+        assert [alert.value for alert in watched.alerts.current] == [delay] * active
+    assert len(events) > 10
 
 
 def test_a_day_that_costs_too_much_ends_at_midnight() -> None:
@@ -232,8 +251,13 @@ async def test_what_today_has_cost_survives_a_restart(make_lab: MakeLab) -> None
 
 
 def test_a_model_that_only_a_visitor_named_rings_nothing_but_for_what_it_costs() -> None:
-    watched = Watched(alert_error_rate=0.5, alert_limits=1, alert_delay=1, alert_cost=5)
-    watched.alerts._is_watched = {"anthropic:n"}.__contains__
+    watched = Watched(
+        alert_error_rate=0.5,
+        alert_limits=1,
+        alert_delay=1,
+        alert_cost=5,
+        is_watched=lambda spec: spec == "anthropic:n",
+    )
     watched.fails(20, "rate_limit", total_ms=9000.0)
     assert watched.events == []
     watched.turns(1, failed_attempts=(FailedAttempt("anthropic:n", "quota"),))
@@ -302,11 +326,10 @@ def test_who_cannot_hear_of_an_alert_keeps_no_one_else_from_it(
 
 
 def test_while_an_alert_stands_somebody_looks_and_then_no_more() -> None:
+    before = set(threading.enumerate())
     watched = Watched(alert_limits=1, tick=0.01)
     watched.fails(1, "quota")
-    looking = watched.alerts._checker
-    assert looking is not None
-    assert looking.is_alive()
+    [looking] = set(threading.enumerate()) - before
     watched.clock.now += 61
     until(lambda: watched.events == [("alert_raised", "limits"), ("alert_ended", "limits")])
     looking.join(10)
@@ -424,8 +447,6 @@ def test_nobody_waits_for_a_webhook_and_its_queue_is_bounded(
         webhook.send(held)
     events = [record.__dict__["event"] for record in caplog.records]
     assert events == ["webhook_dropped"] * 2
-    while not webhook._queue.empty():
-        webhook._queue.get_nowait()
     go.set()
 
 
@@ -449,7 +470,7 @@ async def test_an_alert_of_a_lab_reaches_the_webhook_without_anybodys_words_or_k
         alert_min_turns=2,
         openai_api_key="sk-canary-0123456789",
     )
-    lab.monitor.webhook._sleep = lambda seconds: None  # type: ignore[union-attr]
+    lab.monitor.webhook.sleep = lambda seconds: None  # type: ignore[union-attr]
     visitor = Visitor(lab)
     for _ in range(4):
         await lab.service.generate_response(message=ASKED, **visitor.where)

@@ -259,17 +259,18 @@ async def test_redis_is_told_how_long_to_keep_a_context(redis_server: RedisServe
     store.close()
 
 
-def _two(talk: Talk) -> tuple[ContextManager, ContextManager]:
+@pytest.fixture
+async def replicas(talk: Talk) -> AsyncIterator[tuple[ContextManager, ContextManager]]:
     """Two replicas over the same stores."""
-    here = ContextManager(talk.store, shared=talk.shared)
-    return here, ContextManager(talk.store, shared=RedisLink(talk.shared.url, timeout=10))
+    shared = RedisLink(talk.shared.url, timeout=10)
+    yield tuple(ContextManager(talk.store, shared=link) for link in (talk.shared, shared))
+    await shared.aclose()
 
 
 @pytest.mark.parametrize("what", ["edit", "regenerate", "restore", "crash"])
 async def test_a_change_of_what_was_said_reaches_every_replica_at_once(
-    talk: Talk, what: str
+    talk: Talk, replicas: tuple[ContextManager, ContextManager], what: str
 ) -> None:
-    replicas = _two(talk)
     talk.say("u0")
     answer = talk.answer("a0", "streaming" if what == "crash" else "ok")
     if what == "restore":
@@ -290,11 +291,12 @@ async def test_a_change_of_what_was_said_reaches_every_replica_at_once(
     expected = ["u0", "a0, 直した"] if what == "edit" else ["u0", "a0"]
     for each in replicas:
         assert words(await each.get_context(talk.chat, before=asked)) == expected
-    await replicas[1]._windows._shared.aclose()
 
 
-async def test_an_answer_that_is_still_on_its_way_elsewhere_is_not_missed(talk: Talk) -> None:
-    here, there = _two(talk)
+async def test_an_answer_that_is_still_on_its_way_elsewhere_is_not_missed(
+    talk: Talk, replicas: tuple[ContextManager, ContextManager]
+) -> None:
+    here, there = replicas
     talk.say("u0")
     growing = talk.answer("a", "streaming")
     asked = talk.say("u1")
@@ -304,7 +306,6 @@ async def test_an_answer_that_is_still_on_its_way_elsewhere_is_not_missed(talk: 
     for each in (here, there):
         context = await each.get_context(talk.chat, before=talk.say("u2"))
         assert words(context) == ["u0", "a0", "u1", "a1"]
-    await there._windows._shared.aclose()
 
 
 async def test_what_another_tab_said_between_a_question_and_its_answer_is_not_passed_over(

@@ -17,7 +17,7 @@ from support.app_process import GEMMA, SMOLLM
 from support.fakes import says
 
 from persona_lab.db.tables import Agent, Message
-from persona_lab.errors import EmptyMessage, NotFound, RateLimited
+from persona_lab.errors import EmptyMessage, NotFound, RateLimited, UnknownModel
 from persona_lab.lab import Lab
 from persona_lab.personas.persona import persona_of
 from persona_lab.server import COOKIE, LANGUAGE_COOKIE, language_of
@@ -278,9 +278,7 @@ async def test_prompt_panel_shows_error_when_preview_fails(
     actions: EditorActions, visitor: Visitor
 ) -> None:
     panel = await actions.prompt_panel(unsaved_agent(EMPTY), "nobody:x", "", visitor)
-    assert Reader(panel).text == visitor.error_handler._words(
-        "unknown_model", "ja", model="nobody:x"
-    )
+    assert Reader(panel).text == visitor.error_text(UnknownModel(model="nobody:x"))
 
 
 async def test_try_message_streams_and_ends_with_figures(

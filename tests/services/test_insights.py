@@ -13,6 +13,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from sqlmodel import Session
 
 from persona_lab.db.store import Store
 from persona_lab.db.tables import Agent, Generation
@@ -56,7 +57,7 @@ def turn(user: str, **fields: Any) -> Generation:
 
 def save(store: Store, turns: Sequence[Generation]) -> None:
     """Save the turns in one transaction."""
-    with store._write() as session:
+    with Session(store.engine) as session, session.begin():
         session.add_all([Generation(**t.model_dump()) for t in turns])
 
 

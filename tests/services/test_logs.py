@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
-from support.fakes import KEYS, NO_KEYS, ScriptedClient, Visitor, says
+from support.fakes import KEYS, NO_KEYS, Visitor, says
 
 from persona_lab.db.generations import GenerationResult
 from persona_lab.errors import Offline
@@ -157,9 +157,7 @@ async def test_tries_are_counted_and_each_is_told(make_lab: MakeLab, log: Writte
     async def at_once(seconds: float) -> None:
         pass
 
-    lab = make_lab(llm_retries=2)
-    lab.clients._wrap(ScriptedClient(says()))
-    lab.layers._sleep = at_once
+    lab = make_lab(llm_retries=2, sleep=at_once)
     visitor = Visitor(lab)
     await lab.service.generate_response(
         message=ASKED, **visitor.where, model="mock:echo?fail=overloaded"

@@ -138,8 +138,7 @@ async def test_a_stand_ins_answer_counts_whom_it_stands_in_for(make_lab: MakeLab
 
 
 async def test_tries_of_a_model_that_was_stood_in_for_are_its_retries(make_lab: MakeLab) -> None:
-    lab = make_lab(llm_fallback="mock:echo?tokens=5", llm_retries=2, llm_retry_wait=0)
-    lab.layers._sleep = _no_sleep
+    lab = make_lab(llm_fallback="mock:echo?tokens=5", llm_retries=2, sleep=_no_sleep)
     reply = await lab.service.generate_response(
         message=ASKED, **Visitor(lab).where, model="mock:echo?fail=overloaded"
     )

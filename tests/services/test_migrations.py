@@ -150,7 +150,7 @@ def everything(connection: Connection) -> dict[str, list[dict[str, Any]]]:
     known.reflect(connection)
     return {
         table.name: sorted(
-            (dict(row._mapping) for row in connection.execute(select(table))),
+            map(dict, connection.execute(select(table)).mappings()),
             key=lambda row: json.dumps(row, default=str),
         )
         for table in known.sorted_tables

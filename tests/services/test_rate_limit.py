@@ -226,7 +226,7 @@ async def test_settling_what_belonged_to_yesterday_gives_nothing_to_today(
 async def test_what_was_set_aside_in_memory_is_not_settled_in_redis(
     redis_server: RedisServer,
 ) -> None:
-    link = RedisLink(redis_server.url, timeout=10)
+    link = RedisLink(redis_server.url, probe_interval=0, timeout=10)
     limiter = RateLimiter(0, 100, shared=link)
     redis_server.stop()
     in_memory = await limiter.check_and_update("u", 50)
@@ -353,8 +353,7 @@ async def test_who_asks_too_often_is_told_when_it_goes_on_and_loses_nothing(
 
 async def test_the_words_about_a_spent_day_name_the_quota(make_lab: MakeLab) -> None:
     play = says("はい。")
-    lab = make_lab(play, tokens_per_day=100)
-    lab.clients._injected = remote(play)
+    lab = make_lab(client=remote(play), tokens_per_day=100)
     visitor = Visitor(lab)
     reply = await lab.service.generate_response("長い" * 100, **visitor.where)
     assert reply.metadata["code"] == "tokens_spent"
@@ -366,8 +365,7 @@ async def test_a_visitor_without_a_cookie_cannot_spend_what_the_house_has_not(
     make_lab: MakeLab,
 ) -> None:
     play = says("はい。")
-    lab = make_lab(play, tokens_per_day_total=500)
-    lab.clients._injected = remote(play)
+    lab = make_lab(client=remote(play), tokens_per_day_total=500)
     await lab.rate_limiter.check_and_update("somebody before", 499)
     reply = await lab.service.generate_response("やあ", **Visitor(lab).where)
     assert reply.metadata["code"] == "house_spent"
@@ -396,7 +394,7 @@ async def test_cached_answers_spend_no_quota(make_lab: MakeLab) -> None:
 async def test_limits_hold_in_memory_while_redis_is_away_and_in_redis_again_after(
     redis_server: RedisServer,
 ) -> None:
-    link = RedisLink(redis_server.url, timeout=10)
+    link = RedisLink(redis_server.url, probe_interval=0, timeout=10)
     limiter = RateLimiter(3, 0, shared=link, minute=600)
     assert await allowed(limiter, 2) == 2
     redis_server.stop()

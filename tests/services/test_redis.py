@@ -24,6 +24,13 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.__dict__["event"] for record in caplog.records if "event" in record.__dict__]
 
 
+async def probes_to_end() -> None:
+    """Wait for the tasks in the background, which are probes."""
+    probes = asyncio.all_tasks() - {asyncio.current_task()}
+    if probes:
+        await asyncio.wait(probes)
+
+
 async def test_two_replicas_see_each_others_values(redis_server: RedisServer) -> None:
     one, two = RedisLink(redis_server.url), RedisLink(redis_server.url)
     await SharedCache("x", 60, shared=one).put("k", {"答え": [1]})
@@ -75,8 +82,7 @@ async def test_a_redis_that_refuses_writes_is_away_until_it_takes_one(
         for number in range(10):
             await keep.put(f"k{number}", number)
             assert await keep.get(f"k{number}") == number
-            if link._probe_task:
-                await asyncio.wait([link._probe_task])
+            await probes_to_end()
         assert lines(caplog) == ["redis_away"]
     finally:
         assert redis_server.say(accept) == b"+OK\r\n"
@@ -106,21 +112,20 @@ async def test_one_look_at_a_time_sees_whether_it_is_back(monkeypatch: pytest.Mo
     now = 0.0
     link = RedisLink(f"redis://127.0.0.1:{free_port()}", probe_interval=5, clock=lambda: now)
     looks = 0
-    see = link._probe
+    see = link.probe
 
     async def counted() -> None:
         nonlocal looks
         looks += 1
         await see()
 
-    monkeypatch.setattr(link, "_probe", counted)
+    monkeypatch.setattr(link, "probe", counted)
     keep = SharedCache("x", 60, shared=link)
     await asyncio.gather(*(keep.get("k") for _ in range(50)))
     assert looks == 0
     for now in (4.9, 5.0, 9.9, 10.1):  # noqa: B007 - the clock reads it
         await asyncio.gather(*(keep.get("k") for _ in range(50)))
-        if link._probe_task:
-            await asyncio.wait([link._probe_task])
+        await probes_to_end()
     assert looks == 2
     await link.aclose()
 

@@ -289,6 +289,7 @@ async def test_the_lab_answers_while_redis_is_away(
     make_lab: MakeLab, redis_server: RedisServer
 ) -> None:
     visitor = Visitor(make_lab(counted("一", "二", "三"), redis_url=redis_server.url))
+    visitor.lab.shared.probe_interval = 0
     ask = visitor.lab.service.generate_response
     assert (await ask("やあ", **fresh_chat(visitor))).content == "一"
     redis_server.stop()

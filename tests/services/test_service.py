@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from support.fakes import ScriptedClient, Visitor, says
@@ -331,8 +331,7 @@ async def test_times_are_counted_from_the_start_without_the_loading_of_a_model(
         async def load(self) -> None:
             clock.now += 4
 
-    lab = make_lab(play, clock=clock)
-    lab.clients._injected = Cold(play)
+    lab = make_lab(client=Cold(play), clock=clock)
     visitor = Visitor(lab)
     reply = await lab.service.generate_response(message=ASKED, **visitor.where)
     assert (reply.metadata["load_ms"], reply.metadata["first_token_ms"]) == (4000, 250)
@@ -646,12 +645,12 @@ class FullStore:
 
     def __init__(self, lab: Lab, *full: str) -> None:
         self._lab = lab
-        self._full = full
+        self.full = full
         self.writes: list[str] = []
 
     def _write(self, name: str, method: str, *args: Any, **fields: Any) -> Any:
         self.writes.append(name)
-        if name in self._full:
+        if name in self.full:
             raise DiskFull
         return getattr(self._lab.store, method)(*args, **fields)
 
@@ -700,7 +699,7 @@ async def test_a_disk_that_is_full_for_the_answer_shows_it_whole_and_says_so(
     assert "fallback" not in reply.metadata
     assert visitor.thread() == [("user", ASKED, "ok")]
     assert records(visitor) == []
-    store._full = ()
+    store.full = ()
     await service.aclose()
     assert visitor.thread() == [("user", ASKED, "ok"), ("ai", "はい、どうぞ。", "ok")]
     assert [record.status for record in records(visitor)] == ["ok"]
@@ -726,7 +725,7 @@ async def test_an_answer_that_the_store_did_not_take_is_kept_by_itself_once_it_d
         while store.writes.count("answer") < tries + 3:  # noqa: ASYNC110 - nor does a try
             await asyncio.sleep(0.001)
     assert visitor.thread() == [("user", ASKED, "ok")]
-    store._full = ()
+    store.full = ()
     assert await until_kept(visitor) == ("ai", "はい、どうぞ。", "ok")
     await written()
     assert [r.__dict__.get("event") for r in caplog.records].count("answer_kept") == 1
@@ -766,12 +765,12 @@ async def test_an_answer_that_waits_is_kept_before_the_next_turn_or_at_the_end(
     await service.generate_response(message=ASKED, **visitor.where)
     with pytest.raises(DiskFull):
         await service.generate_response(message="次", **visitor.where)
-    store._full = ()
+    store.full = ()
     await service.generate_response(message="次", **visitor.where)
     assert [content for _, content, _ in visitor.thread()] == [ASKED, "はい。", "次", "はい。"]
-    store._full = ("answer",)
+    store.full = ("answer",)
     await service.generate_response(message="終", **visitor.where)
-    store._full = ()
+    store.full = ()
     await service.aclose()
     assert [content for _, content, _ in visitor.thread()][-2:] == ["終", "はい。"]
 
@@ -788,7 +787,7 @@ async def test_no_more_answers_wait_than_memory_has_room_for(
         await service.generate_response(message=ASKED, **visitor.where)
     [lost] = [r.__dict__ for r in caplog.records if r.__dict__.get("event") == "answer_lost"]
     assert lost["chat_id"] == visitors[0].chat.id
-    store._full = ()
+    store.full = ()
     await service.aclose()
     assert [len(visitor.thread()) for visitor in visitors] == [1, 2, 2]
 
@@ -962,7 +961,7 @@ async def test_a_growing_answer_is_written_again_after_a_failed_write(
     async with asyncio.timeout(10):
         while "growing answer" not in caplog.text:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
-    store._full = ()
+    store.full = ()
     gate.open.release()
     await anext(events)
     await stored(visitor, 2)
@@ -1100,23 +1099,31 @@ async def test_where_no_time_is_left_the_next_model_is_not_passed_over(make_lab:
     assert passed == ["mock:echo?fail=bad_key", "mock:echo?first=9"]
 
 
-async def waited_for(service: LLMService, chat_id: str) -> None:
-    """Returns once somebody waits for the chat's turn."""
-    async with asyncio.timeout(10):
-        while not service._chat_locks[chat_id]._waiters:  # noqa: ASYNC110 - a lock rings no bell
-            await asyncio.sleep(0.01)
+class ObservedLock(asyncio.Lock):
+    """The lock of a chat's turn. ``waited`` is set as soon as a second turn waits for it."""
+
+    def __init__(self, service: LLMService, chat_id: str) -> None:
+        super().__init__()
+        self.waited = asyncio.Event()
+        service.chat_locks[chat_id] = self
+
+    async def acquire(self) -> Literal[True]:
+        if self.locked():
+            self.waited.set()
+        return await super().acquire()
 
 
 async def test_answering_again_waits_for_the_answer_under_way(make_lab: MakeLab) -> None:
     visitor = Visitor(make_lab(echo))
     service = visitor.lab.service
+    lock = ObservedLock(service, visitor.chat.id)
     await service.generate_response(message="一つめ", **visitor.where)
     sending = service.generate_streaming(message="二つめ", **visitor.where)
     await anext(sending)
     again = asyncio.create_task(
         collect(service.regenerate_streaming(visitor.chat.id, visitor.user_id))
     )
-    await waited_for(service, visitor.chat.id)
+    await asyncio.wait_for(lock.waited.wait(), 10)
     assert not again.done()
     await collect(sending)
     await again
@@ -1139,7 +1146,7 @@ async def test_another_chat_does_not_wait_and_no_turn_is_remembered(make_lab: Ma
     where = visitor.where | {"chat_id": other.id}
     assert (await service.generate_response(message="別", **where)).content == "答え別"
     await held.aclose()
-    assert len(service._chat_locks) == 0
+    assert len(service.chat_locks) == 0
 
 
 async def test_a_stream_that_was_read_as_far_as_its_end_holds_nobody_up(make_lab: MakeLab) -> None:
@@ -1162,10 +1169,11 @@ async def test_a_message_that_waits_is_answered_by_the_copy_of_its_demo(
     demo = store.create_agent(user_id=None, name="見本")
     visitor.chat = store.create_chat(user_id=visitor.user_id, agent_id=demo.id)
     where = visitor.where | {"agent_id": demo.id}
+    lock = ObservedLock(service, visitor.chat.id)
     held = service.generate_streaming(message="一つめ", **where)
     await anext(held)
     waiting = asyncio.create_task(service.generate_response(message="二つめ", **where))
-    await waited_for(service, visitor.chat.id)
+    await asyncio.wait_for(lock.waited.wait(), 10)
     store.update_agent(demo.id, user_id=visitor.user_id, name="わたしの写し")
     await collect(held)
     assert (await waiting).content == "答え二つめ"
@@ -1175,16 +1183,18 @@ async def test_a_message_that_waits_is_answered_by_the_copy_of_its_demo(
 async def test_a_message_that_waits_can_be_taken_back_and_is_not_kept(make_lab: MakeLab) -> None:
     visitor = Visitor(make_lab(echo))
     service = visitor.lab.service
+    lock = ObservedLock(service, visitor.chat.id)
     held = service.generate_streaming(message="一つめ", **visitor.where)
     await anext(held)
     waiting = asyncio.create_task(service.generate_response(message="二つめ", **visitor.where))
-    await waited_for(service, visitor.chat.id)
+    await asyncio.wait_for(lock.waited.wait(), 10)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
     await collect(held)
     assert [content for _, content, _ in visitor.thread()] == ["一つめ", "答え一つめ"]
-    assert len(service._chat_locks) == 0
+    del lock
+    assert len(service.chat_locks) == 0
 
 
 async def test_a_stranger_is_refused_at_once_where_a_turn_is_under_way(make_lab: MakeLab) -> None:

@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import create_engine, event, text
+from sqlalchemy.exc import OperationalError
 from starlette.requests import Request
 from support.backends import PostgresServer
 
@@ -342,18 +343,19 @@ def test_the_last_use_of_a_token_is_known_to_a_minute(
         assert kept.last_used_at == first + timedelta(seconds=used)
 
 
-def test_a_token_is_known_though_its_use_cannot_be_written_down(
-    store: Store, user: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_token_is_known_though_its_use_cannot_be_written_down(store: Store, user: str) -> None:
     _, secret = store.create_token(user_id=user)
+    refused = []
 
-    @contextmanager
-    def full() -> Iterator[None]:
-        raise DiskFull
-        yield
+    @event.listens_for(store.engine, "before_cursor_execute")
+    def fail(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("UPDATE"):
+            refused.append(statement)
+            full = sqlite3.OperationalError("database or disk is full")
+            raise OperationalError(statement, {}, full)
 
-    monkeypatch.setattr(store, "_write", full)
     assert store.user_for_token(secret).id == user
+    assert refused
 
 
 def test_tokens_have_a_bound_that_revoking_lifts(store: Store, user: str) -> None:

@@ -55,12 +55,11 @@ def until(done: Callable[[], bool], what: str) -> None:
 
 
 async def back(link: RedisLink) -> None:
-    """Use ``link`` until it is Redis again that answers."""
+    """Use ``link``, which was made with ``probe_interval=0``, until Redis answers again."""
 
     async def nothing() -> None:
         pass
 
-    link.probe_interval = link._next_probe_at = 0.0
     async with asyncio.timeout(PATIENCE):
         while link.is_down:
             await link.run(lambda redis: redis.ping(), nothing)

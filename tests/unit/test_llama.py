@@ -38,7 +38,7 @@ from persona_lab.llama import (
 )
 from persona_lab.llama import engine as engine_module
 from persona_lab.llama import registry as engines
-from persona_lab.llama.bindings import BatchEntry, load_llama
+from persona_lab.llama.bindings import BatchEntry
 from persona_lab.llama.engine import MAX_QUEUED
 from persona_lab.llama.kv_cache import (
     ALIGNMENT,
@@ -285,7 +285,7 @@ def test_requests_that_begin_alike_and_arrive_together_read_the_beginning_once(
 def test_a_long_prompt_is_read_in_pieces_beside_who_is_writing(
     roomy: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decode = roomy._context.decode
+    decode = roomy.context.decode
     steps: list[int] = []
 
     def count(entries: list[object]) -> None:
@@ -293,7 +293,7 @@ def test_a_long_prompt_is_read_in_pieces_beside_who_is_writing(
         decode(entries)  # type: ignore[arg-type]
 
     with held_up(roomy, tokens=60):
-        monkeypatch.setattr(roomy._context, "decode", count)
+        monkeypatch.setattr(roomy.context, "decode", count)
         reader = ask(roomy, prompt(roomy, "y" * 400), max_tokens=1)
     reader.wait()
     assert steps[:6] == [1 + PREFILL_CHUNK] * 6  # the writer's token, and a piece of the prompt
@@ -511,7 +511,7 @@ def test_the_pins_of_others_survive_one_that_is_longer_than_all_may_be() -> None
     memory = Books(3)
     memory.pin([1] * BLOCK_TOKENS)
     memory.pin([2] * 300)
-    assert [len(pin) for pin in memory._pins] == [BLOCK_TOKENS, 100]
+    assert [len(pin) for pin in memory.pins] == [BLOCK_TOKENS, 100]
 
 
 @pytest.mark.parametrize("length", [516, 511, 510, 520, 504, 512, 7, 8, 13])
@@ -649,12 +649,10 @@ def test_random_requests_and_cancels_leave_no_sequence_behind(engine: Engine) ->
 def test_books_agree_with_llama_cpp(engine: Engine) -> None:
     for n in range(40):
         ask(engine, prompt(engine, "ab" * n + "c"), max_tokens=3).wait()
-    pos_max = load_llama().llama_memory_seq_pos_max
-    while not engine.idle:
-        pass
-    for sequence in engine.cache.sequences:
-        held = pos_max(engine._context._memory, sequence.number) + 1
-        assert held == len(sequence.tokens)
+    until(lambda: engine.idle)
+    lengths = [len(sequence.tokens) for sequence in engine.cache.sequences]
+    assert any(lengths)
+    assert [engine.context.length(s.number) for s in engine.cache.sequences] == lengths
 
 
 def test_cancelled_answer_says_no_more_and_frees_its_sequence(engine: Engine) -> None:
@@ -702,34 +700,34 @@ def test_who_waits_hears_how_many_come_first(engine: Engine) -> None:
 def test_engines_that_work_at_the_same_time_divide_the_threads(tiny: Path, tmp_path: Path) -> None:
     one = Engine(tiny, context=512, threads=4)
     other = Engine(tiny, context=512, threads=4)
-    used: dict[str, set[int]] = {"one": set(), "other": set()}
+    used: dict[str, list[int]] = {"one": [], "other": []}
     for name, each in (("one", one), ("other", other)):
-        each._context.use_threads = used[name].add  # type: ignore[method-assign]
+        each.context.use_threads = used[name].append  # type: ignore[method-assign]
     with held_up(one, tokens=2):
         ask(other, prompt(other, "together")).wait()
-    ask(one, prompt(one, "alone"), max_tokens=400).wait()
+    for each in (one, other):
+        until(lambda: one.idle and other.idle)
+        ask(each, prompt(each, "alone")).wait()
     one.close()
     other.close()
-    assert 2 in used["other"]
-    assert one._threads_used == 4
+    assert used["other"][0] == 2
+    assert used["other"][-1] == 4
+    assert [4, *used["one"]][-1] == 4
 
 
-def test_an_engine_is_not_idle_while_news_is_on_its_way_to_it(engine: Engine) -> None:
-    """Between the inbox and the books there is a moment in which neither has it."""
-    inbox, taken, go = engine._inbox, threading.Event(), threading.Event()
+def test_an_engine_is_not_idle_while_news_is_on_its_way_to_it(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker has taken the request from the inbox, and has not queued it yet."""
+    pin, taken, go = engine.cache.pin, threading.Event(), threading.Event()
 
-    class Slow:
-        put, empty, qsize = inbox.put, inbox.empty, inbox.qsize
+    def slow_pin(tokens: list[int]) -> None:
+        taken.set()
+        assert go.wait(10)
+        pin(tokens)
 
-        def get(self, block: bool) -> object:
-            news = inbox.get(block=block)
-            taken.set()
-            assert go.wait(10)
-            return news
-
+    monkeypatch.setattr(engine.cache, "pin", slow_pin)
     persona = prompt(engine, "x" * 100)
-    with held_up(engine):
-        engine._inbox = Slow()  # type: ignore[assignment]
     engine.prefill(persona)
     assert taken.wait(10)
     assert not engine.idle
@@ -757,7 +755,7 @@ def test_what_was_read_ahead_costs_a_request_nothing(engine: Engine) -> None:
 def test_reading_ahead_gives_way_to_a_request_within_a_step(engine: Engine) -> None:
     persona = prompt(engine, "x" * 400)
     steps: list[int] = []
-    decode = engine._context.decode
+    decode = engine.context.decode
 
     def count(entries: Sequence[BatchEntry]) -> None:
         steps.append(sum(not entry.wants_logits for entry in entries))
@@ -766,7 +764,7 @@ def test_reading_ahead_gives_way_to_a_request_within_a_step(engine: Engine) -> N
         decode(entries)
 
     answers: list[Answer] = []
-    engine._context.decode = count  # type: ignore[method-assign]
+    engine.context.decode = count  # type: ignore[method-assign]
     engine.prefill(persona)
     until(lambda: answers)
     answers[0].wait()
@@ -982,13 +980,13 @@ def test_damaged_file_is_told_from_a_lack_of_memory(tiny: Path, tmp_path: Path, 
 
 
 def test_worker_survives_a_failed_step(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    decode = engine._context.decode
+    decode = engine.context.decode
 
     def fail_once(entries: object) -> None:
-        monkeypatch.setattr(engine._context, "decode", decode)
+        monkeypatch.setattr(engine.context, "decode", decode)
         raise MemoryError
 
-    monkeypatch.setattr(engine._context, "decode", fail_once)
+    monkeypatch.setattr(engine.context, "decode", fail_once)
     with pytest.raises(MemoryError):
         ask(engine, prompt(engine, "First")).wait()
     assert ask(engine, prompt(engine, "Second")).wait().finish == "length"

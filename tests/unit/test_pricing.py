@@ -157,7 +157,7 @@ def test_another_table_is_looked_at_before_its_date_is_believed() -> None:
 
 async def test_a_turn_costs_what_its_tokens_cost(make_lab: Callable[..., Lab]) -> None:
     lab = make_lab(says("は", "い"), openai_api_key="key-for-tests")
-    lab.clients._injected.info = info("openai:gpt-4.1-mini")  # type: ignore[union-attr]
+    lab.clients.get().info = info("openai:gpt-4.1-mini")
     visitor = Visitor(lab)
     reply = await lab.service.generate_response(message="やあ", **visitor.where)
     assert reply.metadata["cost"] == pytest.approx((12 * 0.4 + 2 * 1.6) / 1e6)

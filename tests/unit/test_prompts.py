@@ -332,7 +332,7 @@ async def test_every_entry_of_a_list_has_its_own_span(builder):
 
 
 def test_marks_go_through_loops_joins_concatenation_macros_and_set(templates):
-    (templates / "prompts" / "poet.ja.j2").write_text(
+    (templates / "prompts" / "default.ja.j2").write_text(
         "{% macro twice(x) %}{{ x }}{{ x }}{% endmacro %}"
         "{% set kept %}<{{ agent_name }}>{% endset %}"
         "{{ twice(agent_name) }} {{ roles | join('+') }} {{ gender ~ '!' }} {{ kept }}"
@@ -341,7 +341,7 @@ def test_marks_go_through_loops_joins_concatenation_macros_and_set(templates):
         "utf-8",
     )
     engine = PromptTemplateEngine(templates)
-    choice = engine._choice("poet", 0, {}, "ja")
+    choice = engine.get_template((), ())
     text, spans = engine.render(
         choice,
         {
