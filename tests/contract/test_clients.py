@@ -533,6 +533,7 @@ def test_a_provider_says_whether_its_tokens_are_free(name: str, free: bool) -> N
 
 
 def test_the_table_of_providers_names_settings_that_exist() -> None:
+    assert {provider.name for provider in list_providers()} == set(settings_module.PROVIDER_NAMES)
     for provider in list_providers():
         keys = (
             [provider.key_setting, f"{provider.key_setting}_file"] if provider.key_setting else []

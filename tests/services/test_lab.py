@@ -11,6 +11,7 @@ from support.fakes import Visitor, says
 
 import persona_lab
 from persona_lab import ErrorHandler, Lab, Settings, open_lab
+from persona_lab.db.store import Store
 from persona_lab.db.tables import Agent
 from persona_lab.errors import (
     ConfigurationError,
@@ -21,6 +22,11 @@ from persona_lab.errors import (
     RateLimited,
     errors_by_code,
 )
+from persona_lab.pipeline.context import ContextManager
+from persona_lab.pipeline.service import LLMService
+from persona_lab.prompts.builder import PromptBuilder
+from persona_lab.prompts.templates import PromptTemplateEngine
+from persona_lab.responses.processor import ResponseProcessor
 from persona_lab.settings import ROOT
 from persona_lab.translations import Translations
 
@@ -52,11 +58,16 @@ def test_importing_the_package_loads_neither_an_sdk_nor_the_database() -> None:
 
 
 def test_a_lab_has_the_parts_that_others_build_on(lab: Lab) -> None:
-    for part in (
-        "service", "prompt_builder", "template_engine", "context_manager", "response_processor",
-        "error_handler", "store",
-    ):  # fmt: skip
-        assert getattr(lab, part) is not None
+    parts = {
+        "service": LLMService,
+        "prompt_builder": PromptBuilder,
+        "template_engine": PromptTemplateEngine,
+        "context_manager": ContextManager,
+        "response_processor": ResponseProcessor,
+        "error_handler": ErrorHandler,
+        "store": Store,
+    }
+    assert [name for name, kind in parts.items() if not isinstance(getattr(lab, name), kind)] == []
 
 
 def test_the_demo_personas_are_there_from_the_start(lab: Lab) -> None:

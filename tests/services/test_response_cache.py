@@ -104,7 +104,9 @@ async def test_what_an_answer_depends_on_is_in_its_key(what: str) -> None:
 async def test_patience_is_not_in_the_key() -> None:
     cache = CacheManager()
     await cache.cache_response(INFO, PROMPT, Options(), ANSWER)
-    assert await cache.get_cached_response(INFO, PROMPT, Options(timeout=3)) is not None
+    found = await cache.get_cached_response(INFO, PROMPT, Options(timeout=3))
+    assert found is not None
+    assert found.content == ANSWER.content
 
 
 async def test_a_transcript_is_known_again_by_its_message(shared: RedisLink) -> None:

@@ -55,6 +55,7 @@ def test_every_demo_has_two_messages_to_begin_with():
 
 
 def test_no_demo_says_in_its_examples_what_it_never_says():
+    assert any(seed["forbidden_words"] for seed in load_demos(PERSONAS))
     for seed in load_demos(PERSONAS):
         said = " ".join(example["ai"] for example in seed["examples"]).lower()
         assert [word for word in seed["forbidden_words"] if word.lower() in said] == []
@@ -71,7 +72,13 @@ def test_folded_english_lines_keep_their_spaces():
 
 
 def test_each_language_suggests_a_dozen_words_a_list():
-    for lists in load_choices(PERSONAS).values():
+    choices = load_choices(PERSONAS)
+    fields = {"personalities", "roles", "tones"}
+    assert {language: set(lists) for language, lists in choices.items()} == {
+        "ja": fields,
+        "en": fields,
+    }
+    for lists in choices.values():
         assert all(len(words) >= 12 for words in lists.values())
         assert all(len(words) == len(set(words)) for words in lists.values())
 

@@ -552,7 +552,9 @@ def test_a_role_keeps_off_what_it_may_not_advise_on(role: str, text: str, subjec
 
 
 def test_the_demo_personas_own_words_pass() -> None:
-    for seed in yaml.safe_load((ROOT / "data" / "personas.yaml").read_text("utf-8"))["personas"]:
+    seeds = yaml.safe_load((ROOT / "data" / "personas.yaml").read_text("utf-8"))["personas"]
+    assert seeds
+    for seed in seeds:
         agent = persona(*seed["roles"], language=seed["language"])
         for said in [seed["greeting"], *(each["ai"] for each in seed["examples"])]:
             assert final(said, agent)[1] == (), said

@@ -44,10 +44,11 @@ def test_each_tone_does_what_its_examples_say(tone: object, said: str, wanted: s
 @pytest.mark.parametrize("tone", TONES.tones, ids=lambda tone: tone.name)
 def test_a_tone_applied_twice_is_applied_once(tone: object) -> None:
     with (ROOT / "tests" / "data" / "conversions.csv").open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            for sentence in sentences(row["from"]):
-                once = tone.apply(sentence, endings=["にゃ"])  # type: ignore[attr-defined]
-                assert tone.apply(once, endings=["にゃ"]) == once  # type: ignore[attr-defined]
+        said = [each for row in csv.DictReader(file) for each in sentences(row["from"])]
+    assert said
+    for sentence in said:
+        once = tone.apply(sentence, endings=["にゃ"])  # type: ignore[attr-defined]
+        assert tone.apply(once, endings=["にゃ"]) == once  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
