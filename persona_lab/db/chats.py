@@ -85,12 +85,12 @@ class ChatQueries(StoreBase):
             agent_id: Return only chats with this persona.
             limit: Maximum number of chats.
         """
-        chats = select(Chat).where(Chat.user_id == user_id, col(Chat.deleted_at).is_(None))
+        query = select(Chat).where(Chat.user_id == user_id, col(Chat.deleted_at).is_(None))
         if agent_id is not None:
             if not is_id(agent_id):
                 return []
-            chats = chats.where(Chat.agent_id == agent_id)
-        newest = chats.order_by(
+            query = query.where(Chat.agent_id == agent_id)
+        newest = query.order_by(
             col(Chat.updated_at).desc(), col(Chat.created_at).desc(), col(Chat.id)
         )
         with self._read() as session:
@@ -107,7 +107,7 @@ class ChatQueries(StoreBase):
 
         None when no such chat is still :data:`RESTORABLE`.
         """
-        gone = (
+        query = (
             select(Chat)
             .where(
                 Chat.user_id == user_id,
@@ -117,7 +117,7 @@ class ChatQueries(StoreBase):
             .order_by(col(Chat.deleted_at).desc(), col(Chat.id))
         )
         with self._read() as session:
-            return session.exec(gone).first() if is_id(agent_id) else None
+            return session.exec(query).first() if is_id(agent_id) else None
 
     def restore_chat(self, chat_id: str, *, user_id: str) -> Chat:
         """Restore the user's deleted chat and return it."""

@@ -91,12 +91,12 @@ class GenerationQueries(StoreBase):
             user_id: The user.
             since: Only generations from this time on.
         """
-        turns = select(Generation).where(Generation.user_id == user_id)
+        query = select(Generation).where(Generation.user_id == user_id)
         if since is not None:
-            turns = turns.where(Generation.created_at >= since)
+            query = query.where(Generation.created_at >= since)
         with self._read() as session:
             return list(
-                session.exec(turns.order_by(col(Generation.created_at), col(Generation.id)))
+                session.exec(query.order_by(col(Generation.created_at), col(Generation.id)))
             )
 
     def total_cost(self, since: datetime) -> float:
@@ -122,18 +122,18 @@ class GenerationQueries(StoreBase):
             since: Only generations from this time on.
         """
         turn: Any = SQLModel.metadata.tables["turnrecord"].c
-        known: dict[str, Any] = {"agent_name": col(Agent.name), "demo": _is_demo()}
+        replaced: dict[str, Any] = {"agent_name": col(Agent.name), "demo": _is_demo()}
         readable = or_(col(Agent.owner_id) == user_id, col(Agent.owner_id).is_(None))
-        wanted = (
-            columns(*[known[n] if n in known else turn[n] for n in GenerationRow._fields])
+        query = (
+            columns(*[replaced[n] if n in replaced else turn[n] for n in GenerationRow._fields])
             .outerjoin_from(Generation, Agent, (col(Agent.id) == turn.agent_id) & readable)
             .where(turn.user_id == user_id)
             .order_by(turn.created_at, turn.id)
         )
         if since is not None:
-            wanted = wanted.where(turn.created_at >= since)
+            query = query.where(turn.created_at >= since)
         with self._read() as session:
-            return [GenerationRow(*row) for row in session.connection().execute(wanted).all()]
+            return [GenerationRow(*row) for row in session.connection().execute(query).all()]
 
 
 def _is_demo() -> Any:

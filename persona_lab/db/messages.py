@@ -15,7 +15,7 @@ from sqlmodel import Session, col, func, select, update
 
 from persona_lab.db.base import StoreBase
 from persona_lab.db.chats import is_streaming, next_revision, own_chat
-from persona_lab.db.prompt_parts import attach, detach, detach_from
+from persona_lab.db.prompt_parts import inline_message, load_details, strip_details
 from persona_lab.db.rows import is_id
 from persona_lab.db.tables import Chat, Message
 from persona_lab.errors import NotFound
@@ -52,20 +52,20 @@ class MessageQueries(StoreBase):
         Raises:
             NotFound: The user has no such chat, or the chat has no message ``before``.
         """
-        turns = select(Message).where(Message.chat_id == chat_id)
+        query = select(Message).where(Message.chat_id == chat_id)
         if not superseded:
-            turns = turns.where(col(Message.superseded).is_(False))
+            query = query.where(col(Message.superseded).is_(False))
         with self._read() as session:
             own_chat(session, chat_id, user_id, deleted=False)
             if before:
                 end = session.get(Message, before) if is_id(before) else None
                 if end is None or end.chat_id != chat_id:
                     raise NotFound(kind="message")
-                turns = turns.where(Message.position < end.position)
-            newest = turns.order_by(col(Message.position).desc()).limit(limit)
-            found = list(session.exec(newest))[::-1]
-            attach(session, chat_id, found)
-            return found
+                query = query.where(Message.position < end.position)
+            newest = query.order_by(col(Message.position).desc()).limit(limit)
+            messages = list(session.exec(newest))[::-1]
+            load_details(session, chat_id, messages)
+            return messages
 
     def get_message(self, message_id: str, *, user_id: str) -> Message:
         """Return a message of the user's chats.
@@ -75,7 +75,7 @@ class MessageQueries(StoreBase):
         """
         with self._read() as session:
             message, _ = own_message(session, message_id, user_id)
-            attach(session, message.chat_id, [message])
+            load_details(session, message.chat_id, [message])
             return message
 
     def add_message(
@@ -171,10 +171,10 @@ class MessageQueries(StoreBase):
             answers = session.exec(
                 select(Message).where(*after).order_by(col(Message.position).desc())
             ).all()
-            kept = next((answer for answer in answers if answer.status in ANSWERED), None)
-            if kept is not None:
+            restored = next((answer for answer in answers if answer.status in ANSWERED), None)
+            if restored is not None:
                 for answer in answers:
-                    answer.superseded = answer is not kept
+                    answer.superseded = answer is not restored
 
     def list_exchanges(
         self,
@@ -201,7 +201,7 @@ class MessageQueries(StoreBase):
         Raises:
             NotFound: The user has no such chat.
         """
-        turns = (
+        query = (
             select(Message)
             .where(
                 Message.chat_id == chat_id,
@@ -214,15 +214,15 @@ class MessageQueries(StoreBase):
             .execution_options(yield_per=2 * limit + 2)
         )
         if before is not None:
-            turns = turns.where(Message.position < before)
+            query = query.where(Message.position < before)
         with self._read() as session:
             if user_id is not None:
                 own_chat(session, chat_id, user_id, deleted=False)
-            with closing(session.exec(turns)) as rows:  # islice may leave it unfinished
-                pairs = _oldest_first(rows) if first else _newest_first(rows)
-                found = list(islice(pairs, max(0, limit)))
-            attach(session, chat_id, [message for pair in found for message in pair])
-        return found if first else found[::-1]
+            with closing(session.exec(query)) as messages:  # islice may leave it unfinished
+                pairs = _oldest_first(messages) if first else _newest_first(messages)
+                exchanges = list(islice(pairs, max(0, limit)))
+            load_details(session, chat_id, [message for pair in exchanges for message in pair])
+        return exchanges if first else exchanges[::-1]
 
     def mark_interrupted(self) -> int:
         """Mark answers that a crash left "streaming" as "interrupted". It runs at start.
@@ -236,26 +236,26 @@ class MessageQueries(StoreBase):
         """
         position, chat_id = col(Message.position), col(Message.chat_id)
         with self._write() as session:
-            theirs = col(Chat.id).in_(select(Message.chat_id).where(is_streaming()))
-            session.exec(update(Chat).where(theirs).values(revision=next_revision()))
-            left = update(Message).where(is_streaming())
-            marked = session.exec(left.values(status="interrupted")).rowcount
-            aside = (
+            has_streaming = col(Chat.id).in_(select(Message.chat_id).where(is_streaming()))
+            session.exec(update(Chat).where(has_streaming).values(revision=next_revision()))
+            streaming = update(Message).where(is_streaming())
+            marked = session.exec(streaming.values(status="interrupted")).rowcount
+            newest = (
                 columns(
                     chat_id,
-                    func.max(case((col(Message.superseded), position))).label("aside"),
-                    func.max(case((~col(Message.superseded), position))).label("standing"),
+                    func.max(case((col(Message.superseded), position))).label("superseded"),
+                    func.max(case((~col(Message.superseded), position))).label("current"),
                 )
                 .where(col(Message.status).in_(ANSWERED) | ~col(Message.superseded))
                 .group_by(chat_id)
                 .subquery()
             )
-            at = (chat_id == aside.c.chat_id) & (position == aside.c.aside)
+            is_newest_superseded = (chat_id == newest.c.chat_id) & (position == newest.c.superseded)
             for answer, chat in session.exec(
                 select(Message, Chat)
-                .join(aside, at)
+                .join(newest, is_newest_superseded)
                 .join(Chat, col(Chat.id) == chat_id)
-                .where(aside.c.aside > aside.c.standing)
+                .where(newest.c.superseded > newest.c.current)
             ).all():
                 answer.superseded, chat.revision = False, next_revision()
             return marked
@@ -301,9 +301,9 @@ def insert_message(
         image_url=clean_text(image_url) if image_url else None,
         created_at=moment,
     )
-    whole = dict(details or {})
+    full_details = dict(details or {})
     if sender == "ai":
-        detach(session, message, whole, chat.user_id)
+        strip_details(session, message, full_details, chat.user_id)
     if instead:
         asked = (
             select(func.max(Message.position))
@@ -320,7 +320,7 @@ def insert_message(
     if sender == "user" and not chat.title:
         chat.title = " ".join(content.split())[:TITLE_LENGTH]
     session.flush()
-    set_committed_value(message, "details", whole)
+    set_committed_value(message, "details", full_details)
     return message
 
 
@@ -340,17 +340,17 @@ def change_message(
         content = clean_text(content)
         if message.status != "streaming" and message.content != content:
             session.get(Chat, chat.id, with_for_update=True)  # no new answer refers to it
-            detach_from(session, message, chat.user_id)
+            inline_message(session, message, chat.user_id)
         message.content = content
     if status is not None:
         message.status = status
     if details is not None:
-        whole = detach(session, message, details, chat.user_id)
+        full_details = strip_details(session, message, details, chat.user_id)
     session.flush()
     if details is not None:
-        set_committed_value(message, "details", whole)
+        set_committed_value(message, "details", full_details)
     else:
-        attach(session, message.chat_id, [message])
+        load_details(session, message.chat_id, [message])
     return message
 
 

@@ -56,10 +56,10 @@ def find_agent(
 
 
 def readable_agent(
-    session: Session, agent_id: str, user_id: str, *, deleted: bool = False, **how: bool
+    session: Session, agent_id: str, user_id: str, *, deleted: bool = False, **options: bool
 ) -> Agent:
     """Return a persona of the user or a demo; NotFound for any other."""
-    agent = find_agent(session, agent_id, **how)
+    agent = find_agent(session, agent_id, **options)
     if agent.owner_id not in (None, user_id) or (agent.deleted_at and not deleted):
         raise NotFound(kind="agent")
     return agent
@@ -138,14 +138,16 @@ def revisions_of(agent_id: str) -> Any:
 def _load_traits(session: Session, agent: Agent) -> None:
     """Load the traits of all kinds with one query. The relationships need one for each kind."""
     loaded: dict[str, list[SQLModel]] = {field: [] for field in TRAITS}
-    for field, trait_id, name, _ in session.connection().execute(_traits(), {"agent": agent.id}):
+    for field, trait_id, name, _ in session.connection().execute(
+        _traits_query(), {"agent": agent.id}
+    ):
         loaded[field].append(_TRAIT_TABLES[field](id=trait_id, name=name))
     for field, traits in loaded.items():
         set_committed_value(agent, field, traits)
 
 
 @cache
-def _traits() -> Any:
+def _traits_query() -> Any:
     """Return the query of a persona's traits: the field, the id, the name and the position."""
     kinds = []
     for field, kind in TRAITS.items():

@@ -232,13 +232,13 @@ class PersonaQueries(StoreBase):
 
     def deleted_agent(self, *, user_id: str) -> Agent | None:
         """Return the persona that the user deleted last, while it is :data:`RESTORABLE`."""
-        gone = (
+        query = (
             select(Agent)
             .where(Agent.owner_id == user_id, col(Agent.deleted_at) > self._clock() - RESTORABLE)
             .order_by(col(Agent.deleted_at).desc(), col(Agent.id))
         )
         with self._read() as session:
-            return session.exec(gone).first()
+            return session.exec(query).first()
 
     def seed_agents(self, personas: list[dict[str, Any]]) -> None:
         """Create, update and delete demos until they are ``personas``, in this order.
@@ -252,15 +252,15 @@ class PersonaQueries(StoreBase):
         Raises:
             ConfigurationError: A persona is not valid. The message names the persona and the field.
         """
-        wanted: dict[str, dict[str, Any]] = {}
+        personas_by_seed: dict[str, dict[str, Any]] = {}
         for number, fields in enumerate(personas, 1):
             seed = fields.get("id")
-            if not isinstance(seed, str) or not seed or seed in wanted:
+            if not isinstance(seed, str) or not seed or seed in personas_by_seed:
                 raise ConfigurationError(f"personas: number {number}: id is missing or not its own")
             blank = persona_of(Agent(name=""))
-            given = {field: value for field, value in fields.items() if field not in ("id", "try")}
+            values = {field: value for field, value in fields.items() if field not in ("id", "try")}
             try:
-                wanted[seed] = clean_persona(blank | given)
+                personas_by_seed[seed] = clean_persona(blank | values)
             except InvalidPersona as wrong:
                 raise ConfigurationError(f"personas: {seed}: {wrong}") from wrong
         with self._write() as session:
@@ -268,9 +268,9 @@ class PersonaQueries(StoreBase):
                 session.connection().exec_driver_sql("SELECT pg_advisory_xact_lock(7266)")
             demos = {agent.seed: agent for agent in session.exec(select(Agent).where(_is_seeded()))}
             for seed, demo in demos.items():
-                if seed not in wanted:
+                if seed not in personas_by_seed:
                     demo.deleted_at = demo.deleted_at or self._clock()
-            for position, (seed, persona) in enumerate(wanted.items()):
+            for position, (seed, persona) in enumerate(personas_by_seed.items()):
                 known = demos.get(seed)
                 if known is None:
                     known = insert_agent(session, persona, self._clock(), owner_id=None)

@@ -78,22 +78,22 @@ def strip(
         user_id: Whose answer it is.
         messages: Earlier messages of the chat by position.
     """
-    found = Stripped(dict(details))
+    stripped = Stripped(dict(details))
     system, sent, summary = (details.get(key) for key in _KEYS)
     if isinstance(sent, list) and sent and all(map(_is_turn, sent)):
-        found.details["sent"] = []
-        found.parts["sent"] = _turn_parts(sent, messages, found, user_id)
+        stripped.details["sent"] = []
+        stripped.parts["sent"] = _turn_parts(sent, messages, stripped, user_id)
     if isinstance(system, str) and len(system) > MAX_INLINE and _is_storable(system):
-        found.details["prompt"] = ""
-        found.parts["prompt"] = (
-            [_segment(system, found, user_id)]
+        stripped.details["prompt"] = ""
+        stripped.parts["prompt"] = (
+            [_segment(system, stripped, user_id)]
             if sent
-            else _transcript_parts(system, messages, found, user_id)
+            else _transcript_parts(system, messages, stripped, user_id)
         )
     if isinstance(summary, str) and len(summary) > MAX_INLINE and _is_storable(summary):
-        found.details["summary"] = ""
-        found.parts["summary"] = [_segment(summary, found, user_id)]
-    return found
+        stripped.details["summary"] = ""
+        stripped.parts["summary"] = [_segment(summary, stripped, user_id)]
+    return stripped
 
 
 def restore(
@@ -106,41 +106,41 @@ def restore(
 
     A key that holds something is left alone: a replica of the version before wrote it.
     """
-    whole = dict(details)
+    restored = dict(details)
     for key in parts:
-        if not whole.get(key):
-            read = _turns if key == "sent" else _text
-            whole[key] = read(parts[key], texts, messages)
-    return whole
+        if not restored.get(key):
+            join = _join_turns if key == "sent" else _join_text
+            restored[key] = join(parts[key], texts, messages)
+    return restored
 
 
-def attach(session: Session, chat_id: str, messages: Iterable[Message]) -> None:
+def load_details(session: Session, chat_id: str, messages: Iterable[Message]) -> None:
     """Give ``messages`` of one chat their whole metadata, which is not written back."""
     messages = list(messages)
-    stripped = [message for message in messages if message.prompt_parts]
-    if not stripped:
+    answers = [message for message in messages if message.prompt_parts]
+    if not answers:
         return
-    hashes, positions = _references(message.prompt_parts for message in stripped)
+    hashes, positions = _references(message.prompt_parts for message in answers)
     texts: dict[str, str] = {}
     if hashes:
-        wanted = (
+        query = (
             columns(col(StoredPrompt.hash), col(StoredPrompt.content))
             .join(ChatPrompt, col(ChatPrompt.hash) == col(StoredPrompt.hash))
             .where(col(ChatPrompt.chat_id) == chat_id)
         )
         if len(hashes) <= MAX_HASHES:
-            wanted = wanted.where(col(ChatPrompt.hash).in_(hashes))
-        texts = {row.hash: row.content for row in session.connection().execute(wanted)}
+            query = query.where(col(ChatPrompt.hash).in_(hashes))
+        texts = {row.hash: row.content for row in session.connection().execute(query)}
     known = {message.position: (message.sender, message.content) for message in messages}
     missing = positions - known.keys()
     if missing:
         known |= read_messages(session, chat_id, min(missing), max(missing) + 1)
-    for message in stripped:
-        whole = restore(message.details, message.prompt_parts or {}, texts, known)
-        set_committed_value(message, "details", whole)
+    for message in answers:
+        full_details = restore(message.details, message.prompt_parts or {}, texts, known)
+        set_committed_value(message, "details", full_details)
 
 
-def detach(
+def strip_details(
     session: Session,
     message: Message,
     details: Mapping[str, Any],
@@ -154,17 +154,17 @@ def detach(
     """
     known: dict[int, StoredMessage] = {}
     if details.get("prompt") or details.get("sent"):
-        first = message.position - _window(details)
+        first = message.position - _look_back(details)
         known = read_messages(session, message.chat_id, first, message.position)
     if without is not None:
         known.pop(without, None)
     stripped = strip(details, user_id, known)
-    keep_texts(session, message.chat_id, user_id, stripped.texts)
+    store_texts(session, message.chat_id, user_id, stripped.texts)
     message.details, message.prompt_parts = stripped.details, stripped.parts
     return dict(details)
 
 
-def detach_from(session: Session, message: Message, user_id: str) -> None:
+def inline_message(session: Session, message: Message, user_id: str) -> None:
     """Make later answers independent of ``message`` before its text changes.
 
     They keep the text that was sent.
@@ -177,40 +177,40 @@ def detach_from(session: Session, message: Message, user_id: str) -> None:
     referring = [
         answer for answer in later if message.position in _references([answer.prompt_parts])[1]
     ]
-    attach(session, message.chat_id, referring)
+    load_details(session, message.chat_id, referring)
     for answer in referring:
-        detach(session, answer, answer.details, user_id, without=message.position)
+        strip_details(session, answer, answer.details, user_id, without=message.position)
 
 
-def convert(session: Session, chats: int) -> int:
+def convert_old_rows(session: Session, chats: int) -> int:
     """Strip the rows that a version without parts wrote, in at most ``chats`` chats.
 
     Returns:
         How many chats were converted; 0 when all are.
     """
     unconverted = col(Message.chat_id), col(Message.prompt_parts).is_(None), _is_answer()
-    found = session.exec(
+    chats_to_convert = session.exec(
         select(Chat.id, Chat.user_id)
         .where(col(Chat.id).in_(select(unconverted[0]).where(*unconverted[1:])))
         .limit(chats)
     ).all()
-    for chat_id, user_id in found:
+    for chat_id, user_id in chats_to_convert:
         old = session.exec(
             select(Message).where(Message.chat_id == chat_id, *unconverted[1:]).with_for_update()
         ).all()
-        known = read_messages(session, chat_id, 0, max(m.position for m in old) if old else 0)
+        messages = read_messages(session, chat_id, 0, max(m.position for m in old) if old else 0)
         texts: dict[str, str] = {}
         for message in old:
-            first, end = message.position - _window(message.details), message.position
-            near = {at: known[at] for at in range(first, end) if at in known}
-            stripped = strip(message.details, user_id, near)
+            first, end = message.position - _look_back(message.details), message.position
+            earlier = {at: messages[at] for at in range(first, end) if at in messages}
+            stripped = strip(message.details, user_id, earlier)
             texts |= stripped.texts
             message.details, message.prompt_parts = stripped.details, stripped.parts
-        keep_texts(session, chat_id, user_id, texts)
-    return len(found)
+        store_texts(session, chat_id, user_id, texts)
+    return len(chats_to_convert)
 
 
-def orphans() -> Any:
+def is_unused() -> Any:
     """Return the condition that no chat refers to a prompt."""
     return ~exists().where(col(ChatPrompt.hash) == col(StoredPrompt.hash))
 
@@ -220,7 +220,7 @@ def _is_answer() -> Any:
     return col(Message.sender) == literal_column("'ai'")
 
 
-def _window(details: Mapping[str, Any]) -> int:
+def _look_back(details: Mapping[str, Any]) -> int:
     """Return how many messages before an answer may have been sent."""
     sent = details.get("sent")
     return LOOK_BACK * ((len(sent) if isinstance(sent, list) else 0) + 8)
@@ -243,7 +243,7 @@ def _messages_between() -> Any:
     )
 
 
-def keep_texts(session: Session, chat_id: str, user_id: str, texts: Mapping[str, str]) -> None:
+def store_texts(session: Session, chat_id: str, user_id: str, texts: Mapping[str, str]) -> None:
     """Store ``texts`` that are new, and the chat's references to them."""
     if not texts:
         return
@@ -287,18 +287,18 @@ def _is_turn(turn: object) -> bool:
     )
 
 
-def _segment(text: str, found: Stripped, user_id: str) -> str:
+def _segment(text: str, stripped: Stripped, user_id: str) -> str:
     if len(text) <= MAX_INLINE:
         return f"={text}"
     key = text_hash(text, user_id)
-    found.texts[key] = text
+    stripped.texts[key] = text
     return f"#{key}"
 
 
 def _turn_parts(
     sent: Sequence[Mapping[str, str]],
     messages: Mapping[int, StoredMessage],
-    found: Stripped,
+    stripped: Stripped,
     user_id: str,
 ) -> list[Any]:
     by_content = {(_ROLES.get(sender), text): at for at, (sender, text) in sorted(messages.items())}
@@ -309,7 +309,7 @@ def _turn_parts(
         sender, text = messages.get(expected, ("", ""))
         at = expected if (_ROLES.get(sender), text) == key else by_content.get(key)
         if at is None:
-            parts.append([turn["role"], _segment(turn["content"], found, user_id)])
+            parts.append([turn["role"], _segment(turn["content"], stripped, user_id)])
             continue
         if parts and isinstance(parts[-1], list) and parts[-1][0] == at + 1:
             parts[-1][0] = at
@@ -322,7 +322,7 @@ def _turn_parts(
 
 
 def _transcript_parts(
-    text: str, messages: Mapping[int, StoredMessage], found: Stripped, user_id: str
+    text: str, messages: Mapping[int, StoredMessage], stripped: Stripped, user_id: str
 ) -> list[Any]:
     """Cut the messages out of a transcript, from its end on, as long as one follows another."""
     parts: list[Any] = []
@@ -332,10 +332,10 @@ def _transcript_parts(
         begin = text.rfind(line, max(0, end - len(line) - MAX_LABEL), end) if line else -1
         if begin >= 0:
             rest = text[begin + len(line) : end]
-            parts += [_segment(rest, found, user_id), [position]] if rest else [[position]]
+            parts += [_segment(rest, stripped, user_id), [position]] if rest else [[position]]
             end = begin
     if end:
-        parts.append(_segment(text[:end], found, user_id))
+        parts.append(_segment(text[:end], stripped, user_id))
     return parts[::-1]
 
 
@@ -343,25 +343,27 @@ def _one_line(text: str) -> str:
     return text.strip().replace("\n", " ")
 
 
-def _text(parts: list[Any], texts: Mapping[str, str], messages: Mapping[int, StoredMessage]) -> str:
-    read: list[str] = []
+def _join_text(
+    parts: list[Any], texts: Mapping[str, str], messages: Mapping[int, StoredMessage]
+) -> str:
+    texts_read: list[str] = []
     for part in parts:
         if isinstance(part, list):
-            read.append(_one_line(messages.get(part[0], ("", ""))[1]))
+            texts_read.append(_one_line(messages.get(part[0], ("", ""))[1]))
         elif part.startswith("="):
-            read.append(part[1:])
+            texts_read.append(part[1:])
         else:
-            read.append(texts.get(part[1:], ""))
-    return "".join(read)
+            texts_read.append(texts.get(part[1:], ""))
+    return "".join(texts_read)
 
 
-def _turns(
+def _join_turns(
     parts: list[Any], texts: Mapping[str, str], messages: Mapping[int, StoredMessage]
 ) -> list[dict[str, str]]:
     turns: list[dict[str, str]] = []
     for part in parts:
         if isinstance(part, list) and isinstance(part[0], str):
-            turns.append({"role": part[0], "content": _text(part[1:], texts, messages)})
+            turns.append({"role": part[0], "content": _join_text(part[1:], texts, messages)})
             continue
         first, last = part if isinstance(part, list) else (part, part)
         for position in range(first, last + 1):

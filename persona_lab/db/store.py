@@ -29,7 +29,7 @@ from persona_lab.db.generations import GenerationQueries
 from persona_lab.db.messages import TITLE_LENGTH, MessageQueries
 from persona_lab.db.persona_rows import BURST, REVISIONS
 from persona_lab.db.personas import CHOICES_FROM, AgentName, PersonaQueries
-from persona_lab.db.prompt_parts import convert, orphans
+from persona_lab.db.prompt_parts import convert_old_rows, is_unused
 from persona_lab.db.tables import StoredPrompt
 from persona_lab.db.turns import TurnQueries
 from persona_lab.db.users import LAST_USED_PRECISION, MAX_API_TOKENS, TOKEN_PREFIX, UserQueries
@@ -112,9 +112,9 @@ class Store(
         converted = CHATS_AT_ONCE
         while converted == CHATS_AT_ONCE:
             with self._write() as session:
-                converted = convert(session, CHATS_AT_ONCE)
+                converted = convert_old_rows(session, CHATS_AT_ONCE)
         with self._read() as session:
-            if session.exec(select(StoredPrompt.hash).where(orphans()).limit(1)).first() is None:
+            if session.exec(select(StoredPrompt.hash).where(is_unused()).limit(1)).first() is None:
                 return
         with suppress(StorageError), self._write() as session:  # a replica may use one by now
-            session.exec(delete(StoredPrompt).where(orphans()))
+            session.exec(delete(StoredPrompt).where(is_unused()))

@@ -49,7 +49,7 @@ class ToSummarize:
 
     Attributes:
         prompt: The prompt that asks a model for the summary.
-        until: The state to pass to :meth:`ContextManager.keep_summary` with the summary.
+        until: The state to pass to :meth:`ContextManager.store_summary` with the summary.
     """
 
     prompt: Prompt
@@ -121,21 +121,24 @@ class ContextManager:
         )
 
     async def _window(
-        self, chat_id: str, mark: ChatState, before: Message | None = None
+        self, chat_id: str, state: ChatState, before: Message | None = None
     ) -> dict[str, Any]:
         """Return the last exchanges as plain data, from the cache or the store.
 
         ``entries`` has the exchanges up to the position ``through``, at the chat's ``revision``.
         ``unstored`` has the exchanges after them that were given as texts.
         """
-        through = mark.last if before is None else before.position - 1
-        kept = await self._windows.get(chat_id)
-        if kept is not None and (kept["revision"], kept["through"]) == (mark.revision, through):
+        through = state.last if before is None else before.position - 1
+        cached = await self._windows.get(chat_id)
+        if cached is not None and (cached["revision"], cached["through"]) == (
+            state.revision,
+            through,
+        ):
             if before is None:
-                return {**kept, "entries": kept["entries"] + kept["unstored"]}
-            if not kept["unstored"]:
-                return dict(kept)
-        found = await asyncio.to_thread(
+                return {**cached, "entries": cached["entries"] + cached["unstored"]}
+            if not cached["unstored"]:
+                return dict(cached)
+        exchanges = await asyncio.to_thread(
             self._store.list_exchanges,
             chat_id,
             user_id=None,
@@ -143,14 +146,14 @@ class ContextManager:
             before=None if before is None else before.position,
         )
         window = {
-            "revision": mark.revision,
+            "revision": state.revision,
             "through": through,
-            "entries": [_entry(message) for exchange in found for message in exchange],
+            "entries": [_entry(message) for exchange in exchanges for message in exchange],
             "unstored": [],
         }
         # Don't cache a chat with a running turn: its answer is missing here. Don't overwrite an
         # entry that was cached after the read above.
-        if not mark.answering and await self._windows.get(chat_id) == kept:
+        if not state.answering and await self._windows.get(chat_id) == cached:
             await self._windows.put(chat_id, window)
         return window
 
@@ -170,15 +173,15 @@ class ContextManager:
         if isinstance(user_message, Message) and isinstance(ai_response, Message):
             await self._append_exchange(chat_id, user_message, ai_response)
             return
-        mark = await asyncio.to_thread(self._store.chat_state, chat_id, user_id=None)
-        window = await self._window(chat_id, mark)
+        state = await asyncio.to_thread(self._store.chat_state, chat_id, user_id=None)
+        window = await self._window(chat_id, state)
         exchange = [_entry(user_message, "user"), _entry(ai_response, "ai")]
         if [_sender_and_content(entry) for entry in window["entries"][-2:]] == [
             _sender_and_content(e) for e in exchange
         ]:
             return
-        told = (window["entries"] + exchange)[-2 * self._exchanges :] if self._exchanges else []
-        await self._windows.put(chat_id, {**window, "entries": [], "unstored": told})
+        entries = (window["entries"] + exchange)[-2 * self._exchanges :] if self._exchanges else []
+        await self._windows.put(chat_id, {**window, "entries": [], "unstored": entries})
 
     async def _append_exchange(self, chat_id: str, asked: Message, answer: Message) -> None:
         window = await self._windows.get(chat_id)
@@ -190,8 +193,8 @@ class ContextManager:
             return
         entries = [*window["entries"], _entry(asked), _entry(answer)]
         entries = entries[max(0, len(entries) - 2 * self._exchanges) :]
-        taken = {**window, "through": answer.position, "entries": entries, "unstored": []}
-        await self._windows.put(chat_id, taken)
+        updated = {**window, "through": answer.position, "entries": entries, "unstored": []}
+        await self._windows.put(chat_id, updated)
 
     # ── the summary ──
 
@@ -200,15 +203,15 @@ class ContextManager:
         """Whether trimmed exchanges are summarized."""
         return self._summary_words is not None
 
-    def _summary_entries(self, mark: ChatState, language: Language) -> list[Entry]:
-        if self._summary_words is None or not mark.summary:
+    def _summary_entries(self, state: ChatState, language: Language) -> list[Entry]:
+        if self._summary_words is None or not state.summary:
             return []
-        told = self._summary_words("told", language, summary=mark.summary)
-        heard = self._summary_words("heard", language)
-        about = {"timestamp": "", "summary": mark.summary}
+        question = self._summary_words("told", language, summary=state.summary)
+        answer = self._summary_words("heard", language)
+        fields = {"timestamp": "", "summary": state.summary}
         return [
-            {"sender": "user", "content": told, **about},
-            {"sender": "ai", "content": heard, **about},
+            {"sender": "user", "content": question, **fields},
+            {"sender": "ai", "content": answer, **fields},
         ]
 
     async def to_summarize(
@@ -222,7 +225,7 @@ class ContextManager:
     ) -> ToSummarize | None:
         """Return a prompt for the oldest exchanges that were trimmed and have no summary yet.
 
-        Each further call, after :meth:`keep_summary`, returns the next exchanges.
+        Each further call, after :meth:`store_summary`, returns the next exchanges.
 
         Args:
             chat_id: The chat.
@@ -241,26 +244,28 @@ class ContextManager:
         """
         if self._summary_words is None:
             return None
-        mark = await asyncio.to_thread(self._store.chat_state, chat_id, user_id=user_id)
+        state = await asyncio.to_thread(self._store.chat_state, chat_id, user_id=user_id)
         context = await self.get_context(chat_id, user_id=user_id, language=language)
-        begins = [entry["position"] for entry in context[:3] if "position" in entry][:1]
-        begins += [sent_from] if sent_from is not None else []
-        fallen = await asyncio.to_thread(
+        starts = [entry["position"] for entry in context[:3] if "position" in entry][:1]
+        starts += [sent_from] if sent_from is not None else []
+        trimmed = await asyncio.to_thread(
             self._store.list_exchanges,
             chat_id,
             user_id=user_id,
             limit=_MAX_EXCHANGES,
-            before=max(begins, default=None),
-            after=mark.summary_through,
+            before=max(starts, default=None),
+            after=state.summary_through,
             first=True,
         )
-        if not fallen or mark.answering:
+        if not trimmed or state.answering:
             return None
-        ask = functools.partial(_summary_prompt, self._summary_words, language, mark.summary)
-        prompt, last = await asyncio.to_thread(_prompt_that_fits, fallen, ask, fits)
-        return ToSummarize(prompt, replace(mark, summary_through=last.position))
+        make_prompt = functools.partial(
+            _summary_prompt, self._summary_words, language, state.summary
+        )
+        prompt, last = await asyncio.to_thread(_prompt_that_fits, trimmed, make_prompt, fits)
+        return ToSummarize(prompt, replace(state, summary_through=last.position))
 
-    async def keep_summary(
+    async def store_summary(
         self, chat_id: str, *, user_id: str, summary: str, until: ChatState
     ) -> None:
         """Store a model's answer to :meth:`to_summarize`, unless the chat was changed since."""
@@ -288,11 +293,11 @@ class ContextManager:
         """
         summary = [entry for entry in context if "summary" in entry]
         turns = [entry for entry in context if "summary" not in entry]
-        kept = sum(count(entry["content"]) for entry in summary)
-        if kept > limit_tokens:
-            summary, kept = [], 0
+        summary_tokens = sum(count(entry["content"]) for entry in summary)
+        if summary_tokens > limit_tokens:
+            summary, summary_tokens = [], 0
         sizes = [count(entry["content"]) for entry in turns]
-        total, start = sum(sizes) + kept, 0
+        total, start = sum(sizes) + summary_tokens, 0
         while total > limit_tokens and start < len(turns):
             total -= sizes[start]
             start += 1
@@ -304,17 +309,17 @@ class ContextManager:
 
 
 def _prompt_that_fits(
-    fallen: list[tuple[Message, Message]],
-    ask: Callable[[Sequence[Message], int | None], Prompt],
+    trimmed: list[tuple[Message, Message]],
+    make_prompt: Callable[[Sequence[Message], int | None], Prompt],
     fits: Callable[[Prompt], bool],
 ) -> tuple[Prompt, Message]:
     """Return the prompt for the first exchanges that fit, and the last message in it.
 
     The messages of a single exchange are cut when they are too long.
     """
-    messages = [message for exchange in fallen for message in exchange]
+    messages = [message for exchange in trimmed for message in exchange]
     length: int | None = None
-    while not fits(prompt := ask(messages, length)):
+    while not fits(prompt := make_prompt(messages, length)):
         if len(messages) > 2:
             messages = messages[: len(messages) // 4 * 2]  # whole exchanges
             continue
@@ -325,9 +330,9 @@ def _prompt_that_fits(
 
 
 def _summary_prompt(
-    say: Translations,
+    texts: Translations,
     language: Language,
-    former: str,
+    previous: str,
     messages: Sequence[Message],
     length: int | None,
 ) -> Prompt:
@@ -335,10 +340,12 @@ def _summary_prompt(
 
     Each message is cut to ``length`` characters; None cuts nothing.
     """
-    lines = [say(message.sender, language, words=message.content[:length]) for message in messages]
-    begin = say("former", language, summary=former) + "\n\n" if former else ""
-    text = begin + "\n".join(lines) + "\n\n" + say("request", language)
-    return Prompt(say("task", language), (PromptMessage("user", text),), message=text)
+    lines = [
+        texts(message.sender, language, words=message.content[:length]) for message in messages
+    ]
+    before = texts("former", language, summary=previous) + "\n\n" if previous else ""
+    text = before + "\n".join(lines) + "\n\n" + texts("request", language)
+    return Prompt(texts("task", language), (PromptMessage("user", text),), message=text)
 
 
 def _trim_to_step(entries: list[Entry]) -> list[Entry]:

@@ -104,8 +104,8 @@ class Summarizer:
         info, asked = state.info, request.asked
         if asked is None:
             return
-        sent = (entry["position"] for entry in state.context if "position" in entry)
-        sent_from = min(sent, default=asked.position)
+        positions = (entry["position"] for entry in state.context if "position" in entry)
+        sent_from = min(positions, default=asked.position)
         try:
             for _ in range(_MAX_CALLS):
                 if not await self._summarize_next(info, request, chat_id, sent_from, clients):
@@ -126,9 +126,9 @@ class Summarizer:
         clients: ClientPool,
     ) -> bool:
         """Add the next exchanges to the summary. Return False if there are none."""
-        began, agent, user_id = self._clock(), request.agent, request.user_id
+        started_at, agent, user_id = self._clock(), request.agent, request.user_id
         client = await clients.open(info.spec)
-        wanted = await self._context_manager.to_summarize(
+        to_summarize = await self._context_manager.to_summarize(
             chat_id,
             user_id=user_id,
             language=language_of(agent),
@@ -137,21 +137,21 @@ class Summarizer:
                 prompt_tokens(prompt, client.count_tokens) + _MAX_SUMMARY_TOKENS <= info.context
             ),
         )
-        if wanted is None:
+        if to_summarize is None:
             return False
-        own = clients.user_pays(info)
+        user_pays = clients.user_pays(info)
         if self._layers is not None:
             client = self._layers.wrap_for_call(
-                client, CallContext(user_id, bypass_cache=True, user_key=own)
+                client, CallContext(user_id, bypass_cache=True, user_key=user_pays)
             )
         options = clients.options(info, max_tokens=_MAX_SUMMARY_TOKENS)
-        prompt = wanted.prompt
+        prompt = to_summarize.prompt
         if info.prompt == "transcript":
             prompt = Prompt(f"{prompt}\n\n", kind="transcript", stop=("\n\n",))
-        made = await client.generate(prompt, **asdict(options))
-        summary = redact(made.content.strip(), clients.keys.all_secrets)
-        await self._context_manager.keep_summary(
-            chat_id, user_id=user_id, summary=summary, until=wanted.until
+        completion = await client.generate(prompt, **asdict(options))
+        summary = redact(completion.content.strip(), clients.keys.all_secrets)
+        await self._context_manager.store_summary(
+            chat_id, user_id=user_id, summary=summary, until=to_summarize.until
         )
         record = Generation(
             user_id=user_id,
@@ -161,12 +161,12 @@ class Summarizer:
             provider=info.provider,
             model=info.name,
             status="ok",
-            prompt_tokens=made.usage.prompt_tokens,
-            completion_tokens=made.usage.completion_tokens,
-            cached_tokens=made.usage.cached_tokens,
-            total_ms=milliseconds(self._clock() - began),
-            cost=await cost_of(info, made.usage, client),
-            user_key=own,
+            prompt_tokens=completion.usage.prompt_tokens,
+            completion_tokens=completion.usage.completion_tokens,
+            cached_tokens=completion.usage.cached_tokens,
+            total_ms=milliseconds(self._clock() - started_at),
+            cost=await cost_of(info, completion.usage, client),
+            user_key=user_pays,
         )
         await asyncio.to_thread(self._record, GenerationResult(record, info.spec))
         return True

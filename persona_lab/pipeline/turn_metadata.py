@@ -25,8 +25,8 @@ async def cost_of(info: ModelInfo, usage: Usage, client: LLMClientInterface | No
     try:
         return await priced(info, usage, server=client.base_url if client else "")
     except Exception as error:  # noqa: BLE001 - a missing price must not fail the answer
-        about = {"event": "price_failed", "model": info.spec, "error_class": type(error).__name__}
-        log.warning("no price: %s", info.spec, extra=about)
+        fields = {"event": "price_failed", "model": info.spec, "error_class": type(error).__name__}
+        log.warning("no price: %s", info.spec, extra=fields)
         return None
 
 
@@ -36,7 +36,7 @@ def answer_metadata(state: TurnState, record: Generation) -> dict[str, Any]:
     # A rate-limited turn sent nothing: don't store its prompt.
     sent = None if isinstance(state.error, RateLimitError) else state.prompt
     changes = state.content_changes
-    about = {
+    metadata = {
         "model": state.model or record.model,
         "provider": record.provider,
         "spec": state.info.spec,
@@ -64,10 +64,10 @@ def answer_metadata(state: TurnState, record: Generation) -> dict[str, Any]:
         "changes": [change.as_dict() for change in changes],
     }
     if isinstance(state.error, ProviderError):
-        about["attempts"] = state.error.attempts
+        metadata["attempts"] = state.error.attempts
     if any(error is not state.error for error in state.failed):
-        about["fallback_from"] = [failed_attempt(error) for error in state.failed]
-    return about | (state.fallback_reply.metadata if state.fallback_reply is not None else {})
+        metadata["fallback_from"] = [failed_attempt(error) for error in state.failed]
+    return metadata | (state.fallback_reply.metadata if state.fallback_reply is not None else {})
 
 
 def sent_turns(prompt: Prompt | None) -> list[dict[str, str]]:
@@ -80,8 +80,8 @@ def message_metadata(message: Message | None) -> dict[str, Any]:
     """Return the metadata of the user's stored message."""
     if message is None:
         return {"user_message_id": ""}
-    moment = message.created_at.isoformat()
-    return {"user_message_id": message.id, "content": message.content, "timestamp": moment}
+    timestamp = message.created_at.isoformat()
+    return {"user_message_id": message.id, "content": message.content, "timestamp": timestamp}
 
 
 def failed_attempt(error: ProviderError) -> dict[str, Any]:

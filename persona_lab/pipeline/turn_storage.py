@@ -93,8 +93,8 @@ class TurnStorage:
             reply = await self.error_handler.handle(
                 error, request.message, request.agent, language=request.language
             )
-            noted = {k: v for k, v in reply.metadata.items() if k != "fallback"}
-            state.metadata = noted | state.metadata
+            error_metadata = {k: v for k, v in reply.metadata.items() if k != "fallback"}
+            state.metadata = error_metadata | state.metadata
 
     async def _store(
         self, request: TurnRequest, state: TurnState, store: Callable[[], Message | None]

@@ -88,5 +88,5 @@ class FailedWriteRetrier:
 
     def _drop(self, chat_id: str, reason: str = "too many wait") -> None:
         self._waiting.pop(chat_id, None)
-        about = {"event": "answer_lost", "chat_id": chat_id, "error_class": reason}
-        log.error("an answer is lost", extra=about)
+        fields = {"event": "answer_lost", "chat_id": chat_id, "error_class": reason}
+        log.error("an answer is lost", extra=fields)

@@ -393,7 +393,7 @@ async def test_what_fell_out_is_to_be_summed_up_once(
     text = wanted.prompt.message
     assert all(said in text for said in ("ユーザー：u0", "相手：a0", "u1", "a1"))
     assert "u2" not in text
-    await summarizing.keep_summary(
+    await summarizing.store_summary(
         talk.chat, user_id=talk.user, summary="四人で旅に出た。", until=wanted.until
     )
     assert await summarizing.to_summarize(talk.chat, **how) is None
@@ -416,7 +416,7 @@ async def summed_up(talk: Talk, summarizing: ContextManager, **how: Any) -> list
     where = {"user_id": talk.user, "language": "ja"}
     while (wanted := await summarizing.to_summarize(talk.chat, **where, **how)) is not None:
         texts.append(wanted.prompt.message)
-        await summarizing.keep_summary(
+        await summarizing.store_summary(
             talk.chat, user_id=talk.user, summary=f"S{len(texts)}", until=wanted.until
         )
         assert len(texts) < 100
@@ -460,7 +460,7 @@ async def test_a_summary_of_what_was_changed_meanwhile_is_not_kept(
     assert wanted is not None
     first = talk.store.messages(talk.chat, user_id=talk.user)[0]
     talk.store.update_message(first.id, user_id=talk.user, content="something else")
-    await summarizing.keep_summary(talk.chat, user_id=talk.user, summary="old", until=wanted.until)
+    await summarizing.store_summary(talk.chat, user_id=talk.user, summary="old", until=wanted.until)
     assert words(await summarizing.get_context(talk.chat, language="en"))[0] == "u2"
 
 
