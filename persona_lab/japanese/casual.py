@@ -203,6 +203,9 @@ class _CasualRewriter:
             form = conjugate_like(word, *verb)
             return (1, form) if form is not None else None
         meal = after.type == "助動詞-マス"  # いただきます, which to_plain leaves
+        given = word.lemma in ("くださる", "下さる", "いただく", "いただける")
+        if given and before.pos.startswith("名詞"):  # お時間いただく
+            return None
         if word.lemma in _CASUAL_VERBS and not before.is_verb() and not meal:
             form = conjugate_like(word, *_CASUAL_VERBS[word.lemma])
             return (1, form) if form is not None else None
@@ -247,7 +250,7 @@ class _CasualRewriter:
     def _rewrite_question(self) -> tuple[int, str] | None:
         word, before, after = self.word(), self.word(-1), self.word(1)
         if (word.surface, after.surface) == ("だろう", "か"):
-            return 2, "かな"
+            return 2, "だろう" if before.surface == "ん" else "かな"  # どうするんだろう
         if word.surface != "か" or word.pos != "助詞-終助詞":
             return None
         self.is_question = self.was_polite and after.surface == "。"

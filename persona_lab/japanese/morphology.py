@@ -24,10 +24,11 @@ _MAX_ANALYSIS_LENGTH = 10_000
 """Most characters of one analysis: SudachiPy takes up to 49,149 bytes."""
 _UNCHANGED_PARTS = re.compile(
     r"(?P<fence>`{3,}|(?m:^[ \t]*)~{3,}).*?(?:(?P=fence)|\Z)|`[^`\n]+`|https?://[^\s、。」』）)]+|(?<![\w.+-])[\w.+-]+@[\w-]+\.[\w.]+"
-    r"|「[^「」]*」|『[^『』]*』|“[^“”]*”|\"[^\"\n]*\"",
+    r"|「[^「」]*」|『[^『』]*』|“[^“”]*”|\"[^\"\n]*\""
+    r"|（[^（）]*）|\([^()]*\)|(?<!\*)\*[^*\s][^*\n]*\*(?!\*)",
     re.DOTALL,
 )
-"""Code, addresses and quotations, which are never rewritten."""
+"""Code, addresses, quotations and stage directions, which are never rewritten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,9 @@ def words_of(text: str, keep: Sequence[str] = ()) -> list[Word]:
             surface = text[first:last]
             at = last
             *pos, type_, form = morpheme.part_of_speech()
-            if lemma.endswith("ずる") and surface.endswith("じ"):  # 信じる, not 信ずる
+            if (
+                lemma.endswith("ずる") and surface[len(lemma) - 2 :][:1] == "じ"
+            ):  # 信じる, not 信ずる
                 lemma, type_ = lemma[:-2] + "じる", "上一段-ザ行"
             found.append(
                 Word(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from persona_lab.japanese.morphology import NO_WORD, Form, Word, conjugate, words_of
+from persona_lab.japanese.morphology import NO_WORD, Form, Word, conjugate, conjugate_like, words_of
 
 _HUMBLE = {
     "おる": ("いる", "上一段-ア行"),
@@ -21,6 +21,7 @@ _HUMBLE = {
     "かしこまる": ("分かる", "五段-ラ行"),
 }
 """Humble or polite verb → the plain verb, with its conjugation."""
+_RECEIVED = ("いただく", "頂く", "いただける", "頂ける")
 _RECEIVING_VERBS = ("くださる", "下さる", "いただく", "頂く", "いただける", "頂ける")
 _GREETINGS = ("ありがとう", "有り難う", "有難う", "おはよう", "お早う", "おめでとう", "お目出度う")
 QUESTION_WORDS = (
@@ -58,6 +59,7 @@ class _PlainRewriter:
     def rewrite(self) -> list[str]:
         steps = (
             self._rewrite_kudasatte,
+            self._rewrite_itadaku,
             self._rewrite_masu,
             self._rewrite_itashikaneru,
             self._rewrite_humble_te_form,
@@ -81,10 +83,35 @@ class _PlainRewriter:
         if not pauses and after.surface not in ("て", "た"):
             return False
         form: Form = "past" if after.surface == "た" else "te"
-        self._rewrite_prefixed_stem()
+        if not self._rewrite_prefixed_stem():
+            return False
         self.out.append(conjugate("くれる", "下一段-ラ行", form))
         self.at += 1 if pauses else 2
         return True
+
+    def _rewrite_itadaku(self) -> bool:
+        """Rewrite ご支持いただき as 支持してもらい, and お待ちいただけれ… as 待ってもらえれ…."""
+        word, after = self.word(), self.word(1)
+        if word.lemma not in _RECEIVED or word.form.startswith("命令形"):
+            return False
+        if after.type == "助動詞-マス" or not self._honours():
+            return False
+        lemma, type_ = _HUMBLE[word.lemma]
+        if after.surface in ("て", "た", "たら"):
+            said: str | None = conjugate(lemma, type_, "te")[:-1]
+        elif word.form.startswith("仮定形"):
+            said = "もらえれ" if lemma == "もらえる" else "もらえ"
+        else:
+            said = conjugate_like(word, lemma, type_)
+        if said is None or not self._rewrite_prefixed_stem():
+            return False
+        self.out.append(said)
+        self.at += 1
+        return True
+
+    def _honours(self) -> bool:
+        """Tell whether the word follows a noun of respect directly: ご支持いただく."""
+        return self.word(-2).surface in ("お", "ご", "御") or self.word(-1).surface == "ご覧"
 
     # ── 〜ます ──
 
@@ -119,19 +146,28 @@ class _PlainRewriter:
             pass
         else:
             lemma, type_ = _HUMBLE.get(verb.lemma, (verb.lemma, verb.type))
-            if verb.lemma in ("存じる", "存ずる") and before.surface != "と":
+            if verb.lemma in ("存じる", "存ずる") and before.is_adjective():  # 伺いたく存じます
+                self.out[-1] = before.lemma + "と"
+            elif verb.lemma in ("存じる", "存ずる") and before.surface != "と":
                 lemma, type_ = "知る", "五段-ラ行"
-            if verb.lemma in _RECEIVING_VERBS:
-                self._rewrite_prefixed_stem()
+            if verb.lemma in _RECEIVING_VERBS and not self._rewrite_prefixed_stem():
+                return False
             self.out.append(conjugate(lemma, type_, form))
         self.at += length
         return True
 
-    def _rewrite_prefixed_stem(self) -> None:
-        """Rewrite お待ちくださ… as 待ってくれ…, and ご連絡いただ… as 連絡してもら…."""
+    def _rewrite_prefixed_stem(self) -> bool:
+        """Rewrite お待ちくださ… as 待ってくれ…, and ご連絡いただ… as 連絡してもら….
+
+        Return whether the verb of giving may be rewritten: not after another noun, as in
+        お時間いただく.
+        """
         stem, prefix = self.word(-1), self.word(-2)
+        if stem.surface == "ご覧" and self.out[-1:] == ["ご覧"]:
+            self.out[-1] = "見て"
+            return True
         if prefix.surface not in ("お", "ご", "御") or stem.kept or len(self.out) < 2:
-            return
+            return not stem.pos.startswith("名詞")
         verb = stem if stem.is_verb() else verb_of_noun(stem)
         if stem.surface == "越し":
             self.out[-2:] = ["来て"]
@@ -139,6 +175,9 @@ class _PlainRewriter:
             self.out[-2:] = [conjugate(verb.lemma, verb.type, "te")]
         elif "サ変" in stem.pos:
             self.out[-2:] = [stem.surface + "して"]
+        else:
+            return not stem.pos.startswith("名詞")
+        return True
 
     def _masu_form(self, offset: int) -> tuple[Form | None, int]:
         """Return the form of ます at ``offset`` with its suffixes, and their number of words."""

@@ -47,6 +47,18 @@ _SLURRED_ENDS = {
     "ん": "ない",
 }
 """A slurred end before の → its standard form: 何してんの, 知らねえの, 知らんの."""
+_REQUESTED = frozenset(
+    """
+    待つ 来る くる 見る みる 見せる 聞く 聴く 聞かせる 教える 手伝う 助ける 座る すわる 入る
+    食べる 飲む 読む 書く 貸す かす 取る とる 持つ 開ける あける 閉める 急ぐ いそぐ 頑張る
+    がんばる やめる 止める 許す 信じる 任せる まかせる 言う いう 話す 答える 選ぶ 試す 使う
+    行く いく 帰る 休む 寝る 起きる 立つ 歩く 走る 止まる 離す 放す 離れる 触る 押す 引く
+    投げる 渡す 考える 忘れる 覚える 思い出す 落ち着く つける 付ける 下がる さがる 逃げる
+    隠れる 伏せる 送る 届ける 出す 買う 呼ぶ 頼る 頼む 黙る 笑う 泣く 怒る 続ける 始める 直す
+    治す 置く おく 回す 切る 消す 捨てる 探す 調べる 見つける する やる くれる
+    """.split()  # noqa: SIM905 - easier to read than 80 strings
+)
+"""Verbs that one asks somebody to do."""
 _EMPHATIC_PARTICLES = ("よ", "ね", "な", "なあ", "なぁ", "ぞ", "ぜ", "わ", "さ")
 _CONTRACTIONS = {
     "てる": "ている",
@@ -90,32 +102,42 @@ def to_polite(text: str, *, keep: Sequence[str] = ()) -> str:
     for at, word in enumerate(words):
         if not word.kept and (word.surface[:1] in _SENTENCE_ENDS or "\n" in word.surface):
             if at > start:
-                out += _rewrite_sentence(words[start:at], question=word.surface[:1] in "？?")
+                out += _rewrite_sentence(words[start:at], word.surface[:1])
             out.append(word.surface)
             start = at + 1
-    return "".join([*out, *_rewrite_sentence(words[start:], question=False)])
+    return "".join([*out, *_rewrite_sentence(words[start:], "")])
 
 
-def _rewrite_sentence(words: list[Word], *, question: bool) -> list[str]:
-    """Return a sentence, without its mark, in polite form."""
+def _rewrite_sentence(words: list[Word], mark: str) -> list[str]:
+    """Return a sentence, without its ``mark``, in polite form."""
     end = count_spoken_words(words)
     if not end:
         return [word.surface for word in words]
+    question = mark in ("？", "?")
+    breaks_off = mark == "…" or _is_dots(words[end:])
     closing = [word.surface for word in words[end:]]
     clauses: list[str] = []
     start = 0
     for at in range(1, end):  # one may end the sentence: そう思うけど。
         but = words[at]
         if but.surface == "、" and _is_inverted(words[start:at], words[at + 1 : at + 2]):
-            clauses += [*_Clause(words[start:at], final=True, question=False).rewrite(), "、"]
+            clauses += [*_Clause(words[start:at]).rewrite(), "、"]
             start = at + 1
         if but.surface in _BUT_PARTICLES and but.pos == "助詞-接続助詞" and not but.kept:
             clauses += [
-                *_Clause(words[start:at], final=False, question=False).rewrite(),
+                *_Clause(words[start:at], final=False).rewrite(),
                 but.surface,
             ]
             start = at + 1
-    return [*clauses, *_Clause(words[start:end], final=True, question=question).rewrite(), *closing]
+    last = _Clause(
+        words[start:end], question=question, breaks_off=breaks_off, exclaims=mark in ("！", "!")
+    )
+    return [*clauses, *last.rewrite(), *closing]
+
+
+def _is_dots(words: Sequence[Word]) -> bool:
+    """Tell whether words begin with an ellipsis."""
+    return "".join(word.surface for word in words[:3]).startswith(("…", "...", "・・", "‥"))
 
 
 def _is_inverted(words: Sequence[Word], after: Sequence[Word]) -> bool:
@@ -155,10 +177,20 @@ def count_spoken_words(words: Sequence[Word]) -> int:
 class _Clause:
     """A clause: ``words[:predicate_end]`` up to the end of its predicate, then particles."""
 
-    def __init__(self, words: list[Word], *, final: bool, question: bool) -> None:
+    def __init__(
+        self,
+        words: list[Word],
+        *,
+        final: bool = True,
+        question: bool = False,
+        breaks_off: bool = False,
+        exclaims: bool = False,
+    ) -> None:
         self.words = words
         self.final = final
         self.question = question
+        self.breaks_off = breaks_off
+        self.exclaims = exclaims
         self.predicate_end = len(words)
         while self.predicate_end and (
             words[self.predicate_end - 1].pos == "助詞-終助詞"
@@ -224,9 +256,7 @@ class _Clause:
                 else (0, "でしょうか", tail[2:] if tail[0] == "か" else tail[1:])
             )
         if tail[:1] == ["な"] and last.is_verb() and last.form.startswith(("終止", "連体")):
-            if self.question or not self.final:
-                return None
-            return 1, conjugate(last.lemma, last.type, "negative") + "でください", []
+            return self._forbidden(last)
         found = self._rewrite_ending()
         if found is None:
             return None
@@ -282,25 +312,71 @@ class _Clause:
         if last.type == "助動詞-ダ":
             if last.form.startswith("意志推量形"):
                 return 1, "でしょう"
-            if last.surface == "な" and before.is_verb():  # 言うな
-                return 2, conjugate(before.lemma, before.type, "negative") + "でください"
+            if last.surface == "な" and before.is_verb():
+                forbidden = self._forbidden(before)
+                return (2, forbidden[1]) if forbidden else None
             recalls = self._particles()[:1] == ["っけ"]
             return (1, "でした" if recalls else "です") if last.surface in ("だ", "な") else None
         if last.surface in ("て", "で") and last.pos == "助詞-接続助詞" and self.final:
             if third.surface in ("どう", "こう", "そう", "ああ"):  # どうして？
                 return (0, "です") if self.question else None
-            if before.is_verb() and before.lemma in _CONTRACTIONS:  # 待ってて
+            if not self._is_request():
+                return None
+            if before.lemma in _CONTRACTIONS:  # 待ってて
                 return 2, conjugate(*_expand_contraction(before), "te") + "ください"
-            if before.is_verb() or (before.type == "助動詞-ナイ" and last.surface == "で"):
-                return 1, last.surface + "ください"
+            return 1, last.surface + "ください"
+        if last.surface == "よう" and before.is_verb() and before.form.startswith("連用形"):
+            return 2, _masu_form(before, "volitional")  # 考えよう, taken for two words
+        if self.breaks_off and not self._particles():  # 確か…
             return None
         if last.pos.startswith("形状詞"):
             return 1, last.surface + "です"
         noun = last.pos.startswith(("名詞", "代名詞", "接尾辞")) or last.surface in ("そう", "どう")
         state = "形状詞可能" in last.pos and before.pos == "副詞"  # もう無理。
+        if self._calls():
+            return None
         if noun and self.final and (self.question or self._particles() or state):
             return 1, last.surface + "です"
         return None
+
+    def _forbidden(self, verb: Word) -> tuple[int, str, list[str]] | None:
+        """Rewrite 行くな！ as 行かないでください！.
+
+        な after a verb is more often a feeling (よく見えるな。), so only an exclamation with a verb
+        that one asks for counts.
+        """
+        if not self.exclaims or not self.final or not self._may_request(verb):
+            return None
+        return 1, conjugate(verb.lemma, verb.type, "negative") + "でください", []
+
+    def _may_request(self, verb: Word) -> bool:
+        subject = {"が", "は"} & {word.surface for word in self.words[: self.predicate_end]}
+        return verb.lemma in _REQUESTED and not subject
+
+    def _calls(self) -> bool:
+        """Tell whether the clause ends by calling somebody: 大丈夫かい、山田君？."""
+        surfaces = [word.surface for word in self.words[: self.predicate_end]]
+        comma = len(surfaces) - 1 - surfaces[::-1].index("、") if "、" in surfaces else 0
+        return comma > 0 and self.words[comma - 1].is_predicate()
+
+    def _is_request(self) -> bool:
+        """Tell whether a final て asks the listener to do something: 待って, 待ってて, 見てて.
+
+        Only verbs that are asked for count, without a subject and without dots after them:
+        落としてしまって… and 心を込めて ask for nothing.
+        """
+        before, earlier = self.word(2), self.word(3)
+        if self.breaks_off or self.question:
+            return False
+        if before.type == "助動詞-ナイ":  # 行かないで
+            return self.word().surface == "で" and earlier.lemma in _REQUESTED
+        verb = before
+        if verb.lemma in _CONTRACTIONS or verb.lemma in ("いる", "おく", "みる", "くる", "いく"):
+            back = 3
+            while self.word(back).surface in ("て", "で"):
+                back += 1
+            verb = self.word(back)
+        return self._may_request(verb)
 
     def _rewrite_past(self, before: Word, third: Word) -> tuple[int, str] | None:
         if before.is_verb():
@@ -323,7 +399,8 @@ class _Clause:
         if verb.surface == "じゃ":
             asks = earlier.is_adjective() or earlier.pos == "助詞-準体助詞"
             if asks and form == "negative":  # いいじゃない, 行くんじゃない？
-                return length, "ないですか" if self.question else "ないです"
+                asked = self.question and "か" not in self._particles()
+                return length, "ないですか" if asked else "ないです"
             return length + 1, "じゃ" + _masu_form(_ARU, form)
         return length, _masu_form(_ARU, form)
 
