@@ -1,9 +1,10 @@
 """Rewrite Japanese answers in the tone of the persona.
 
 ``templates/tones.yaml`` lists the tones: the names of a persona's tones that choose each of them,
-and the rules that rewrite a sentence. The unit is the sentence: a stream holds back the unfinished
-sentence only. A sentence that is in the tone already stays unchanged. So do quotations, code,
-tables, headings, addresses, names and text that isn't Japanese.
+and the rules that rewrite a sentence. Only speech is rewritten, see
+:mod:`persona_lab.responses.passages`. The unit is the sentence: a stream holds back the unfinished
+sentence, and a sentence of which it isn't known yet whether it is narration. A sentence that is in
+the tone already stays unchanged. So do names and text that isn't Japanese.
 
 SudachiPy is imported for the first Japanese sentence of a persona with a tone, not before.
 """
@@ -23,15 +24,13 @@ from persona_lab.db.tables import Agent
 from persona_lab.errors import TemplateError
 from persona_lab.japanese.rewrite import Rule, Rules
 from persona_lab.responses.changes import Edit, trim
-from persona_lab.responses.code_fences import CodeFenceTracker
 from persona_lab.responses.filters import Filter, Step
+from persona_lab.responses.passages import SENTENCE_MARKS, Kind, Passage, PassageParser
 from persona_lab.yaml_config import StrictModel, load
 
 _JAPANESE = re.compile("[\u3041-\u30ff\u3400-\u9fff]")
-_MAX_SENTENCE_LENGTH = 1000
-"""Characters after which the filter ends a sentence without a punctuation mark."""
-_LIST_ITEM = re.compile(r"\s*(?:[-*+・•]|\d+[.)．])\s")
-_SENTENCE_MARKS = "。！？!?…"
+_MAX_DOUBTFUL_LENGTH = 400
+"""Characters that wait at most until it is known whether they are speech or narration."""
 _PLACEHOLDERS = ("ending",)
 
 _Text = Annotated[str, Field(min_length=1)]
@@ -105,10 +104,10 @@ class Tone(StrictModel):
         from persona_lab.japanese.rewrite import rewrite
 
         endings_in_tone = (*self.already_matches, *(endings if self.takes_ending else ()))
-        if sentence.rstrip(_SENTENCE_MARKS + "」』）) 　\n♪～").endswith(endings_in_tone):
+        if sentence.rstrip(SENTENCE_MARKS + "」』）) 　\n♪～").endswith(endings_in_tone):
             return sentence
         text = sentence
-        if self.base == "polite" and not _is_bare_item(sentence):
+        if self.base == "polite":
             text = to_polite(sentence, keep=keep)
         elif self.base == "plain":
             text = to_plain(sentence, keep=keep)
@@ -118,16 +117,6 @@ class Tone(StrictModel):
             return text
         placeholders = {"ending": endings[0] if endings else ""}
         return rewrite(words_of(text, keep), self._compiled_rules, placeholders)
-
-
-def _is_bare_item(sentence: str) -> bool:
-    """Return whether a sentence is a list item without a full stop.
-
-    Such items are nouns or plain forms in polite text too.
-    """
-    return bool(_LIST_ITEM.match(sentence)) and not sentence.rstrip().endswith(
-        tuple(_SENTENCE_MARKS)
-    )
 
 
 class _File(StrictModel):
@@ -180,15 +169,11 @@ class ToneFilter(Filter):
         self._tone = tone
         self._keep = [name for name in (agent.name, *agent.catchphrases) if name.strip()]
         self._endings = [ending for ending in agent.sentence_endings if ending.strip()]
-        self._fences = CodeFenceTracker()
-        self._held = ""
-        self._ended = False
-        """Whether the sentence has its punctuation mark. Another mark may follow."""
-        self._quotes = ""
-        self._line_begins = True
-        self._raw_line = False
+        self._parser = PassageParser(agent.name)
+        self._waiting: list[Passage] = []
+        """Passages from the first on that is speech or narration: a later line may tell."""
         self._read = 0
-        """The number of characters before the held text."""
+        """The number of characters of the released passages."""
         self._edits: list[Edit] = []
 
     @property
@@ -198,63 +183,49 @@ class ToneFilter(Filter):
 
     def feed(self, text: str) -> str:
         """Read ``text``, and return the text that is finished."""
-        return "".join(map(self._feed_character, text))
+        return "".join(
+            self._take(passage) for character in text for passage in self._parser.feed(character)
+        )
 
     def finish(self) -> str:
-        """End the input, and return the last sentence."""
-        return self._release()
+        """End the input, and return the last sentences."""
+        last = "".join(map(self._take, self._parser.finish()))
+        return last + self._release()
 
     def edits(self, before: str, after: str) -> list[Edit]:
         """Return the edits that turned ``before`` into ``after``."""
         return self._edits
 
-    def _feed_character(self, character: str) -> str:
-        if self._raw_line or self._fences.open:
-            self._fences.feed(character)
-            self._read += 1
-            if character == "\n":
-                self._raw_line, self._line_begins = False, True
-            return character
-        out = ""
-        if self._ended and character not in _SENTENCE_MARKS + "」』）)”\n":
-            out = self._release()
-        self._held += character
-        if self._line_begins and (begun := self._held.lstrip(" 　\t")):
-            if begun.startswith(("|", "#", ">", "```", "~~~")):
-                return out + self._release(raw=True)
-            self._line_begins = begun in ("`", "``", "~", "~~")
-        if character == "\n":
-            return out + self._release()
-        self._track_quotes(character)
-        if not self._quotes:
-            self._ended = self._ended or character in _SENTENCE_MARKS
-            latin = character == " " and self._held[-2:-1] in (".", ":")
-            if latin and not _JAPANESE.search(self._held):
-                return out + self._release()
-        return out + (self._release() if len(self._held) >= _MAX_SENTENCE_LENGTH else "")
+    def _take(self, passage: Passage) -> str:
+        """Return the text that ``passage`` finishes.
 
-    def _track_quotes(self, character: str) -> None:
-        if character in _CLOSING_QUOTES and "`" not in self._quotes:
-            self._quotes += _CLOSING_QUOTES[character]
-        elif self._quotes.endswith(character):
-            self._quotes = self._quotes[:-1]
-        elif character in '`"' and "`" not in self._quotes:
-            self._quotes += character
+        A sentence that may be narration waits until the next sign of speech or of narration, if
+        the tone would change it.
+        """
+        narrative = self._parser.narrative
+        doubtful = passage.doubtful and not narrative
+        if not self._waiting and not (doubtful and self._rewritten(passage) != passage.text):
+            return self._write(passage)
+        self._waiting.append(passage)
+        length = sum(len(waiting.text) for waiting in self._waiting)
+        if narrative or (passage.is_said and not doubtful) or length > _MAX_DOUBTFUL_LENGTH:
+            return self._release()
+        return ""
 
-    def _release(self, *, raw: bool = False) -> str:
-        held, self._held = self._held, ""
-        self._ended, self._quotes = False, ""
-        self._raw_line = raw
-        self._line_begins = held.endswith("\n")
-        self._fences.feed(held)
+    def _release(self) -> str:
+        waiting, self._waiting = self._waiting, []
+        return "".join(map(self._write, waiting))
+
+    def _write(self, passage: Passage) -> str:
+        text = passage.text
         start = self._read
-        self._read += len(held)
-        if raw:
-            return held
-        text = self._tone.apply(held, keep=self._keep, endings=self._endings)
-        if text != held:
-            self._edits.append(trim(start, held, text))
-        return text
+        self._read += len(text)
+        if passage.kind is not Kind.SPEECH or (passage.doubtful and self._parser.narrative):
+            return text
+        rewritten = self._rewritten(passage)
+        if rewritten != text:
+            self._edits.append(trim(start, text, rewritten))
+        return rewritten
 
-
-_CLOSING_QUOTES = {"「": "」", "『": "』", "“": "”"}
+    def _rewritten(self, passage: Passage) -> str:
+        return self._tone.apply(passage.text, keep=self._keep, endings=self._endings)

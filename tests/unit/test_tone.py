@@ -11,10 +11,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.fakes import Visitor, says
+from support.negations import count_negations
+from support.roleplay import read_answers
 
 from persona_lab.db.tables import Agent
 from persona_lab.db.tables import Tone as ToneRow
 from persona_lab.errors import TemplateError
+from persona_lab.japanese import to_casual, to_plain, to_polite
 from persona_lab.japanese.morphology import sentences
 from persona_lab.responses.cleanup import LAST_STEPS, STEPS
 from persona_lab.responses.processor import ResponseProcessor
@@ -219,3 +222,70 @@ async def test_a_deployment_can_switch_tones_off(
     assert reply.content == kept
     assert reply.metadata["processing_applied"] == (["tone:敬語"] if on else [])
     assert visitor.thread()[-1][1] == kept
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("（扉に向かって歩き出す）\nそうだね。", "（扉に向かって歩き出す）\nそうですね。"),
+        ("（決意を込めて）行くよ。", "（決意を込めて）行きますよ。"),
+        ("*微笑む* そうだね。", "*微笑む* そうですね。"),
+        ("今日は（日曜だ）休みだ。", "今日は（日曜だ）休みです。"),
+        ("彼は頷く。\n「うん、そうだ」\n空を見る。", "彼は頷く。\n「はい、そうです」\n空を見る。"),
+        ("さくら「行くよ」", "さくら「行きますよ」"),
+        ("景色がよく見えるな。", "景色がよく見えるな。"),
+        ("そんなこと言うな。", "そんなこと言うな。"),
+        ("そこにあるな。気になるな。そう思うな。", "そこにあるな。気になるな。そう思うな。"),
+        ("動くな、みんな。", "動くな、みんな。"),
+        ("落としてしまって…。", "落としてしまって…。"),
+        ("消えて…いく。", "消えて…いきます。"),
+        ("心を込めて。", "心を込めて。"),
+        ("ちょっと待って！", "ちょっと待ってください！"),
+        ("大丈夫かい、山田君？", "大丈夫かい、山田君？"),
+        ("君を信じよう。", "君を信じましょう。"),
+        ("1. 水を入れる。\n2. 火をつける。", "1. 水を入れる。\n2. 火をつける。"),
+    ],
+)  # fmt: skip
+def test_only_what_is_said_becomes_polite(text: str, expected: str) -> None:
+    assert final(text, "敬語") == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("ご支持いただき、感謝します。", "支持してもらい、感謝する。"),
+        ("ご覧いただけます。", "見てもらえる。"),
+        ("ぜひ伺いたく存じます。", "ぜひ伺いたいと思う。"),
+        ("どうするんでしょうか。", "どうするんだろう。"),
+        ("お待ちいただければ幸いです。", "待ってもらえれば幸いだよ。"),
+        ("（頷きます）行きます。", "（頷きます）行く。"),
+    ],
+)
+def test_only_what_is_said_becomes_casual(text: str, expected: str) -> None:
+    assert final(text, "カジュアル") == expected
+
+
+def test_a_sentence_that_may_be_narration_waits_for_the_next_line() -> None:
+    stream = processor.open_stream(speaking("敬語"))
+    assert stream.feed("彼は静かに頷いた。") == ""
+    assert stream.feed("\n「行く」") == ""
+    assert stream.feed("\n空") == "彼は静かに頷いた。\n「行きます」\n"
+    stream = processor.open_stream(speaking("敬語"))
+    assert (
+        stream.feed("彼は静かに頷いた。私も頷いたよ。そ")
+        == "彼は静かに頷きました。私も頷きましたよ。"
+    )
+
+
+@pytest.mark.parametrize("convert", [to_polite, to_plain, to_casual])
+def test_no_conversion_of_a_real_sentence_adds_or_removes_a_negation(
+    convert: Callable[[str], str],
+) -> None:
+    checked = 0
+    for answer in read_answers():
+        for sentence in sentences(answer):
+            said = convert(sentence)
+            if said != sentence:
+                checked += 1
+                assert count_negations(said) == count_negations(sentence), (sentence, said)
+    assert checked > 200
