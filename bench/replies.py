@@ -13,9 +13,9 @@ import time
 from bench import Measured
 from persona_lab.db.tables import Agent, Role, Tone
 from persona_lab.japanese.morphology import sentences
-from persona_lab.responses.cleanup import LAST_STEPS, STEPS
 from persona_lab.responses.output_filter import OutputFilter
 from persona_lab.responses.processor import ResponseProcessor
+from persona_lab.responses.steps import ordered_steps
 from persona_lab.responses.tone import Tones
 from persona_lab.settings import ROOT
 
@@ -57,7 +57,7 @@ def _per_delta(processor: ResponseProcessor, agent: Agent, text: str) -> float:
 def measure() -> Measured:
     tones = Tones(ROOT / "templates" / "tones.yaml")
     guards = OutputFilter(ROOT / "templates" / "guards.yaml", lambda agent, reason: reason)
-    whole = ResponseProcessor([*STEPS, tones.step, guards.step, *LAST_STEPS])
+    whole = ResponseProcessor(ordered_steps(guards.step, tones))
     bare = ResponseProcessor()
     rows, missed = [], []
     for label, agent, text in (

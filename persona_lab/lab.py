@@ -36,9 +36,9 @@ from persona_lab.pipeline.input import InputValidator
 from persona_lab.pipeline.service import LLMService
 from persona_lab.prompts.builder import PromptBuilder
 from persona_lab.prompts.templates import PromptTemplateEngine
-from persona_lab.responses.cleanup import LAST_STEPS, STEPS
 from persona_lab.responses.output_filter import BlockReason, Moderator, OutputFilter
 from persona_lab.responses.processor import ResponseProcessor
+from persona_lab.responses.steps import ordered_steps
 from persona_lab.responses.tone import Tones
 from persona_lab.settings import Settings, load_settings
 from persona_lab.translations import Translations
@@ -198,8 +198,9 @@ def open_lab(
     fallback_texts = Translations(settings.templates_dir / "fallbacks.yaml")
     error_handler = ErrorHandler(fallback_texts)
     output_filter = _output_filter(clients, fallback_texts)
-    tone_steps = [tones.step] if settings.tone_adjustment else []
-    response_processor = ResponseProcessor([*STEPS, *tone_steps, output_filter.step, *LAST_STEPS])
+    response_processor = ResponseProcessor(
+        ordered_steps(output_filter.step, tones if settings.tone_adjustment else None)
+    )
     input_validator = InputValidator(settings.max_message_length)
     store = Store(settings.database_url)
     try:

@@ -227,4 +227,4 @@ STEPS = (
 )
 """The first steps of each answer."""
 LAST_STEPS = (Step("close_fence", CloseCodeFence),)
-"""The last steps of each answer, after tone and safety."""
+"""The last steps of each answer, after safety and tone."""

@@ -32,6 +32,7 @@ from persona_lab.responses.cleanup import LAST_STEPS, STEPS
 from persona_lab.responses.output_filter import OutputFilter
 from persona_lab.responses.pii import find_personal
 from persona_lab.responses.processor import ResponseProcessor
+from persona_lab.responses.steps import ordered_steps
 from persona_lab.responses.tone import Tones
 from persona_lab.settings import ROOT, Settings
 from persona_lab.unicode_text import to_storable
@@ -435,9 +436,8 @@ def persona(*roles: str, tones: tuple[str, ...] = (), **fields: object) -> Agent
 
 
 SUPPORT = persona("カスタマーサポート", greeting="窓口は0120-444-444です。")
-ALL = ResponseProcessor(
-    [*STEPS, Tones(ROOT / "templates" / "tones.yaml").step, output_filter().step, *LAST_STEPS]
-)
+TONES = Tones(ROOT / "templates" / "tones.yaml")
+ALL = ResponseProcessor(ordered_steps(output_filter().step, TONES))
 
 
 def final(text: str, agent: Agent | None = None) -> tuple[str, tuple[str, ...]]:
@@ -622,6 +622,28 @@ def test_changes_keep_no_part_of_what_is_masked(secret: str) -> None:
     assert not any(secret[at : at + 4] in kept for at in range(len(secret) - 3))
     assert all(change.was == MASK for change in processed.changes if change.step == "safety")
     assert any(change.step == "safety" for change in processed.changes)
+
+
+def test_a_tone_hides_no_listed_word_from_the_filter() -> None:
+    text = "殺すぞ。くたばれよ。死んでしまえ。殺す\nぞ。"
+    for tone in TONES.tones:
+        agent = persona(tones=tone.words[:1], sentence_endings=["にゃ"])
+        done = ALL.process(text, agent)
+        assert done.raw == f"{MASK}。{MASK}よ。{MASK}。{MASK}。", tone.name
+        assert done.content.count("＊＊＊") == 4, tone.name
+        assert "mask:word" in done.applied
+
+
+def test_a_tone_hides_no_advice_from_the_limits_of_a_role() -> None:
+    agent = persona("カスタマーサポート", tones=("博士",))
+    done = ALL.process("まず休みましょう。お薬を飲んでください。", agent)
+    assert "block:medical" in done.applied
+    assert done.raw == f"まず休みましょう。{MASK}"
+
+
+def test_a_listed_word_that_a_tone_completes_is_masked() -> None:
+    done = ALL.process("殺しますよ。", persona(tones=("博士",)))
+    assert (done.content, done.applied) == ("＊＊＊。", ("tone:博士", "mask:word"))
 
 
 def test_changes_keep_nothing_of_a_refused_answer() -> None:
