@@ -6,12 +6,8 @@ import logging
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from persona_lab.db.tables import Agent
-from persona_lab.types import Language, Reply
-
-if TYPE_CHECKING:
-    from persona_lab.translations import Translations
 from persona_lab.clients.error_mapping import map_error
+from persona_lab.db.tables import Agent
 from persona_lab.errors import (
     CircuitOpen,
     ConfigurationError,
@@ -21,6 +17,10 @@ from persona_lab.errors import (
     RateLimitError,
     errors_by_code,
 )
+from persona_lab.types import Language, Reply
+
+if TYPE_CHECKING:
+    from persona_lab.translations import Translations
 
 log = logging.getLogger("persona_lab.errors")
 
@@ -54,19 +54,19 @@ class ErrorHandler:
 
     def error_text(self, error: BaseException, language: str) -> str:
         """Return the text for ``error`` without a persona's frame, as a page shows it."""
-        ours = map_error(error)
-        details = dict(ours.details)
+        mapped = map_error(error)
+        details = dict(mapped.details)
         reason = f"reasons.{details.get('why')}"
         if reason in self._words:
             details["reason"] = self._fill_in(reason, language, details)
-        return self._fill_in(ours.code, language, details)
+        return self._fill_in(mapped.code, language, details)
 
     def _fill_in(self, key: str, language: str, details: dict[str, Any]) -> str:
-        blanks = {
+        values = {
             name: _UnknownValue() if details.get(name) in (None, "") else details[name]
             for name in self._words.placeholders(key)
         }
-        return self._words(key, language, **blanks)
+        return self._words(key, language, **values)
 
     async def handle(
         self,
@@ -94,42 +94,42 @@ class ErrorHandler:
             The answer. Its metadata has ``error`` (the text without a frame), ``error_type``,
             ``code`` and ``fallback=True``.
         """
-        ours = map_error(error)
+        mapped = map_error(error)
         persona = agent if isinstance(agent, Agent) else None
-        chosen = language or (persona.language if persona else "ja")
-        plain = self.error_text(ours, chosen)
+        text_language = language or (persona.language if persona else "ja")
+        text = self.error_text(mapped, text_language)
         if begun:
-            content = self._words("broken_off", chosen, words=plain)
+            content = self._words("broken_off", text_language, words=text)
         elif persona and persona.name:
-            content = self._words("persona", chosen, name=persona.name, words=plain)
+            content = self._words("persona", text_language, name=persona.name, words=text)
         else:
-            content = plain
+            content = text
         fields: dict[str, Any] = {
             "event": "answer_failed",
-            "code": ours.code,
-            "error": ours.type.value,
+            "code": mapped.code,
+            "error": mapped.type.value,
             "error_class": type(error).__name__,
             "agent_id": persona.id if persona else agent,
             "message_length": len(original_message),
         }
-        if isinstance(ours, ProviderError):
-            fields |= {"provider": ours.provider, "model": ours.model, "status": ours.status}
-        if type(ours) is PersonaLabError:
+        if isinstance(mapped, ProviderError):
+            fields |= {"provider": mapped.provider, "model": mapped.model, "status": mapped.status}
+        if type(mapped) is PersonaLabError:
             frames = traceback.extract_tb(error.__traceback__)
             fields["trace"] = [f"{at.filename}:{at.lineno} {at.name}" for at in frames]
             log.error("answer failed: %s", type(error).__name__, extra=fields)
         else:
-            log.warning("answer failed: %s", ours.code, extra=fields)
+            log.warning("answer failed: %s", mapped.code, extra=fields)
         metadata: dict[str, Any] = {
-            "error": plain,
-            "error_type": ours.type.value,
-            "code": ours.code,
+            "error": text,
+            "error_type": mapped.type.value,
+            "code": mapped.code,
             "fallback": True,
         }
-        if isinstance(ours, RateLimitError):
-            metadata |= {name: ours.details.get(name) for name in ("seconds", "lifts_at")}
-        elif isinstance(ours, RateLimited):
-            metadata["seconds"] = ours.retry_after
-        elif isinstance(ours, CircuitOpen):
-            metadata["seconds"] = ours.details.get("seconds")
+        if isinstance(mapped, RateLimitError):
+            metadata |= {name: mapped.details.get(name) for name in ("seconds", "lifts_at")}
+        elif isinstance(mapped, RateLimited):
+            metadata["seconds"] = mapped.retry_after
+        elif isinstance(mapped, CircuitOpen):
+            metadata["seconds"] = mapped.details.get("seconds")
         return Reply(content=content, metadata=metadata)

@@ -22,8 +22,7 @@ _HARMFUL_CHARACTERS = re.compile(
 _TAG_CHARACTERS = re.compile("(\U0001f3f4[\U000e0020-\U000e007f]+)|[\U000e0000-\U000e007f]+")
 """Invisible tag characters, which models read. Flags (🏴󠁧󠁢󠁥󠁮󠁧󠁿) use them too and stay."""
 
-
-SURPLUS = 10
+MAX_RAW_FACTOR = 10
 """A text longer than this multiple of the limit is refused before it is cleaned."""
 
 
@@ -48,7 +47,7 @@ class InputValidator:
         """
         if not isinstance(text, str):
             raise InputError(f"a message is text, not {type(text).__name__}")
-        if len(text) > SURPLUS * self.max_length:  # cleaning can't remove that much
+        if len(text) > MAX_RAW_FACTOR * self.max_length:  # cleaning can't remove that much
             raise MessageTooLong(length=len(text), limit=self.max_length)
         text = _HARMFUL_CHARACTERS.sub("", to_storable(text))
         text = _TAG_CHARACTERS.sub(lambda part: part[1] or "", text)
