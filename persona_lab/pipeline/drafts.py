@@ -22,7 +22,7 @@ _T = TypeVar("_T")
 class Draft:
     """The row of an answer while the answer grows. At most one write runs at a time.
 
-    The row is written :attr:`save_every` seconds after the first text, and then again as often as
+    The row is written ``save_every`` seconds after the first text, and then again and again while
     the text grows. An answer that is complete before that is written once.
     """
 

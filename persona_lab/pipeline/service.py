@@ -28,16 +28,15 @@ import copy
 import functools
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import TYPE_CHECKING, Any
-from weakref import WeakValueDictionary
 
 from persona_lab.clients.base import estimate_tokens
 from persona_lab.db.generations import GenerationResult
 from persona_lab.db.tables import Agent
-from persona_lab.errors import NotFound, StorageError
+from persona_lab.errors import StorageError
 from persona_lab.monitor.request_context import with_request_context
-from persona_lab.pipeline.drafts import finish_despite_cancel
+from persona_lab.pipeline.chat_turns import ChatTurns
 from persona_lab.pipeline.observers import Observer, store_and_notify
 from persona_lab.pipeline.prompt_size import build_fitting_prompt
 from persona_lab.pipeline.summaries import Summarizer
@@ -46,7 +45,6 @@ from persona_lab.pipeline.turn import Turn, TurnParts
 from persona_lab.pipeline.turn_metadata import language_of
 from persona_lab.pipeline.turn_state import TurnRequest
 from persona_lab.pipeline.turn_storage import TurnStorage
-from persona_lab.pipeline.write_retry import FailedWriteRetrier
 from persona_lab.types import Event, Language, Prompt, Reply
 
 if TYPE_CHECKING:
@@ -116,12 +114,10 @@ class LLMService:
         self.observers = tuple(observers)
         self.clock = clock
         self.save_every = save_every
-        self.chat_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        """The lock of each chat that has a turn. It lives as long as a turn holds it or waits."""
+        self.chat_turns = ChatTurns(store, retry_pause)
         self.summarizer = Summarizer(
             context_manager, layers=layers, clock=clock, record=self._record_summary
         )
-        self._failed_writes = FailedWriteRetrier(self.chat_locks, retry_pause)
 
     def with_clients(self, clients: ClientPool) -> LLMService:
         """Return a copy of the service that uses ``clients``, such as those with a visitor's keys.
@@ -135,7 +131,7 @@ class LLMService:
     async def aclose(self) -> None:
         """Cancel the running summaries, and retry the failed writes once more."""
         await self.summarizer.aclose()
-        await self._failed_writes.aclose()
+        await self.chat_turns.failed_writes.aclose()
 
     # ── turns with a chat ─────────────────────────────────────────────────────────────────
 
@@ -200,7 +196,13 @@ class LLMService:
         def begin(agent_id: str | None) -> TurnStart:
             return self.store.begin_turn(chat_id, user_id=user_id, content=text, agent_id=agent_id)
 
-        events = self._chat_turn(begin, chat_id, user_id, agent_id, target, language)
+        events = self.chat_turns.run(
+            chat_id,
+            user_id,
+            agent_id,
+            begin=begin,
+            answer=lambda start: self._chat_turn(start, user_id, target, language),
+        )
         async with contextlib.aclosing(events):
             async for event in events:
                 yield event
@@ -253,65 +255,20 @@ class LLMService:
             except StorageError:  # the next start of the app restores it
                 log.warning("a previous answer isn't restored", extra={"event": "restore_failed"})
 
-        events = self._chat_turn(begin, chat_id, user_id, None, target, language, restore=restore)
+        events = self.chat_turns.run(
+            chat_id,
+            user_id,
+            None,
+            begin=begin,
+            answer=lambda start: self._chat_turn(
+                start, user_id, target, language, regenerates=True
+            ),
+            restore=restore,
+        )
         async with contextlib.aclosing(events):
             async for event in events:
                 has_text |= event.type == "delta" and "fallback" not in event.metadata
                 yield event
-
-    async def _chat_turn(
-        self,
-        begin: Callable[[str | None], TurnStart],
-        chat_id: str,
-        user_id: str,
-        agent_id: str | None,
-        target: Target,
-        language: Language | None,
-        *,
-        restore: Callable[[], Awaitable[None]] | None = None,
-    ) -> AsyncGenerator[Event, None]:
-        """Run one turn of a chat after the turns before it.
-
-        Args:
-            begin: Stores or finds the message to answer. It is called on a thread with the agent
-                that the chat must have, or None.
-            chat_id: The chat.
-            user_id: The owner of the chat.
-            agent_id: The agent that the chat must have; None for any.
-            target: The models of the turn.
-            language: The language of error texts.
-            restore: Called when the answer has ended in any way, before the next turn begins. It
-                is given for a regeneration.
-        """
-        lock = self.chat_locks.setdefault(chat_id, asyncio.Lock())
-        if lock.locked():  # check before the wait: the chat may get a copy of its demo meanwhile
-            chat = await asyncio.to_thread(self.store.get_chat, chat_id, user_id=user_id)
-            if agent_id not in (None, chat.agent_id):
-                raise NotFound(kind="agent")
-            agent_id = None
-        async with contextlib.AsyncExitStack() as stack:
-            await stack.enter_async_context(lock)
-            await self._failed_writes.retry_now(chat_id)
-            if restore is not None:
-                stack.push_async_callback(lambda: finish_despite_cancel(restore()))
-            start = await finish_despite_cancel(asyncio.to_thread(begin, agent_id))
-            request = TurnRequest(
-                "chat",
-                user_id,
-                start.agent,
-                start.asked.content,
-                target=target,
-                language=language,
-                chat_id=chat_id,
-                asked=start.asked,
-                chat_state=start.state,
-                regenerates=restore is not None,
-            )
-            async with contextlib.aclosing(self._turn(request)) as events:
-                async for event in events:
-                    if event.type == "done":  # the answer is stored: let the next turn begin
-                        await stack.aclose()
-                    yield event
 
     # ── turns without a chat ──────────────────────────────────────────────────────────────
 
@@ -428,6 +385,30 @@ class LLMService:
 
     # ── the parts of a turn ───────────────────────────────────────────────────────────────
 
+    def _chat_turn(
+        self,
+        start: TurnStart,
+        user_id: str,
+        target: Target,
+        language: Language | None,
+        *,
+        regenerates: bool = False,
+    ) -> AsyncGenerator[Event, None]:
+        """Run one turn of a chat."""
+        request = TurnRequest(
+            "chat",
+            user_id,
+            start.agent,
+            start.asked.content,
+            target=target,
+            language=language,
+            chat_id=start.asked.chat_id,
+            asked=start.asked,
+            chat_state=start.state,
+            regenerates=regenerates,
+        )
+        return self._turn(request)
+
     def _turn(self, request: TurnRequest) -> AsyncGenerator[Event, None]:
         """Run one turn with the present parts of the service."""
         storage = TurnStorage(
@@ -436,7 +417,7 @@ class LLMService:
             context_manager=self.context_manager,
             summarizer=self.summarizer,
             error_handler=self.error_handler,
-            failed_writes=self._failed_writes,
+            failed_writes=self.chat_turns.failed_writes,
             observers=self.observers,
             clock=self.clock,
             save_every=self.save_every,

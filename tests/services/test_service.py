@@ -1105,7 +1105,7 @@ class ObservedLock(asyncio.Lock):
     def __init__(self, service: LLMService, chat_id: str) -> None:
         super().__init__()
         self.waited = asyncio.Event()
-        service.chat_locks[chat_id] = self
+        service.chat_turns.locks[chat_id] = self
 
     async def acquire(self) -> Literal[True]:
         if self.locked():
@@ -1146,7 +1146,7 @@ async def test_another_chat_does_not_wait_and_no_turn_is_remembered(make_lab: Ma
     where = visitor.where | {"chat_id": other.id}
     assert (await service.generate_response(message="別", **where)).content == "答え別"
     await held.aclose()
-    assert len(service.chat_locks) == 0
+    assert len(service.chat_turns.locks) == 0
 
 
 async def test_a_stream_that_was_read_as_far_as_its_end_holds_nobody_up(make_lab: MakeLab) -> None:
@@ -1194,7 +1194,7 @@ async def test_a_message_that_waits_can_be_taken_back_and_is_not_kept(make_lab: 
     await collect(held)
     assert [content for _, content, _ in visitor.thread()] == ["一つめ", "答え一つめ"]
     del lock
-    assert len(service.chat_locks) == 0
+    assert len(service.chat_turns.locks) == 0
 
 
 async def test_a_stranger_is_refused_at_once_where_a_turn_is_under_way(make_lab: MakeLab) -> None:
