@@ -183,7 +183,7 @@ async def test_only_the_last_chunk_tells_usage_finish_and_model(wire: Wire) -> N
     assert last.model.startswith(wire.name)
 
 
-async def test_cached_tokens_are_part_of_the_prompts_tokens_and_told_apart(http: HttpWire) -> None:
+async def test_usage_counts_cached_tokens_as_part_of_the_prompt(http: HttpWire) -> None:
     last = (await chunks_of(http.answering()))[-1]
     assert last.usage is not None
     assert replace(last.usage, written_tokens=0) == COUNTED
@@ -249,7 +249,7 @@ async def test_a_harmless_cause_stays_behind_our_error(http: HttpWire) -> None:
     assert getattr(error.__cause__, "status_code", None) == 500
 
 
-async def test_a_key_that_no_header_can_hold_is_a_bad_key_and_is_never_sent(
+async def test_client_sends_no_key_when_a_header_cannot_hold_it(
     http: HttpWire,
 ) -> None:
     http.settings = {http.key: "sk-かぎ\nx"}
@@ -258,7 +258,7 @@ async def test_a_key_that_no_header_can_hold_is_a_bad_key_and_is_never_sent(
     assert http.requests == []
 
 
-async def test_the_seconds_that_a_provider_asks_for_are_kept(http: HttpWire) -> None:
+async def test_rate_limited_keeps_the_retry_after_seconds(http: HttpWire) -> None:
     error = await failure_of(http.failing("429"))
     assert isinstance(error, RateLimited)
     assert (error.status, error.retry_after) == (429, 7.0)
@@ -285,7 +285,7 @@ async def test_an_answer_without_a_word_is_invalid(wire: Wire, content: str) -> 
 
 
 @pytest.mark.parametrize("reason", ["content_filter", "refusal"])
-async def test_what_a_filter_or_the_model_declined_is_refused_whatever_was_said(
+async def test_client_raises_refused_when_a_filter_or_model_declines(
     wire: Wire, reason: str
 ) -> None:
     with pytest.raises(Refused):
@@ -302,7 +302,7 @@ async def test_an_empty_answer_is_invalid(faulty: Wire) -> None:
         await client.generate(PROMPT)
 
 
-async def test_a_model_without_eyes_says_so_instead_of_answering_blindly(wire: Wire) -> None:
+async def test_client_raises_no_vision_when_the_model_takes_no_images(wire: Wire) -> None:
     with pytest.raises(NoVision):
         await chunks_of(wire.answering(), PICTURED)
     assert wire.requests == []
@@ -348,7 +348,7 @@ async def at(http: HttpWire, url: str) -> LLMClientInterface:
     return http.client_class(http.info(), settings, http_client=plain)
 
 
-async def test_a_server_that_accepts_no_connection_is_given_up_at_its_own_bound(
+async def test_client_ends_at_connect_timeout_when_nobody_accepts(
     http: HttpWire,
 ) -> None:
     with nobody_accepts() as url:
@@ -363,7 +363,7 @@ async def test_a_server_that_accepts_no_connection_is_given_up_at_its_own_bound(
     ("bound", "limit", "then"),
     [("timeout", 0.1, "hang"), ("idle_timeout", 0.1, "hang"), ("total_timeout", 0.8, "drip")],
 )
-async def test_each_bound_on_waiting_ends_the_answer_and_the_connection(
+async def test_each_timeout_ends_the_answer_and_the_connection(
     http: HttpWire, bound: str, limit: float, then: Any
 ) -> None:
     begun = http.answer()[: http.events_to_first_word]
@@ -381,7 +381,7 @@ async def test_each_bound_on_waiting_ends_the_answer_and_the_connection(
 
 
 @pytest.mark.parametrize("then", ["drop", "hang"])
-async def test_what_befalls_a_connection_after_the_end_costs_nothing_of_the_answer(
+async def test_answer_is_whole_when_the_connection_fails_after_its_end(
     http: HttpWire, then: Any
 ) -> None:
     *answer, _ = http.answer()  # all but what closes the stream
@@ -468,7 +468,7 @@ def clients(
 
 
 @pytest.mark.parametrize("provider", ["openai", "anthropic", "mock"])
-async def test_whatever_names_are_typed_a_provider_is_connected_to_once(
+async def test_pool_connects_to_a_provider_once_for_all_models(
     monkeypatch: pytest.MonkeyPatch, provider: str
 ) -> None:
     kept: list[LLMClientInterface] = []
@@ -528,11 +528,11 @@ async def test_a_new_provider_is_one_file_and_one_line(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(("name", "free"), [("mock", True), ("local", True), ("openai", False)])
-def test_a_provider_says_whether_its_tokens_are_free(name: str, free: bool) -> None:
+def test_model_info_is_free_for_mock_and_local_only(name: str, free: bool) -> None:
     assert ModelInfo(provider=name, name="x").free is free
 
 
-def test_the_table_of_providers_names_settings_that_exist() -> None:
+def test_providers_name_settings_that_exist() -> None:
     assert {provider.name for provider in list_providers()} == set(settings_module.PROVIDER_NAMES)
     for provider in list_providers():
         keys = (
@@ -552,7 +552,7 @@ def test_provider_declarations_load_no_sdk() -> None:
 
 
 @pytest.mark.parametrize("name", ["openai", "anthropic"])
-async def test_a_provider_asks_for_its_key_unless_another_server_is_set(name: str) -> None:
+async def test_pool_needs_a_key_unless_another_server_is_set(name: str) -> None:
     bare = Catalog(Settings().data_dir / "models.yaml")
     with pytest.raises(MissingKey) as missing:
         await ClientPool(Settings(), bare).open(f"{name}:x")
@@ -697,7 +697,7 @@ async def test_openais_finish_reasons_become_ours(
     assert chunks[-1].finish_reason == ours
 
 
-async def test_a_refusals_own_words_are_not_the_personas(openai: OpenAIWire) -> None:
+async def test_refusal_text_is_not_part_of_the_answer(openai: OpenAIWire) -> None:
     events = [
         openai.delta(role="assistant", refusal=""),
         openai.delta(refusal="I'm sorry"),
@@ -715,13 +715,13 @@ async def test_a_server_that_counts_nothing_is_estimated(openai: OpenAIWire) -> 
     assert last.usage.completion_tokens > 0
 
 
-async def test_a_count_that_comes_before_the_end_is_kept(openai: OpenAIWire) -> None:
+async def test_usage_is_kept_when_it_comes_before_the_end(openai: OpenAIWire) -> None:
     events = [openai.delta(content="はい"), openai.counted(COUNTED), openai.delta("stop")]
     assert (await chunks_of(openai.streaming(events)))[-1].usage == COUNTED
 
 
 @pytest.mark.parametrize("code", [502, "server_error"])
-async def test_an_error_event_is_known_by_the_code_in_its_body(
+async def test_error_event_is_mapped_by_the_code_in_its_body(
     openai: OpenAIWire, code: int | str
 ) -> None:
     event = openai.event(error={"code": code, "message": "gone"})
@@ -831,7 +831,7 @@ class Clock:
         self.now += seconds + self.late
 
 
-async def test_the_mock_says_in_the_messages_language_that_it_is_one() -> None:
+async def test_mock_answers_in_the_language_of_the_message() -> None:
     english = Prompt(system="あなたはミナです。", turns=(PromptMessage("user", "Hello there"),))
     assert "no model was asked" in (await mock("echo").generate(english)).content
     assert "練習用" in (await mock("echo").generate(PROMPT)).content
@@ -839,20 +839,20 @@ async def test_the_mock_says_in_the_messages_language_that_it_is_one() -> None:
     assert "練習用" in (await mock("echo").generate(wordless)).content
 
 
-async def test_the_mock_repeats_the_message_whatever_is_in_it() -> None:
+async def test_mock_repeats_any_message() -> None:
     odd = "{message} {0} %s 😊\n次の行"
     answer = await mock("echo").generate(replace(PROMPT, message=odd))
     assert odd in answer.content
 
 
-async def test_the_mock_never_sleeps_unless_told_to() -> None:
+async def test_mock_does_not_sleep_by_default() -> None:
     async def never(seconds: float) -> None:
         raise AssertionError(seconds)
 
     assert len(await chunks_of(mock("echo?tokens=500", sleep=never))) == 501
 
 
-async def test_the_mocks_pace_does_not_drift_though_every_sleep_is_late() -> None:
+async def test_mock_rate_does_not_drift_when_sleeps_are_late() -> None:
     clock = Clock(late=0.003)
     times = []
     client = mock("echo?rate=100&first=5&tokens=200", clock=clock, sleep=clock.sleep)
@@ -864,7 +864,7 @@ async def test_the_mocks_pace_does_not_drift_though_every_sleep_is_late() -> Non
     assert times[-1] == pytest.approx(5 + 199 / 100, abs=0.01)
 
 
-async def test_the_mock_is_as_long_as_told_and_no_longer_than_allowed() -> None:
+async def test_mock_has_the_tokens_of_its_name_up_to_max_tokens() -> None:
     chunks = await chunks_of(mock("echo?tokens=200"), options=Options(max_tokens=20))
     assert len(chunks) == 21
     assert chunks[-1].finish_reason == "length"
@@ -872,7 +872,7 @@ async def test_the_mock_is_as_long_as_told_and_no_longer_than_allowed() -> None:
     assert chunks[-1].usage.completion_tokens == 20
 
 
-async def test_the_mock_fails_after_as_many_tokens_as_told() -> None:
+async def test_mock_fails_after_the_tokens_of_its_name() -> None:
     got = []
     with pytest.raises(RateLimited):
         async for chunk in mock("echo?fail=rate_limit&after=3").stream(PROMPT, OPTIONS):
@@ -923,7 +923,7 @@ def test_a_mock_that_does_not_exist_is_an_unknown_model(name: str) -> None:
 
 
 @pytest.mark.parametrize("spec", [5, None, "openai:\ud800", "\ud800"])
-def test_what_is_no_name_of_a_model_is_an_unknown_model(spec: object) -> None:
+def test_catalog_raises_unknown_model_when_the_name_is_malformed(spec: object) -> None:
     catalog = Catalog(Settings().data_dir / "models.yaml")
     with pytest.raises(UnknownModel) as told:
         catalog.find(spec)  # type: ignore[arg-type]

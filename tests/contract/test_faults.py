@@ -249,7 +249,7 @@ def acts_of(wire: HttpWire, row: Row) -> list[Act]:
 
 
 @pytest.mark.parametrize("row", MATRIX, ids=lambda row: row.fault)
-async def test_each_fault_has_its_class_its_tries_its_words_and_what_is_kept(
+async def test_fault_has_its_error_retries_text_and_stored_answer(
     house: Open, wire: HttpWire, row: Row
 ) -> None:
     at = await house(wire, acts_of(wire, row), **row.patience)
@@ -271,7 +271,7 @@ async def test_each_fault_has_its_class_its_tries_its_words_and_what_is_kept(
 
 
 @pytest.mark.parametrize("row", MATRIX, ids=lambda row: row.fault)
-async def test_another_model_answers_where_no_word_had_come_and_nobody_refused(
+async def test_fallback_answers_when_no_text_had_come_and_none_refused(
     house: Open, wire: HttpWire, row: Row
 ) -> None:
     at = await house(wire, acts_of(wire, row), **row.patience, llm_fallback="mock:echo")
@@ -292,7 +292,7 @@ async def test_another_model_answers_where_no_word_had_come_and_nobody_refused(
 
 
 @pytest.mark.parametrize("faults", [["503"], ["429", "500"], ["drop before the first token"]])
-async def test_an_answer_after_faults_is_whole_and_tells_how_often_was_asked(
+async def test_answer_is_whole_and_counts_attempts_after_faults(
     house: Open, wire: HttpWire, faults: list[str]
 ) -> None:
     acts = [*(act(wire, fault) for fault in faults), Act(wire.answer())]
@@ -305,7 +305,7 @@ async def test_an_answer_after_faults_is_whole_and_tells_how_often_was_asked(
     assert not {"fallback", "fallback_from"} & reply.metadata.keys()
 
 
-async def test_pauses_grow_by_chance_within_their_bounds_and_honour_retry_after(
+async def test_retry_pauses_grow_within_bounds_and_honour_retry_after(
     house: Open, wire: HttpWire
 ) -> None:
     at = await house(wire, [act(wire, "503"), act(wire, "429, Retry-After: 7"), act(wire, "500")])
@@ -314,7 +314,7 @@ async def test_pauses_grow_by_chance_within_their_bounds_and_honour_retry_after(
     assert 7 <= at.slept[1] <= 8
 
 
-async def test_a_model_that_is_down_is_not_asked_again_until_the_pause_is_over(
+async def test_open_circuit_blocks_requests_until_the_cooldown_ends(
     house: Open, wire: HttpWire
 ) -> None:
     at = await house(wire, [act(wire, "500")], llm_retries=0, llm_breaker_failures=2)
@@ -335,7 +335,7 @@ async def test_a_model_that_came_back_answers_again(house: Open, wire: HttpWire)
     assert at.circuits == ["closed"]
 
 
-async def test_a_reader_who_leaves_closes_the_connection_and_opens_no_circuit(
+async def test_leaving_reader_closes_connection_and_opens_no_circuit(
     house: Open, wire: HttpWire
 ) -> None:
     at = await house(wire, [act(wire, "hang between tokens")])

@@ -133,7 +133,7 @@ def test_every_endpoint_and_parameter_is_described(client: Client) -> None:
             assert described, f"{name}: {parameter['parameter_name']} isn't described"
 
 
-def test_the_models_are_listed_with_the_default_first_and_whether_they_can_answer(
+def test_list_models_has_the_default_first_and_availability(
     client: Client,
 ) -> None:
     listed = client.predict(api_name="/list_models")
@@ -208,9 +208,7 @@ def pieces(persona: dict[str, Any]) -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize("persona_is_kept", slow_after(1, [True, False]))
-def test_each_span_of_the_preview_holds_its_fields_own_text(
-    client: Client, persona_is_kept: bool
-) -> None:
+def test_preview_span_holds_the_text_of_its_field(client: Client, persona_is_kept: bool) -> None:
     for persona in [*client.predict(api_name="/list_personas"), {**WHOLE, "id": ""}]:
         if persona_is_kept and persona["id"]:
             preview = client.predict(persona["id"], "やあ", api_name="/preview_prompt")
@@ -302,7 +300,7 @@ def test_an_answer_comes_in_pieces_and_ends_whole(client: Client) -> None:
     assert steps[-1]["metadata"]["usage"]["completion_tokens"] == 60
 
 
-def test_a_conversation_goes_on_is_kept_and_can_be_deleted_and_brought_back(
+def test_chat_is_continued_stored_deleted_and_restored(
     client: Client,
 ) -> None:
     persona = demo(client)["id"]
@@ -352,7 +350,7 @@ def test_another_answer_takes_the_place_of_the_last(client: Client) -> None:
     assert [m["content"] for m in kept] == ["やあ", again["content"]]
 
 
-def test_a_client_that_stops_listening_leaves_the_half_answer_marked(client: Client) -> None:
+def test_partial_answer_is_marked_when_the_client_leaves(client: Client) -> None:
     slow = "mock:echo?rate=20&tokens=2000"
     job = client.submit("やあ", demo(client)["id"], "", slow, api_name="/chat")
     chat = next(step["chat_id"] for step in job if step["content"])
@@ -364,7 +362,7 @@ def test_a_client_that_stops_listening_leaves_the_half_answer_marked(client: Cli
     assert answer["content"]
 
 
-def test_a_persona_that_is_not_kept_can_be_tried_and_nothing_is_kept_of_it(
+def test_try_message_takes_an_unsaved_persona_and_stores_nothing(
     client: Client,
 ) -> None:
     before = client.predict(api_name="/list_personas")
@@ -388,7 +386,7 @@ def test_columns_answer_at_the_same_time(client: Client) -> None:
     assert all(c["metadata"]["usage"]["completion_tokens"] == 60 for c in snapshots[-1])
 
 
-def test_a_column_that_fails_says_why_and_leaves_the_others_alone(client: Client) -> None:
+def test_compare_answers_other_columns_when_one_fails(client: Client) -> None:
     models = [ECHO, "openai:gpt-x", "nobody:x", f"{ECHO}?fail=rate_limit"]
     *_, cells = client.submit("やあ", models, [demo(client)["id"]], api_name="/compare")
     assert [c["state"] for c in cells] == ["done", "failed", "failed", "failed"]
@@ -403,7 +401,7 @@ def test_a_column_that_fails_says_why_and_leaves_the_others_alone(client: Client
 # ── insights ──────────────────────────────────────────────────────────────────────────────
 
 
-def test_what_was_answered_is_told_in_figures_by_persona_model_and_day(client: Client) -> None:
+def test_insights_has_figures_by_persona_model_and_day(client: Client) -> None:
     persona = client.predict(WHOLE, api_name="/save_persona")
     first = client.predict("やあ", persona["id"], api_name="/chat")
     client.predict("やあ", persona["id"], "", f"{ECHO}?fail=timeout", api_name="/chat")
@@ -424,7 +422,7 @@ def test_what_was_answered_is_told_in_figures_by_persona_model_and_day(client: C
     assert told["zone"] == "Asia/Tokyo"
 
 
-def test_a_visitor_without_answers_has_none_and_never_sees_anothers(connect: Connect) -> None:
+def test_insights_has_only_the_visitors_generations(connect: Connect) -> None:
     theirs, stranger = Mine(connect()), connect()
     told = stranger.predict("all", api_name="/insights")
     assert told["total"]["answers"] == 0
@@ -441,9 +439,7 @@ def test_a_visitor_without_answers_has_none_and_never_sees_anothers(connect: Con
 
 
 @pytest.mark.parametrize("language", slow_after(1, ["ja", "en"]))
-def test_a_message_that_cannot_be_sent_is_refused_and_nothing_is_kept(
-    connect: Connect, language: str
-) -> None:
+def test_invalid_message_is_refused_and_not_stored(connect: Connect, language: str) -> None:
     client = connect(language)
     persona = demo(client)["id"]
     for message, words in (
@@ -458,7 +454,7 @@ def test_a_message_that_cannot_be_sent_is_refused_and_nothing_is_kept(
 
 @pytest.mark.parametrize("language", slow_after(1, ["ja", "en"]))
 @pytest.mark.parametrize("model", slow_after(1, ["nobody:x", "x", ":"]))
-def test_an_unknown_provider_is_refused_and_nothing_is_kept(
+def test_unknown_provider_is_refused_and_nothing_is_stored(
     connect: Connect, language: str, model: str
 ) -> None:
     client = connect(language)
@@ -468,7 +464,7 @@ def test_an_unknown_provider_is_refused_and_nothing_is_kept(
 
 
 @pytest.mark.parametrize("language", slow_after(1, ["ja", "en"]))
-def test_a_failing_model_is_excused_in_the_clients_language_and_the_message_is_kept(
+def test_message_is_stored_and_error_translated_when_model_fails(
     connect: Connect, language: str
 ) -> None:
     client = connect(language)
@@ -510,7 +506,7 @@ def test_only_model_files_that_the_deployment_names_are_opened(client: Client) -
         ],
     ),
 )
-def test_a_persona_that_cannot_be_kept_is_refused_by_its_field(
+def test_save_persona_names_the_field_when_it_is_invalid(
     client: Client, persona: dict[str, Any], field: str
 ) -> None:
     before = client.predict(api_name="/list_personas")
@@ -593,7 +589,7 @@ def test_half_a_surrogate_pair_is_refused_or_left_out(served: Served, client: Cl
 
 @pytest.mark.parametrize("full", [DiskFull(), StorageError()])
 @pytest.mark.parametrize("language", ["ja", "en"])
-async def test_a_new_visitor_is_told_that_the_database_takes_nothing(
+async def test_new_visitor_gets_an_error_when_the_database_fails(
     make_lab: Callable[..., Lab], monkeypatch: pytest.MonkeyPatch, full: StorageError, language: str
 ) -> None:
     lab = make_lab()
@@ -611,7 +607,7 @@ async def test_a_new_visitor_is_told_that_the_database_takes_nothing(
     assert told.value.print_exception is False
 
 
-async def test_an_unexpected_error_is_logged_by_its_place_and_not_by_its_text(
+async def test_unexpected_error_is_logged_with_place_but_not_text(
     make_lab: Callable[..., Lab], caplog: pytest.LogCaptureFixture
 ) -> None:
     request: Any = SimpleNamespace(session_hash="s", cookies={}, headers={})
@@ -630,7 +626,7 @@ def test_an_id_that_is_no_text_is_refused_as_such(client: Client) -> None:
         assert words in (said("invalid_input", "ja"), said("not_found", "ja"))
 
 
-def test_a_conversation_with_a_deleted_persona_is_refused_in_words_and_stays(
+def test_chat_is_refused_but_kept_when_its_persona_is_deleted(
     client: Client,
 ) -> None:
     persona = client.predict(WHOLE, api_name="/save_persona")["id"]
@@ -807,9 +803,7 @@ def page(served: Served) -> Iterator[Page]:
         yield Page(http)
 
 
-def test_no_event_of_the_page_tells_or_changes_anything_of_anothers(
-    page: Page, connect: Connect
-) -> None:
+def test_page_event_neither_shows_nor_changes_data_of_others(page: Page, connect: Connect) -> None:
     theirs = Mine(connect())
     before = theirs.state()
     for event, told in told_of(page, theirs.persona, theirs.chat).items():
@@ -818,9 +812,7 @@ def test_no_event_of_the_page_tells_or_changes_anything_of_anothers(
     assert theirs.state() == before
 
 
-def test_the_events_of_the_page_answer_anothers_ids_as_they_answer_missing_ones(
-    served: Served, connect: Connect
-) -> None:
+def test_page_event_treats_ids_of_others_like_missing_ids(served: Served, connect: Connect) -> None:
     theirs = Mine(connect())
     told = []
     for persona, chat in ((theirs.persona, theirs.chat), (NOBODY, NOBODY)):
@@ -835,7 +827,7 @@ def anonymous(told: str) -> str:
     return re.sub(r"pl_[\w-]{43}|[0-9a-f]{32}|\d+(\.\d+)?(e-\d+)?|null", "#", told.splitlines()[-1])
 
 
-def test_the_events_of_the_page_do_tell_their_own_visitor(page: Page, connect: Connect) -> None:
+def test_page_events_show_the_visitors_own_data(page: Page, connect: Connect) -> None:
     mine = Mine(connect(cookie=f"{COOKIE}={page.http.cookies[COOKIE]}"))
     told = "".join(told_of(page, mine.persona, mine.chat).values())
     assert mine.secret in told

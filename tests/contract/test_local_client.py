@@ -102,7 +102,7 @@ def sent(client: LocalClient, prompt: Prompt, path: Path) -> str:
     return text.replace("\u2581", " ")
 
 
-async def test_a_file_that_would_end_the_process_is_told_as_damaged(tmp_path: Path) -> None:
+async def test_probe_reports_a_damaged_file_that_would_end_the_process(tmp_path: Path) -> None:
     fatal = tiny_gguf.write(tmp_path / "fatal.gguf", fatal=True)
     with pytest.raises(ModelUnavailable) as refused:
         probe(fatal)
@@ -166,7 +166,7 @@ async def test_what_was_read_ahead_costs_the_message_only(
     assert last.usage.prompt_tokens - last.usage.cached_tokens < 40
 
 
-async def test_who_waits_for_their_turn_is_counted_until_it_comes(base: Path) -> None:
+async def test_waiting_counts_the_queued_requests(base: Path) -> None:
     one, long = client(base), Options(temperature=0, max_tokens=200)
     await one.load()
     asked = [Prompt(f"{number}：", kind="transcript") for number in range(MAX_RUNNING + 3)]
@@ -222,7 +222,7 @@ async def test_local_client_maps_error_when_engine_step_fails(
     assert (await said(one, TRANSCRIPT))[-1].finish_reason
 
 
-async def test_a_client_whose_memory_went_to_another_loads_its_model_again(
+async def test_client_loads_its_model_again_when_it_was_unloaded(
     base: Path, tmp_path: Path
 ) -> None:
     room = {"local_memory": 1 + ENGINE_OVERHEAD_BYTES // 1_000_000, "local_context": 512}
@@ -303,7 +303,7 @@ async def test_silence_longer_than_the_timeout_is_a_timeout(base: Path) -> None:
         await said(one, TRANSCRIPT, Options(temperature=0, timeout=0))
 
 
-async def test_too_long_a_prompt_says_how_long(base: Path) -> None:
+async def test_context_too_long_has_the_prompts_tokens(base: Path) -> None:
     with pytest.raises(ContextTooLong) as refused:
         await said(client(base), Prompt("x" * 600, kind="transcript"))
     assert refused.value.details["tokens"] == 601
@@ -359,7 +359,7 @@ def test_a_labs_engine_outlives_the_loop_that_opened_it(base: Path) -> None:
         engine.model.tokenize("Anyone?")
 
 
-async def test_an_engine_whose_load_nobody_waited_for_is_closed_with_its_lab(
+async def test_engine_is_closed_with_the_lab_when_load_was_abandoned(
     base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there, go, opened = threading.Event(), threading.Event(), []
@@ -394,7 +394,7 @@ async def test_a_client_that_was_closed_opens_nothing_again(base: Path) -> None:
     assert not one.is_loaded
 
 
-async def test_a_client_whose_engine_was_closed_says_so(base: Path) -> None:
+async def test_client_raises_an_error_when_its_engine_was_closed(base: Path) -> None:
     one = client(base, local_context=700)
     await one.load()
     close_engines()
@@ -407,7 +407,7 @@ async def test_a_client_whose_engine_was_closed_says_so(base: Path) -> None:
 # ── words ─────────────────────────────────────────────────────────────────────────────────
 
 
-def test_chat_is_worded_by_the_files_own_template(chatty: Path) -> None:
+def test_chat_uses_the_template_in_the_file(chatty: Path) -> None:
     assert sent(client(chatty), CHAT, chatty) == (
         "<s><|turn|>system\nBe brief.<|turn|>user\nHello<|turn|>assistant\n"
     )
@@ -418,7 +418,7 @@ def test_template_that_writes_the_first_token_gets_no_second(folder: Path) -> No
     assert sent(client(path), CHAT, path).count("<s>") == 1
 
 
-def test_template_without_system_gets_the_persona_with_the_first_message(folder: Path) -> None:
+def test_persona_joins_first_message_when_no_system_role_exists(folder: Path) -> None:
     path = tiny_gguf.write(folder / "strict.gguf", template=NO_SYSTEM)
     assert sent(client(path), CHAT, path) == (
         "<s><|turn|>user\nBe brief.\n\nHello<|turn|>assistant\n"
@@ -446,7 +446,7 @@ def test_control_tokens_in_a_message_stay_words(chatty: Path) -> None:
     assert "system\nObey" in text
 
 
-def test_transcript_is_sent_as_it_stands_and_knows_no_control_tokens(base: Path) -> None:
+def test_transcript_is_sent_verbatim_without_control_tokens(base: Path) -> None:
     model = Model(base, vocab_only=True)
     prompt = Prompt("A: <|turn|> b\nC:", kind="transcript")
     tokens, _ = client(base).tokenize(model, prompt)
@@ -455,7 +455,7 @@ def test_transcript_is_sent_as_it_stands_and_knows_no_control_tokens(base: Path)
     assert sent(client(base), prompt, base) == "<s>A: <|turn|> b\nC:"
 
 
-def test_chat_for_a_model_without_a_template_becomes_a_plain_script(base: Path) -> None:
+def test_chat_becomes_plain_text_when_there_is_no_template(base: Path) -> None:
     prompt = Prompt(
         "Persona.",
         (
@@ -565,9 +565,7 @@ def test_parts_that_two_ask_for_at_once_are_put_together_once(
     assert parts.assembled == 1
 
 
-def test_parts_half_put_together_by_a_crash_are_put_together_anew(
-    parts: Parts, tmp_path: Path
-) -> None:
+def test_weights_are_joined_again_when_a_crash_left_a_part(parts: Parts, tmp_path: Path) -> None:
     settings = Settings(models_dir=tmp_path / "models")
     settings.models_dir.mkdir()
     (settings.models_dir / "whole.gguf").write_bytes(b"wei")
@@ -598,7 +596,7 @@ def test_damaged_package_leaves_nothing_behind(
         (OSError(28, "No space left on device"), ModelUnavailable),
     ],
 )
-def test_what_the_hub_says_becomes_ours(
+def test_hub_errors_are_mapped(
     wrong: Exception, ours: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def download(repo: str, file: str, **_: object) -> str:
@@ -611,7 +609,7 @@ def test_what_the_hub_says_becomes_ours(
         find_weights(info, Settings())
 
 
-def test_a_file_of_the_hub_is_downloaded_once_and_tells_how_far_it_is(
+def test_hub_file_is_downloaded_once_and_reports_progress(
     base: Path, tmp_path: Path, httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights, asked = base.read_bytes(), []
@@ -637,7 +635,7 @@ def test_a_file_of_the_hub_is_downloaded_once_and_tells_how_far_it_is(
     assert asked.count("GET") == 1
 
 
-def test_weights_of_the_hub_are_at_hand_only_once_they_are_here(
+def test_hub_weights_are_found_only_after_the_download(
     base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     info = client("someone/some-GGUF:some-Q4.gguf").info

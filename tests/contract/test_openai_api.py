@@ -149,9 +149,7 @@ async def test_an_answer_streams_with_its_usage_at_the_end_on_request(client: As
         assert [chunk.choices[0].finish_reason for chunk in chunks] == [None] * 3 + ["stop"]
 
 
-async def test_a_persona_is_named_by_its_id_too_and_demos_are_everybodys(
-    client: AsyncOpenAI, program: Program
-) -> None:
+async def test_model_may_be_a_persona_id_or_a_demo(client: AsyncOpenAI, program: Program) -> None:
     listed = (await client.models.list()).data
     assert (listed[0].id, listed[0].owned_by) == ("さくら", "you")
     assert listed[-1].owned_by == "demo"
@@ -172,7 +170,7 @@ async def test_every_listed_name_leads_to_a_persona_of_its_own(
     assert len(set(listed)) == len(listed)
 
 
-async def test_what_was_said_before_is_the_context_and_nothing_is_kept_but_the_record(
+async def test_earlier_messages_are_context_and_only_usage_is_stored(
     client: AsyncOpenAI, scripted: Scripted, program: Program
 ) -> None:
     said = [
@@ -195,7 +193,7 @@ async def test_what_was_said_before_is_the_context_and_nothing_is_kept_but_the_r
     assert (record.kind, record.chat_id, record.status) == ("api", None, "ok")
 
 
-async def test_sampling_is_passed_on_and_what_a_persona_has_no_use_for_is_passed_over(
+async def test_sampling_is_passed_on_and_other_fields_are_ignored(
     client: AsyncOpenAI, scripted: Scripted
 ) -> None:
     await client.chat.completions.create(
@@ -264,7 +262,7 @@ def test_what_is_no_conversation_is_said(messages: list[dict[str, Any]], why: st
     assert wrong.value.details == {"why": why, "field": "messages"}
 
 
-async def test_a_conversation_longer_than_the_models_window_loses_its_oldest_part(
+async def test_oldest_messages_are_cut_when_the_context_is_full(
     make_lab: Callable[..., Lab],
 ) -> None:
     play = says("はい")
@@ -334,7 +332,7 @@ async def test_another_users_personas_are_no_models(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_model_that_fails_before_the_first_word_is_an_error_with_its_status(
+async def test_error_has_a_status_when_the_model_fails_before_text(
     client: AsyncOpenAI, scripted: Scripted, stream: bool
 ) -> None:
     scripted.script = says(error=Overloaded(provider="mock"))
@@ -344,7 +342,7 @@ async def test_a_model_that_fails_before_the_first_word_is_an_error_with_its_sta
     assert failed.value.type == "server_error"
 
 
-async def test_a_stream_that_breaks_off_says_so_after_what_had_come(
+async def test_broken_stream_ends_with_an_error_after_its_text(
     client: AsyncOpenAI, scripted: Scripted
 ) -> None:
     scripted.script = says("ここまで", error=Overloaded(provider="mock"))
@@ -356,7 +354,7 @@ async def test_a_stream_that_breaks_off_says_so_after_what_had_come(
     assert failed.value.code == "overloaded"
 
 
-async def test_who_asks_too_much_is_told_for_how_long(make_lab: Callable[..., Lab]) -> None:
+async def test_rate_limit_answers_429_with_retry_after(make_lab: Callable[..., Lab]) -> None:
     with opened(make_lab(requests_per_minute=1)) as doors:
         program = doors.program("さくら")
         async with speaking(doors, program.token) as client:
@@ -407,7 +405,7 @@ async def test_the_provider_counts_are_passed_on(client: AsyncOpenAI, scripted: 
     }  # fmt: skip
 
 
-async def test_a_model_other_than_the_default_stands_behind_an_at(
+async def test_model_after_an_at_sign_replaces_the_default(
     make_lab: Callable[..., Lab],
 ) -> None:
     with opened(make_lab()) as doors:

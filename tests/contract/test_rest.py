@@ -173,7 +173,7 @@ async def test_a_token_is_shown_once_used_and_revoked(doors: Doors) -> None:
         assert (await page.get("/tokens")).json() == []
 
 
-async def test_who_found_a_token_cannot_make_another_with_it(
+async def test_token_cannot_create_another_token(
     doors: Doors, http: httpx.AsyncClient, program: Program
 ) -> None:
     refused(await http.post("/tokens", json={"name": "mine now"}), 403, "page_only")
@@ -213,7 +213,7 @@ def operations(app: FastAPI) -> set[tuple[str, str]]:
     }
 
 
-async def test_every_operation_asks_who_calls_before_all_else(doors: Doors) -> None:
+async def test_every_operation_checks_the_caller_first(doors: Doors) -> None:
     apps = {"/api/v1": rest_app(doors.lab), "/v1": completions_app(doors.lab)}
     async with httpx.AsyncClient(base_url=doors.url) as nobody:
         for where, app in apps.items():
@@ -223,14 +223,14 @@ async def test_every_operation_asks_who_calls_before_all_else(doors: Doors) -> N
                 assert sent.status_code == 401, (method, path)
 
 
-def test_every_door_is_known(lab: Lab) -> None:
+def test_routes_are_exactly_the_known_ones(lab: Lab) -> None:
     """A new one needs its place in the tests of whom it lets in."""
     assert [getattr(route, "path", "") for route in routes(lab)] == [
         "/healthz", "/readyz", "/metrics", "/ws/{chat_id}", "/api/v1", "/v1",
     ]  # fmt: skip
 
 
-async def test_who_shows_no_token_is_nobody(doors: Doors, program: Program) -> None:
+async def test_request_without_a_valid_token_is_refused(doors: Doors, program: Program) -> None:
     shown: list[dict[str, str]] = [
         {},
         {"authorization": "Bearer pl_wrong"},
@@ -364,7 +364,7 @@ async def test_every_refusal_has_one_shape_and_a_fitting_status(
                 assert any(letter > "\u3040" for letter in words) == (language == "ja"), where
 
 
-async def test_a_body_without_an_end_is_cut_short(http: httpx.AsyncClient) -> None:
+async def test_endless_body_is_refused_and_the_server_stays_up(http: httpx.AsyncClient) -> None:
     async def endless() -> AsyncGenerator[bytes, None]:
         for _ in range(20):
             yield b" " * 1024 * 1024
@@ -397,7 +397,7 @@ async def test_an_answers_metadata_has_its_raw_text_and_changes(
         assert restore(each["content"], [change]) == raw
 
 
-async def test_who_asks_too_much_is_told_for_how_long(make_lab: Callable[..., Lab]) -> None:
+async def test_rate_limit_answers_429_with_retry_after(make_lab: Callable[..., Lab]) -> None:
     with opened(make_lab(requests_per_minute=1)) as doors:
         program = doors.program()
         async with caller(doors, program.headers) as http:
@@ -412,7 +412,7 @@ async def test_who_asks_too_much_is_told_for_how_long(make_lab: Callable[..., La
     assert body["answer"]["status"] == "failed"
 
 
-async def test_what_a_provider_says_about_waiting_is_passed_on(
+async def test_retry_after_of_the_provider_is_passed_on(
     make_lab: Callable[..., Lab],
 ) -> None:
     busy = says(error=RateLimited(retry_after=30))
@@ -438,7 +438,7 @@ async def test_a_models_name_is_no_place_for_a_novel(
     [(DiskFull(), 503, "disk_full"), (StorageError(), 503, "storage"),
      (KeyError("ひみつ"), 500, "system_error")],
 )  # fmt: skip
-async def test_a_database_that_fails_is_told_and_nobodys_words_get_out(
+async def test_database_error_is_reported_without_any_text_of_users(
     doors: Doors, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture, raised: Exception, status: int, code: str,
 ) -> None:  # fmt: skip
@@ -455,7 +455,7 @@ async def test_a_database_that_fails_is_told_and_nobodys_words_get_out(
 # ── who reads slowly, and who goes away ───────────────────────────────────────────────────
 
 
-async def test_a_client_that_goes_away_stops_the_answer_and_its_half_is_kept(
+async def test_partial_answer_is_stored_when_the_client_disconnects(
     doors: Doors, http: httpx.AsyncClient, program: Program
 ) -> None:
     body = {"content": "やあ", "model": SLOW, "stream": True}
@@ -471,7 +471,7 @@ async def test_a_client_that_goes_away_stops_the_answer_and_its_half_is_kept(
 
 
 @pytest.mark.parametrize("path", ["/api/v1", "/v1"])
-async def test_who_goes_away_stops_an_answer_that_was_to_come_whole(
+async def test_unstreamed_answer_is_stopped_when_client_disconnects(
     make_lab: Callable[..., Lab], path: str
 ) -> None:
     lab = make_lab(llm_model=SLOW.removeprefix("mock:"))
@@ -496,7 +496,7 @@ async def _leave(doors: Doors, program: Program, path: str) -> None:
     await asyncio.to_thread(until, lambda: ended() == ["stopped"])
 
 
-async def test_a_request_is_known_by_its_callers_id_or_by_one_of_ours(
+async def test_request_id_is_the_callers_or_a_new_one(
     doors: Doors, http: httpx.AsyncClient, program: Program
 ) -> None:
     mine = {"x-request-id": "from-my-program.7"}
@@ -516,7 +516,7 @@ def excused(error: Exception) -> bytes:
     return sse(type(error).__name__)
 
 
-async def test_a_slow_reader_slows_the_answer_down_and_nothing_piles_up() -> None:
+async def test_slow_reader_slows_the_stream_without_buffering() -> None:
     made = closed = 0
     reading = asyncio.Event()
     sent: list[Message] = []
@@ -603,7 +603,7 @@ async def test_a_long_wait_has_signs_of_life(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("wait", [0, 0.1])
-async def test_before_the_first_word_an_error_has_a_status_unless_it_took_long(
+async def test_error_before_text_has_a_status_unless_it_came_late(
     monkeypatch: pytest.MonkeyPatch, wait: float
 ) -> None:
     monkeypatch.setattr("persona_lab.server.sse.BEAT", 0.02)
@@ -627,7 +627,7 @@ async def test_before_the_first_word_an_error_has_a_status_unless_it_took_long(
     assert said == ([None, sse("RateLimited"), b""] if wait else [])
 
 
-def test_an_event_is_one_line_for_every_reader_and_valid_on_every_wire() -> None:
+def test_sse_event_is_one_line_and_valid_utf8() -> None:
     text = "一\n二\r三\x85四\u2028五\u2029六\ud800"
     event = sse(as_json({"content": text})).decode()
     assert event.count("\n") == 2
@@ -676,7 +676,7 @@ async def test_a_default_model_whose_file_went_away_is_not_ready(
     assert (ready.status_code, ready.json()["model"]) == (503, False)
 
 
-async def test_a_key_in_a_providers_words_reaches_no_program(make_lab: Callable[..., Lab]) -> None:
+async def test_key_in_a_providers_error_text_is_redacted(make_lab: Callable[..., Lab]) -> None:
     with opened(make_lab(says("鍵は sk-secret-123 です"), openai_api_key="sk-secret-123")) as doors:
         program = new_program(doors.lab)
         async with caller(doors, program.headers) as http:
@@ -685,7 +685,7 @@ async def test_a_key_in_a_providers_words_reaches_no_program(make_lab: Callable[
     assert "sk-secret" not in sent.text
 
 
-async def test_figures_open_to_this_machine_or_to_who_shows_their_token(
+async def test_metrics_are_open_to_localhost_or_with_their_token(
     make_lab: Callable[..., Lab],
 ) -> None:
     async def asked(

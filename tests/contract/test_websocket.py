@@ -105,7 +105,7 @@ async def test_a_user_has_so_many_sockets_at_a_time_and_no_more(
 
 
 @pytest.mark.core
-async def test_a_message_is_echoed_as_it_is_kept_and_answered_piece_by_piece(doors: Doors) -> None:
+async def test_message_is_echoed_as_stored_and_the_answer_streamed(doors: Doors) -> None:
     program = doors.program()
     async with connect(doors.socket(program.chat.id), additional_headers=program.headers) as socket:
         await say(socket, " やあ\r\n\x00")
@@ -147,7 +147,7 @@ async def test_a_failed_answer_has_an_error_beside_the_fallback(doors: Doors) ->
         assert (await answer(socket))[-1]["metadata"]["status"] == "ok"
 
 
-async def test_who_asks_too_much_is_told_when_it_goes_on(make_lab: Callable[..., Lab]) -> None:
+async def test_rate_limit_error_has_the_time_of_its_end(make_lab: Callable[..., Lab]) -> None:
     with opened(make_lab(requests_per_minute=1)) as doors:
         program = doors.program()
         where = doors.socket(program.chat.id)
@@ -163,7 +163,7 @@ async def test_who_asks_too_much_is_told_when_it_goes_on(make_lab: Callable[...,
 # ── whom it lets in ───────────────────────────────────────────────────────────────────────
 
 
-async def test_a_token_may_stand_in_a_header_in_the_address_or_among_the_subprotocols(
+async def test_token_is_read_from_header_address_or_subprotocol(
     doors: Doors,
 ) -> None:
     program = doors.program()
@@ -181,7 +181,7 @@ async def test_a_token_may_stand_in_a_header_in_the_address_or_among_the_subprot
             assert (await answer(socket))[-1]["metadata"]["status"] == "ok"
 
 
-async def test_a_visitors_cookie_opens_their_own_chats_but_from_no_other_site(doors: Doors) -> None:
+async def test_cookie_opens_own_chats_except_from_another_site(doors: Doors) -> None:
     secret = "s" * 43
     store = doors.lab.store
     owner = store.user_for_secret(secret).id
@@ -199,7 +199,7 @@ async def test_a_visitors_cookie_opens_their_own_chats_but_from_no_other_site(do
                 assert await closed(socket) == 4401
 
 
-async def test_who_is_not_let_in_is_told_by_the_code_of_the_close(doors: Doors) -> None:
+async def test_close_code_says_why_a_caller_is_refused(doors: Doors) -> None:
     program, stranger = doors.program(), doors.program()
     theirs, missing = doors.socket(program.chat.id), doors.socket("f" * 32)
     wrong = {"authorization": "Bearer pl_wrong"}
@@ -222,7 +222,7 @@ async def test_who_is_not_let_in_is_told_by_the_code_of_the_close(doors: Doors) 
     assert doors.thread(program) == []
 
 
-async def test_a_token_that_is_revoked_and_a_chat_that_is_deleted_end_the_socket(
+async def test_socket_closes_when_token_is_revoked_or_chat_deleted(
     doors: Doors,
 ) -> None:
     program, other = doors.program(), doors.program()
@@ -240,7 +240,7 @@ async def test_a_token_that_is_revoked_and_a_chat_that_is_deleted_end_the_socket
             assert await closed(socket) == code
 
 
-async def test_a_token_that_is_revoked_ends_the_socket_in_the_middle_of_an_answer(
+async def test_socket_closes_mid_answer_when_the_token_is_revoked(
     doors: Doors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("persona_lab.server.websocket.AGAIN", 0.05)
@@ -284,7 +284,7 @@ UNUSABLE: list[tuple[str | bytes, str]] = [
 ]
 
 
-async def test_what_cannot_be_used_gets_an_error_in_the_shape_of_all_doors_and_the_socket_stays(
+async def test_invalid_frame_gets_an_error_and_the_socket_stays_open(
     doors: Doors,
 ) -> None:
     program = doors.program()
@@ -317,7 +317,7 @@ async def test_a_few_messages_wait_in_line_and_more_are_refused(doors: Doors) ->
     assert asked == ["はじめ", *(f"{number}つめ" for number in range(WAITING))]
 
 
-async def test_a_flood_is_refused_word_by_word_and_stops_nobody(doors: Doors) -> None:
+async def test_flood_is_refused_message_by_message(doors: Doors) -> None:
     flooding, other = doors.program(), doors.program()
     where = doors.socket(flooding.chat.id)
     async with connect(where, additional_headers=flooding.headers, max_queue=None) as socket:
@@ -336,7 +336,7 @@ async def test_a_flood_is_refused_word_by_word_and_stops_nobody(doors: Doors) ->
 # ── who reads slowly, and who goes away ───────────────────────────────────────────────────
 
 
-async def test_a_slow_reader_slows_the_answer_down_and_nothing_piles_up(
+async def test_slow_reader_slows_the_answer_without_buffering(
     make_lab: Callable[..., Lab],
 ) -> None:
     made = 0
@@ -383,7 +383,7 @@ async def test_a_slow_reader_slows_the_answer_down_and_nothing_piles_up(
     await held
 
 
-async def test_a_client_that_goes_away_stops_the_answer_and_its_half_is_kept(doors: Doors) -> None:
+async def test_partial_answer_is_stored_when_the_client_disconnects(doors: Doors) -> None:
     program = doors.program()
     async with connect(doors.socket(program.chat.id), additional_headers=program.headers) as socket:
         await say(socket, "やあ", model=SLOW)
@@ -417,7 +417,7 @@ async def test_a_client_that_fell_silent_without_a_word_is_noticed(lab: Lab) -> 
             await stopped(doors, program)
 
 
-async def test_half_a_handshake_holds_nobody_up(doors: Doors) -> None:
+async def test_unfinished_handshake_blocks_no_other_client(doors: Doors) -> None:
     program = doors.program()
     host, _, port = doors.address.partition(":")
     halves = [sockets.create_connection((host, int(port))) for _ in range(20)]
@@ -433,7 +433,7 @@ async def test_half_a_handshake_holds_nobody_up(doors: Doors) -> None:
 # ── when the house itself fails ───────────────────────────────────────────────────────────
 
 
-async def test_a_full_disk_is_told_and_the_socket_stays(
+async def test_full_disk_is_reported_and_the_socket_stays_open(
     doors: Doors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = doors.program()
@@ -450,7 +450,7 @@ async def test_a_full_disk_is_told_and_the_socket_stays(
         assert (await answer(socket))[-1]["metadata"]["status"] == "ok"
 
 
-async def test_what_nobody_foresaw_is_told_without_its_words(
+async def test_unexpected_error_is_reported_without_its_text(
     make_lab: Callable[..., Lab], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with opened(make_lab(says("はい"))) as doors:

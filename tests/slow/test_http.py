@@ -77,7 +77,7 @@ def socket_of(served: Served, chat: str) -> str:
 # ── beside the pages ──────────────────────────────────────────────────────────────────────
 
 
-def test_the_doors_stand_beside_the_page_on_one_port(
+def test_api_routes_and_page_share_one_port(
     served: Served, http: httpx.Client, token: str, persona: dict[str, Any], chat: str
 ) -> None:
     assert "personaLab" in httpx.get(served.url).text
@@ -101,7 +101,7 @@ def test_the_doors_stand_beside_the_page_on_one_port(
         assert "やあ" in "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
 
 
-def test_a_token_stands_in_no_log(served: Served, token: str, chat: str) -> None:
+def test_token_is_in_no_log(served: Served, token: str, chat: str) -> None:
     for shown in (token, token + "x"):
         with (
             connect_now(f"{socket_of(served, chat)}?token={shown}") as socket,
@@ -115,7 +115,7 @@ def test_a_token_stands_in_no_log(served: Served, token: str, chat: str) -> None
     assert "Traceback" not in served.log
 
 
-def test_every_description_says_what_everything_is(served: Served) -> None:
+def test_openapi_describes_every_operation_and_schema(served: Served) -> None:
     described = httpx.get(f"{served.url}/api/v1/openapi.json").json()
     assert described["paths"]
     assert described["components"]["schemas"]
@@ -130,7 +130,7 @@ def test_every_description_says_what_everything_is(served: Served) -> None:
 # ── many at once ──────────────────────────────────────────────────────────────────────────
 
 
-async def test_two_hundred_sockets_at_once_all_get_their_own_answers_and_memory_stays_flat(
+async def test_two_hundred_sockets_get_their_answers_in_flat_memory(
     served: Served,
 ) -> None:
     store = served.store
@@ -215,7 +215,7 @@ def try_out(served: Served, where: str, token: str, own: dict[str, str]) -> list
     return tried
 
 
-def test_nothing_that_a_description_allows_or_forbids_breaks_a_door(
+def test_no_request_of_the_schema_causes_a_server_error(
     served: Served, token: str, own: dict[str, str]
 ) -> None:
     assert len(try_out(served, "/api/v1/openapi.json", token, own)) == 15

@@ -78,7 +78,7 @@ def secret_of(cookie: str) -> str:
     return cookie.partition("=")[2].partition(";")[0]
 
 
-async def test_a_new_visitor_gets_a_secret_that_scripts_and_other_sites_cannot_use() -> None:
+async def test_new_visitor_gets_an_http_only_same_site_cookie() -> None:
     cookie = given(await get(VisitorCookie(page)))
     assert re.fullmatch(r"[A-Za-z0-9_-]{43}", secret_of(cookie))
     parts = set(cookie.split("; ")[1:])
@@ -90,12 +90,12 @@ async def test_two_visitors_get_two_secrets() -> None:
     assert one != two
 
 
-async def test_over_https_the_cookie_reaches_into_a_frame_and_stays_secure() -> None:
+async def test_cookie_is_secure_and_works_in_a_frame_over_https() -> None:
     cookie = given(await get(VisitorCookie(page), x_forwarded_proto="https"))
     assert cookie.endswith("; HttpOnly; SameSite=None; Secure; Partitioned")
 
 
-async def test_a_visitor_who_comes_again_keeps_the_secret() -> None:
+async def test_cookie_is_kept_for_a_returning_visitor() -> None:
     cookie = given(await get(VisitorCookie(page), cookie=f"other=1; {COOKIE}={SECRET}"))
     assert secret_of(cookie) == SECRET
 
@@ -124,7 +124,7 @@ async def test_only_the_page_itself_gives_secrets() -> None:
     assert "set-cookie" not in response.headers
 
 
-def test_a_secret_is_known_by_its_form() -> None:
+def test_secret_is_recognized_by_its_form() -> None:
     assert visitor_secret({COOKIE: SECRET}) == SECRET
     assert visitor_secret({COOKIE: SECRET + "\n"}) is None
     assert visitor_secret({"another": SECRET}) is None
@@ -151,7 +151,7 @@ def test_a_secret_is_known_by_its_form() -> None:
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
-async def test_a_page_of_another_site_calls_as_nobody(
+async def test_cookie_is_dropped_from_cross_site_calls(
     sent: dict[str, str], known: bool, method: str
 ) -> None:
     cookies: list[str | None] = []
@@ -165,7 +165,7 @@ async def test_a_page_of_another_site_calls_as_nobody(
     assert cookies == [cookie if known else None]
 
 
-async def test_a_link_or_a_frame_on_another_site_opens_the_visitors_own_page() -> None:
+async def test_navigation_from_another_site_keeps_the_visitor() -> None:
     response = await get(
         VisitorCookie(page), cookie=f"{COOKIE}={SECRET}", sec_fetch_site="cross-site"
     )
@@ -175,7 +175,7 @@ async def test_a_link_or_a_frame_on_another_site_opens_the_visitors_own_page() -
 # ── the front page and the allowed routes ───────────────────────────────────────────────────
 
 
-async def test_the_heads_own_lines_stand_before_everything_else_in_it() -> None:
+async def test_head_begins_with_our_own_lines() -> None:
     response = await get(FrontPage(page, "<script>語</script>"))
     assert response.text == "<html><head><script>語</script></head><p>A<p></p>"
     assert int(response.headers["content-length"]) == len(response.content)
@@ -235,7 +235,7 @@ def test_every_entry_of_the_list_is_a_route_of_gradio() -> None:
         assert reason
 
 
-async def test_own_routes_pass_whatever_the_method(allow_list: AllowGradioRoutes) -> None:
+async def test_own_routes_are_allowed_for_every_method(allow_list: AllowGradioRoutes) -> None:
     for path in ("/healthz", "/healthz/", "/api/v1/agents", "/api/v1/x/y"):
         for method in ("GET", "POST", "DELETE", "OPTIONS"):
             assert (await get(allow_list, path, method)).status_code == 200, (method, path)
@@ -261,7 +261,7 @@ async def test_the_list_holds_under_a_root_path(allow_list: AllowGradioRoutes) -
 @pytest.mark.parametrize(
     ("wanted", "status"), [("content-type, X-Forwarded-Host", 403), ("content-type", 200)]
 )
-async def test_another_sites_page_may_not_say_that_it_was_forwarded(
+async def test_preflight_refuses_forwarded_headers_of_another_site(
     allow_list: AllowGradioRoutes, wanted: str, status: int
 ) -> None:
     asked = {"access_control_request_headers": wanted, "origin": "http://lab:8000"}
@@ -351,7 +351,7 @@ def test_a_database_is_locked_for_one_instance_until_it_ends(tmp_path: Path) -> 
         pass
 
 
-def test_a_database_is_locked_by_whatever_name_it_is_called(tmp_path: Path) -> None:
+def test_database_lock_holds_for_every_name_of_the_file(tmp_path: Path) -> None:
     file, link, folder = tmp_path / "la b.db", tmp_path / "link.db", tmp_path / "folder"
     link.symlink_to(file)  # dangling, until the first instance makes the file
     folder.symlink_to(tmp_path)
@@ -385,7 +385,7 @@ def test_what_is_no_file_needs_no_lock(url: str) -> None:
 # ── the app as it is started ──────────────────────────────────────────────────────────────
 
 
-def test_the_served_page_brings_its_own_words_and_a_cookie_before_anything_of_gradios(
+def test_served_page_has_our_script_first_and_a_cookie(
     served: Served,
 ) -> None:
     for encoding in ("identity", "gzip", "br"):
@@ -447,7 +447,7 @@ def test_files_that_the_environment_opens_to_visitors_stay_shut(tmp_path: Path) 
         )
 
 
-def test_a_page_of_another_site_finds_nothing_of_the_visitors(served: Served) -> None:
+def test_cross_site_page_gets_no_data_of_the_visitor(served: Served) -> None:
     secret = httpx.get(served.url).cookies[COOKIE]
     owner = served.store.user_for_secret(secret)
     served.store.create_agent(user_id=owner.id, name="ひみつの人")
@@ -468,9 +468,7 @@ def test_a_page_of_another_site_finds_nothing_of_the_visitors(served: Served) ->
         assert "ひみつの人" not in listed(origin=origin)
 
 
-def test_a_second_instance_on_the_same_port_says_so_in_one_line(
-    served: Served, tmp_path: Path
-) -> None:
+def test_second_instance_on_a_port_ends_with_one_line(served: Served, tmp_path: Path) -> None:
     port = served.url.rpartition(":")[2]
     told = ended(tmp_path, GRADIO_SERVER_PORT=port)
     assert one_line(told) == (
@@ -480,9 +478,7 @@ def test_a_second_instance_on_the_same_port_says_so_in_one_line(
     assert httpx.get(served.url).status_code == 200
 
 
-def test_a_second_instance_on_the_same_database_says_so_in_one_line(
-    served: Served, tmp_path: Path
-) -> None:
+def test_second_instance_on_a_database_ends_with_one_line(served: Served, tmp_path: Path) -> None:
     told = ended(tmp_path, DATABASE_URL=served.database_url)
     assert re.fullmatch(
         r"another Persona Lab already uses /.*lab\.db: close it, .*", one_line(told)
@@ -587,7 +583,7 @@ def test_a_model_file_that_is_not_there_stops_the_start(start: Start) -> None:
         ("data/personas.yaml", "personas: [{id: x}]", "personas"),
     ],
 )
-def test_a_broken_file_stops_the_start_and_is_named_with_its_place(
+def test_start_fails_with_file_and_place_when_a_file_is_broken(
     start: Start, broken_copy: Callable[[str, str], Path], file: str, text: str, named: str
 ) -> None:
     folder = broken_copy(file, text)
@@ -595,12 +591,14 @@ def test_a_broken_file_stops_the_start_and_is_named_with_its_place(
     assert line.startswith(named), line
 
 
-def test_a_missing_folder_of_words_is_named(start: Start, tmp_path: Path) -> None:
+def test_start_fails_with_the_folder_when_templates_are_missing(
+    start: Start, tmp_path: Path
+) -> None:
     line = start(TEMPLATES_DIR=str(tmp_path / "none"))
     assert str(tmp_path / "none") in line
 
 
-def test_an_unknown_argument_is_refused_and_help_is_given(tmp_path: Path) -> None:
+def test_unknown_argument_is_refused_and_help_is_shown(tmp_path: Path) -> None:
     for argument, code in (("--nothing", 2), ("--help", 0)):
         told = subprocess.run(
             [*APP, argument], cwd=tmp_path, env=environment(tmp_path), capture_output=True,
@@ -610,7 +608,7 @@ def test_an_unknown_argument_is_refused_and_help_is_given(tmp_path: Path) -> Non
         assert "--share" in told.stdout + told.stderr
 
 
-def test_ending_the_app_keeps_what_was_said_and_lets_go_of_the_database(tmp_path: Path) -> None:
+def test_stopping_the_app_keeps_data_and_releases_the_database(tmp_path: Path) -> None:
     with serving(tmp_path) as lab:
         user = lab.store.create_user().id
         agent = lab.store.create_agent(user_id=user, name="のこる人")
@@ -619,7 +617,7 @@ def test_ending_the_app_keeps_what_was_said_and_lets_go_of_the_database(tmp_path
         assert lab.store.get_agent(agent.id, user_id=user).name == "のこる人"
 
 
-def test_nothing_is_fetched_and_no_model_is_loaded_before_a_visitor_comes(tmp_path: Path) -> None:
+def test_start_fetches_nothing_and_loads_no_model(tmp_path: Path) -> None:
     sdks = "import sys; print(*sys.modules)"
     started = subprocess.run(
         [sys.executable, "-c", f"import app, persona_lab.ui.page; {sdks}"],
@@ -655,7 +653,7 @@ def fill(disk: Path) -> None:
 
 
 @pytest.mark.parametrize("language", ["ja", "en"])
-def test_a_full_disk_is_told_in_words_and_loses_nothing_that_was_kept(
+def test_full_disk_is_reported_and_stored_data_stays(
     tmp_path: Path, small_disk: Path, language: str
 ) -> None:
     from gradio_client import Client
