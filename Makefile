@@ -46,7 +46,7 @@ help: ## this list
 run: $(VENV)/.installed ## set up what is missing and serve on 127.0.0.1:7860 (ARGS=--share …)
 	@exec $(BIN)/python app.py $(ARGS)
 
-# A file's tests stay on one worker: they share its server and its browser.
+# The tests of a file stay on one worker and share its server. Each worker has its own ports.
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=10
 
 test: $(VENV)/.installed-dev ## the fast tests of every layer, in minutes (ARGS="-k preview" …)
