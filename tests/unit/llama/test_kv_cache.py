@@ -1,0 +1,311 @@
+"""The cells of a context, and the prefixes that requests share."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support import tiny_gguf as tiny_gguf
+from support.app_process import until
+from support.llama import (
+    PAGES,
+    Books,
+    ask,
+    held_up,
+    known,
+    prompt,
+    whole,
+)
+
+from persona_lab.llama import (
+    Engine,
+)
+from persona_lab.llama.kv_cache import (
+    ALIGNMENT,
+    BATCH_TOKENS,
+    next_chunk_size,
+)
+from persona_lab.llama.prefix_cache import BLOCK_TOKENS, PrefixCache
+from persona_lab.llama.scheduler import PREFILL_CHUNK
+
+
+@pytest.fixture
+def roomy(tiny: Path) -> Iterator[Engine]:
+    """Cells for many long prompts at a time."""
+    engine = Engine(tiny, context=4096, threads=1)
+    yield engine
+    engine.close()
+
+
+def test_requests_that_begin_alike_and_arrive_together_read_the_beginning_once(
+    roomy: Engine,
+) -> None:
+    persona = "x" * 300
+    with held_up(roomy):
+        answers = [ask(roomy, prompt(roomy, f"{persona}{n}"), max_tokens=4) for n in range(8)]
+    cached = sorted(answer.wait().cached_tokens for answer in answers)
+    assert cached[0] == 0
+    assert cached[1] >= 300 - 2 * ALIGNMENT
+
+
+def test_a_long_prompt_is_read_in_pieces_beside_who_is_writing(
+    roomy: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = roomy.context.decode
+    steps: list[int] = []
+
+    def count(entries: list[object]) -> None:
+        steps.append(len(entries))
+        decode(entries)  # type: ignore[arg-type]
+
+    with held_up(roomy, tokens=60):
+        monkeypatch.setattr(roomy.context, "decode", count)
+        reader = ask(roomy, prompt(roomy, "y" * 400), max_tokens=1)
+    reader.wait()
+    assert steps[:6] == [1 + PREFILL_CHUNK] * 6  # the writer's token, and a piece of the prompt
+
+
+def test_next_turn_reads_only_what_was_written_and_said_since(engine: Engine) -> None:
+    first = prompt(engine, "Persona. Hello.")
+    answer = ask(engine, first)
+    answer.wait()
+    turn = first + answer.tokens + engine.model.tokenize("And now?")
+    assert ask(engine, turn).wait().cached_tokens == whole(first)
+
+
+def test_an_engine_tells_what_was_read_reused_and_written(engine: Engine) -> None:
+    assert (engine.stats.reuse_ratio, engine.stats.tokens_per_second) == (0, 0)
+    first = prompt(engine, "Persona. Hello.")
+    one = ask(engine, first)
+    one.wait()
+    turn = first + one.tokens + engine.model.tokenize("And now?")
+    two = ask(engine, turn)
+    reused = two.wait().cached_tokens
+    until(lambda: engine.idle)
+    told = engine.stats
+    assert told.prompt_tokens == len(first) + len(turn)
+    assert told.reused_tokens == reused
+    assert told.written_tokens == len(one.tokens) + len(two.tokens)
+    assert told.paced_tokens == told.written_tokens - 2  # the first of each came with its prompt
+    assert told.tokens_per_second == told.paced_tokens / told.seconds > 0
+    assert (told.cells, told.cells_used) == (512, engine.cache.cells_used)
+    assert (told.live, told.waiting) == (0, 0)
+
+
+def test_figures_are_had_while_the_worker_is_busy(engine: Engine) -> None:
+    with held_up(engine, tokens=8):
+        ask(engine, prompt(engine, "Somebody who comes meanwhile"))
+        assert (engine.stats.live, engine.stats.waiting) == (1, 1)
+
+
+def test_memory_keeps_what_was_used_last(engine: Engine) -> None:
+    prompts = [prompt(engine, letter * 200) for letter in "abcde"]
+    for tokens in prompts:
+        ask(engine, tokens, max_tokens=1).wait()
+    until(lambda: engine.idle)
+    assert known(engine, prompts[-1]) == whole(prompts[-1])
+    assert known(engine, prompts[-2]) == 3 * BLOCK_TOKENS
+    assert known(engine, prompts[0]) == 0
+
+
+def test_shared_cells_are_counted_once_and_freed_by_their_last_holder() -> None:
+    memory = Books()
+    one = memory.acquire([1] * 32)
+    memory.reads(one, [1] * 32)
+    two = memory.acquire([1] * 24 + [2] * 9)
+    assert len(two.tokens) == 24
+    memory.reads(two, [2])
+    assert memory.cells_used == 33
+    memory.release(one)
+    assert memory.cells_used == 25
+    memory.release(two)
+    assert memory.cells_used == 0
+
+
+def test_what_is_live_is_never_let_go() -> None:
+    memory = Books()
+    live = memory.acquire([1] * 240)
+    memory.reads(live, [1] * 240)
+    held = memory.acquire([2] * 128)
+    memory.reads(held, [2] * 128)
+    memory.retain(held)
+    assert not memory.ensure_free(161)
+    assert memory.cells_used == 368
+    assert memory.ensure_free(160)
+    assert (memory.cells_used, len(live.tokens)) == (240, 240)
+
+
+def test_what_nobody_uses_leaves_the_context_and_comes_back() -> None:
+    memory = Books(8)
+    memory.serve([1] * 180)
+    memory.serve([2] * 100)
+    assert memory.cells_used == 100
+    assert memory.find_prefix([1] * 190)[1] == 180
+    sequence = memory.acquire([1] * 190)
+    assert (memory.cells_used, sequence.tokens) == (180, [1] * 180)
+
+
+def test_whoever_comes_finds_their_own_though_the_shelf_is_full() -> None:
+    dice = random.Random(2)
+    memory = Books(7)
+    personas = [[n] * 150 for n in range(1, 6)]
+    known = 0
+    for turn in range(300):
+        tokens = personas[dice.randrange(5)] + [100 + turn % 7] * dice.randrange(1, 60)
+        known += memory.serve(tokens)
+        assert len(memory.prefix_cache) <= 7
+    assert known > 300 * 40
+
+
+def test_what_begins_alike_stands_on_the_shelf_once() -> None:
+    memory = Books(20)
+    for said in range(1, 6):
+        memory.serve([9] * 4 * BLOCK_TOKENS + [said] * 40)
+    memory.save_idle()
+    assert len(memory.prefix_cache) == 4 + 5
+
+
+def test_who_comes_alone_takes_over_only_what_was_read_alone() -> None:
+    memory = Books(20)
+    memory.serve([1] * BLOCK_TOKENS)
+    other = memory.acquire([3] * 40)
+    memory.reads(other, [3] * 40)
+    beside = memory.acquire([1] * 120)
+    memory.reads(beside, [1] * 56, bit_exact=True)  # in a batch of its own, among the other's cells
+    assert memory.find_prefix([1] * 130)[1] == 120
+    memory.retain(beside)
+    memory.retain(other)
+    assert memory.find_prefix([1] * 130)[1] == BLOCK_TOKENS
+    taken = memory.acquire([1] * 130)
+    assert (taken.tokens, taken.bit_exact) == ([1] * BLOCK_TOKENS, BLOCK_TOKENS)
+
+
+def test_what_comes_back_beside_others_is_not_exact() -> None:
+    memory = Books(20)
+    memory.serve([1] * 128)
+    other = memory.acquire([3] * 40)
+    memory.reads(other, [3] * 40)
+    back = memory.acquire([1] * 140)
+    assert (len(back.tokens), back.bit_exact) == (128, 0)
+
+
+def test_pages_that_others_replace_are_not_loaded_in_their_place() -> None:
+    memory = Books(20)
+    persona, chat = [1] * 2 * BLOCK_TOKENS, [2] * 100
+    memory.serve([9] * BLOCK_TOKENS)  # how large a page is
+    other = memory.acquire([8] * 8)
+    memory.reads(other, [8] * 8)
+    beside = memory.acquire(persona + chat)
+    memory.reads(beside, persona + chat)
+    memory.retain(beside)
+    memory.retain(other)
+    memory.acquire([7] * 8).live = False  # all is put away
+    alone = memory.acquire(persona + [3] * 80)
+    assert alone.tokens == []
+    memory.reads(alone, persona + [3] * 80, bit_exact=True)
+    joins = memory.acquire([6] * 8)
+    memory.reads(joins, [6] * 8)
+    memory.retain(alone)
+    back = memory.acquire(persona + chat + [4] * 20)
+    assert memory.paper.read[back.number] == back.tokens
+    assert len(back.tokens) >= len(persona)
+
+
+def test_the_pins_of_others_survive_one_that_is_longer_than_all_may_be() -> None:
+    memory = Books(3)
+    memory.pin([1] * BLOCK_TOKENS)
+    memory.pin([2] * 300)
+    assert [len(pin) for pin in memory.pins] == [BLOCK_TOKENS, 100]
+
+
+@pytest.mark.parametrize("length", [516, 511, 510, 520, 504, 512, 7, 8, 13])
+def test_reading_ahead_comes_to_an_end_at_any_length(roomy: Engine, length: int) -> None:
+    tokens = prompt(roomy, "q" * length)[:length]
+    roomy.prefill(tokens)
+    until(lambda: roomy.idle)
+    assert known(roomy, tokens) == whole(tokens)
+    assert whole(tokens) >= length - 12
+
+
+def test_a_memory_that_cannot_be_cut_forgets_the_whole() -> None:
+    memory = Books()
+    memory.serve([1] * 40)
+    memory.paper.truncate = lambda sequence, length=0: not length  # type: ignore[method-assign]
+    assert memory.acquire([1] * 20 + [2] * 20).tokens == []
+    assert memory.cells_used == 0
+
+
+@pytest.mark.parametrize(
+    ("begun", "end", "most", "size"),
+    [
+        (0, 940, 512, 512),
+        (512, 940, 512, 428),
+        (504, 940, 512, 8),
+        (0, 513, 512, 512),
+        (512, 513, 512, 1),
+        (0, 70, 64, 56),  # six would be left
+        (0, 72, 64, 64),
+        (0, 100, 61, 60),
+        (0, 100, 3, 0),
+    ],
+)
+def test_pieces_are_whole_grains(begun: int, end: int, most: int, size: int) -> None:
+    assert next_chunk_size(begun, end, most) == size
+
+
+@pytest.mark.parametrize(
+    ("length", "known"),
+    [
+        (BATCH_TOKENS + 100, BATCH_TOKENS + 92),
+        (BATCH_TOKENS + 1, BATCH_TOKENS),
+        (BATCH_TOKENS + 12, BATCH_TOKENS + 4),
+        (BATCH_TOKENS, BATCH_TOKENS - 8),
+        (5, 0),
+    ],
+)
+def test_what_is_left_to_read_is_no_shorter_than_llama_cpps_own_piece(
+    length: int, known: int
+) -> None:
+    memory = Books(20)
+    memory.serve([1] * 1000)
+    assert memory.find_prefix([1] * length)[1] == known
+
+
+def test_the_shelf_lets_go_of_what_was_used_longest_ago_and_of_pins_last() -> None:
+    shelf = PrefixCache(4 * PAGES)
+
+    def put(number: int, length: int = BLOCK_TOKENS) -> None:
+        tokens = [number] * length
+
+        def save(begin: int, end: int, into: memoryview) -> int:
+            into[: end - begin] = bytes(tokens[begin:end])
+            return end - begin
+
+        shelf.insert(tokens, 0, save, now=next(clock), pinned=[[1] * BLOCK_TOKENS])
+
+    clock = iter(range(100))
+    put(8, BLOCK_TOKENS - 1)  # how large a page is isn't known yet
+    assert len(shelf) == 0
+    for number in (1, 2, 3, 4, 5):
+        put(number)
+    assert {n for n in range(9) if shelf.find([n] * BLOCK_TOKENS)[1]} == {1, 3, 4, 5}
+    for number in (3, 6):
+        put(number)
+    assert {n for n in range(9) if shelf.find([n] * BLOCK_TOKENS)[1]} == {1, 3, 5, 6}
+    put(7, 9 * BLOCK_TOKENS)  # more than there is: its beginning stays
+    pages, known = shelf.find([7] * 9 * BLOCK_TOKENS)
+    assert known == 4 * BLOCK_TOKENS
+    assert all(bytes(shelf.data_of(page)) == bytes([7] * BLOCK_TOKENS) for page in pages)
+
+
+def test_a_recurrent_state_is_taken_over_whole_or_not_at_all() -> None:
+    memory = Books(divisible=False)
+    memory.serve([1] * 40)
+    memory.serve([2] * 40)
+    assert memory.find_prefix([1] * 39 + [2])[1] == 0
+    assert memory.find_prefix([1] * 41)[1] == 40
+    assert memory.acquire([1] * 41).tokens == [1] * 40
+    for number in range(3, 30):  # the one used longest ago makes place
+        memory.serve([number] * 8)

@@ -1,0 +1,104 @@
+"""Engines that are shared, and unloaded for one another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support import tiny_gguf as tiny_gguf
+from support.app_process import until
+from support.llama import (
+    PACKAGED,
+    ask,
+    held_up,
+    packaged,
+    prompt,
+)
+
+from persona_lab.errors import (
+    ModelUnavailable,
+)
+from persona_lab.llama import (
+    Engine,
+    Model,
+)
+from persona_lab.llama import registry as engines
+
+
+def test_an_engine_that_nobody_uses_is_unloaded_when_another_needs_its_memory(
+    shelf: Callable[..., Engine],
+) -> None:
+    one, two = shelf("one"), shelf("two")
+    ask(one, prompt(one, "Hello")).wait()  # so that the other is the one used longest ago
+    until(lambda: one.idle and two.idle)
+    shelf("three")
+    assert two.unloaded
+    assert not one.unloaded
+    assert shelf("one") is one
+    with pytest.raises(ModelUnavailable, match="closed"):
+        ask(two, [1])
+    again = shelf("two")
+    assert again is not two
+    assert ask(again, prompt(again, "Hello")).wait().finish
+
+
+def test_an_engine_in_use_is_not_unloaded_and_who_finds_no_room_is_told_how_much_there_is(
+    shelf: Callable[..., Engine],
+) -> None:
+    one, two = shelf("one"), shelf("two")
+    with held_up(one), held_up(two):
+        with pytest.raises(ModelUnavailable) as refused:
+            shelf("three")
+        assert ask(one, prompt(one, "Still there?")) is not None
+    assert refused.value.details["why"] == "no_room"
+    assert refused.value.details["needed"] >= 250
+    assert refused.value.details["free"] == 0
+    assert not (one.unloaded or two.unloaded)
+
+
+def test_what_never_fits_unloads_nobody(shelf: Callable[..., Engine]) -> None:
+    one = shelf("one")
+    until(lambda: one.idle)
+    with pytest.raises(ModelUnavailable):
+        shelf("two", most=1_000_000)
+    assert not one.unloaded
+
+
+def test_a_context_that_does_not_fit_gives_its_weights_back(
+    shelf: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[Path] = []
+    close = Model.close
+    monkeypatch.setattr(Model, "close", lambda model: (closed.append(model.path), close(model)))
+    monkeypatch.setattr(Model, "cell_bytes", 10**9)
+    with pytest.raises(ModelUnavailable) as refused:
+        shelf("one")
+    assert refused.value.details["why"] == "no_room"
+    assert [path.stem for path in closed] == ["one"]
+
+
+def test_a_container_has_what_its_bound_leaves_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "memory.max").write_text("5000000\n")
+    (tmp_path / "memory.current").write_text("4000000\n")
+    (tmp_path / "memory.stat").write_text("anon 1500000\nfile 2500000\n")
+    monkeypatch.setattr(engines, "_CGROUP_FOLDER", tmp_path)
+    assert engines.available_memory() == 3_500_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert engines.available_memory() > 5_000_000
+
+
+@pytest.mark.parametrize(("name", "size"), [(PACKAGED[0], 18 * 1024), (PACKAGED[1], 30 * 768)])
+def test_a_cell_of_a_packaged_model_is_as_large_as_its_header_says(name: str, size: int) -> None:
+    model = Model(packaged(name), vocab_only=True)
+    assert model.cell_bytes == size
+    model.close()
+
+
+def test_loading_tells_how_far_it_is(tiny: Path) -> None:
+    heard: list[float] = []
+    Engine(tiny, context=512, threads=1, progress=heard.append).close()
+    assert heard == sorted(heard)
+    assert heard[-1] == 1
