@@ -9,8 +9,8 @@ operators; ``routes.py`` lists them. All act through ``operations.py`` and share
 
 from persona_lab.server.gradio_middleware import (
     AllowGradioRoutes,
+    CheckGradioCalls,
     FrontPage,
-    RejectFileInputs,
 )
 from persona_lab.server.session_cookie import (
     COOKIE,
@@ -25,8 +25,8 @@ __all__ = [
     "COOKIE",
     "LANGUAGE_COOKIE",
     "AllowGradioRoutes",
+    "CheckGradioCalls",
     "FrontPage",
-    "RejectFileInputs",
     "VisitorCookie",
     "check_port",
     "language_of",

@@ -1,9 +1,11 @@
-"""Middleware around Gradio's app: the page's head, the allowed routes, and the size of inputs."""
+"""Middleware around Gradio's app: the page's head, the allowed routes, and the inputs of calls."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import HTTPConnection
@@ -14,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from persona_lab.errors import InvalidRequest
 from persona_lab.lab import Lab
 from persona_lab.server.auth import spoken
-from persona_lab.server.error_responses import error_response
+from persona_lab.server.error_responses import error_response, status_of
 
 GRADIO_ROUTES = {
     ("GET HEAD", "/"): "the page; Gradio's own start asks with HEAD whether it is served",
@@ -145,27 +147,49 @@ def _path(scope: Scope) -> str:
     return path.removeprefix(root) if path.startswith(f"{root}/") else path
 
 
-class RejectFileInputs:
-    """Refuses calls of Gradio's API that are too large or that contain a file.
+@dataclass(frozen=True, slots=True)
+class CallInput:
+    """One input of an endpoint or of an event of the page.
 
-    Gradio downloads every file that an input names before a handler runs, and keeps it on the
-    disk. No field of this page takes a file.
+    Attributes:
+        name: Its name; "" for an input of an event.
+        required: Whether it has no default.
+    """
+
+    name: str = ""
+    required: bool = True
+
+
+FindInputs = Callable[[str, int | None], Sequence[CallInput] | None]
+"""Returns the inputs of an endpoint by name, or of the event with an index; None without one."""
+
+
+class CheckGradioCalls:
+    """Refuses calls of Gradio's API that Gradio can't handle, or that contain a file.
+
+    Gradio answers a call of an unknown endpoint, or with too few inputs, with 500, and writes the
+    inputs into the log. Gradio also downloads every file that an input names before a handler runs,
+    and keeps it on the disk. No field of this page takes a file.
+
+    Args:
+        app: The app behind this middleware.
+        lab: Its error handler knows the messages of refusals.
+        find_inputs: Finds the inputs of an endpoint.
     """
 
     MAX_BYTES = 4_000_000
     """Size of one call. A persona with every field full takes a fifth of it."""
     PREFIX = "/gradio_api/"
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, lab: Lab, find_inputs: FindInputs) -> None:
         self.app = app
+        self._lab = lab
+        self._find_inputs = find_inputs
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request, or refuse its body."""
-        if (
-            scope["type"] != "http"
-            or scope["method"] != "POST"
-            or not _path(scope).startswith(self.PREFIX)
-        ):
+        path = _path(scope) if scope["type"] == "http" else ""
+        if not path.startswith(self.PREFIX) or scope["method"] != "POST":
             await self.app(scope, receive, send)
             return
         body = bytearray()
@@ -177,10 +201,12 @@ class RejectFileInputs:
             body.extend(part.get("body", b""))
             more_body = part.get("more_body", False)
             if len(body) > self.MAX_BYTES:
-                await PlainTextResponse("Too large", 413)(scope, receive, send)
+                await self._refuse(InvalidRequest(why="too_large", status=413), scope, send)
                 return
-        if _contains_file(bytes(body)):
-            await PlainTextResponse("No files here", 400)(scope, receive, send)
+        try:
+            self._check(path.removeprefix(self.PREFIX).rstrip("/"), bytes(body))
+        except InvalidRequest as error:
+            await self._refuse(error, scope, send)
             return
         buffered: Message | None = {"type": "http.request", "body": bytes(body)}
 
@@ -191,12 +217,75 @@ class RejectFileInputs:
 
         await self.app(scope, replay, send)
 
+    async def _refuse(self, error: InvalidRequest, scope: Scope, send: Send) -> None:
+        language = spoken(HTTPConnection(scope))
+        body = error_response(error, self._lab.error_handler, language)
+        await JSONResponse(body, status_of(error))(scope, _no_message, send)
 
-def _contains_file(body: bytes) -> bool:
+    def _check(self, path: str, body: bytes) -> None:
+        """Raise InvalidRequest if Gradio can't handle the call ``body`` of ``path``."""
+        try:
+            call = json.loads(body)
+        except (ValueError, RecursionError):
+            raise InvalidRequest(why="not_json") from None
+        if not isinstance(call, dict):
+            raise InvalidRequest(why="no_object")
+        if _contains_file(call):
+            raise InvalidRequest(why="no_files", status=400)
+        if path == "queue/join":
+            index = _as_index(call.get("fn_index"))
+            if index is None:
+                raise InvalidRequest(why="field_value", field="fn_index")
+            _check_list(call, self._find_inputs("", index))
+            return
+        kind, _, name = path.rpartition("/")
+        if kind == "run":
+            _check_list(call, self._find_inputs(name, _as_index(call.get("fn_index"))))
+        elif kind == "call":
+            _check_list(call, self._find_inputs(name, None))
+        elif kind == "call/v2":
+            _check_names(call, self._find_inputs(name, None))
+
+
+async def _no_message() -> Message:
+    return {"type": "http.disconnect"}
+
+
+def _as_index(value: Any) -> int | None:
+    """Return a function index as Gradio reads it; None for a value that is none."""
     try:
-        pending = [json.loads(body)]
-    except (ValueError, RecursionError):
-        return False  # Gradio reports it
+        return int(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _check_list(call: dict[str, Any], inputs: Sequence[CallInput] | None) -> None:
+    """Check a call with a list of inputs. Gradio ignores further inputs."""
+    if inputs is None:
+        raise InvalidRequest(why="no_route", status=404)
+    data = call.get("data")
+    if not isinstance(data, list):
+        raise InvalidRequest(why="field_value", field="data")
+    if len(data) < len(inputs):
+        names = ", ".join(each.name for each in inputs)
+        raise InvalidRequest(
+            why="few_inputs", field="data", needed=len(inputs), given=len(data), names=names
+        )
+
+
+def _check_names(call: dict[str, Any], inputs: Sequence[CallInput] | None) -> None:
+    """Check a call with named inputs."""
+    if inputs is None:
+        raise InvalidRequest(why="no_route", status=404)
+    names = {each.name for each in inputs}
+    unknown = [name for name in call if name not in {*names, "oauth_token"}]
+    missing = [each.name for each in inputs if each.required and each.name not in call]
+    if missing or unknown:
+        raise InvalidRequest(why="field_value", field=[*missing, *unknown][0][:80])
+
+
+def _contains_file(call: dict[str, Any]) -> bool:
+    pending: list[Any] = [call]
     while pending:
         value = pending.pop()
         if isinstance(value, dict):

@@ -18,6 +18,7 @@ from persona_lab.errors import InputError
 from persona_lab.insights import DEFAULT_SPAN, generations_to_csv, parse_time_zone
 from persona_lab.lab import Lab
 from persona_lab.personas.persona import PERSONA_FIELDS, Persona, clean_persona, persona_of
+from persona_lab.server.gradio_middleware import CallInput, FindInputs
 from persona_lab.server.operations import Operations
 from persona_lab.server.serializers import (
     cell_data,
@@ -40,6 +41,28 @@ def _field_names() -> str:
         form = "a list of user and ai" if field.kind == "examples" else " or ".join(field.values)
         names.append(f"{field.name} ({form})" if form else field.name)
     return ", ".join(names)
+
+
+def input_finder(page: gr.Blocks) -> FindInputs:
+    """Return a function that finds the inputs of an endpoint of ``page``, or of an event."""
+    described = page.get_api_info()["named_endpoints"]
+    named = {
+        path.removeprefix("/"): [
+            CallInput(each["parameter_name"], required=not each["parameter_has_default"])
+            for each in endpoint["parameters"]
+        ]
+        for path, endpoint in described.items()
+    }
+    events = {
+        index: [CallInput()] * (0 if event.cancels else len(event.inputs))
+        for index, event in page.fns.items()
+    }
+    private = {event.api_name: events[index] for index, event in page.fns.items()}
+
+    def find(name: str, index: int | None) -> list[CallInput] | None:
+        return named.get(name, private.get(name)) if index is None else events.get(index)
+
+    return find
 
 
 class Endpoints:

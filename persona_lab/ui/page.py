@@ -9,12 +9,12 @@ from starlette.middleware import Middleware
 
 from persona_lab.errors import ConfigurationError
 from persona_lab.lab import Lab
-from persona_lab.server import AllowGradioRoutes, FrontPage, RejectFileInputs, VisitorCookie
+from persona_lab.server import AllowGradioRoutes, CheckGradioCalls, FrontPage, VisitorCookie
 from persona_lab.server.metrics_endpoint import is_local_only
 from persona_lab.server.routes import routes
 from persona_lab.translations import Translations
 from persona_lab.ui.alert_marker import build_alert_marker
-from persona_lab.ui.gradio_api import name_endpoints
+from persona_lab.ui.gradio_api import input_finder, name_endpoints
 from persona_lab.ui.header import build_header
 from persona_lab.ui.labels import bilingual_html, build_i18n
 from persona_lab.ui.model_status import model_choices
@@ -113,7 +113,7 @@ def launch(page: gr.Blocks, i18n: gr.I18n, lab: Lab, *, share: bool = False) -> 
                 "routes": api_routes,
                 "middleware": [
                     Middleware(AllowGradioRoutes, lab=lab, own=api_routes),
-                    Middleware(RejectFileInputs),
+                    Middleware(CheckGradioCalls, lab=lab, find_inputs=input_finder(page)),
                     Middleware(VisitorCookie),
                     Middleware(FrontPage, head=head()),
                 ],

@@ -587,6 +587,32 @@ def test_half_a_surrogate_pair_is_refused_or_left_out(served: Served, client: Cl
     assert "Traceback" not in served.log[logged:]
 
 
+@pytest.mark.parametrize(
+    ("path", "sent", "status", "part"),
+    [
+        ("call/chat", {"data": ["SECRETWORDS"]}, 422, "message, persona_id, chat_id, model"),
+        ("run/chat", {"data": ["SECRETWORDS"]}, 422, "message, persona_id, chat_id, model"),
+        ("call/v2/chat", {"message": "SECRETWORDS"}, 422, "persona_id"),
+        ("call/v2/chat", {"message": "SECRETWORDS", "persona_id": "", "x": 1}, 422, "“x”"),
+        ("call/v2/nope", {"message": "SECRETWORDS"}, 404, ""),
+        ("call/nope", {"data": ["SECRETWORDS"]}, 404, ""),
+        ("run/nope", {"data": ["SECRETWORDS"]}, 404, ""),
+        ("run/predict", {"data": ["SECRETWORDS"], "fn_index": 9999}, 404, ""),
+        ("queue/join", {"data": ["SECRETWORDS"], "fn_index": 10, "session_hash": "a"}, 422, "4"),
+        ("call/chat", {"data": "SECRETWORDS"}, 422, "“data”"),
+    ],
+)
+def test_a_call_that_gradio_cannot_handle_is_not_logged(
+    served: Served, path: str, sent: dict[str, Any], status: int, part: str
+) -> None:
+    answer = httpx.post(f"{served.url}/gradio_api/{path}", json=sent, headers=headers("en"))
+    assert answer.status_code == status
+    error = answer.json()["error"]
+    assert (error["code"], part in error["message"]) == ("invalid_request", True)
+    assert "SECRETWORDS" not in served.log + answer.text
+    assert "Traceback" not in served.log
+
+
 @pytest.mark.parametrize("full", [DiskFull(), StorageError()])
 @pytest.mark.parametrize("language", ["ja", "en"])
 async def test_new_visitor_gets_an_error_when_the_database_fails(

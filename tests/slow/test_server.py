@@ -30,14 +30,14 @@ from persona_lab.pipeline.fallback import ErrorHandler
 from persona_lab.server import (
     COOKIE,
     AllowGradioRoutes,
+    CheckGradioCalls,
     FrontPage,
-    RejectFileInputs,
     VisitorCookie,
     check_port,
     only_instance,
     visitor_secret,
 )
-from persona_lab.server.gradio_middleware import GRADIO_ROUTES, is_allowed
+from persona_lab.server.gradio_middleware import GRADIO_ROUTES, CallInput, is_allowed
 from persona_lab.settings import ROOT
 from persona_lab.translations import Translations
 from persona_lab.ui import page as frame
@@ -190,12 +190,14 @@ async def test_other_paths_and_methods_are_left_as_they_are() -> None:
 OWN = [Route("/healthz", page), Mount("/api/v1", page)]
 
 
+LAB: Any = SimpleNamespace(
+    error_handler=ErrorHandler(Translations(ROOT / "templates/fallbacks.yaml"))
+)
+
+
 @pytest.fixture(scope="module")
 def allow_list() -> AllowGradioRoutes:
-    lab = SimpleNamespace(
-        error_handler=ErrorHandler(Translations(ROOT / "templates/fallbacks.yaml"))
-    )
-    return AllowGradioRoutes(page, lab, OWN)  # type: ignore[arg-type]
+    return AllowGradioRoutes(page, LAB, OWN)
 
 
 @functools.cache
@@ -272,30 +274,52 @@ async def test_preflight_refuses_forwarded_headers_of_another_site(
 @pytest.mark.parametrize(
     ("sent", "status"),
     [
-        (b'{"data": ["hello"]}', 200),
+        (b'{"data": ["hello"], "fn_index": 0}', 200),
         (b'{"data": [{"path": "x", "meta": {"_type": "gradio.FileData"}}]}', 400),
         (b'{"data": {"a": [[{"meta": {"\\u005ftype": "gradio.FileData"}}]]}}', 400),
-        (b'{"data": [{"meta": "a word"}]}', 200),
-        (b"not JSON", 200),
-        (b"[" * 100_000, 200),
-        (b'"' + b"x" * RejectFileInputs.MAX_BYTES + b'"', 413),
+        (b'{"data": [{"meta": "a word"}], "fn_index": 0}', 200),
+        (b"not JSON", 422),
+        (b"[" * 100_000, 422),
+        (b'["hello"]', 422),
+        (b'{"data": "hello", "fn_index": 0}', 422),
+        (b'{"data": [], "fn_index": 0}', 422),
+        (b'{"data": ["hello"], "fn_index": 1}', 404),
+        (b'{"data": ["hello"], "fn_index": Infinity}', 422),
+        (b'"' + b"x" * CheckGradioCalls.MAX_BYTES + b'"', 413),
     ],
-    ids=["text", "file", "escaped", "meta", "no JSON", "deep", "large"],
+    ids=[
+        "text",
+        "file",
+        "escaped",
+        "meta",
+        "no JSON",
+        "deep",
+        "list",
+        "no data",
+        "few inputs",
+        "unknown",
+        "no index",
+        "large",
+    ],
 )
-async def test_no_input_is_a_file_or_too_large(sent: bytes, status: int) -> None:
+async def test_gradio_gets_only_calls_that_it_can_handle(sent: bytes, status: int) -> None:
     heard: list[bytes] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         heard.append((await receive())["body"])
         await page(scope, receive, send)
 
+    def find(name: str, index: int | None) -> list[CallInput] | None:
+        return [CallInput("message")] if index == 0 else None
+
+    checked = CheckGradioCalls(app, LAB, find)
     async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(app=RejectFileInputs(app)), base_url="http://lab"
+        transport=httpx.ASGITransport(app=checked), base_url="http://lab"
     ) as client:
-        for path in ("/gradio_api/queue/join", "/gradio_api/run/x", "/gradio_api/call/x"):
-            answer = await client.post(path, content=sent)
-            assert answer.status_code == status
-    assert heard == ([sent] * 3 if status == 200 else [])
+        answer = await client.post("/gradio_api/queue/join", content=sent)
+    assert answer.status_code == status
+    assert heard == ([sent] if status == 200 else [])
+    assert status == 200 or answer.json()["error"]["code"] == "invalid_request"
 
 
 async def test_a_websocket_passes_every_middleware() -> None:
