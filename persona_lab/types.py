@@ -218,9 +218,19 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A step of a streamed answer: "start", "delta" (new text) or "done" (the whole text)."""
+    """A step of a streamed answer: "start", "delta" (new text) or "done" (the whole text).
+
+    Attributes:
+        type: The kind of step.
+        content: The text.
+        metadata: What is known about the answer or its text.
+        message_id: The stored message; "" without one.
+        pending: In a delta, the unfinished text after ``content`` as the model wrote it. It
+            replaces the pending text of the event before, and can be finished differently.
+    """
 
     type: Literal["start", "delta", "done"]
     content: str = ""
     metadata: dict[str, Any] = field(default_factory=dict)
     message_id: str = ""
+    pending: str = ""

@@ -167,6 +167,7 @@ class LLMService:
         *,
         model: str = "",
         language: Language | None = None,
+        pending: bool = False,
         **options: Any,
     ) -> AsyncGenerator[Event, None]:
         """Answer a message in a chat, and stream the answer.
@@ -180,6 +181,8 @@ class LLMService:
             user_id: The owner of the chat.
             model: ``provider:name``, or "" for the default model.
             language: The language of error texts; None for the persona's language.
+            pending: Whether "delta" events have the unfinished text too. See
+                :class:`~persona_lab.types.Event`.
             **options: Fields of :class:`~persona_lab.types.Options`.
 
         Yields:
@@ -201,7 +204,7 @@ class LLMService:
             user_id,
             agent_id,
             begin=begin,
-            answer=lambda start: self._chat_turn(start, user_id, target, language),
+            answer=lambda start: self._chat_turn(start, user_id, target, language, pending=pending),
         )
         async with contextlib.aclosing(events):
             async for event in events:
@@ -215,6 +218,7 @@ class LLMService:
         *,
         model: str = "",
         language: Language | None = None,
+        pending: bool = False,
         **options: Any,
     ) -> AsyncGenerator[Event, None]:
         """Answer the last message of a chat again, and stream the answer.
@@ -227,6 +231,8 @@ class LLMService:
             user_id: The owner of the chat.
             model: ``provider:name``, or "" for the default model.
             language: The language of error texts; None for the persona's language.
+            pending: Whether "delta" events have the unfinished text too. See
+                :class:`~persona_lab.types.Event`.
             **options: Fields of :class:`~persona_lab.types.Options`.
 
         Yields:
@@ -261,13 +267,14 @@ class LLMService:
             None,
             begin=begin,
             answer=lambda start: self._chat_turn(
-                start, user_id, target, language, regenerates=True
+                start, user_id, target, language, regenerates=True, pending=pending
             ),
             restore=restore,
         )
         async with contextlib.aclosing(events):
             async for event in events:
-                has_text |= event.type == "delta" and "fallback" not in event.metadata
+                is_text = event.type == "delta" and "fallback" not in event.metadata
+                has_text |= is_text and bool(event.content)
                 yield event
 
     # ── turns without a chat ──────────────────────────────────────────────────────────────
@@ -283,6 +290,7 @@ class LLMService:
         model: str = "",
         kind: str = "try",
         language: Language | None = None,
+        pending: bool = False,
         **options: Any,
     ) -> AsyncGenerator[Event, None]:
         """Answer a message without a chat, and stream the answer. No message is stored.
@@ -295,6 +303,8 @@ class LLMService:
             model: ``provider:name``, or "" for the default model.
             kind: The kind of the generation's record.
             language: The language of error texts; None for the persona's language.
+            pending: Whether "delta" events have the unfinished text too. See
+                :class:`~persona_lab.types.Event`.
             **options: Fields of :class:`~persona_lab.types.Options`.
 
         Yields:
@@ -306,7 +316,14 @@ class LLMService:
         target = resolve_target(self.clients, model, options, with_fallback=False)
         text = self.input_validator.validate_message(message)
         request = TurnRequest(
-            kind, user_id, agent, text, target=target, language=language, context=context
+            kind,
+            user_id,
+            agent,
+            text,
+            target=target,
+            language=language,
+            context=context,
+            pending=pending,
         )
         async with contextlib.aclosing(self._turn(request)) as events:
             async for event in events:
@@ -393,6 +410,7 @@ class LLMService:
         language: Language | None,
         *,
         regenerates: bool = False,
+        pending: bool = False,
     ) -> AsyncGenerator[Event, None]:
         """Run one turn of a chat."""
         request = TurnRequest(
@@ -406,6 +424,7 @@ class LLMService:
             asked=start.asked,
             chat_state=start.state,
             regenerates=regenerates,
+            pending=pending,
         )
         return self._turn(request)
 

@@ -95,9 +95,10 @@ class Turn:
                 async for text in texts:
                     if state.first_shown_at is None:
                         state.first_shown_at = self._clock()
-                    if draft is not None:
+                    if draft is not None and text:
                         draft.append(state.text)
-                    yield Event("delta", text, message_id=draft.message_id if draft else "")
+                    message_id = draft.message_id if draft else ""
+                    yield Event("delta", text, message_id=message_id, pending=state.pending)
             state.status = "ok"
         except (InputError, NotFound) as error:
             state.status, state.error = "failed", error
@@ -177,16 +178,20 @@ class Turn:
     async def _streamed(
         self, stream: ReplyStream, context: Sequence[Entry]
     ) -> AsyncGenerator[str, None]:
-        """Yield each text as soon as it is processed."""
+        """Yield each text as soon as it is processed, and "" where only pending text changed."""
         state = self._state
         state.stream = stream
         async with contextlib.aclosing(self._call_models(context)) as chunks:
             async for chunk in chunks:
-                if text := stream.feed(chunk.text):
-                    state.text += text
+                text = stream.feed(chunk.text)
+                state.text += text
+                pending = stream.pending if self._request.pending else ""
+                if text or pending != state.pending:
+                    state.pending = pending
                     yield text
                 if stream.ended:
                     break
+        state.pending = ""
         if text := state.finish():
             yield text
 

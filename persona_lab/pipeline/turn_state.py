@@ -39,6 +39,7 @@ class TurnRequest:
         chat_state: The state of the chat with that message.
         regenerates: Whether the answer replaces another one. Such an answer bypasses the response
             cache.
+        pending: Whether the events have the pending text of the answer.
     """
 
     kind: str
@@ -53,6 +54,7 @@ class TurnRequest:
     asked: Message | None = None
     chat_state: ChatState | None = None
     regenerates: bool = False
+    pending: bool = False
 
     @property
     def bypass_cache(self) -> bool:
@@ -74,6 +76,7 @@ class TurnState:
         client_metadata: The metadata of the client's chunks.
         stream: The processing of the answer while it runs.
         text: The processed text so far.
+        pending: The unfinished text after it.
         applied: The names of the response steps that changed the text.
         changes: Which step changed which span of the text.
         blocked: Why the answer was blocked for safety; "" for an answer that wasn't.
@@ -98,6 +101,7 @@ class TurnState:
     client_metadata: dict[str, Any] = field(default_factory=dict)
     stream: ReplyStream | None = None
     text: str = ""
+    pending: str = ""
     applied: tuple[str, ...] = ()
     changes: Sequence[Change] = ()
     blocked: str = ""

@@ -27,6 +27,11 @@ class Filter:
         """What the filter did, if the name of the step isn't precise enough."""
         return ()
 
+    @property
+    def pending(self) -> str:
+        """The text that the filter read and holds back."""
+        return ""
+
     def feed(self, text: str) -> str:
         """Read ``text``, and return the text that is finished; "" while nothing is."""
         return text
@@ -59,9 +64,12 @@ class Step:
         open: Creates the filter for an answer of a persona.
         data: Whether the step also applies to answers that are data, such as JSON.
         masks: Whether the step removes text for safety. The removed text isn't stored.
+        shows_pending: Whether the text that the step holds back may be shown before it is
+            finished: a safety step has judged it.
     """
 
     name: str
     open: Callable[[Agent], Filter]
     data: bool = False
     masks: bool = False
+    shows_pending: bool = False

@@ -183,6 +183,11 @@ class SafetyFilter(Filter):
         """The names of the masks, and of the reason of a block."""
         return tuple(dict.fromkeys(self._applied))
 
+    @property
+    def pending(self) -> str:
+        """The text that can't be judged yet."""
+        return "" if self.ended else self._held
+
     def feed(self, text: str) -> str:
         """Read ``text``, and return the text that is finished."""
         out = ""

@@ -136,6 +136,11 @@ class PassageParser:
         self._may_quote = True
         """Whether a 「 would be the first text of its line, but for stage directions."""
 
+    @property
+    def pending(self) -> str:
+        """The text of the passage that isn't complete."""
+        return self._sentences.held + self._held
+
     def feed(self, text: str) -> list[Passage]:
         """Read text, and return the passages that are complete."""
         return [passage for character in text for passage in self._read(character)]

@@ -54,6 +54,17 @@ class ReplyStream:
         """Whether the last text ended in CR: an LF after it belongs to the same line end."""
 
     @property
+    def pending(self) -> str:
+        """The unfinished text that may be shown for now. The finished text can differ from it."""
+        if self.ended:
+            return ""
+        return "".join(
+            filter_.pending
+            for step, filter_ in zip(reversed(self._steps), reversed(self._filters), strict=True)
+            if step.shows_pending
+        )
+
+    @property
     def ended(self) -> bool:
         """Whether the answer has ended: further text can't change it, so the model may stop."""
         return any(each.ended for each in self._filters)

@@ -27,5 +27,5 @@ def ordered_steps(safety: Step, tones: Tones | None = None) -> list[Step]:
     def open_for_tone(agent: Agent) -> Filter:
         return safety.open(agent) if tones.of(agent) is not None else Filter()
 
-    again = replace(safety, open=open_for_tone, data=False)
+    again = replace(safety, open=open_for_tone, data=False, shows_pending=True)
     return [*STEPS, safety, tones.step, again, *LAST_STEPS]

@@ -155,7 +155,7 @@ class Tones:
             tone = self.of(agent)
             return Filter() if tone is None else ToneFilter(tone, agent)
 
-        return Step("tone", opened)
+        return Step("tone", opened, shows_pending=True)
 
 
 def _normalize_name(word: str) -> str:
@@ -180,6 +180,11 @@ class ToneFilter(Filter):
     def applied(self) -> tuple[str, ...]:
         """The name of the tone."""
         return (f"tone:{self._tone.name}",)
+
+    @property
+    def pending(self) -> str:
+        """The unfinished sentence, and sentences that may be narration."""
+        return "".join(passage.text for passage in self._waiting) + self._parser.pending
 
     def feed(self, text: str) -> str:
         """Read ``text``, and return the text that is finished."""

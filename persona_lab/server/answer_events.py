@@ -46,6 +46,10 @@ class MessageIn(Sampling):
         examples=[""],
     )
     stop: list[str] = Field(default=[], max_length=16, description="Words that end the answer.")
+    pending: bool = Field(
+        default=False,
+        description="Whether chunks have the unfinished text too, which can still change.",
+    )
 
     def options(self) -> dict[str, Any]:
         """The sampling that was asked for."""
@@ -81,7 +85,12 @@ async def stream_answer_events(
     What it raises it raises before the first step: InputError, NotFound, StorageError.
     """
     events = caller.operations(lab).send(
-        said.content, chat.id, chat.agent_id, model=said.model, **said.options()
+        said.content,
+        chat.id,
+        chat.agent_id,
+        model=said.model,
+        pending=said.pending,
+        **said.options(),
     )
     async with aclosing(events):
         async for event in events:
@@ -93,7 +102,8 @@ async def stream_answer_events(
                     "timestamp": event.metadata["timestamp"],
                 }
             elif event.type == "delta":
-                yield {"type": "stream_chunk", "content": event.content, "complete": False}
+                chunk = {"type": "stream_chunk", "content": event.content, "complete": False}
+                yield chunk | ({"pending": event.pending} if said.pending else {})
             else:
                 if event.metadata.get("error"):
                     failed = error_response(AnswerFailed(event.metadata), lab.error_handler, "ja")

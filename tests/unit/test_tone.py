@@ -21,7 +21,7 @@ from persona_lab.japanese import to_casual, to_plain, to_polite
 from persona_lab.japanese.morphology import sentences
 from persona_lab.responses.cleanup import LAST_STEPS, STEPS
 from persona_lab.responses.processor import ResponseProcessor
-from persona_lab.responses.tone import Tones
+from persona_lab.responses.tone import Tone, ToneFilter, Tones
 from persona_lab.settings import ROOT
 
 TONES = Tones(ROOT / "templates" / "tones.yaml")
@@ -122,6 +122,14 @@ def test_japanese_of_an_english_persona_stays() -> None:
     assert final("It says: 明日は雨だ。", "Polite", language="en") == "It says: 明日は雨だ。"
 
 
+class Unchanged(Tone):
+    """A tone that changes nothing."""
+
+    def apply(self, sentence: str, **_: object) -> str:
+        """Return the sentence."""
+        return sentence
+
+
 PIECES = [
     "明日は雨だ。", "行くよ", "？", "！", "…", "\n", "\n\n", "「行く。", "」", "『", "』", "`",
     "（笑）", "```", "~~~", "| a だ。|", "# だ", "> だ。", "- 切る", "です。", "Hello. ", '"', "😊",
@@ -150,6 +158,31 @@ def test_a_stream_holds_back_the_unfinished_sentence_and_no_more() -> None:
     given_out = [stream.feed(piece) for piece in ("雨だ", "。傘", "を買う", "よ。\n", "`x` だ")]
     assert given_out == ["", "雨です。", "", "", "傘を買いますよ。\n"]
     assert stream.finish()[0] == "`x` です"
+
+
+def test_the_unfinished_sentence_is_pending_as_the_model_wrote_it() -> None:
+    stream = processor.open_stream(speaking("敬語"))
+    seen = [
+        (stream.feed(piece), stream.pending) for piece in ("雨だ", "。傘", "を買う", "よ。\n次")
+    ]
+    assert seen == [
+        ("", "雨だ"),
+        ("雨です。", "傘"),
+        ("", "傘を買う"),
+        ("傘を買いますよ。\n", "次"),
+    ]
+    stream.finish()
+
+
+@given(texts, st.sampled_from(TONES.tones))
+def test_finished_and_pending_text_are_the_whole_text(text: str, tone: object) -> None:
+    """Where the tone changes nothing, a reader sees all of it, in order, at every moment."""
+    agent = speaking(tone.name)  # type: ignore[attr-defined]
+    filter_ = ToneFilter(Unchanged(name="-", words=("-",), base="plain"), agent)
+    finished = ""
+    for read, character in enumerate(text, 1):
+        finished += filter_.feed(character)
+        assert finished + filter_.pending == text[:read]
 
 
 def test_english_needs_no_sudachipy() -> None:
