@@ -110,7 +110,7 @@ def test_a_high_rate_of_errors_is_raised_once_and_ended_once() -> None:
     assert watched.events == [("alert_raised", "errors"), ("alert_ended", "errors")]
 
 
-def test_what_stands_when_the_house_closes_is_ended() -> None:
+def test_active_alerts_are_ended_on_close() -> None:
     watched = Watched(alert_error_rate=0.5)
     watched.fails(20)
     for _ in range(2):
@@ -134,7 +134,7 @@ def test_few_turns_tell_nothing_of_a_rate() -> None:
     assert watched.events == [("alert_raised", "errors")]
 
 
-def test_fewer_turns_than_the_minimum_do_not_end_what_still_fails() -> None:
+def test_alert_stays_active_below_the_minimum_of_turns() -> None:
     watched = Watched(alert_error_rate=0.5, alert_window=60, alert_min_turns=5)
     watched.fails(5)
     watched.clock.now += 57
@@ -161,7 +161,7 @@ def test_silence_ends_an_alert_without_another_turn() -> None:
         ("refused", "refused"),
     ],
 )
-def test_whom_the_house_turned_away_is_no_error(code: str, error_type: str) -> None:
+def test_error_rate_ignores_refusals_of_the_server(code: str, error_type: str) -> None:
     watched = Watched(alert_error_rate=0.1, alert_limits=1)
     watched.fails(20, code, error_type=error_type)
     assert watched.events == []
@@ -176,7 +176,7 @@ def test_a_threshold_of_zero_switches_an_alert_off() -> None:
 # ── limits, delay, cost ───────────────────────────────────────────────────────────────────
 
 
-def test_a_providers_limit_is_told_also_where_another_model_stood_in() -> None:
+def test_limit_alert_counts_a_model_replaced_by_a_fallback() -> None:
     watched = Watched(alert_limits=2)
     passed = (FailedAttempt("openai:m", "quota"), FailedAttempt("anthropic:n", "offline"))
     watched.turns(1, failed_attempts=passed)
@@ -203,7 +203,7 @@ def test_a_delay_is_that_of_95_answers_of_100() -> None:
     assert watched.events[1:] == [("alert_ended", "delay")]
 
 
-def test_the_delay_is_found_without_sorting_and_is_the_sorted_one() -> None:
+def test_delay_is_the_percentile_of_the_sorted_window() -> None:
     import random
 
     dice = random.Random(3)
@@ -250,7 +250,7 @@ async def test_what_today_has_cost_survives_a_restart(make_lab: MakeLab) -> None
     assert lab.store.total_cost(now + timedelta(days=1)) == 0.0
 
 
-def test_a_model_that_only_a_visitor_named_rings_nothing_but_for_what_it_costs() -> None:
+def test_unwatched_model_raises_only_the_cost_alert() -> None:
     watched = Watched(
         alert_error_rate=0.5,
         alert_limits=1,
@@ -265,7 +265,7 @@ def test_a_model_that_only_a_visitor_named_rings_nothing_but_for_what_it_costs()
     assert watched.events == [("alert_raised", "limits"), ("alert_raised", "cost")]
 
 
-async def test_the_labs_alerts_watch_the_models_that_the_house_names(make_lab: MakeLab) -> None:
+async def test_lab_watches_only_models_of_the_settings(make_lab: MakeLab) -> None:
     lab = make_lab(alert_limits=1, llm_retries=0)
     visitor = Visitor(lab)
     ask = lab.service.generate_response
@@ -297,7 +297,7 @@ def test_every_alert_has_words_in_both_languages(kind: Any) -> None:
     json.dumps(message)
 
 
-def test_changes_stand_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+def test_alert_changes_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="persona_lab")
     watched = Watched(alert_error_rate=0.5)
     watched.fails(5)
@@ -309,7 +309,7 @@ def test_changes_stand_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     assert raised.__dict__["alert"] == "errors"
 
 
-def test_who_cannot_hear_of_an_alert_keeps_no_one_else_from_it(
+def test_failing_receiver_does_not_block_the_others(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def broken(change: Change) -> None:
@@ -325,7 +325,7 @@ def test_who_cannot_hear_of_an_alert_keeps_no_one_else_from_it(
     assert "sk-canary" not in caplog.text
 
 
-def test_while_an_alert_stands_somebody_looks_and_then_no_more() -> None:
+def test_checks_run_only_while_an_alert_is_active() -> None:
     before = set(threading.enumerate())
     watched = Watched(alert_limits=1, tick=0.01)
     watched.fails(1, "quota")
@@ -416,7 +416,7 @@ def test_a_webhook_that_says_no_is_not_asked_again(
     assert [record.__dict__["status"] for record in ours] == [404, 302]
 
 
-def test_a_webhook_that_is_away_is_given_up_and_its_address_told_nobody(
+def test_unreachable_webhook_is_given_up_and_its_url_not_logged(
     hook: Callable[[str], Webhook], pauses: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
     webhook = hook("http://127.0.0.1:9/hook/secret-in-the-path")
@@ -430,7 +430,7 @@ def test_a_webhook_that_is_away_is_given_up_and_its_address_told_nobody(
     assert "secret-in-the-path" not in "".join(str(vars(r)) for r in caplog.records)
 
 
-def test_nobody_waits_for_a_webhook_and_its_queue_is_bounded(
+def test_webhook_does_not_block_and_its_queue_is_bounded(
     hook: Callable[[str], Webhook], caplog: pytest.LogCaptureFixture
 ) -> None:
     webhook = hook("http://127.0.0.1:9/")
@@ -459,7 +459,7 @@ def test_closing_sends_what_waits_without_pauses(httpserver: HTTPServer) -> None
     assert receiver.got == [{"number": 1}]
 
 
-async def test_an_alert_of_a_lab_reaches_the_webhook_without_anybodys_words_or_keys(
+async def test_webhook_gets_alerts_without_user_text_or_keys(
     make_lab: MakeLab, httpserver: HTTPServer
 ) -> None:
     receiver = Receiver(httpserver, 500)
@@ -484,7 +484,7 @@ async def test_an_alert_of_a_lab_reaches_the_webhook_without_anybodys_words_or_k
 
 
 @pytest.mark.parametrize("wrong", ["ftp://x/secret", "secret", "http://", "//x/secret"])
-def test_a_webhook_that_is_no_address_stops_the_start_and_is_not_shown(
+def test_start_fails_without_the_value_when_webhook_is_invalid(
     monkeypatch: pytest.MonkeyPatch, wrong: str
 ) -> None:
     monkeypatch.setenv("ALERT_WEBHOOK", wrong)

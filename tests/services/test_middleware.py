@@ -152,7 +152,7 @@ async def test_what_would_fail_the_same_way_is_not_tried_again(
     assert (len(script.asked), clock.slept) == (1, [])
 
 
-async def test_the_last_error_is_raised_as_it_was_and_tells_the_attempts(clock: Clock) -> None:
+async def test_retry_raises_the_last_error_with_its_attempts(clock: Clock) -> None:
     last = RateLimited(status=429)
     script = Script(fails(Overloaded()), fails(Offline()), fails(last))
     with pytest.raises(RateLimited) as caught:
@@ -202,7 +202,7 @@ async def test_retry_after_is_honoured_and_chance_added(clock: Clock) -> None:
 @pytest.mark.parametrize(
     ("asks", "patience"), [(11, 30), (8, 8)], ids=["over the bound", "over the timeout"]
 )
-async def test_who_asks_for_too_long_a_pause_is_left_alone_at_once(
+async def test_retry_stops_when_retry_after_is_too_long(
     clock: Clock, asks: float, patience: float
 ) -> None:
     script = Script(fails(RateLimited(retry_after=asks)))
@@ -211,7 +211,7 @@ async def test_who_asks_for_too_long_a_pause_is_left_alone_at_once(
     assert (len(script.asked), clock.slept) == (1, [])
 
 
-async def test_all_tries_together_keep_to_the_timeout_for_the_first_word(clock: Clock) -> None:
+async def test_retries_share_the_timeout_of_the_first_token(clock: Clock) -> None:
     async def slow(prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
         clock.now += min(12, options.timeout)
         raise ModelTimeout
@@ -274,7 +274,7 @@ async def failing(client: LLMClientInterface, error: type[Exception], times: int
             await said(client)
 
 
-async def test_it_opens_after_so_many_failures_in_a_row_and_then_asks_nobody(clock: Clock) -> None:
+async def test_circuit_opens_after_consecutive_failures(clock: Clock) -> None:
     script = Script(fails(Overloaded()))
     client, circuit = breaker(script, clock)
     await failing(client, Overloaded, 2)
@@ -308,7 +308,7 @@ async def test_what_tells_nothing_of_the_models_health_does_not_count(
     assert circuit.state == "closed"
 
 
-async def test_a_reader_who_leaves_does_not_count(clock: Clock) -> None:
+async def test_circuit_does_not_count_a_leaving_reader(clock: Clock) -> None:
     client, circuit = breaker(Script(says("は", "い")), clock, threshold=1)
     stream = client.stream(PROMPT, Options())
     await anext(stream)
@@ -316,7 +316,7 @@ async def test_a_reader_who_leaves_does_not_count(clock: Clock) -> None:
     assert circuit.state == "closed"
 
 
-async def test_a_reader_who_has_heard_enough_ends_the_row_of_failures(clock: Clock) -> None:
+async def test_circuit_resets_failures_when_a_reader_got_text(clock: Clock) -> None:
     client, circuit = breaker(Script(fails(Offline()), says("は", "い"), fails(Offline())), clock)
     await failing(client, Offline)
     stream = client.stream(PROMPT, Options())
@@ -367,7 +367,7 @@ async def started(client: LLMClientInterface, gate: Gate) -> asyncio.Task[str]:
     return task
 
 
-async def test_of_many_who_wait_one_alone_looks_whether_it_is_back(clock: Clock) -> None:
+async def test_circuit_lets_one_probe_through_after_the_cooldown(clock: Clock) -> None:
     client, circuit, gate = await half_open(clock)
     tasks = [await started(client, gate) for _ in range(5)]
     assert len(gate.calls) == 1
@@ -388,9 +388,7 @@ async def test_a_probe_that_fails_opens_it_for_as_long_again(clock: Clock) -> No
 
 
 @pytest.mark.parametrize("end", ["cancelled", "closed", "401"])
-async def test_after_a_probe_that_told_nothing_the_next_caller_looks(
-    clock: Clock, end: str
-) -> None:
+async def test_circuit_stays_half_open_when_a_probe_is_inconclusive(clock: Clock, end: str) -> None:
     client, circuit, gate = await half_open(clock)
     task = await started(client, gate)
     if end == "401":
@@ -487,7 +485,7 @@ def test_names_that_visitors_type_do_not_fill_the_memory(clock: Clock) -> None:
     assert len(circuits.states()) == Circuits.MOST
 
 
-async def test_a_layer_has_the_face_of_what_it_stands_around() -> None:
+async def test_wrapper_has_the_interface_of_its_client() -> None:
     many, _ = layered()
     client = await many.open("openai:gpt-5-mini")
     twin = await many.open("openai:gpt-4.1-mini")
@@ -500,7 +498,7 @@ async def test_a_layer_has_the_face_of_what_it_stands_around() -> None:
     await many.aclose()
 
 
-async def test_a_layer_tells_of_loading_and_waiting_what_its_client_does(clock: Clock) -> None:
+async def test_wrapper_reports_loading_and_waiting_of_its_client(clock: Clock) -> None:
     class Busy(ScriptedClient):
         is_loaded, load_progress, waiting = False, 0.4, 3
 
@@ -547,7 +545,7 @@ async def first_of(make_lab: MakeLab, *plays: Any) -> Answered:
     return Answered(text, asked, result.code, [each.code for each in result.failed_attempts])
 
 
-async def test_the_first_that_gives_a_word_answers_and_no_other_is_asked(
+async def test_fallback_stops_at_the_first_model_with_text(
     make_lab: MakeLab,
 ) -> None:
     answered = await first_of(make_lab, fails(Offline()), says("はい", "。"), says("いいえ"))
@@ -559,7 +557,7 @@ async def test_the_first_that_gives_a_word_answers_and_no_other_is_asked(
     [e for e in NEVER_AGAIN if not isinstance(e, Refused)] + [RateLimited(), TimeoutError()],
     ids=lambda error: type(error).__name__,
 )
-async def test_whatever_is_wrong_with_one_provider_another_is_asked(
+async def test_fallback_asks_the_next_model_on_any_provider_error(
     make_lab: MakeLab, error: Exception
 ) -> None:
     answered = await first_of(make_lab, fails(error), says("はい"))
@@ -585,7 +583,7 @@ async def test_white_space_of_one_that_failed_is_not_given(make_lab: MakeLab) ->
     assert answered == Answered("はい", ["a", "b"], None, ["offline"])
 
 
-async def test_when_none_gives_a_word_the_first_ones_error_is_told(make_lab: MakeLab) -> None:
+async def test_fallback_raises_the_first_error_when_all_fail(make_lab: MakeLab) -> None:
     answered = await first_of(make_lab, fails(Overloaded()), fails(BadKey()), fails(Offline()))
     assert (answered.asked, answered.code) == (["a", "b", "c"], "overloaded")
     assert answered.failed == ["bad_key", "offline"]
@@ -602,7 +600,7 @@ async def reply_of(lab: Lab, **how: Any) -> Any:
     return await lab.service.generate_response("やあ", **visitor.where, **how)
 
 
-async def test_the_stand_in_gets_a_prompt_and_options_made_for_it(make_lab: MakeLab) -> None:
+async def test_fallback_model_gets_its_own_prompt_and_options(make_lab: MakeLab) -> None:
     lab = make_lab(llm_retries=0, llm_fallback="mock:echo")
     infos = {
         DOWN.partition(":")[2]: {"prompt": "chat", "context": 100_000},
@@ -631,9 +629,7 @@ async def test_the_stand_in_gets_a_prompt_and_options_made_for_it(make_lab: Make
     assert reply.metadata["spec"] == "mock:echo"
 
 
-async def test_the_time_for_a_whole_answer_is_shared_with_who_stands_in(
-    make_lab: MakeLab, clock: Clock
-) -> None:
+async def test_fallback_models_share_the_total_timeout(make_lab: MakeLab, clock: Clock) -> None:
     given = []
 
     class Slow(ClientWrapper):
@@ -650,7 +646,7 @@ async def test_the_time_for_a_whole_answer_is_shared_with_who_stands_in(
     assert given == [90, 65]
 
 
-async def test_a_stand_in_has_a_smaller_window_and_gets_what_fits(make_lab: MakeLab) -> None:
+async def test_fallback_prompt_fits_a_smaller_context(make_lab: MakeLab) -> None:
     lab = make_lab(llm_retries=0, llm_fallback="mock:echo")
     small = lab.catalog.models["mock:echo"].model_copy(update={"context": 1200})
     lab.catalog.models[DOWN] = small.model_copy(
@@ -665,7 +661,7 @@ async def test_a_stand_in_has_a_smaller_window_and_gets_what_fits(make_lab: Make
     assert reply.metadata["turns"] < 9
 
 
-async def test_the_metadata_says_who_answered_and_why(make_lab: MakeLab) -> None:
+async def test_metadata_names_the_fallback_and_its_reason(make_lab: MakeLab) -> None:
     lab = make_lab(llm_retries=0, llm_fallback="mock:echo?fail=offline,mock:echo")
     reply = await reply_of(lab, model=DOWN)
     assert (reply.metadata["model"], reply.metadata["provider"]) == ("echo", "mock")
@@ -682,7 +678,7 @@ async def test_the_metadata_says_who_answered_and_why(make_lab: MakeLab) -> None
     assert "error" not in reply.metadata
 
 
-async def test_when_all_fail_the_chosen_models_fault_is_told_and_recorded(
+async def test_first_models_error_is_reported_when_all_models_fail(
     make_lab: MakeLab,
 ) -> None:
     lab = make_lab(llm_retries=0, llm_fallback="mock:echo?fail=offline")
@@ -694,13 +690,13 @@ async def test_when_all_fail_the_chosen_models_fault_is_told_and_recorded(
     assert (record.model, record.status) == ("echo?fail=overloaded", "failed")
 
 
-async def test_who_has_no_key_is_stood_in_for(make_lab: MakeLab) -> None:
+async def test_fallback_replaces_a_model_without_a_key(make_lab: MakeLab) -> None:
     reply = await reply_of(make_lab(llm_fallback="mock:echo"), model="openai:gpt-5-mini")
     assert reply.metadata["spec"] == "mock:echo"
     assert reply.metadata["fallback_from"][0]["code"] == "missing_key"
 
 
-async def test_nobody_stands_in_where_a_model_itself_is_looked_at(make_lab: MakeLab) -> None:
+async def test_compare_and_try_use_no_fallback(make_lab: MakeLab) -> None:
     lab = make_lab(llm_retries=0, llm_fallback="mock:echo")
     visitor = Visitor(lab)
     for kind in ("try", "compare"):
@@ -732,7 +728,7 @@ def test_a_wrong_chain_stops_the_start_with_one_line(
     assert "\n" not in str(stopped.value)
 
 
-def test_a_chain_names_each_model_once_and_local_means_the_first_of_this_machine() -> None:
+def test_fallback_chain_has_no_duplicates_and_resolves_local() -> None:
     given = Settings(llm_provider="mock", llm_fallback=" anthropic: , local,mock:echo, local ")
     many = ClientPool(given, Catalog(given.data_dir / "models.yaml"))
     specs = [info.spec for info in many.fallback_chain()]
@@ -743,7 +739,7 @@ def test_a_chain_names_each_model_once_and_local_means_the_first_of_this_machine
     assert Settings(llm_fallback="local:a/b:c.gguf").local_models == ["a/b:c.gguf"]
 
 
-async def test_the_layers_of_a_call_know_whose_it_is_and_stand_in_order(
+async def test_call_wrappers_get_the_call_context_in_their_order(
     make_lab: MakeLab,
 ) -> None:
     lab = make_lab()
@@ -789,7 +785,7 @@ WRONG: Sequence[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("options", WRONG, ids=str)
-async def test_an_option_that_cannot_be_used_is_named_and_nothing_is_stored(
+async def test_invalid_option_is_named_and_nothing_is_stored(
     make_lab: MakeLab, options: dict[str, Any]
 ) -> None:
     lab = make_lab()
@@ -806,7 +802,7 @@ async def test_an_option_that_cannot_be_used_is_named_and_nothing_is_stored(
     assert lab.store.records(user_id=visitor.user_id) == []
 
 
-async def test_a_wrong_option_does_not_cost_the_answer_that_stands(make_lab: MakeLab) -> None:
+async def test_invalid_option_keeps_the_present_answer(make_lab: MakeLab) -> None:
     lab = make_lab()
     visitor = Visitor(lab)
     await lab.service.generate_response("やあ", **visitor.where)
@@ -818,7 +814,7 @@ async def test_a_wrong_option_does_not_cost_the_answer_that_stands(make_lab: Mak
     assert visitor.thread() == before
 
 
-def test_options_that_are_left_out_or_none_are_nobodys_choice() -> None:
+def test_missing_and_none_options_use_the_default() -> None:
     assert check_options({"temperature": None, "stop": ["終"], "seed": 3}) == {
         "stop": ("終",),
         "seed": 3,
@@ -861,7 +857,7 @@ def test_each_timeout_has_its_setting_and_local_models_their_own() -> None:
         ("anthropic:claude-sonnet-9", False),
     ],
 )
-def test_a_model_that_is_not_listed_has_the_facts_of_the_longest_name_that_fits(
+def test_unlisted_model_has_the_facts_of_the_longest_match(
     spec: str, accepts_temperature: bool
 ) -> None:
     catalog = Catalog(Settings().data_dir / "models.yaml")
@@ -887,7 +883,9 @@ def test_what_is_free_is_said_once() -> None:
 
 
 @pytest.mark.parametrize("language", ["ja", "en"])
-async def test_the_page_says_who_answered_in_whose_place(make_lab: MakeLab, language: str) -> None:
+async def test_page_names_the_fallback_and_the_failed_model(
+    make_lab: MakeLab, language: str
+) -> None:
     words = Translations(ROOT / "templates" / "ui.yaml")
     visitor: Any = SimpleNamespace(translate=lambda key, **blanks: words(key, language, **blanks))
     lab = make_lab(llm_retries=0, llm_fallback="mock:echo")

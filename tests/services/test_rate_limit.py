@@ -95,7 +95,7 @@ async def test_zero_sets_no_limit(shared: RedisLink) -> None:
     assert await allowed(RateLimiter(50, 0, shared=shared, minute=600), 300, 10**9) == 50
 
 
-async def test_the_moment_that_is_told_is_the_one_when_it_goes_on(shared: RedisLink) -> None:
+async def test_refusal_has_the_exact_time_of_its_end(shared: RedisLink) -> None:
     limiter = RateLimiter(4, 0, shared=shared, minute=2)
     for _ in range(2):  # the second time the last minute reaches over
         while await allowed(limiter, 1):
@@ -110,7 +110,7 @@ async def test_the_moment_that_is_told_is_the_one_when_it_goes_on(shared: RedisL
         assert time.time() - began > told["seconds"] - 1.5
 
 
-def test_many_that_begin_together_in_a_new_process_all_get_through() -> None:
+def test_concurrent_first_requests_of_a_process_are_allowed() -> None:
     code = (
         "import asyncio\n"
         "from persona_lab.clients.middleware.rate_limit import RateLimiter\n"
@@ -175,14 +175,14 @@ async def test_all_users_together_have_a_day_of_their_own(shared: RedisLink) -> 
         await limiter.check_and_update("four", 1)
 
 
-async def test_what_the_house_refuses_is_not_taken_from_the_user(shared: RedisLink) -> None:
+async def test_user_quota_is_not_charged_when_the_global_quota_refuses(shared: RedisLink) -> None:
     limiter = RateLimiter(3, 100, total=120, shared=shared, minute=600)
     await limiter.check_and_update("one", 100)
     assert await allowed(limiter, 5, 21, "two") == 0
     assert await allowed(limiter, 3, 6, "two") == 3
 
 
-async def test_new_users_at_once_cannot_spend_more_than_the_house_has(shared: RedisLink) -> None:
+async def test_concurrent_new_users_cannot_exceed_the_global_quota(shared: RedisLink) -> None:
     limiter = RateLimiter(0, 50, total=100, shared=shared)
     through = await asyncio.gather(*(allowed(limiter, 1, 7, f"u{n}") for n in range(50)))
     assert sum(through) == 14
@@ -199,7 +199,7 @@ async def test_what_was_refused_costs_nothing(shared: RedisLink) -> None:
     assert await allowed(limiter, 3, 33) == 3
 
 
-async def test_the_day_ends_when_it_was_told_to(shared: RedisLink) -> None:
+async def test_token_day_ends_at_the_reported_time(shared: RedisLink) -> None:
     limiter = RateLimiter(0, 100, shared=shared, day=1)
     await limiter.check_and_update("u", 100)
     with pytest.raises(TokenQuotaExceeded) as refused:
@@ -209,7 +209,7 @@ async def test_the_day_ends_when_it_was_told_to(shared: RedisLink) -> None:
     assert time.time() <= lifts + 0.2
 
 
-async def test_settling_what_belonged_to_yesterday_gives_nothing_to_today(
+async def test_reconcile_changes_nothing_when_the_day_has_ended(
     shared: RedisLink,
 ) -> None:
     limiter = RateLimiter(0, 100, shared=shared, day=1)
@@ -281,7 +281,7 @@ async def test_an_answer_that_is_stopped_costs_what_came_of_it() -> None:
     assert await left(limiter) == 1000 - ESTIMATE - estimate_tokens(said)
 
 
-async def test_who_leaves_before_the_first_word_pays_for_what_was_read() -> None:
+async def test_prompt_tokens_count_when_reader_leaves_before_text() -> None:
     asked = asyncio.Event()
 
     async def play(prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
@@ -298,7 +298,7 @@ async def test_who_leaves_before_the_first_word_pays_for_what_was_read() -> None
     assert await left(limiter) == 1000 - ESTIMATE
 
 
-async def test_a_prompt_larger_than_a_whole_day_is_not_told_to_come_back_in_a_moment() -> None:
+async def test_prompt_above_the_daily_quota_gets_no_short_wait() -> None:
     with pytest.raises(TokenQuotaExceeded) as wrong:
         await RateLimiter(0, 100).check_and_update("u", 101)
     assert wrong.value.details["seconds"] > 3600
@@ -311,7 +311,7 @@ async def test_an_answer_that_never_began_costs_no_tokens() -> None:
     assert await left(limiter) == 1000
 
 
-async def test_tokens_of_free_models_are_not_counted_and_their_requests_are() -> None:
+async def test_free_models_count_requests_but_no_tokens() -> None:
     limiter = RateLimiter(2, 1, minute=600)
     client = ScriptedClient(says("はい。"))
     await spend(client, limiter)
@@ -335,7 +335,7 @@ async def test_a_free_model_answers_whose_tokens_are_spent() -> None:
 @pytest.mark.parametrize(
     ("language", "word"), [("ja", "にまた使えます"), ("en", "You can go on at")]
 )
-async def test_who_asks_too_often_is_told_when_it_goes_on_and_loses_nothing(
+async def test_refusal_names_its_end_and_keeps_the_message(
     make_lab: MakeLab, places: dict[str, str], language: str, word: str
 ) -> None:
     visitor = Visitor(make_lab(says("はい。"), requests_per_minute=1, **places), language=language)
@@ -361,7 +361,7 @@ async def test_the_words_about_a_spent_day_name_the_quota(make_lab: MakeLab) -> 
     assert "ローカルモデル" in reply.content
 
 
-async def test_a_visitor_without_a_cookie_cannot_spend_what_the_house_has_not(
+async def test_new_visitor_is_refused_when_global_quota_is_used_up(
     make_lab: MakeLab,
 ) -> None:
     play = says("はい。")
@@ -372,7 +372,7 @@ async def test_a_visitor_without_a_cookie_cannot_spend_what_the_house_has_not(
     assert "500トークン" in reply.content
 
 
-async def test_a_stand_in_costs_no_further_request(make_lab: MakeLab) -> None:
+async def test_fallback_costs_no_further_request(make_lab: MakeLab) -> None:
     lab = make_lab(requests_per_minute=1, llm_fallback="mock:echo", llm_retries=0)
     reply = await lab.service.generate_response(
         "やあ", **Visitor(lab).where, model="mock:echo?fail=bad_key"
@@ -391,7 +391,7 @@ async def test_cached_answers_spend_no_quota(make_lab: MakeLab) -> None:
         assert reply.content == "はい。"
 
 
-async def test_limits_hold_in_memory_while_redis_is_away_and_in_redis_again_after(
+async def test_limits_use_memory_while_redis_is_down(
     redis_server: RedisServer,
 ) -> None:
     link = RedisLink(redis_server.url, probe_interval=0, timeout=10)

@@ -41,7 +41,7 @@ async def test_two_replicas_see_each_others_values(redis_server: RedisServer) ->
 
 
 @pytest.mark.parametrize("how", ["stop", "pause"])
-async def test_work_goes_on_in_memory_is_told_once_and_comes_back_by_itself(
+async def test_link_uses_memory_when_redis_is_down_and_recovers(
     redis_server: RedisServer, link: RedisLink, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "persona_lab.shared")
@@ -68,7 +68,7 @@ async def test_work_goes_on_in_memory_is_told_once_and_comes_back_by_itself(
         ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"),
     ],
 )
-async def test_a_redis_that_refuses_writes_is_away_until_it_takes_one(
+async def test_link_is_down_while_redis_refuses_writes(
     redis_server: RedisServer,
     link: RedisLink,
     refuse: str,
@@ -92,7 +92,7 @@ async def test_a_redis_that_refuses_writes_is_away_until_it_takes_one(
     assert await SharedCache("x", 60, shared=link).get("after") == 2
 
 
-async def test_nobody_waits_long_for_a_redis_that_hangs_and_only_the_first_waits_at_all(
+async def test_only_the_first_call_waits_when_redis_hangs(
     redis_server: RedisServer, link: RedisLink
 ) -> None:
     keep = SharedCache("x", 60, shared=link)
@@ -108,7 +108,7 @@ async def test_nobody_waits_long_for_a_redis_that_hangs_and_only_the_first_waits
     redis_server.resume()
 
 
-async def test_one_look_at_a_time_sees_whether_it_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_link_probes_once_per_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     link = RedisLink(f"redis://127.0.0.1:{free_port()}", probe_interval=5, clock=lambda: now)
     looks = 0
@@ -130,7 +130,7 @@ async def test_one_look_at_a_time_sees_whether_it_is_back(monkeypatch: pytest.Mo
     await link.aclose()
 
 
-async def test_a_redis_that_was_started_anew_between_two_questions_is_not_away(
+async def test_link_stays_up_when_redis_restarts_between_calls(
     redis_server: RedisServer, link: RedisLink
 ) -> None:
     keep = SharedCache("x", 60, shared=link)

@@ -116,11 +116,11 @@ def test_queue_is_bounded(engine: Engine) -> None:
     assert len(answers) >= MAX_QUEUED
 
 
-def test_there_is_always_a_sequence_for_who_begins() -> None:
+def test_sequences_outnumber_running_answers() -> None:
     assert SEQUENCES > MAX_RUNNING
 
 
-def test_who_waits_hears_how_many_come_first(engine: Engine) -> None:
+def test_queued_request_gets_its_position(engine: Engine) -> None:
     with held_up(engine):
         lengths = range(10, 10 + 2 * (MAX_RUNNING + 3), 2)
         answers = [ask(engine, prompt(engine, f"{n}"), max_tokens=n) for n in lengths]
@@ -251,7 +251,7 @@ def test_pins_take_half_of_the_cells_and_the_oldest_give_way() -> None:
     assert [n for n in range(10) if memory.prefix_cache.find([n] * BLOCK_TOKENS)[1]] == [2, 3, 9]
 
 
-def test_a_request_that_breaks_the_books_is_told_and_not_tried_for_ever(
+def test_request_fails_once_when_the_cache_raises(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tries = 0
@@ -305,7 +305,9 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("keep", [10, 5000, -4096])
-def test_damaged_file_is_told_from_a_lack_of_memory(tiny: Path, tmp_path: Path, keep: int) -> None:
+def test_engine_reports_a_damaged_file_not_a_lack_of_memory(
+    tiny: Path, tmp_path: Path, keep: int
+) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(tiny.read_bytes()[:keep])
     with pytest.raises(ModelUnavailable) as refused:
@@ -346,7 +348,7 @@ def test_closing_ends_what_is_being_written(tiny: Path) -> None:
         ask(engine, [1])
 
 
-def test_what_is_submitted_in_the_midst_of_closing_is_told_so(
+def test_request_is_refused_when_submitted_during_close(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = Engine(tiny, context=512, threads=1)
@@ -367,7 +369,7 @@ def test_what_is_submitted_in_the_midst_of_closing_is_told_so(
     closing.join()
 
 
-def test_a_closed_model_is_a_clear_error_and_not_the_end_of_the_process(tiny: Path) -> None:
+def test_closed_model_raises_an_error_instead_of_crashing(tiny: Path) -> None:
     engine = Engine(tiny, context=512, threads=1)
     engine.close()
     engine.close()

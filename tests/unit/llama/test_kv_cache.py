@@ -39,7 +39,7 @@ def roomy(tiny: Path) -> Iterator[Engine]:
     engine.close()
 
 
-def test_requests_that_begin_alike_and_arrive_together_read_the_beginning_once(
+def test_concurrent_requests_prefill_a_shared_prefix_once(
     roomy: Engine,
 ) -> None:
     persona = "x" * 300
@@ -50,7 +50,7 @@ def test_requests_that_begin_alike_and_arrive_together_read_the_beginning_once(
     assert cached[1] >= 300 - 2 * ALIGNMENT
 
 
-def test_a_long_prompt_is_read_in_pieces_beside_who_is_writing(
+def test_long_prompt_is_prefilled_in_chunks_beside_an_answer(
     roomy: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decode = roomy.context.decode
@@ -137,7 +137,7 @@ def test_what_is_live_is_never_let_go() -> None:
     assert (memory.cells_used, len(live.tokens)) == (240, 240)
 
 
-def test_what_nobody_uses_leaves_the_context_and_comes_back() -> None:
+def test_idle_sequence_is_offloaded_and_restored() -> None:
     memory = Books(8)
     memory.serve([1] * 180)
     memory.serve([2] * 100)
@@ -147,7 +147,7 @@ def test_what_nobody_uses_leaves_the_context_and_comes_back() -> None:
     assert (memory.cells_used, sequence.tokens) == (180, [1] * 180)
 
 
-def test_whoever_comes_finds_their_own_though_the_shelf_is_full() -> None:
+def test_full_prefix_cache_still_finds_correct_prefixes() -> None:
     dice = random.Random(2)
     memory = Books(7)
     personas = [[n] * 150 for n in range(1, 6)]
@@ -159,7 +159,7 @@ def test_whoever_comes_finds_their_own_though_the_shelf_is_full() -> None:
     assert known > 300 * 40
 
 
-def test_what_begins_alike_stands_on_the_shelf_once() -> None:
+def test_prefix_cache_stores_a_shared_prefix_once() -> None:
     memory = Books(20)
     for said in range(1, 6):
         memory.serve([9] * 4 * BLOCK_TOKENS + [said] * 40)
@@ -167,7 +167,7 @@ def test_what_begins_alike_stands_on_the_shelf_once() -> None:
     assert len(memory.prefix_cache) == 4 + 5
 
 
-def test_who_comes_alone_takes_over_only_what_was_read_alone() -> None:
+def test_lone_request_reuses_only_bit_exact_tokens() -> None:
     memory = Books(20)
     memory.serve([1] * BLOCK_TOKENS)
     other = memory.acquire([3] * 40)
@@ -213,7 +213,7 @@ def test_pages_that_others_replace_are_not_loaded_in_their_place() -> None:
     assert len(back.tokens) >= len(persona)
 
 
-def test_the_pins_of_others_survive_one_that_is_longer_than_all_may_be() -> None:
+def test_too_long_pin_is_cut_and_others_stay() -> None:
     memory = Books(3)
     memory.pin([1] * BLOCK_TOKENS)
     memory.pin([2] * 300)
@@ -265,15 +265,13 @@ def test_pieces_are_whole_grains(begun: int, end: int, most: int, size: int) -> 
         (5, 0),
     ],
 )
-def test_what_is_left_to_read_is_no_shorter_than_llama_cpps_own_piece(
-    length: int, known: int
-) -> None:
+def test_remaining_chunk_is_never_below_the_minimum(length: int, known: int) -> None:
     memory = Books(20)
     memory.serve([1] * 1000)
     assert memory.find_prefix([1] * length)[1] == known
 
 
-def test_the_shelf_lets_go_of_what_was_used_longest_ago_and_of_pins_last() -> None:
+def test_prefix_cache_evicts_least_recently_used_and_pins_last() -> None:
     shelf = PrefixCache(4 * PAGES)
 
     def put(number: int, length: int = BLOCK_TOKENS) -> None:

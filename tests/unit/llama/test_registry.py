@@ -26,7 +26,7 @@ from persona_lab.llama import (
 from persona_lab.llama import registry as engines
 
 
-def test_an_engine_that_nobody_uses_is_unloaded_when_another_needs_its_memory(
+def test_idle_engine_is_unloaded_when_another_needs_memory(
     shelf: Callable[..., Engine],
 ) -> None:
     one, two = shelf("one"), shelf("two")
@@ -43,7 +43,7 @@ def test_an_engine_that_nobody_uses_is_unloaded_when_another_needs_its_memory(
     assert ask(again, prompt(again, "Hello")).wait().finish
 
 
-def test_an_engine_in_use_is_not_unloaded_and_who_finds_no_room_is_told_how_much_there_is(
+def test_busy_engine_stays_and_the_error_names_the_memory(
     shelf: Callable[..., Engine],
 ) -> None:
     one, two = shelf("one"), shelf("two")
@@ -57,7 +57,7 @@ def test_an_engine_in_use_is_not_unloaded_and_who_finds_no_room_is_told_how_much
     assert not (one.unloaded or two.unloaded)
 
 
-def test_what_never_fits_unloads_nobody(shelf: Callable[..., Engine]) -> None:
+def test_model_that_never_fits_unloads_no_engine(shelf: Callable[..., Engine]) -> None:
     one = shelf("one")
     until(lambda: one.idle)
     with pytest.raises(ModelUnavailable):
@@ -91,7 +91,7 @@ def test_a_container_has_what_its_bound_leaves_it(
 
 
 @pytest.mark.parametrize(("name", "size"), [(PACKAGED[0], 18 * 1024), (PACKAGED[1], 30 * 768)])
-def test_a_cell_of_a_packaged_model_is_as_large_as_its_header_says(name: str, size: int) -> None:
+def test_cell_bytes_match_the_header_of_a_packaged_model(name: str, size: int) -> None:
     model = Model(packaged(name), vocab_only=True)
     assert model.cell_bytes == size
     model.close()
