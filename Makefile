@@ -61,8 +61,9 @@ lint: $(VENV)/.installed-dev ## ruff, the layers of imports, and mypy
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/mypy
 
-docs: $(VENV)/.installed-dev ## write docs/settings.md from the settings
+docs: $(VENV)/.installed-dev ## write docs/settings.md from the settings, and the list of text keys
 	@$(BIN)/python -m tools.settings_table
+	@$(BIN)/python -m tools.text_keys
 
 bench: $(VENV)/.installed-dev ## the benchmarks, as tables (ARGS="startup memory" …)
 	@$(BIN)/python -m bench $(ARGS)

@@ -41,7 +41,7 @@ from persona_lab.responses.processor import ResponseProcessor
 from persona_lab.responses.steps import ordered_steps
 from persona_lab.responses.tone import Tones
 from persona_lab.settings import Settings, load_settings
-from persona_lab.translations import Translations
+from persona_lab.translations import Translations, load_texts
 
 if TYPE_CHECKING:
     from persona_lab.llama import EngineStats
@@ -191,11 +191,11 @@ def open_lab(
     _check_setting("LLM_FALLBACK", clients.check_fallback_models)
     _check_setting("LLM_MODEL, LOCAL_MODEL", clients.check)
     engine = PromptTemplateEngine(settings.templates_dir)
-    summary_words = Translations(settings.templates_dir / "summary.yaml")
+    summary_words = load_texts(settings.templates_dir, "summary.yaml")
     demos = load_demos(settings.data_dir / "personas.yaml")
     prompt_builder = PromptBuilder(engine)
     tones = Tones(settings.templates_dir / "tones.yaml")
-    fallback_texts = Translations(settings.templates_dir / "fallbacks.yaml")
+    fallback_texts = load_texts(settings.templates_dir, "fallbacks.yaml")
     error_handler = ErrorHandler(fallback_texts)
     output_filter = _output_filter(clients, fallback_texts)
     response_processor = ResponseProcessor(
@@ -278,9 +278,10 @@ def _monitor(settings: Settings, store: Store, metrics: Metrics, known: frozense
             metrics, Alerts(settings, cost_today=cost_today, is_watched=known.__contains__)
         )
     webhook = Webhook(settings.alert_webhook.get_secret_value())
+    texts = load_texts(settings.templates_dir, "ui.yaml")
 
     def send(change: Change) -> None:
-        webhook.send(lambda: change.as_message(Translations(settings.templates_dir / "ui.yaml")))
+        webhook.send(lambda: change.as_message(texts))
 
     alerts = Alerts(
         settings, cost_today=cost_today, is_watched=known.__contains__, receivers=[send]

@@ -9,12 +9,16 @@ A file maps keys to ``{ja: …, en: …}``; groups nest, and a nested key is wri
     translations("chat.waiting", "en", name="Sakura")
 
 Loading is strict: a missing translation stops the start, so no reader of the page finds it.
+:func:`load_texts` also checks that the file has each key of ``text_keys.txt``, which ``make docs``
+writes.
 """
 
 from __future__ import annotations
 
+import difflib
 import string
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +26,8 @@ from persona_lab.errors import ConfigurationError
 from persona_lab.yaml_config import read_yaml, unfold
 
 LANGUAGES = ("ja", "en")
+KEYS_FILE = Path(__file__).with_name("text_keys.txt")
+"""The keys of each file of texts: ``file key placeholder placeholder …`` a line."""
 
 
 class _InvalidKeyError(Exception):
@@ -43,7 +49,7 @@ class Translations:
         try:
             tree = read_yaml(path)
             if not isinstance(tree, dict):
-                raise _InvalidKeyError("top level", "must be a mapping of keys to words")
+                raise _InvalidKeyError("top level", "must be a mapping of keys to texts")
             for key, texts in _leaves(tree):
                 self._texts[key] = texts
                 self._blanks[key] = _placeholders_of(key, texts)
@@ -70,6 +76,34 @@ class Translations:
     def placeholders(self, key: str) -> frozenset[str]:
         """Return the names of the placeholders in the text for ``key``."""
         return self._blanks[key]
+
+
+def load_texts(folder: Path, name: str) -> Translations:
+    """Load the file ``name`` of ``folder``, and check that no key is missing.
+
+    Raises:
+        ConfigurationError: A key is wrong or missing; the message names the file and the key.
+    """
+    texts = Translations(folder / name)
+    known = _known_keys()[name]
+    for key, placeholders in known.items():
+        if key not in texts:
+            others = [other for other in texts if other not in known]
+            similar = difflib.get_close_matches(key, others, n=1)
+            hint = f" ({similar[0]} is an unknown key)" if similar else ""
+            raise ConfigurationError(f"{name}: {key}: is missing{hint}")
+        if unknown := sorted(texts.placeholders(key) - placeholders):
+            raise ConfigurationError(f"{name}: {key}: {{{unknown[0]}}} is an unknown placeholder")
+    return texts
+
+
+@cache
+def _known_keys() -> dict[str, dict[str, frozenset[str]]]:
+    known: dict[str, dict[str, frozenset[str]]] = {}
+    for line in KEYS_FILE.read_text("utf-8").splitlines():
+        file, key, *placeholders = line.split()
+        known.setdefault(file, {})[key] = frozenset(placeholders)
+    return known
 
 
 def _leaves(tree: dict[str, Any], above: str = "") -> Iterator[tuple[str, dict[str, str]]]:

@@ -25,6 +25,13 @@ _FOLD = re.compile(r"(?<=[\u2e80-\uffef]) (?=[\u2e80-\uffef])")
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
+_REASONS = {
+    **dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), "must be a mapping"),
+    **dict.fromkeys(("tuple_type", "list_type"), "must be a list"),
+}
+"""Texts for faults that pydantic describes by the names of classes."""
+
+
 class StrictModel(BaseModel):
     """A part of a file: unknown keys are refused, and what is read cannot be changed."""
 
@@ -95,9 +102,9 @@ def load(
     except ValidationError as invalid:
         fault = invalid.errors(include_url=False)[0]
         location: Location = fault["loc"]
-        reason = fault["msg"].removeprefix("Value error, ")
-        if not location and fault["type"] != "value_error":
-            location = ("the file",)
+        reason = _REASONS.get(fault["type"], fault["msg"].removeprefix("Value error, "))
+        if not location and fault["type"] in _REASONS:
+            reason = f"must be a mapping with {', '.join(model.model_fields)}"
         where = place(location)
         line = ": ".join(part for part in (path.name, where, reason) if part)
         raise error(line, file=path.name, where=where) from None
@@ -116,9 +123,10 @@ def read_yaml(path: Path, *, error: type[ConfigurationError] = ConfigurationErro
         raise error(f"{path.name}: {wrong}", file=path.name) from None
     except yaml.YAMLError as wrong:
         mark = getattr(wrong, "problem_mark", None)
-        where = f"line {mark.line + 1}" if mark else "not YAML"
-        problem = getattr(wrong, "problem", None) or "not YAML"
-        raise error(f"{path.name}: {where}: {problem}", file=path.name, where=where) from wrong
+        where = f"line {mark.line + 1}" if mark else ""
+        problem = getattr(wrong, "problem", None) or getattr(wrong, "reason", None)
+        line = ": ".join(part for part in (path.name, where, problem or "isn't YAML") if part)
+        raise error(line, file=path.name, where=where) from wrong
     except (OSError, UnicodeDecodeError) as wrong:
         why = getattr(wrong, "strerror", None) or "not UTF-8"
         raise error(f"{path.name}: can't be read: {why}", file=path.name) from wrong

@@ -36,7 +36,7 @@ from persona_lab.server.app import CallerDep, LabDep, OperationsDep, create_api_
 from persona_lab.server.error_responses import AnswerFailed, error_response, ours, status_of
 from persona_lab.server.operations import Operations
 from persona_lab.server.sse import EventStreamResponse, as_json, cancel_on_disconnect, sse
-from persona_lab.translations import Translations
+from persona_lab.translations import Translations, load_texts
 from persona_lab.types import Event, Language, new_id
 
 MAX_BODY = 1024 * 1024
@@ -417,5 +417,5 @@ def completions_app(lab: Lab) -> FastAPI:
         title="Persona Lab in OpenAI's form",
         version="1",
     )
-    app.state.words = Translations(lab.settings.templates_dir / "doors.yaml")
+    app.state.words = load_texts(lab.settings.templates_dir, "doors.yaml")
     return app

@@ -12,7 +12,7 @@ from persona_lab.lab import Lab
 from persona_lab.server import AllowGradioRoutes, CheckGradioCalls, FrontPage, VisitorCookie
 from persona_lab.server.metrics_endpoint import is_local_only
 from persona_lab.server.routes import routes
-from persona_lab.translations import Translations
+from persona_lab.translations import load_texts
 from persona_lab.ui.alert_marker import build_alert_marker
 from persona_lab.ui.gradio_api import input_finder, name_endpoints
 from persona_lab.ui.header import build_header
@@ -39,7 +39,7 @@ def build(lab: Lab, *, shared: bool = False) -> tuple[gr.Blocks, gr.I18n]:
     Returns:
         The page, and its translations for Gradio.
     """
-    words = Translations(lab.settings.templates_dir / "ui.yaml")
+    words = load_texts(lab.settings.templates_dir, "ui.yaml")
     i18n = build_i18n(words)
     visitors = Visitors(lab, words)
     bilingual = partial(bilingual_html, words)

@@ -28,7 +28,7 @@ from persona_lab.prompts.builder import PromptBuilder
 from persona_lab.prompts.templates import PromptTemplateEngine
 from persona_lab.responses.processor import ResponseProcessor
 from persona_lab.settings import ROOT
-from persona_lab.translations import Translations
+from persona_lab.translations import Translations, load_texts
 
 FALLBACKS = ROOT / "templates" / "fallbacks.yaml"
 FRAMES = {"persona", "broken_off"}
@@ -227,6 +227,22 @@ def test_a_wrong_file_of_words_is_named_with_its_key(
     with pytest.raises(ConfigurationError) as stopped:
         words(text)
     assert str(stopped.value).startswith(complaint)
+
+
+@pytest.mark.parametrize("file", ["doors.yaml", "fallbacks.yaml", "summary.yaml", "ui.yaml"])
+def test_a_mistyped_key_of_texts_is_named(tmp_path: Path, file: str) -> None:
+    text = (ROOT / "templates" / file).read_text("utf-8")
+    key = next(iter(Translations(ROOT / "templates" / file))).partition(".")[0]
+    (tmp_path / file).write_text(re.sub(f"(?m)^{key}:", f"{key}x:", text, count=1), "utf-8")
+    with pytest.raises(ConfigurationError, match=rf"^{file}: {key}\S*: is missing \({key}x"):
+        load_texts(tmp_path, file)
+
+
+def test_an_unknown_placeholder_of_a_text_is_named(tmp_path: Path) -> None:
+    text = (ROOT / "templates" / "summary.yaml").read_text("utf-8")
+    (tmp_path / "summary.yaml").write_text(text.replace("{summary}", "{sumary}"), "utf-8")
+    with pytest.raises(ConfigurationError, match=r"^summary.yaml: former: \{sumary\} is an"):
+        load_texts(tmp_path, "summary.yaml")
 
 
 def test_a_missing_file_of_words_is_named(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ import yaml
 
 from bench import Measured, preview, startup, streaming
 from bench import __main__ as bench
-from tools import settings_table
+from persona_lab.translations import KEYS_FILE
+from tools import settings_table, text_keys
 
 ROOT = Path(__file__).resolve().parents[2]
 READMES = {"README.md": "Where do I change", "README.ja.md": "どこを変える"}
@@ -211,6 +212,11 @@ def test_readmes_have_equal_content_in_both_languages() -> None:
 def test_settings_document_is_up_to_date() -> None:
     """``make docs`` writes it."""
     assert settings_table.TARGET.read_text("utf-8") == settings_table.render()
+
+
+def test_text_keys_list_is_up_to_date() -> None:
+    """``make docs`` writes it."""
+    assert KEYS_FILE.read_text("utf-8") == text_keys.render()
 
 
 def test_every_setting_has_a_text_and_a_section() -> None:

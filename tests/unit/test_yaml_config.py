@@ -37,7 +37,9 @@ def test_load_returns_the_model(path: Path) -> None:
         ("items: []\nitems: []", "x.yaml: items: stands here twice"),
         ("items: [{no: a}]", "x.yaml: False: a key must be a word (put quotes around it)"),
         ("items: [", "x.yaml: line 2: "),
-        ("", "x.yaml: the file: Input should be"),
+        ("items: 5", "x.yaml: items: must be a list"),
+        ("items: \x01", "x.yaml: control characters are not allowed"),
+        ("", "x.yaml: must be a mapping with items"),
     ],
 )
 def test_load_names_the_place_in_one_line(path: Path, text: str, line: str) -> None:
