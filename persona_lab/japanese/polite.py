@@ -174,6 +174,13 @@ def count_spoken_words(words: Sequence[Word]) -> int:
     return end
 
 
+def _count_doubt(particles: Sequence[str]) -> int:
+    """Return the number of particles at the start that express doubt: かな, かしら."""
+    if list(particles[:2]) == ["か", "な"]:
+        return 2
+    return 1 if particles and particles[0] in ("かな", "かしら") else 0
+
+
 class _Clause:
     """A clause: ``words[:predicate_end]`` up to the end of its predicate, then particles."""
 
@@ -236,7 +243,8 @@ class _Clause:
         if self.final and last.surface == "めでとう":
             return 0, "ございます", []
         asked = tail[:1] in (["の"], ["ん"])
-        if asked and last.surface in _SLURRED_ENDS and self.word(2).is_predicate():
+        slurred = last.surface in _SLURRED_ENDS and self.word(2).surface != "ませ"
+        if asked and slurred and self.word(2).is_predicate():
             _, polite, tail = self._rewrite_explanation(tail)
             return 1, _SLURRED_ENDS[last.surface] + polite, tail
         if last.type in ("助動詞-マス", "助動詞-デス") or self._is_polite_past():
@@ -249,12 +257,10 @@ class _Clause:
             return 0, "じゃないですか", []
         if tail[:1] == ["よう"]:  # taken for a particle before ね
             return 0, "ようです", tail[1:]
-        if asked or tail[:2] == ["か", "な"] or tail[:1] == ["かな"]:
-            return (
-                self._rewrite_explanation(tail)
-                if asked
-                else (0, "でしょうか", tail[2:] if tail[0] == "か" else tail[1:])
-            )
+        if asked:
+            return self._rewrite_explanation(tail)
+        if doubt := _count_doubt(tail):
+            return 0, "でしょうか", tail[doubt:]
         if tail[:1] == ["な"] and last.is_verb() and last.form.startswith(("終止", "連体")):
             return self._forbidden(last)
         found = self._rewrite_ending()
@@ -284,7 +290,9 @@ class _Clause:
         )
 
     def _rewrite_explanation(self, tail: list[str]) -> tuple[int, str, list[str]]:
-        """Rewrite 行くの？ as 行くんですか？."""
+        """Rewrite 行くの？ as 行くんですか？, and 行くのかな as 行くんでしょうか."""
+        if doubt := _count_doubt(tail[1:]):
+            return 0, "んでしょうか", tail[1 + doubt :]
         rest = [mark for mark in tail[1:] if mark in ("よ", "ね", "か")]
         if self.question and "か" not in rest:
             rest = ["か", *rest]
@@ -333,7 +341,7 @@ class _Clause:
             return 1, last.surface + "です"
         noun = last.pos.startswith(("名詞", "代名詞", "接尾辞")) or last.surface in ("そう", "どう")
         state = "形状詞可能" in last.pos and before.pos == "副詞"  # もう無理。
-        if self._calls():
+        if self._calls_somebody():
             return None
         if noun and self.final and (self.question or self._particles() or state):
             return 1, last.surface + "です"
@@ -353,9 +361,11 @@ class _Clause:
         subject = {"が", "は"} & {word.surface for word in self.words[: self.predicate_end]}
         return verb.lemma in _REQUESTED and not subject
 
-    def _calls(self) -> bool:
+    def _calls_somebody(self) -> bool:
         """Tell whether the clause ends by calling somebody: 大丈夫かい、山田君？."""
         surfaces = [word.surface for word in self.words[: self.predicate_end]]
+        if self._particles() == ["よ"] and "形状詞" not in self.word().pos:
+            return not {"は", "が", "も", "って"} & set(surfaces)
         comma = len(surfaces) - 1 - surfaces[::-1].index("、") if "、" in surfaces else 0
         return comma > 0 and self.words[comma - 1].is_predicate()
 
