@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from persona_lab.clients.catalog import ModelInfo
 from persona_lab.clients.provider import Provider
+from persona_lab.deprecated import former_method, former_property, rename_overrides
 from persona_lab.errors import (
     InvalidResponse,
     NoVision,
@@ -18,6 +19,14 @@ from persona_lab.settings import Settings
 from persona_lab.types import Chunk, Completion, Options, Prompt, Usage
 from persona_lab.unicode_text import is_blank
 
+_FORMER_NAMES = {
+    "ready": "is_loaded",
+    "loaded": "load_progress",
+    "warm": "load",
+    "read_ahead": "prefill",
+}
+"""The former names of members that clients override, until 0.2."""
+
 
 class LLMClientInterface(ABC):
     """The interface of every client. A client calls one model.
@@ -26,6 +35,11 @@ class LLMClientInterface(ABC):
         info: Facts about the model.
         settings: The settings that the client was created with.
     """
+
+    def __init_subclass__(cls, **given: Any) -> None:
+        """Accept overrides that have former names."""
+        super().__init_subclass__(**given)
+        rename_overrides(cls, _FORMER_NAMES)
 
     bound: ClassVar[bool] = True
     """Whether the client belongs to the event loop of its first use, as an SDK's client does."""
@@ -151,6 +165,11 @@ class LLMClientInterface(ABC):
 
         This does nothing unless the model :attr:`is_loaded`.
         """
+
+    ready = former_property("LLMClientInterface", "ready", "is_loaded")
+    loaded = former_property("LLMClientInterface", "loaded", "load_progress")
+    warm = former_method("LLMClientInterface", "warm", "load")
+    read_ahead = former_method("LLMClientInterface", "read_ahead", "prefill")
 
     def count_tokens(self, text: str) -> int:
         """Return the number of tokens in ``text``; an estimate if the tokenizer isn't loaded."""

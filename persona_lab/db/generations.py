@@ -12,6 +12,7 @@ from sqlmodel import SQLModel, col, func, select
 
 from persona_lab.db.base import StoreBase
 from persona_lab.db.tables import Agent, Generation
+from persona_lab.deprecated import former_fields
 
 
 class GenerationRow(NamedTuple):
@@ -53,6 +54,7 @@ class FailedAttempt(NamedTuple):
     attempts: int = 1
 
 
+@former_fields(passed_over="failed_attempts")
 @dataclass(frozen=True, slots=True)
 class GenerationResult:
     """A finished generation for observers: its row, and what the row doesn't store.

@@ -23,7 +23,6 @@ from sqlmodel import delete, select
 from persona_lab.db import migrations
 from persona_lab.db.base import RESTORABLE
 from persona_lab.db.chats import ChatQueries, ChatState
-from persona_lab.db.deprecated import FormerNames
 from persona_lab.db.engine import create_db_engine, limit_statement_time, translate_open_errors
 from persona_lab.db.generations import GenerationQueries
 from persona_lab.db.messages import TITLE_LENGTH, MessageQueries
@@ -33,6 +32,7 @@ from persona_lab.db.prompt_parts import convert_old_rows, is_unused
 from persona_lab.db.tables import StoredPrompt
 from persona_lab.db.turns import TurnQueries
 from persona_lab.db.users import LAST_USED_PRECISION, MAX_API_TOKENS, TOKEN_PREFIX, UserQueries
+from persona_lab.deprecated import former_method
 from persona_lab.errors import StorageError
 from persona_lab.types import now
 
@@ -62,7 +62,6 @@ class Store(
     MessageQueries,
     TurnQueries,
     GenerationQueries,
-    FormerNames,
 ):
     """The database at a URL: ``sqlite:///file``, ``sqlite://`` (in memory) or ``postgresql://``."""
 
@@ -90,6 +89,11 @@ class Store(
                 raise
             if self.engine.dialect.driver == "psycopg":
                 limit_statement_time(self.engine, address)
+
+    exchanges = former_method("Store", "exchanges", "list_exchanges")
+    mark = former_method("Store", "mark", "chat_state")
+    spent = former_method("Store", "spent", "total_cost")
+    past_turns = former_method("Store", "past_turns", "list_generation_rows")
 
     def close(self) -> None:
         """Close all connections. An in-memory database is lost."""

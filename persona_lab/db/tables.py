@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import JSON, Column, Index, UniqueConstraint, false, text
 from sqlmodel import Field, Relationship, SQLModel
 
+from persona_lab.deprecated import former_fields
 from persona_lab.types import new_id, now
 
 
@@ -234,6 +235,7 @@ class ChatPrompt(SQLModel, table=True):
     hash: str = Field(foreign_key="prompt.hash", primary_key=True, index=True)
 
 
+@former_fields(own="user_key")
 class Generation(SQLModel, table=True):
     """A generation: its model, duration in milliseconds, tokens and cost.
 

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from persona_lab.db.redis import RedisLink, SharedCache
 from persona_lab.db.store import ChatState, Store
 from persona_lab.db.tables import Message
+from persona_lab.deprecated import former_method
 from persona_lab.types import Language, Prompt, PromptMessage, now
 
 if TYPE_CHECKING:
@@ -272,6 +273,8 @@ class ContextManager:
         await asyncio.to_thread(
             self._store.summarize, chat_id, user_id=user_id, summary=summary, since=until
         )
+
+    keep_summary = former_method("ContextManager", "keep_summary", "store_summary")
 
     # ── what fits ──
 

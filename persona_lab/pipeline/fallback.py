@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from persona_lab.clients.error_mapping import map_error
 from persona_lab.db.tables import Agent
+from persona_lab.deprecated import former_method
 from persona_lab.errors import (
     CircuitOpen,
     ConfigurationError,
@@ -60,6 +61,8 @@ class ErrorHandler:
         if reason in self._words:
             details["reason"] = self._fill_in(reason, language, details)
         return self._fill_in(mapped.code, language, details)
+
+    say = former_method("ErrorHandler", "say", "error_text")
 
     def _fill_in(self, key: str, language: str, details: dict[str, Any]) -> str:
         values = {

@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 from persona_lab.clients.base import estimate_tokens
 from persona_lab.db.generations import GenerationResult
 from persona_lab.db.tables import Agent
+from persona_lab.deprecated import former_method
 from persona_lab.errors import StorageError
 from persona_lab.monitor.request_context import with_request_context
 from persona_lab.pipeline.chat_turns import ChatTurns
@@ -399,6 +400,8 @@ class LLMService:
                 for text in _PREFILL_MESSAGES
             ]
             await client.prefill(either)
+
+    read_ahead = former_method("LLMService", "read_ahead", "prefill")
 
     # ── the parts of a turn ───────────────────────────────────────────────────────────────
 

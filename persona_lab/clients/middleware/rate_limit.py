@@ -32,6 +32,7 @@ from weakref import WeakKeyDictionary
 from persona_lab.clients.base import estimate_tokens
 from persona_lab.clients.middleware.wrapper import CallContext, ClientWrapper
 from persona_lab.db.redis import KEY_PREFIX, RedisLink
+from persona_lab.deprecated import former_method
 from persona_lab.errors import GlobalTokenQuotaExceeded, RateLimitError, TokenQuotaExceeded
 from persona_lab.lazy_imports import import_in_thread
 from persona_lab.types import Chunk, Options, Prompt
@@ -160,6 +161,8 @@ class RateLimiter:
 
         if change and reservation.until:
             await self._with_storage(correct)
+
+    settle = former_method("RateLimiter", "settle", "reconcile")
 
     async def _check(
         self, storage: _Storage, user_id: str, estimate: int, answer: int, requests: int
