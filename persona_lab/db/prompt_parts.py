@@ -28,7 +28,7 @@ from typing import Any
 from sqlalchemy import bindparam, exists, literal_column
 from sqlalchemy import select as columns
 from sqlalchemy.orm.attributes import set_committed_value
-from sqlmodel import Session, col, select
+from sqlmodel import Session, col, func, select
 
 from persona_lab.db.rows import insert_new
 from persona_lab.db.tables import Chat, ChatPrompt, Message, StoredPrompt
@@ -208,6 +208,12 @@ def convert_old_rows(session: Session, chats: int) -> int:
             message.details, message.prompt_parts = stripped.details, stripped.parts
         store_texts(session, chat_id, user_id, texts)
     return len(chats_to_convert)
+
+
+def count_old_rows(session: Session) -> int:
+    """Return the number of answers that :func:`convert_old_rows` has yet to convert."""
+    count = select(func.count()).select_from(Message)
+    return session.exec(count.where(col(Message.prompt_parts).is_(None), _is_answer())).one()
 
 
 def is_unused() -> Any:

@@ -14,6 +14,8 @@ The queries are in one file per aggregate: :mod:`~persona_lab.db.users`,
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
@@ -28,7 +30,7 @@ from persona_lab.db.generations import GenerationQueries
 from persona_lab.db.messages import TITLE_LENGTH, MessageQueries
 from persona_lab.db.persona_rows import BURST, REVISIONS
 from persona_lab.db.personas import CHOICES_FROM, AgentName, PersonaQueries
-from persona_lab.db.prompt_parts import convert_old_rows, is_unused
+from persona_lab.db.prompt_parts import convert_old_rows, count_old_rows, is_unused
 from persona_lab.db.tables import StoredPrompt
 from persona_lab.db.turns import TurnQueries
 from persona_lab.db.users import LAST_USED_PRECISION, MAX_API_TOKENS, TOKEN_PREFIX, UserQueries
@@ -51,6 +53,10 @@ __all__ = [
     "Store",
 ]
 
+log = logging.getLogger(__name__)
+
+PROGRESS_INTERVAL_S = 5.0
+"""Seconds between two log lines of a conversion."""
 CHATS_AT_ONCE = 100
 """Number of chats that one transaction converts after an upgrade."""
 
@@ -113,10 +119,22 @@ class Store(
 
         A chat that was deleted by SQL leaves its prompts behind. Prompts that other chats use stay.
         """
-        converted = CHATS_AT_ONCE
+        converted, chats, reported = CHATS_AT_ONCE, 0, -PROGRESS_INTERVAL_S
         while converted == CHATS_AT_ONCE:
             with self._write() as session:
                 converted = convert_old_rows(session, CHATS_AT_ONCE)
+            chats += converted
+            if converted and time.monotonic() - reported >= PROGRESS_INTERVAL_S:
+                reported = time.monotonic()
+                with self._read() as session:
+                    left = count_old_rows(session)
+                log.info(
+                    "database upgrade: converted the answers of %d chats, %d answers left; "
+                    "the server starts after that",
+                    chats,
+                    left,
+                    extra={"event": "database_upgrade"},
+                )
         with self._read() as session:
             if session.exec(select(StoredPrompt.hash).where(is_unused()).limit(1)).first() is None:
                 return

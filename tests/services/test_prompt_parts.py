@@ -223,7 +223,7 @@ def test_deleting_a_chat_leaves_no_prompt(tmp_path: Path) -> None:
 
 
 def test_rows_of_the_version_before_are_read_and_converted(
-    database_url: str, tmp_path: Path
+    database_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     url = f"sqlite:///{tmp_path / 'lab.db'}" if database_url == "sqlite://" else database_url
     store = Store(url)
@@ -245,9 +245,14 @@ def test_rows_of_the_version_before_are_read_and_converted(
     wanted = [row["details"] for row in old]
     assert read() == wanted
     store.close()
+    caplog.set_level("INFO", "persona_lab.db.store")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("persona_lab.db.store.CHATS_AT_ONCE", 2)
+        patch.setattr("persona_lab.db.store.PROGRESS_INTERVAL_S", 0.0)
         store = Store(url)
+    progress = [record.getMessage() for record in caplog.records if "upgrade" in record.message]
+    assert "2 chats, 4 answers left" in progress[0]
+    assert "3 chats, 0 answers left" in progress[1]
     assert read() == wanted
     unconverted = "SELECT count(*) FROM message WHERE prompt_parts IS NULL AND sender = 'ai'"
     assert rows(store, unconverted)[0][0] == 0
