@@ -29,6 +29,24 @@ def test_chat_draft_and_persona_return_after_a_reload(user: BrowserUser) -> None
     assert [m.sender for m in user.messages()] == ["user", "ai", "user", "ai"]
 
 
+def test_message_shows_every_character_and_lines_of_code(user: BrowserUser) -> None:
+    text = (
+        "5~7時、2*3=6、4*5=20\n[状態]: 空腹\n¯\\_(ツ)_/¯ (*^_^*) __init__.py \\( x \\) $$y$$\n"
+        "&lt; <b>x</b> https://example.com/だ"
+    )
+    code = "\n\n- 手順\n  ```\n  if x:\n  \ty = 1\n\n  z\n  ```\n\n終わり"
+    user.open_tab("chat")
+    user.send(text + code)
+    user.wait_for_answers(1)
+    message = user.locator("#thread [data-testid=user]")
+    assert message.locator("p").first.inner_text() == text
+    assert message.locator("pre").text_content() == "if x:\n\ty = 1\n\nz\n"
+    assert message.locator("a").get_attribute("href") == "https://example.com/"
+    answer = user.answers().last
+    assert answer.locator("p").first.inner_text() == "「" + text
+    assert answer.locator("pre").text_content() == "if x:\n\ty = 1\n\nz\n"
+
+
 def test_sent_prompt_is_shown_verbatim(user: BrowserUser) -> None:
     user.open_tab("chat")
     user.send("やあ")

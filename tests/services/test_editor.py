@@ -34,7 +34,6 @@ from persona_lab.ui.render.text import (
     format_cost,
     price_with_date,
     prompt_html,
-    safe_markdown,
 )
 from persona_lab.ui.session import Visitor, Visitors
 from persona_lab.ui.streaming import batch_events, waiting_text
@@ -322,45 +321,6 @@ async def test_try_message_shows_fallback_when_model_fails(
 # ── text for the page ─────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize(
-    ("answer", "shown"),
-    [
-        ("やあ", "やあ"),
-        ("これは**「重要」**です", "これは<strong>「重要」</strong>です"),
-        ("**二\n行**", "<strong>二\n行</strong>"),
-        ("2 ** 3 ** 4", "2 ** 3 ** 4"),
-        ("a < b & c > d", "a &lt; b &amp; c &gt; d"),
-        ("<script>x</script>", "&lt;script&gt;x&lt;/script&gt;"),
-    ],
-)
-def test_safe_markdown_keeps_text(answer: str, shown: str) -> None:
-    assert safe_markdown(answer) == shown
-
-
-@pytest.mark.parametrize(
-    ("answer", "code", "tags"),
-    [
-        ("`a < **b**`です", "a < **b**", {"code"}),
-        ("```\n<b>**x**\n```\n**y**", "<b>**x**", {"pre", "code", "strong"}),
-        ("```html\nまだ途中 **x** <b>", "まだ途中 **x** <b>", {"pre", "code"}),
-    ],
-)
-def test_safe_markdown_keeps_code(answer: str, code: str, tags: set[str]) -> None:
-    read = Reader(safe_markdown(answer))
-    assert code in read.text
-    assert read.tags == tags
-
-
-pieces_of_traps = st.sampled_from(
-    ["<img src=http://other/x>", "<script>", "`", "``", "```", "\n", "**", " ", "あ", "&lt;", "\\"]
-)
-
-
-@given(st.lists(pieces_of_traps, max_size=12).map("".join))
-def test_safe_markdown_escapes_html(answer: str) -> None:
-    assert Reader(safe_markdown(answer)).tags <= {"strong", "code", "pre"}
-
-
 async def test_prompt_html_links_spans_to_fields(visitor: Visitor) -> None:
     prompt = Prompt(
         "名は<ミナ>。明るい。",
@@ -423,8 +383,17 @@ async def test_thread_notes_unanswered_message(visitor: Visitor) -> None:
     none = f"<em>{visitor.translate('chat.status.unanswered')}</em>"
     thread = [turn["content"] for turn in build_thread(rows, Agent(name="ミナ"), visitor)]
     assert [text if isinstance(text, str) else text[0] for text in thread] == [
-        "一", none, "二", "はい", "三", none,
+        "<p>一</p>", none, "<p>二</p>", "<p>はい</p>", "<p>三</p>", none,
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("sender", ["user", "ai"])
+async def test_thread_shows_every_character_of_both_roles(visitor: Visitor, sender: str) -> None:
+    text = "5~7時、2*3=6、4*5=20\n[状態]: 空腹\n(*^_^*) __init__.py $$x$$"
+    rows = [Message(chat_id="c", position=0, sender=sender, content=text)]
+    content = build_thread(rows, Agent(name="ミナ"), visitor)[0]["content"]
+    html = content if isinstance(content, str) else content[0]
+    assert html == f"<p>{text}</p>".replace("\n", "<br>")
 
 
 @pytest.mark.parametrize(

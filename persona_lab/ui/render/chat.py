@@ -11,14 +11,15 @@ import gradio as gr
 
 from persona_lab.db.tables import Agent, Chat, Message
 from persona_lab.types import now
-from persona_lab.ui.render.text import answer_figures_html, safe_markdown, turn_html
+from persona_lab.ui.render.markdown import message_html
+from persona_lab.ui.render.text import answer_figures_html, turn_html
 from persona_lab.ui.session import Visitor
 
 MAX_VISIBLE_MESSAGES = 8
 """Maximum number of messages that a window shows at a time."""
 Thread = list[dict[str, Any]]
 """The value of gr.Chatbot: ``{"role": "user"|"assistant", "content": …}``. The content of a
-finished answer is its Markdown, and the HTML under it, which screen readers don't announce."""
+finished answer is its HTML, and the HTML under it, which screen readers don't announce."""
 
 
 def answer_footer_html(answer: str, details: dict[str, Any], visitor: Visitor) -> str:
@@ -55,10 +56,10 @@ def build_thread(messages: Sequence[Message], agent: Agent, visitor: Visitor) ->
     """
     thread: Thread = []
     if agent.greeting:
-        thread.append({"role": "assistant", "content": safe_markdown(agent.greeting)})
+        thread.append({"role": "assistant", "content": message_html(agent.greeting)})
     for message, following in zip(messages, [*messages, None][1:], strict=True):
         role = "user" if message.sender == "user" else "assistant"
-        content: Any = safe_markdown(message.content)
+        content: Any = message_html(message.content)
         if role == "assistant":
             # A failed answer already has its own text.
             if message.status in ("stopped", "interrupted"):

@@ -1,20 +1,21 @@
-"""An answer of a comparison as Markdown and HTML."""
+"""An answer of a comparison as HTML."""
 
 from __future__ import annotations
 
 from html import escape
 
 from persona_lab.comparison.runner import Cell
-from persona_lab.ui.render.text import answer_figures_html, safe_markdown, waiting_html
+from persona_lab.ui.render.markdown import message_html
+from persona_lab.ui.render.text import answer_figures_html, waiting_html
 from persona_lab.ui.session import Visitor
 
 
 def render_cell(cell: Cell, visitor: Visitor) -> tuple[str, str]:
-    """Return a column's answer as Markdown, and the line under it as HTML.
+    """Return a column's answer and the line under it, both as HTML.
 
     The ``error`` of a waiting cell says what it waits for.
     """
-    text, line = safe_markdown(cell.text), answer_figures_html(cell.metadata, visitor)
+    text, line = message_html(cell.text), answer_figures_html(cell.metadata, visitor)
     if cell.state == "waiting":
         return "", waiting_html(cell.error, visitor)
     if cell.state == "failed":

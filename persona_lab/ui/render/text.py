@@ -1,8 +1,7 @@
-"""Text for the page: answers as safe Markdown, prompts as traced HTML, metadata as text."""
+"""Text for the page: prompts as traced HTML, metadata as text."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from datetime import date
 from html import escape
@@ -11,47 +10,6 @@ from typing import Any
 from persona_lab.personas.persona import PERSONA_FIELDS
 from persona_lab.types import Prompt
 from persona_lab.ui.session import Visitor
-
-_FENCE = re.compile(
-    r"^ {0,3}(`{3,}|~{3,})[^\n`]*\n(.*?)(?:^ {0,3}\1[`~]*[ \t]*$|\Z)", re.DOTALL | re.MULTILINE
-)
-_CODE = re.compile(r"(`+)(?!`)(.+?)(?<!`)\1(?!`)", re.DOTALL)
-_BOLD = re.compile(r"\*\*(?=\S)(.+?)(?<=\S)\*\*", re.DOTALL)
-
-
-def safe_markdown(answer: str) -> str:
-    """Convert a model's answer to Markdown that contains no HTML of the model and loads nothing.
-
-    This function converts code to HTML and escapes everything else. The page's Markdown parser
-    therefore can't take other parts for code, and no HTML tag of a model reaches the page. An
-    image becomes a link, or a model could make the browser request any URL. ``**…**`` is bold
-    also beside Japanese brackets, where CommonMark would show the asterisks.
-    """
-    parts: list[str] = []
-    position = 0
-    for block in _FENCE.finditer(answer):
-        parts.append(_inline(answer[position : block.start()]))
-        code = escape(block[2].rstrip("\n"), quote=False)
-        parts.append(f"\n\n<pre><code>{code}</code></pre>\n\n")
-        position = block.end()
-    return "".join([*parts, _inline(answer[position:])])
-
-
-def _inline(text: str) -> str:
-    parts: list[str] = []
-    position = 0
-    for code in _CODE.finditer(text):
-        parts.append(_plain(text[position : code.start()]))
-        # Markdown doesn't interpret entities.
-        code_html = "".join(f"&#{ord(c)};" if not c.isalnum() else c for c in code[2].strip())
-        parts.append(f"<code>{code_html}</code>")
-        position = code.end()
-    return "".join([*parts, _plain(text[position:])])
-
-
-def _plain(text: str) -> str:
-    text = escape(text, quote=False).replace("![", "&#33;[").replace("`", "&#96;")
-    return _BOLD.sub(r"<strong>\1</strong>", text)
 
 
 def _traced_html(prompt: Prompt) -> Iterator[str]:

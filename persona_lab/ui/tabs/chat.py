@@ -23,7 +23,8 @@ from persona_lab.ui.render.chat import (
     chat_title,
     without_old_footers,
 )
-from persona_lab.ui.render.text import safe_markdown, waiting_html
+from persona_lab.ui.render.markdown import message_html
+from persona_lab.ui.render.text import waiting_html
 from persona_lab.ui.session import Visitor, Visitors
 from persona_lab.ui.streaming import batch_events, waiting_text
 
@@ -89,7 +90,7 @@ class ChatActions:
         chat_id, persona = chat.id, chat.agent_id
         await operations.get_persona(persona)
         thread = await self.load_thread(persona, chat_id, visitor)
-        thread.append({"role": "user", "content": safe_markdown(message)})
+        thread.append({"role": "user", "content": message_html(message)})
         events = operations.send(message, chat_id, persona, model=model)
         async with aclosing(self._stream_thread(events, thread, chat_id, model, visitor)) as steps:
             async for step in steps:
@@ -142,7 +143,7 @@ class ChatActions:
                     for event in batch:
                         saved |= event.type == "start"  # a heartbeat doesn't tell
                         text = event.content if event.type == "done" else text + event.content
-                    answer: Any = safe_markdown(text)
+                    answer: Any = message_html(text)
                     if not text:
                         words = await waiting_text(model, visitor)
                         answer = gr.HTML(waiting_html(words, visitor))
@@ -199,6 +200,7 @@ class ChatTab:
                     autoscroll=False,  # chat_scroll.js does
                     placeholder=i18n("chat.empty"),
                     allow_tags=False,
+                    latex_delimiters=[],
                 )
                 self._build_message_box()
         self._chat_id = gr.Textbox(visible="hidden", elem_id="chat-id")

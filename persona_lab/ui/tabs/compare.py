@@ -187,7 +187,7 @@ class CompareTab:
                 persona = gr.Dropdown(
                     [("…", CURRENT)], value=CURRENT, label=i18n("compare.persona"), min_width=130
                 )
-            answer = gr.Markdown("", elem_classes="answer", line_breaks=True, show_label=False)
+            answer = gr.Markdown("", elem_classes="answer", latex_delimiters=[], show_label=False)
             empty = f'<p class="empty">{self._page.bilingual("compare.empty")}</p>'
             status = gr.HTML(empty if number == 0 else "", elem_classes="result")
             rerun = gr.Button(

@@ -26,6 +26,7 @@ from persona_lab.types import Usage
 from persona_lab.ui.events import PRIVATE_EVENT, Update
 from persona_lab.ui.page_context import PageContext
 from persona_lab.ui.persona_form import Form, build_section, unsaved_agent
+from persona_lab.ui.render.markdown import message_html
 from persona_lab.ui.render.persona import stopped_html
 from persona_lab.ui.render.text import (
     answer_figures_html,
@@ -172,7 +173,7 @@ async def try_message(
             failed = " failed" if metadata.get("fallback") else ""
             yield (
                 f'<div class="answer{failed}" aria-live="polite"><b>{name}</b>'
-                f"<p>{escape(text)}</p>{answer_figures_html(metadata, visitor)}</div>"
+                f"{message_html(text)}{answer_figures_html(metadata, visitor)}</div>"
             )
 
 
