@@ -227,6 +227,7 @@ class Event:
         message_id: The stored message; "" without one.
         pending: In a delta, the unfinished text after ``content`` as the model wrote it. It
             replaces the pending text of the event before, and can be finished differently.
+        raw: In a delta with pending text, the whole text so far as the model wrote it.
     """
 
     type: Literal["start", "delta", "done"]
@@ -234,3 +235,4 @@ class Event:
     metadata: dict[str, Any] = field(default_factory=dict)
     message_id: str = ""
     pending: str = ""
+    raw: str = ""

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from persona_lab.db.tables import Agent
 from persona_lab.errors import InputError
 from persona_lab.pipeline.service import LLMService
+from persona_lab.responses.changes import restore
 from persona_lab.types import Language
 
 MAX_COLUMNS = 8
@@ -35,13 +36,15 @@ class Cell:
     """One column at one moment.
 
     ``error`` is the text to show for a failure, and ``text`` what arrived before it. The state
-    "stopped" means that the column's task was cancelled by itself.
+    "stopped" means that the column's task was cancelled by itself. ``raw`` is the text as the model
+    wrote it.
     """
 
     text: str = ""
     state: CellState = "waiting"
     metadata: dict[str, Any] = field(default_factory=dict)
     error: str = ""
+    raw: str = ""
 
 
 class Comparison:
@@ -97,6 +100,7 @@ class Comparison:
                 model=contestant.model,
                 kind="compare",
                 language=language,
+                pending=True,
                 **options,
             )
             try:
@@ -105,6 +109,7 @@ class Comparison:
                         cell = cells[column]
                         if event.type == "done":
                             failed = "fallback" in event.metadata
+                            changes = event.metadata.get("changes") or ()
                             show(
                                 column,
                                 Cell(
@@ -112,11 +117,15 @@ class Comparison:
                                     "failed" if failed else "done",
                                     event.metadata,
                                     event.metadata.get("error", ""),
+                                    cell.raw if failed else restore(event.content, changes),
                                 ),
                             )
                         elif event.type == "delta" and "fallback" not in event.metadata:
-                            added = replace(cell, text=cell.text + event.content, state="streaming")
-                            show(column, added)
+                            text_so_far = cell.text + event.content
+                            show(
+                                column,
+                                replace(cell, text=text_so_far, raw=event.raw, state="streaming"),
+                            )
             except asyncio.CancelledError:
                 show(column, replace(cells[column], state="stopped"))
                 raise

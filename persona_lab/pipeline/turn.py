@@ -98,7 +98,13 @@ class Turn:
                     if draft is not None and text:
                         draft.append(state.text)
                     message_id = draft.message_id if draft else ""
-                    yield Event("delta", text, message_id=message_id, pending=state.pending)
+                    yield Event(
+                        "delta",
+                        text,
+                        message_id=message_id,
+                        pending=state.pending,
+                        raw=state.raw,
+                    )
             state.status = "ok"
         except (InputError, NotFound) as error:
             state.status, state.error = "failed", error
@@ -185,7 +191,9 @@ class Turn:
             async for chunk in chunks:
                 text = stream.feed(chunk.text)
                 state.text += text
-                pending = stream.pending if self._request.pending else ""
+                pending = ""
+                if self._request.pending:
+                    pending, state.raw = stream.pending, stream.raw
                 if text or pending != state.pending:
                     state.pending = pending
                     yield text

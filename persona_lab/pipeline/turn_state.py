@@ -77,6 +77,7 @@ class TurnState:
         stream: The processing of the answer while it runs.
         text: The processed text so far.
         pending: The unfinished text after it.
+        raw: The whole text so far as the model wrote it, if pending text is asked for.
         applied: The names of the response steps that changed the text.
         changes: Which step changed which span of the text.
         blocked: Why the answer was blocked for safety; "" for an answer that wasn't.
@@ -102,6 +103,7 @@ class TurnState:
     stream: ReplyStream | None = None
     text: str = ""
     pending: str = ""
+    raw: str = ""
     applied: tuple[str, ...] = ()
     changes: Sequence[Change] = ()
     blocked: str = ""

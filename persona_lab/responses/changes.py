@@ -80,6 +80,56 @@ def restore(content: str, changes: Iterable[Change | Mapping[str, Any]]) -> str:
     return "".join([*parts, content[position:]])
 
 
+class ChangedSentence(NamedTuple):
+    """A sentence of the finished text that differs from the model's.
+
+    Attributes:
+        start: The start of the sentence in the finished text.
+        end: Its end.
+        was: The model's text in its place.
+    """
+
+    start: int
+    end: int
+    was: str
+
+
+def changed_sentences(content: str, changes: Iterable[Mapping[str, Any]]) -> list[ChangedSentence]:
+    """Return the sentences of ``content`` that a step reworded, in order.
+
+    Changes of white space don't count, nor does text that was added to an answer: the text of the
+    error handler, and the end of a code block.
+
+    Args:
+        content: The finished text.
+        changes: Its changes in order, in the stored form.
+    """
+    found: list[ChangedSentence] = []
+    for change in changes:
+        if change["step"] in _ADDING_STEPS:
+            continue
+        start, end = change["start"], change["end"]
+        first = max(content.rfind(mark, 0, start) for mark in _SENTENCE_ENDS) + 1
+        # A change at the end of a sentence is part of it, also if it wrote the mark.
+        closed = end > start and content[end - 1] in _SENTENCE_ENDS
+        ends = [at for mark in _SENTENCE_ENDS if (at := content.find(mark, end)) >= 0]
+        last = end if closed else min(ends, default=len(content) - 1) + 1
+        while last < len(content) and content[last] in _SENTENCE_ENDS.strip("\n"):
+            last += 1
+        text = [content[first:start], change["was"], content[end:last]]
+        if found and first < found[-1].end:
+            # Two changes of one sentence: the first one's text has the content of the second.
+            before = found.pop()
+            text = [before.was[: len(before.was) - (before.end - start)], *text[1:]]
+            first = before.start
+        found.append(ChangedSentence(first, last, "".join(text)))
+    return [each for each in found if each.was.strip() != content[each.start : each.end].strip()]
+
+
+_ADDING_STEPS = (FALLBACK_STEP, "close_fence")
+_SENTENCE_ENDS = "。！？!?…\n"
+
+
 def compose(
     changes: Sequence[Change],
     edits: Sequence[Edit],

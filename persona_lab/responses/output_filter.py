@@ -161,6 +161,12 @@ class SafetyFilter(Filter):
         self._rules = rules
         self._agent = agent
         self._subjects = rules.subjects(agent)
+        self._subject_words = {
+            word.casefold()
+            for subject in self._subjects.values()
+            for advice in subject.advice
+            for word in advice[0].split("|")
+        }
         self._persona_text: str | None = None
         self._fences = CodeFenceTracker()
         self._applied: list[str] = []
@@ -185,8 +191,26 @@ class SafetyFilter(Filter):
 
     @property
     def pending(self) -> str:
-        """The text that can't be judged yet."""
-        return "" if self.ended else self._held
+        """The part of the unfinished sentence that no rule can apply to.
+
+        A persona whose role has limits is judged by whole sentences. Until then its sentence may be
+        shown up to the first word of such a subject, unless it has a sign of personal data or a
+        listed word. Without limits, the held text is a few characters only.
+        """
+        words = self._rules.words
+        if self.ended or self._has_sign or not self._subjects:
+            return ""
+        if words.ends_unfinished(self._letters) or "-----BEGIN" in self._held:
+            return ""
+        text = normalized(self._held)[0]
+        listed = (words.mask, words.block)
+        if any(each and each.search(text) for each in listed):
+            return ""
+        text = _UNFINISHED_WORD.sub("", text.casefold())
+        if not self._held.casefold().startswith(text):  # the positions differ
+            return ""
+        end = min((_find_begun(text, word) for word in self._subject_words), default=len(text))
+        return self._held[:end]
 
     def feed(self, text: str) -> str:
         """Read ``text``, and return the text that is finished."""
@@ -326,6 +350,18 @@ def _word_pattern(word: str) -> re.Pattern[str]:
     before = "(?<![a-z])" if text[0].isascii() and text[0].isalpha() else ""
     after = "(?![a-z])" if text[-1].isascii() and text[-1].isalpha() else ""
     return re.compile(before + re.escape(text) + after)
+
+
+def _find_begun(text: str, word: str) -> int:
+    """Return where ``word`` is in ``text``, or begins at its end; the length without it."""
+    found = text.find(word)
+    if found >= 0:
+        return found
+    lengths = range(min(len(word) - 1, len(text)), 0, -1)
+    return len(text) - next((length for length in lengths if text.endswith(word[:length])), 0)
+
+
+_UNFINISHED_WORD = re.compile(r"[a-zA-Z0-9_'-]+$")
 
 
 def _has_word(sentence: str, word: str) -> bool:

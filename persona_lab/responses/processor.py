@@ -48,6 +48,10 @@ class ReplyStream:
         self._filters = [step.open(agent) for step in steps]
         self._seen: list[str] = []
         self._given: list[list[str]] = [[] for _ in steps]
+        self._judge = max(
+            at for at, step in enumerate(steps) if step.masks and not step.shows_pending
+        )
+        """The step that judges the model's own text for safety."""
         self._texts: list[tuple[str, str]] = []
         """The input and output of each step, after :meth:`finish`."""
         self._returned = False
@@ -58,11 +62,16 @@ class ReplyStream:
         """The unfinished text that may be shown for now. The finished text can differ from it."""
         if self.ended:
             return ""
-        return "".join(
-            filter_.pending
-            for step, filter_ in zip(reversed(self._steps), reversed(self._filters), strict=True)
-            if step.shows_pending
-        )
+        return "".join(filter_.pending for filter_ in reversed(self._filters[self._judge :]))
+
+    @property
+    def raw(self) -> str:
+        """The text so far in the model's own words: before its tone, but judged for safety.
+
+        Labels and the like are removed from it.
+        """
+        judged = "".join(self._given[self._judge])
+        return judged if self.ended else judged + self._filters[self._judge].pending
 
     @property
     def ended(self) -> bool:

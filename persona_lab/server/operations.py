@@ -168,10 +168,12 @@ class Operations:
             model=model, language=self.language, **options,
         )  # fmt: skip
 
-    def regenerate(self, chat_id: str, *, model: str = "") -> AsyncGenerator[Event, None]:
+    def regenerate(
+        self, chat_id: str, *, model: str = "", pending: bool = False
+    ) -> AsyncGenerator[Event, None]:
         """Another answer to the last message of a conversation. The old answer is kept."""
         return self.service.regenerate_streaming(
-            chat_id, self.user_id, model=model, language=self.language
+            chat_id, self.user_id, model=model, language=self.language, pending=pending
         )
 
     def compare(

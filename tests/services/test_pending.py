@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from support.fakes import AS_SAID, Visitor, says
 from support.http_server import opened
 from websockets.asyncio.client import connect
@@ -83,3 +84,19 @@ async def test_a_web_socket_asks_for_it_by_message(make_lab: MakeLab) -> None:
                 else:
                     assert {pending for _, pending in chunks} == {None}
                 assert "".join(content for content, _ in chunks) == "明日は雨です。傘を買いますよ。"
+
+
+@pytest.mark.parametrize(
+    ("pieces", "shown"),
+    [
+        (("散歩は、", "いい", "ですよ"), "散歩は、いいですよ"),
+        (("その薬", "は毎日", "飲んでも", "大丈夫", "です。"), "その"),
+        (("熱が", "あるなら、", "インフルエンザ", "でしょう。"), ""),
+    ],
+)
+async def test_a_limited_role_shows_a_sentence_up_to_a_word_of_its_subjects(
+    make_lab: MakeLab, pieces: tuple[str, ...], shown: str
+) -> None:
+    visitor = Visitor(make_lab(says(*pieces), **FILTERS | {"role_limits": True}))
+    events = await deltas(visitor, pending=True)
+    assert max((event.pending for event in events[:-1]), key=len, default="") == shown

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from persona_lab.responses.changes import changed_sentences
 from persona_lab.ui.render.markdown import message_html
 
 
@@ -267,3 +268,42 @@ def test_message_html_is_fast_when_markup_is_open(text: str) -> None:
     started = time.perf_counter()
     message_html(text)
     assert time.perf_counter() - started < 1
+
+
+# ── unfinished and changed text ───────────────────────────────────────────────────────────
+
+
+def test_pending_text_is_in_a_lighter_ink() -> None:
+    html = message_html("雨です。**傘", pending="を買う**よ <b>")
+    assert html == (
+        '<p>雨です。<strong>傘<span class="pending">を買う</span></strong>'
+        '<span class="pending">よ &lt;b&gt;</span></p>'
+    )
+
+
+def test_a_changed_sentence_shows_the_models_words() -> None:
+    content = "はい。雨ですよ。\n**とても**大事です"
+    changes = [
+        {"start": 4, "end": 6, "was": "だ", "step": "tone"},
+        {"start": 18, "end": 20, "was": 'だ<"', "step": "tone"},
+    ]
+    html = message_html(content, changed=changed_sentences(content, changes))
+    assert html == (
+        '<p>はい。<span tabindex="0" class="changed">雨ですよ。<span class="was">雨だよ。</span></span>'
+        '<br><strong><span tabindex="0" class="changed">とても'
+        '<span class="was">**とても**大事だ&lt;&quot;</span></span></strong>'
+        '<span class="changed">大事です<span class="was">**とても**大事だ&lt;&quot;</span></span></p>'
+    )
+
+
+@given(st.text(max_size=60), st.text(max_size=60), st.integers(0, 60), st.integers(0, 20))
+def test_marks_add_no_character_and_lose_none(
+    message: str, pending: str, start: int, length: int
+) -> None:
+    start = min(start, len(message))
+    end = min(start + length, len(message))
+    changes = [{"start": start, "end": end, "was": "言葉", "step": "tone"}] if end > start else []
+    changed = changed_sentences(message, changes)
+    html = message_html(message, pending=pending, changed=changed)
+    assert not set(html) & set("\ufdd0\ufdd1\ufdd2")
+    assert html.count("<span") == html.count("</span>")

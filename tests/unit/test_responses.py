@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from persona_lab.db.tables import Agent
 from persona_lab.redaction import MASK, redact
-from persona_lab.responses.changes import restore
+from persona_lab.responses.changes import FALLBACK_STEP, changed_sentences, restore
 from persona_lab.responses.cleanup import LAST_STEPS, STEPS
 from persona_lab.responses.filters import Filter, Step
 from persona_lab.responses.processor import ResponseProcessor
@@ -355,3 +355,28 @@ def test_changes_of_a_long_text_are_quick() -> None:
     began = time.process_time()
     assert len(stream.changes()) == 20_001
     assert time.process_time() - began < 1
+
+
+@pytest.mark.parametrize(
+    ("content", "changes", "expected"),
+    [
+        ("はい。雨です。傘だ。", [(4, 6, "だ")], [(3, 7, "雨だ。")]),
+        ("思いますけど、行きます。", [(1, 4, "う"), (8, 11, "く")], [(0, 12, "思うけど、行く。")]),
+        ("雨です。傘です。", [(1, 3, "だ"), (5, 7, "だ")], [(0, 4, "雨だ。"), (4, 8, "傘だ。")]),
+        ("雨です！？", [(1, 3, "だ")], [(0, 5, "雨だ！？")]),
+        ("はい。", [(0, 0, "さくら：")], [(0, 3, "さくら：はい。")]),
+        ("雨です", [(1, 3, "だ")], [(0, 3, "雨だ")]),
+        ("雨です。", [(0, 0, " \n")], []),
+    ],
+)
+def test_changed_sentences_are_whole_sentences(
+    content: str, changes: list[tuple[int, int, str]], expected: list[tuple[int, int, str]]
+) -> None:
+    stored = [dict(zip(("start", "end", "was"), change, strict=True)) for change in changes]
+    found = changed_sentences(content, [change | {"step": "tone"} for change in stored])
+    assert [tuple(sentence) for sentence in found] == expected
+
+
+def test_text_that_was_added_to_an_answer_is_no_changed_sentence() -> None:
+    change = {"start": 3, "end": 9, "was": "", "step": FALLBACK_STEP}
+    assert changed_sentences("雨だ。すみません。", [change]) == []

@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from persona_lab.db.tables import Agent, Chat, Message
+from persona_lab.responses.changes import changed_sentences, restore
 from persona_lab.types import now
 from persona_lab.ui.render.markdown import message_html
 from persona_lab.ui.render.text import answer_figures_html, turn_html
@@ -40,12 +41,19 @@ def answer_footer_html(answer: str, details: dict[str, Any], visitor: Visitor) -
         if prompt
         else ""
     )
+    changes = details.get("changes") or ()
+    raw = (
+        f"<details><summary>{escape(translate('chat.raw'))}</summary>"
+        f"<pre>{escape(restore(answer, changes))}</pre></details>"
+        if changed_sentences(answer, changes)
+        else ""
+    )
     # An error without a fallback text: the answer is complete, but wasn't saved.
     unsaved = "" if details.get("fallback") else str(details.get("error", ""))
     warning = f'<p class="warning" role="alert">{escape(unsaved)}</p>' if unsaved else ""
     failed = " failed" if details.get("fallback") else ""
     line = answer_figures_html(details, visitor)
-    return f'{warning}{line}<div class="under{failed}">{copy}{fold}</div>'
+    return f'{warning}{line}<div class="under{failed}">{copy}{raw}{fold}</div>'
 
 
 def build_thread(messages: Sequence[Message], agent: Agent, visitor: Visitor) -> Thread:
@@ -59,7 +67,8 @@ def build_thread(messages: Sequence[Message], agent: Agent, visitor: Visitor) ->
         thread.append({"role": "assistant", "content": message_html(agent.greeting)})
     for message, following in zip(messages, [*messages, None][1:], strict=True):
         role = "user" if message.sender == "user" else "assistant"
-        content: Any = message_html(message.content)
+        changed = changed_sentences(message.content, message.details.get("changes") or ())
+        content: Any = message_html(message.content, changed=changed)
         if role == "assistant":
             # A failed answer already has its own text.
             if message.status in ("stopped", "interrupted"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from persona_lab.comparison.runner import Cell
-from persona_lab.ui.render.markdown import message_html
+from persona_lab.ui.render.answer import raw_answer_html
 from persona_lab.ui.render.text import answer_figures_html, waiting_html
 from persona_lab.ui.session import Visitor
 
@@ -15,7 +15,8 @@ def render_cell(cell: Cell, visitor: Visitor) -> tuple[str, str]:
 
     The ``error`` of a waiting cell says what it waits for.
     """
-    text, line = message_html(cell.text), answer_figures_html(cell.metadata, visitor)
+    line = answer_figures_html(cell.metadata, visitor)
+    text = raw_answer_html(cell.text, cell.raw, cell.metadata, visitor)
     if cell.state == "waiting":
         return "", waiting_html(cell.error, visitor)
     if cell.state == "failed":

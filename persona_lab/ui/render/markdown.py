@@ -11,8 +11,10 @@ and single ``*`` around words, and the brackets and the address of a link.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
+from html import escape
 
 import nh3
 from linkify_it import LinkifyIt
@@ -27,6 +29,8 @@ from markdown_it.rules_inline.state_inline import Delimiter
 from markdown_it.token import Token
 from markdown_it.utils import EnvType, OptionsDict
 
+from persona_lab.responses.changes import ChangedSentence
+
 MAX_NESTED_BLOCKS = 20
 """Maximum depth of lists and quotations. Markers of deeper ones are text."""
 MAX_ADDRESS_LENGTH = 2048
@@ -38,7 +42,9 @@ _FACE_WIDTH = 5
 """Maximum distance in characters between the eyes of a face."""
 
 
-def message_html(message: str) -> str:
+def message_html(
+    message: str, *, pending: str = "", changed: Sequence[ChangedSentence] = ()
+) -> str:
     """Convert a message to HTML.
 
     Each block of the message is one line, with a blank line between blocks. Gradio's Markdown
@@ -47,7 +53,47 @@ def message_html(message: str) -> str:
 
     Args:
         message: An answer of a model, a greeting, or a user's message.
+        pending: The unfinished text after it. It is shown in a lighter ink.
+        changed: The sentences of ``message`` that a step changed. They are underlined, and show
+            the model's own words while they are touched or focused.
     """
+    message, pending = message.translate(_NO_MARKS), pending.translate(_NO_MARKS)
+    for sentence in reversed(changed):
+        start, end = sentence.start, sentence.end
+        message = f"{message[:start]}{_OPEN}{message[start:end]}{_CLOSE}{message[end:]}"
+    html = _render_blocks(f"{message}{_PENDING}{pending}" if pending else message)
+    if pending:
+        finished, _, rest = html.partition(_PENDING)
+        html = finished + _wrap_text(rest, '<span class="pending">{}</span>')
+    for sentence in changed:
+        before, _, rest = html.partition(_OPEN)
+        inner, _, rest = rest.partition(_CLOSE)
+        was = f'<span class="was">{_one_line(sentence.was.strip())}</span>'
+        inner = _wrap_text(inner, f'<span class="changed">{{}}{was}</span>')
+        inner = inner.replace("<span ", '<span tabindex="0" ', 1)
+        html = before + inner + rest
+    return html
+
+
+_OPEN, _CLOSE, _PENDING = "\ufdd0", "\ufdd1", "\ufdd2"
+"""Noncharacters, which stand for no text. They mark places of the text through the parser."""
+_NO_MARKS = dict.fromkeys(map(ord, _OPEN + _CLOSE + _PENDING))
+
+
+def _wrap_text(html: str, element: str) -> str:
+    """Put each text between the tags of ``html`` into ``element``, in the place of its {}."""
+    before, _, after = element.partition("{}")
+    return _TEXT.sub(lambda text: f"{before}{text[0]}{after}" if text[0].strip() else text[0], html)
+
+
+_TEXT = re.compile(r"(?:^|(?<=>))[^<>]+")
+
+
+def _one_line(text: str) -> str:
+    return escape(text).replace("\n", "&#10;").replace("\t", "&#9;")
+
+
+def _render_blocks(message: str) -> str:
     env: EnvType = {}
     renderer, options = _MARKDOWN.renderer, _MARKDOWN.options
     return "\n\n".join(

@@ -13,6 +13,7 @@ from gradio.components import Component
 
 from persona_lab.db.tables import Agent
 from persona_lab.lab import Lab
+from persona_lab.responses.changes import changed_sentences
 from persona_lab.types import Event
 from persona_lab.ui.events import PRIVATE_EVENT, Update, noop_for_cancel
 from persona_lab.ui.page_context import PageContext
@@ -91,7 +92,7 @@ class ChatActions:
         await operations.get_persona(persona)
         thread = await self.load_thread(persona, chat_id, visitor)
         thread.append({"role": "user", "content": message_html(message)})
-        events = operations.send(message, chat_id, persona, model=model)
+        events = operations.send(message, chat_id, persona, model=model, pending=True)
         async with aclosing(self._stream_thread(events, thread, chat_id, model, visitor)) as steps:
             async for step in steps:
                 yield step
@@ -107,7 +108,7 @@ class ChatActions:
         thread = await self.load_thread(persona, chat_id, visitor)
         while thread and thread[-1]["role"] == "assistant" and len(thread) > 1:
             thread.pop()
-        events = visitor.operations(self.lab).regenerate(chat_id, model=model)
+        events = visitor.operations(self.lab).regenerate(chat_id, model=model, pending=True)
         failed = ""
 
         async def watched() -> AsyncGenerator[Event, None]:
@@ -136,21 +137,25 @@ class ChatActions:
         visitor: Visitor,
     ) -> AsyncGenerator[tuple[str, Thread, bool], None]:
         finished = self._answering[chat_id] = asyncio.Event()
-        text, saved, thread = "", False, without_old_footers(thread)
+        text, pending, saved = "", "", False
+        thread = without_old_footers(thread)
         try:
             async with aclosing(batch_events(events)) as batches:
                 async for batch in batches:
                     for event in batch:
                         saved |= event.type == "start"  # a heartbeat doesn't tell
                         text = event.content if event.type == "done" else text + event.content
-                    answer: Any = message_html(text)
-                    if not text:
+                        pending = event.pending
+                    answer: Any = message_html(text, pending=pending)
+                    if not text + pending:
                         words = await waiting_text(model, visitor)
                         answer = gr.HTML(waiting_html(words, visitor))
                     if batch and batch[-1].type == "done":
+                        metadata = batch[-1].metadata
+                        changed = changed_sentences(text, metadata.get("changes") or ())
                         answer = [
-                            answer,
-                            gr.HTML(answer_footer_html(text, batch[-1].metadata, visitor)),
+                            message_html(text, changed=changed),
+                            gr.HTML(answer_footer_html(text, metadata, visitor)),
                         ]
                     yield chat_id, [*thread, {"role": "assistant", "content": answer}], saved
         finally:

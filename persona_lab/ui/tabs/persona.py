@@ -22,11 +22,12 @@ from persona_lab.db.tables import Agent
 from persona_lab.errors import PersonaLabError
 from persona_lab.lab import Lab
 from persona_lab.personas.persona import clean_persona, persona_of
+from persona_lab.responses.changes import restore
 from persona_lab.types import Usage
 from persona_lab.ui.events import PRIVATE_EVENT, Update
 from persona_lab.ui.page_context import PageContext
 from persona_lab.ui.persona_form import Form, build_section, unsaved_agent
-from persona_lab.ui.render.markdown import message_html
+from persona_lab.ui.render.answer import raw_answer_html
 from persona_lab.ui.render.persona import stopped_html
 from persona_lab.ui.render.text import (
     answer_figures_html,
@@ -154,8 +155,8 @@ async def try_message(
     """
     agent = unsaved_agent(persona, actions.open_persona_id(visitor) or "")
     name = escape(agent.name)
-    text = ""
-    stream = visitor.operations(actions.lab).answer(agent, message, model=model)
+    text = raw = ""
+    stream = visitor.operations(actions.lab).answer(agent, message, model=model, pending=True)
 
     async def waiting() -> str:
         line = waiting_html(await waiting_text(model, visitor), visitor)
@@ -166,14 +167,18 @@ async def try_message(
         async for batch in batches:
             for event in batch:
                 text = event.content if event.type == "done" else text + event.content
-            if not text:
+                raw = event.raw
+                if event.type == "done":
+                    raw = restore(text, event.metadata.get("changes") or ())
+            if not text + raw:
                 yield await waiting()
                 continue
             metadata = batch[-1].metadata if batch else {}
             failed = " failed" if metadata.get("fallback") else ""
             yield (
                 f'<div class="answer{failed}" aria-live="polite"><b>{name}</b>'
-                f"{message_html(text)}{answer_figures_html(metadata, visitor)}</div>"
+                f"{raw_answer_html(text, raw, metadata, visitor)}"
+                f"{answer_figures_html(metadata, visitor)}</div>"
             )
 
 
