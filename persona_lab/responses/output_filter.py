@@ -206,9 +206,10 @@ class SafetyFilter(Filter):
         listed = (words.mask, words.block)
         if any(each and each.search(text) for each in listed):
             return ""
-        text = _UNFINISHED_WORD.sub("", text.casefold())
-        if not self._held.casefold().startswith(text):  # the positions differ
+        text = text.casefold()
+        if len(text) != len(self._held):  # the positions differ
             return ""
+        text = _UNFINISHED_WORD.sub("", text)
         end = min((_find_begun(text, word) for word in self._subject_words), default=len(text))
         return self._held[:end]
 

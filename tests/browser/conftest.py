@@ -1,4 +1,4 @@
-"""One browser for all files of this folder that a worker runs; a new visitor for each test."""
+"""One browser for each file of this folder, and a new visitor for each test."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ on two cores."""
 
 
 # Playwright's event loop runs until the browser is closed, and async tests need a loop of their
-# own. The browser therefore ends with this folder, not with the session.
-@pytest.fixture(scope="package")
+# own. A worker runs other files after a file of this folder, so the browser ends with its file.
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
     path = next(filter(None, map(shutil.which, PROGRAMS)), None)
     if path is None:

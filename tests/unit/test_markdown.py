@@ -289,10 +289,12 @@ def test_a_changed_sentence_shows_the_models_words() -> None:
     ]
     html = message_html(content, changed=changed_sentences(content, changes))
     assert html == (
-        '<p>はい。<span tabindex="0" class="changed">雨ですよ。<span class="was">雨だよ。</span></span>'
+        '<p>はい。<span tabindex="0" class="changed">雨ですよ。'
+        '<span class="was">雨だよ。</span></span>'
         '<br><strong><span tabindex="0" class="changed">とても'
         '<span class="was">**とても**大事だ&lt;&quot;</span></span></strong>'
-        '<span class="changed">大事です<span class="was">**とても**大事だ&lt;&quot;</span></span></p>'
+        '<span class="changed">大事です'
+        '<span class="was">**とても**大事だ&lt;&quot;</span></span></p>'
     )
 
 
