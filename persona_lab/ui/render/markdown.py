@@ -364,7 +364,12 @@ class _Renderer(RendererHTML):
     def renderToken(  # noqa: N802 - the name of the base class
         self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: EnvType
     ) -> str:
-        return super().renderToken(tokens, idx, options, env).replace("\n", "")
+        token = tokens[idx]
+        if token.hidden:  # the paragraph of an item in a list without blank lines
+            return ""
+        if token.nesting == -1:
+            return f"</{token.tag}>"
+        return f"<{token.tag}{self.renderAttrs(token) if token.attrs else ''}>"
 
     def softbreak(
         self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: EnvType
