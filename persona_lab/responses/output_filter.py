@@ -310,7 +310,7 @@ class SafetyFilter(Filter):
 
     def _masked(self, unit: str, has_sign: bool, may_have_words: bool) -> str:
         found: list[tuple[int, int, str]] = []
-        if self._rules.personal_data and (has_sign or _may_hold_key(unit)):
+        if self._rules.personal_data and (has_sign or _may_hold_key(unit, may_have_words)):
             text = self._before + unit
             shift = len(self._before)
             for data in find_personal(text, shift):
@@ -369,6 +369,6 @@ def _has_word(sentence: str, word: str) -> bool:
     return _word_pattern(word).search(sentence) is not None
 
 
-def _may_hold_key(unit: str) -> bool:
-    """Return whether ``unit`` may have a private key. Other keys have a digit, which is a sign."""
-    return "-----BEGIN" in unit
+def _may_hold_key(unit: str, has_latin: bool) -> bool:
+    """Return whether ``unit`` may have a key without a digit. A digit is a sign already."""
+    return "-----BEGIN" in unit or (has_latin and "hf_" in normalized(unit)[0])

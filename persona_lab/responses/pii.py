@@ -144,7 +144,12 @@ def _is_arithmetic_sequence(parts: list[str]) -> bool:
 
 
 def _is_key(candidate: str, before: str) -> bool:
-    return any(letter.isdigit() for letter in candidate) or candidate.startswith("-----")
+    """Return whether it has a digit, as most keys do. Keys of Hugging Face are 34 letters."""
+    return (
+        any(letter.isdigit() for letter in candidate)
+        or candidate.startswith("-----")
+        or (candidate.startswith("hf_") and len(candidate) >= len("hf_") + 34)
+    )
 
 
 def _digits(candidate: str) -> str:

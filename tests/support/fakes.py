@@ -94,6 +94,7 @@ KEYS = [  # none as it would stand in a file that somebody's scanner reads
             "pplx-", "nvapi-", "r8_", "hvs.", "npm_", "pypi-", "dckr_pat_", "whsec_",
         )
     ),
+    "hf_" + "AbCdEfGhIjKlMnOpQrStUvWxYzAbCdEfGh",
     "AKIA" + "IOSFODNN7EXAMPLE",
     "ASIA" + "IOSFODNN7EXAMPLE",
     "github_pat_" + "11ABCDEFG0_" + _LETTERS,
@@ -110,7 +111,8 @@ NO_KEYS = [
     "AKIA1",
     "AKIAmono2024nomachi", "ghp_short1", "ghz_abcdefghij0123456789abc", "github_pat_1",
     "xoxo-love-2",
-    "xoxz-0123456789ab", "AIzawa2024", "hf_transfer_2024", "gsk_2", "xai-2024",
+    "xoxz-0123456789ab", "AIzawa2024", "hf_transfer_2024", "hf_TransformersForEverybody",
+    "gsk_2", "xai-2024",
     "xaiver-2024-report",
     "hvs.example.1", "npm_config_registry_2024", "npm-2024-report-of-the-year",
     "pl_PL.UTF-8_2024", "eyJ0", "eyJabc.def.1", "SG.2024.1", "r8_2", "-----BEGIN CERTIFICATE-----",
