@@ -13,9 +13,17 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    field_validator,
 )
 
 from persona_lab.errors import InvalidOption
+
+
+def refuse_bool(value: Any) -> Any:
+    """Refuse true and false, which pydantic takes for the numbers 1 and 0."""
+    if isinstance(value, bool):
+        raise ValueError("not a number")
+    return value
 
 
 class Sampling(BaseModel):
@@ -30,6 +38,17 @@ class Sampling(BaseModel):
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     repeat_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+
+    _no_bool = field_validator(
+        "temperature",
+        "max_tokens",
+        "top_p",
+        "top_k",
+        "min_p",
+        "repeat_penalty",
+        "seed",
+        mode="before",
+    )(refuse_bool)
 
 
 def _as_json(schema: Any) -> Any:
@@ -61,7 +80,7 @@ _Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 class Overrides(Sampling):
     """The fields of :class:`~persona_lab.types.Options` that a caller may set."""
 
-    stop: tuple[str, ...] | None = None
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] | None = None
     json_schema: Annotated[str, BeforeValidator(_as_json), AfterValidator(_schema)] | None = None
     grammar: str | None = None
     timeout: _Seconds | None = None

@@ -23,10 +23,10 @@ from functools import partial
 from typing import Any, Literal
 
 from fastapi import APIRouter, FastAPI, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from starlette.responses import JSONResponse
 
-from persona_lab.clients.options import check_options
+from persona_lab.clients.options import check_options, refuse_bool
 from persona_lab.db.tables import Agent
 from persona_lab.errors import InvalidRequest, NotFound, PersonaLabError
 from persona_lab.lab import Lab
@@ -126,6 +126,17 @@ class CompletionRequest(BaseModel):
     stop: str | list[str] | None = None
     response_format: Form | None = None
 
+    _no_bool = field_validator(
+        "n", "temperature", "top_p", "max_tokens", "max_completion_tokens", "seed", mode="before"
+    )(refuse_bool)
+
+    @field_validator("stop")
+    @classmethod
+    def _no_empty_stop(cls, value: str | list[str] | None) -> str | list[str] | None:
+        if value is not None and "" in ([value] if isinstance(value, str) else value):
+            raise ValueError("an empty text can't end an answer")
+        return value
+
     def options(self) -> dict[str, Any]:
         """The sampling that was asked for. Raises InvalidOption."""
         stop = [self.stop] if isinstance(self.stop, str) else self.stop
@@ -136,7 +147,7 @@ class CompletionRequest(BaseModel):
             if self.max_completion_tokens is None
             else self.max_completion_tokens,
             "seed": self.seed,
-            "stop": tuple(filter(None, stop)) if stop else None,
+            "stop": tuple(stop) if stop else None,
             "json_schema": self.response_format and self.response_format.schema_asked(),
         }
         return check_options({name: value for name, value in asked.items() if value is not None})

@@ -22,8 +22,8 @@ class Example(BaseModel):
 
 
 def request_fields(model: type[_Model]) -> type[_Model]:
-    """Class decorator: add each field of a persona, none of them required."""
-    return _with_fields(model, lambda field: (_input_type(field) | None, _details(field)))
+    """Class decorator: add each field of a persona, none of them required, none of them null."""
+    return _with_fields(model, lambda field: (_input_type(field), _details(field)))
 
 
 def response_fields(model: type[_Model]) -> type[_Model]:
@@ -60,4 +60,9 @@ def _output_type(field: PersonaField) -> Any:
 
 def _details(field: PersonaField) -> Any:
     examples = None if field.example is None else [field.example]
-    return Field(default=None, description=field.description, examples=examples)
+    return Field(
+        default=None,
+        description=field.description,
+        examples=examples,
+        json_schema_extra=lambda schema: schema.pop("default", None),
+    )

@@ -11,13 +11,16 @@ import httpx
 import openai
 import pytest
 from openai import AsyncOpenAI
+from pydantic import ValidationError
 from support.app_process import until
 from support.fakes import AS_SAID, ScriptedClient, says
 from support.http_server import Doors, Program, opened
 
-from persona_lab.errors import InvalidRequest, Overloaded
+from persona_lab.clients.options import check_options
+from persona_lab.errors import InvalidOption, InvalidRequest, Overloaded
 from persona_lab.lab import Lab, open_lab
 from persona_lab.server.openai_api import (
+    CompletionRequest,
     Spoken,
     completions_app,
     conversation,
@@ -205,6 +208,22 @@ async def test_sampling_is_passed_on_and_other_fields_are_ignored(
     assert (first.temperature, first.top_p, first.max_tokens) == (0.25, 0.5, 7)
     assert (first.seed, first.stop) == (3, ("。",))
     assert (second.max_tokens, second.stop) == (9, ("、", "。"))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("max_tokens", True), ("n", True), ("temperature", False), ("stop", [""]), ("stop", "")],
+)
+def test_option_of_the_wrong_kind_is_refused(field: str, value: object) -> None:
+    with pytest.raises(ValidationError) as wrong:
+        CompletionRequest.model_validate(
+            {"model": "x", "messages": [{"role": "user", "content": "a"}], field: value}
+        )
+    assert wrong.value.errors()[0]["loc"] == (field,)
+    if field != "n":
+        option = ("",) if field == "stop" else value
+        with pytest.raises(InvalidOption):
+            check_options({field: option})
 
 
 @pytest.mark.parametrize(
