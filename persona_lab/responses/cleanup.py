@@ -1,4 +1,4 @@
-"""Clean an answer: speaker labels, turns of the user, white space, open code fences."""
+"""Clean an answer: speaker labels, white space, open code fences, and the list of all steps."""
 
 from __future__ import annotations
 
@@ -6,23 +6,29 @@ from persona_lab.db.tables import Agent
 from persona_lab.responses.changes import Edit, trim
 from persona_lab.responses.code_fences import CodeFenceTracker
 from persona_lab.responses.filters import Filter, Step
+from persona_lab.responses.model_markup import StripModelMarkup
 from persona_lab.responses.speaker_labels import (
     BRACKET_FRAMES,
     HEADER_FRAMES,
-    MARKUP_CHARACTERS,
-    USER_LABELS,
     SpeakerLabels,
     comparison_key,
+    continues_sentence,
 )
+from persona_lab.responses.user_turns import StopAtUserTurn
 
 
 class StripSpeakerLabel(Filter):
-    """Removes the persona's name at the start of an answer, once or repeated (``さくら：はい``)."""
+    """Removes the persona's name at the start of an answer, once or repeated (``さくら：はい``).
+
+    A name in 【】 without a colon may also be the subject of the sentence (``【さくら】の花``).
+    """
 
     def __init__(self, agent: Agent) -> None:
         self._labels = SpeakerLabels([agent.name], {**HEADER_FRAMES, **BRACKET_FRAMES})
         self._held = ""
         self._key = ""
+        self._after: str | None = None
+        """The text after a label without a colon, until it is clear that it is a label."""
         self._labelled = False
         self._done = False
 
@@ -31,95 +37,63 @@ class StripSpeakerLabel(Filter):
         if self._done:
             return text
         for position, character in enumerate(text):
-            if self._held and not comparison_key(character):
-                self._held += character
-                continue
-            grown = self._key_with(character)
-            if not self._labels.may_become_label(grown) and self._labels.is_label(self._key):
-                self._held, self._key, self._labelled = "", "", True
-                grown = self._key_with(character)
-            if not self._labels.may_become_label(grown):
-                self._done = True
-                return self._release() + text[position:]
-            self._held += character
-            self._key = grown
+            out = self._read(character)
+            if self._done:
+                return out + text[position + 1 :]
         return ""
 
     def finish(self) -> str:
         """End the input, and return the held text unless it is a label."""
-        return "" if self._labels.is_label(self._key) else self._release()
+        if self._after is not None:
+            return self._judge(self._after, ended=True) + ("" if self._done else self.finish())
+        return "" if self._labels.is_label(self._key) and self._key[-1] != "】" else self._release()
 
     def edits(self, before: str, after: str) -> list[Edit]:
         """Return the one edit: the removal of the labels."""
         return [Edit(0, len(before) - len(after), 0)]
 
+    def _read(self, character: str) -> str:
+        """Read one character. Return "" until the beginning of the answer is known."""
+        if self._after is not None:
+            return self._judge(self._after + character)
+        if self._held and not comparison_key(character):
+            self._held += character
+            return ""
+        grown = self._key_with(character)
+        if not self._labels.may_become_label(grown) and self._labels.is_label(self._key):
+            if self._key.endswith("】"):
+                return self._judge(character)
+            self._held, self._key, self._labelled = "", "", True
+            grown = self._key_with(character)
+        self._held += character
+        if not self._labels.may_become_label(grown):
+            return self._release()
+        self._key = grown
+        return ""
+
+    def _judge(self, after: str, *, ended: bool = False) -> str:
+        """Judge whether the held name is a label by the text after it."""
+        continued = continues_sentence(after, ended=ended)
+        if continued is None:
+            self._after = after
+            return ""
+        self._after = None
+        if continued:
+            self._held += after
+            return self._release()
+        self._held, self._key, self._labelled = "", "", True
+        out = ""
+        for character in after:
+            out += character if self._done else self._read(character)
+        return out
+
     def _key_with(self, character: str) -> str:
         return (self._key + comparison_key(character)).lstrip("\n")
 
     def _release(self) -> str:
+        self._done = True
         held, self._held, self._key = self._held, "", ""
         return held.lstrip() if self._labelled else held
-
-
-class StopAtUserTurn(Filter):
-    """Ends the answer at a line that begins another turn, of the user or the persona.
-
-    Models that continue a transcript write turns of both sides. Code isn't searched. A first line
-    with a marked-up label stays: it may be a heading, for example of a text about users.
-    """
-
-    def __init__(self, agent: Agent) -> None:
-        self._labels = SpeakerLabels([*USER_LABELS, agent.name], HEADER_FRAMES)
-        self._fences = CodeFenceTracker()
-        self._held = ""
-        self._key = ""
-        self._at_line_start = True
-        self._begun = False
-        self.consumed: int = 0
-
-    def feed(self, text: str) -> str:
-        """Read ``text``, and return the text that is finished."""
-        out = ""
-        for character in text:
-            if self.ended:
-                break
-            self.consumed += 1
-            if not self._at_line_start:
-                out += self._pass(character)
-                continue
-            self._held += character
-            key = comparison_key(character)
-            self._key += key
-            if not key and not self._fences.open:
-                continue
-            if self._fences.open or (self._key[:1] in MARKUP_CHARACTERS and not self._begun):
-                out += self._release()
-            elif self._labels.is_label(self._key):
-                self._held, self.ended = "", True
-            elif character == "\n" or not self._labels.may_become_label(self._key):
-                out += self._release()
-        return out
-
-    def finish(self) -> str:
-        """End the input, and return the rest of the text."""
-        if self._labels.is_label(self._key + "\n"):  # the end of the answer ends the line
-            self._held = ""
-        held, self._held = self._held, ""
-        return held
-
-    def edits(self, before: str, after: str) -> list[Edit]:
-        """Return the one edit: the removal of the text after the answer."""
-        return [Edit(len(after), len(before), 0)]
-
-    def _release(self) -> str:
-        held, self._held, self._key = self._held, "", ""
-        return self._pass(held)
-
-    def _pass(self, text: str) -> str:
-        self._begun |= bool(text.strip())
-        self._fences.feed(text)
-        self._at_line_start = text.endswith("\n")
-        return text
 
 
 class StripWhitespace(Filter):
@@ -220,6 +194,7 @@ class CloseCodeFence(Filter):
 
 
 STEPS = (
+    Step("model_markup", StripModelMarkup, data=True),
     Step("leading_name", StripSpeakerLabel),
     Step("spoken_for_user", StopAtUserTurn),
     Step("strip", StripWhitespace, data=True),

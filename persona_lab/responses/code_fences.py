@@ -83,3 +83,41 @@ class CodeFenceTracker:
             and fence[1].startswith(self.open.lstrip(" "))
             and not fence[2].strip(" ")
         )
+
+
+class CodeSpanTracker:
+    """Tracks whether a place is inside a code span (text between backticks).
+
+    A code span ends with its line at the latest.
+
+    Attributes:
+        line: The current line.
+    """
+
+    _PARTS = re.compile("`+|[^`]+")
+
+    def __init__(self) -> None:
+        self.line = ""
+        self._open = 0
+        self._run = 0
+
+    def feed(self, text: str) -> None:
+        """Read more text."""
+        *lines, rest = text.split("\n")
+        if lines:
+            self.line, self._open, self._run = "", 0, 0
+        self.line += rest
+        for part in self._PARTS.findall(rest):
+            if part[0] == "`":
+                self._run += len(part)
+            else:
+                self._open, self._run = self.open, 0
+
+    @property
+    def open(self) -> int:
+        """The number of backticks that would close the span; 0 outside a span."""
+        if not self._run:
+            return self._open
+        if not self._open:
+            return self._run
+        return 0 if self._open == self._run else self._open

@@ -3,34 +3,81 @@
 from __future__ import annotations
 
 import itertools
+import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 
 from persona_lab.unicode_text import is_visible
 
-MARKUP_CHARACTERS = tuple("*_-+#【[「『")
-"""First characters of labels that may also be a heading, a list item or emphasis."""
 USER_LABELS = ("ユーザー", "ユーザ", "あなた", "User", "Human", "You")
 """Names under which models write turns for the user."""
+ASSISTANT_LABELS = ("アシスタント", "Assistant", "AI")
+"""Names under which models write turns of their own, besides the persona's name."""
 
-_BEFORE_NAMES = ("", "-", "*", "+", *("#" * level for level in range(1, 7)))
+_LIST_MARKERS = ("-", "*", "+")
+_BEFORE_NAMES = ("", *("#" * level for level in range(1, 7)))
 _AROUND_NAMES = (
     ("", ""), ("*", "*"), ("**", "**"), ("_", "_"), ("__", "__"),
     ("【", "】"), ("[", "]"), ("「", "」"), ("『", "』"),
 )  # fmt: skip
-_FRAMES: dict[str, tuple[str, ...]] = {}
-for _before, (_left, _right) in itertools.product(_BEFORE_NAMES, _AROUND_NAMES):
-    _head = _before + _left  # "*" begins an item and emphasis
-    _FRAMES[_head] = (*_FRAMES.get(_head, ()), f"{_right}:", f":{_right}")
+
+
+def _frames(befores: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    frames: dict[str, tuple[str, ...]] = {}
+    for before, (left, right) in itertools.product(befores, _AROUND_NAMES):
+        head = before + left  # "*" begins an item and emphasis
+        frames[head] = (*frames.get(head, ()), f"{right}:", f":{right}")
+    return frames
+
+
+_FRAMES = _frames(_BEFORE_NAMES)
 """The text before a speaker's name → the texts that may follow the name, as comparison keys.
 
 Examples are ``名前：``, ``**Name**:`` and ``### Name:``.
 """
+LIST_FRAMES = _frames((*_BEFORE_NAMES, *_LIST_MARKERS))
+"""All frames, and those of labels in a list item (``- 名前：``)."""
 BRACKET_FRAMES = {"【": ("】", *_FRAMES["【"])}
 """Frames of labels in brackets without a colon. They occur before the persona's answer."""
-HEADER_FRAMES = {"###": ("\n", *_FRAMES["###"]), "<|": ("|>",), "<|im_start|>": ("\n",)}
+HEADER_FRAMES = {"###": ("\n", *_FRAMES["###"])}
 """Frames of headings without a colon. They occur before the answer and before the next turn."""
+
+_CONTINUATION = re.compile(
+    # Particles and the copula. The exceptions are words that begin an answer, such as はい, では、
+    r"の(?!ん|ど|う|ー|び|ろ)"
+    r"|は(?!い(?:[^ぁ-んァ-ヶ一-龥]|$|はい|です|ー)|[ーぁっじは！!。…～〜]|あ[い、。！!…ー]"
+    r"|て[、。…]|やく)"
+    r"|が(?![んおっ！!])|を|に(?![ゃこっやんー])|へ(?![えぇーへいっ])"
+    r"|と(?![りてこきんおっー]|も[だか]|に)|も(?![しうちっーぐの])|や(?=[一-龥ァ-ヶA-Za-z【「『<、])"
+    r"|で(?![きーっん]|[はも][、,]|も[ねさ])|だ(?!から|[めいれんー]|って)|か(?:ら(?![かっ])|も)"
+    r"|まで|より(?![よども])|って(?!ば)|なら|など|ばかり|だけ|しか|という|ら(?:し[いく]|[のはがを])"
+    r"|さん|さま|ちゃん|くん|たち|[様達]|[、，,・／/＝=→⇒&＆＋]"
+    r"|['’]s\b|(?:is|are|was|were|means?|and|or|has|will|can)\b",
+    re.IGNORECASE,
+)  # fmt: skip
+_CONTINUATION_LENGTH = 5
+"""Characters that are needed to judge a continuation."""
+
+
+def continues_sentence(text: str, *, ended: bool = False) -> bool | None:
+    """Return whether ``text`` continues a sentence whose subject stands before it.
+
+    So ``【さくら】の開花予想`` and ``<think>とは`` are sentences, and not a label or a tag of the
+    model. Only clear cases count.
+
+    Args:
+        text: The text after the subject.
+        ended: Whether the text is complete. The end of a line completes it, too.
+
+    Returns:
+        None if more text is needed.
+    """
+    line, newline, _ = text.partition("\n")
+    line = line.strip()
+    if len(line) < _CONTINUATION_LENGTH and not newline and not ended:
+        return None
+    return _CONTINUATION.match(line) is not None
 
 
 @lru_cache(maxsize=4096)

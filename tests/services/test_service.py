@@ -192,14 +192,14 @@ async def test_the_model_is_stopped_once_it_speaks_for_the_user(make_lab: MakeLa
     pulled = []
 
     async def play(prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
-        for piece in ("はい。", "\nユーザー：", "次は？", "もっと"):
+        for piece in ("はい。", "\nユーザー：次は？", "\nテスト太郎：", "もっと"):
             pulled.append(piece)
             yield Chunk(piece)
 
     visitor = Visitor(make_lab(play))
     reply = await visitor.lab.service.generate_response(message=ASKED, **visitor.where)
     assert reply.content == "はい。"
-    assert pulled == ["はい。", "\nユーザー："]
+    assert pulled == ["はい。", "\nユーザー：次は？", "\nテスト太郎："]
     assert reply.metadata["estimated"]
     assert reply.metadata["usage"]["completion_tokens"] > 0
 

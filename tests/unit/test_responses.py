@@ -24,6 +24,9 @@ PIECES = [
     "\x00", "\ud800", "`", "US",
     "**さくら**：", "\nさくら：", "**User:**", "- ", "1. ", "  ", "    ", "\n   ```", "\n```",
     "~~~~", "> ", "*",
+    "<think>", "</think>", "<|im_end|>", "<|im_start|>user", "</s>", "[/INST]", "<", "|", "タグ",
+    "<|channel|>analysis<|message|>", "<|end|>", "<|start|>assistant", "店員：", "！", "の", "は",
+    "Okay, the user", "ユーザーは", "「", "」", "\n- ", "例：",
     "*さくら*", "_", "『さくら』", "【さくら】", "\u200b", "### User", "<|user|>", "Ｕ",
 ]  # fmt: skip
 texts = st.one_of(st.lists(st.sampled_from(PIECES), max_size=25).map("".join), st.text(max_size=60))
@@ -130,7 +133,7 @@ def test_no_beginning_makes_it_slow(text: str) -> None:
 
 def test_the_model_can_be_stopped_once_it_speaks_for_the_user() -> None:
     stream = processor.open_stream(AGENT)
-    stream.feed("はい。\nユーザー")
+    stream.feed("はい。\nユーザー：ありがとう\nさくら")
     assert not stream.ended
     stream.feed("：")
     assert stream.ended
