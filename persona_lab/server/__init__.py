@@ -11,6 +11,7 @@ from persona_lab.server.gradio_middleware import (
     AllowGradioRoutes,
     CheckGradioCalls,
     FrontPage,
+    RequestIdHeader,
 )
 from persona_lab.server.session_cookie import (
     COOKIE,
@@ -27,6 +28,7 @@ __all__ = [
     "AllowGradioRoutes",
     "CheckGradioCalls",
     "FrontPage",
+    "RequestIdHeader",
     "VisitorCookie",
     "check_port",
     "language_of",

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from persona_lab.errors import InvalidRequest
 from persona_lab.lab import Lab
+from persona_lab.monitor.request_context import request
 from persona_lab.server.auth import spoken
 from persona_lab.server.error_responses import error_response, status_of
 
@@ -24,6 +25,7 @@ GRADIO_ROUTES = {
     ("GET", "/static/js/{file:path}"): "the script by which a Space sizes the page's frame",
     ("GET", "/theme.css"): "the page's colours",
     ("GET", "/favicon.ico"): "browsers ask for it",
+    ("GET", "/manifest.json"): "the page links it",
     ("GET", "/robots.txt"): "a share link tells crawlers to stay away",
     ("GET", "/config"): "gradio_client reads the components and the version here",
     ("GET", "/gradio_api/info"): "gradio_client and the API page read the endpoints here",
@@ -82,10 +84,37 @@ class FrontPage:
         await self.app(scope, receive, send_with_head)
 
 
+class RequestIdHeader:
+    """Gives each response without ``X-Request-ID`` that header: the client's id, or a new one.
+
+    It sets no id for the log: Gradio starts its queue in a request, and all events of the queue
+    would have the id of that request.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        with request(Headers(scope=scope).get("x-request-id")) as given:
+            request_id = given
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).setdefault("x-request-id", request_id)
+            await send(message)
+
+        await self.app(scope, receive, send_with_id)
+
+
 class AllowGradioRoutes:
     """Passes on requests to the app's own routes and to :data:`GRADIO_ROUTES`.
 
-    Every other request gets 404 in the shape of :mod:`persona_lab.server.error_responses`. A
+    Every other request gets 404, or 405 if an own route has no such method, in the shape of
+    :mod:`persona_lab.server.error_responses`. A
     preflight of another site's page that wants to send ``X-Forwarded-*`` gets 403: those headers
     are for proxies only.
 
@@ -110,23 +139,30 @@ class AllowGradioRoutes:
         await self.app(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> Response | None:
-        if not (is_allowed(scope["method"], _path(scope)) or self._is_own(scope)):
-            error = InvalidRequest(why="no_route", status=404)
-            language = spoken(HTTPConnection(scope))
-            return JSONResponse(error_response(error, self._lab.error_handler, language), 404)
+        if not is_allowed(scope["method"], _path(scope)):
+            match = self._own_match(scope)
+            if match == Match.NONE:
+                return self._error(scope, InvalidRequest(why="no_route", status=404))
+            if match == Match.PARTIAL and scope["method"] != "OPTIONS":
+                return self._error(scope, InvalidRequest(why="no_method", status=405))
         if scope["method"] == "OPTIONS":
             wanted = Headers(scope=scope).get("access-control-request-headers", "").lower()
             if "forwarded" in wanted:
                 return PlainTextResponse("Forbidden", 403)
         return None
 
-    def _is_own(self, scope: Scope) -> bool:
+    def _error(self, scope: Scope, error: InvalidRequest) -> Response:
+        language = spoken(HTTPConnection(scope))
+        body = error_response(error, self._lab.error_handler, language)
+        return JSONResponse(body, status_of(error))
+
+    def _own_match(self, scope: Scope) -> Match:
+        """Return how well the own routes match: the path and the method, the path, or nothing."""
         path = scope["path"]
         # Starlette redirects where only the trailing slash differs.
         variants = [{**scope, "path": p} for p in (path, path.rstrip("/"), f"{path}/")]
-        return any(
-            route.matches(variant)[0] != Match.NONE for route in self._own for variant in variants
-        )
+        matches = [route.matches(variant)[0] for route in self._own for variant in variants]
+        return max(matches, key=lambda match: match.value, default=Match.NONE)
 
 
 def is_allowed(method: str, path: str) -> bool:

@@ -10,9 +10,12 @@ from __future__ import annotations
 import secrets
 
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import JSONResponse, Response
 
+from persona_lab.errors import InvalidRequest
 from persona_lab.lab import Lab
+from persona_lab.server.auth import spoken
+from persona_lab.server.error_responses import error_response
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _PASSED_ON = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "via")
@@ -33,9 +36,11 @@ class MetricsEndpoint:
     async def answer(self, request: Request) -> Response:
         """The metrics, or 404 for a client that may not read them."""
         if not self._opens_to(request):
-            return PlainTextResponse("Not found", 404)
-        body, kind = self._lab.monitor.metrics.render(request.headers.get("accept", ""))
-        return Response(body, media_type=kind)
+            error = InvalidRequest(why="no_route", status=404)
+            body = error_response(error, self._lab.error_handler, spoken(request))
+            return JSONResponse(body, 404)
+        text, kind = self._lab.monitor.metrics.render(request.headers.get("accept", ""))
+        return Response(text, media_type=kind)
 
     def _opens_to(self, request: Request) -> bool:
         wanted = self._lab.settings.metrics_token

@@ -9,7 +9,13 @@ from starlette.middleware import Middleware
 
 from persona_lab.errors import ConfigurationError
 from persona_lab.lab import Lab
-from persona_lab.server import AllowGradioRoutes, CheckGradioCalls, FrontPage, VisitorCookie
+from persona_lab.server import (
+    AllowGradioRoutes,
+    CheckGradioCalls,
+    FrontPage,
+    RequestIdHeader,
+    VisitorCookie,
+)
 from persona_lab.server.metrics_endpoint import is_local_only
 from persona_lab.server.routes import routes
 from persona_lab.translations import load_texts
@@ -112,6 +118,7 @@ def launch(page: gr.Blocks, i18n: gr.I18n, lab: Lab, *, share: bool = False) -> 
             app_kwargs={
                 "routes": api_routes,
                 "middleware": [
+                    Middleware(RequestIdHeader),
                     Middleware(AllowGradioRoutes, lab=lab, own=api_routes),
                     Middleware(CheckGradioCalls, lab=lab, find_inputs=input_finder(page)),
                     Middleware(VisitorCookie),

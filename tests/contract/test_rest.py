@@ -510,6 +510,23 @@ async def test_request_id_is_the_callers_or_a_new_one(
     assert len(ids) == 2
     odd = await http.get("/agents", headers={"x-request-id": "a b\tc" * 40})
     assert odd.headers["x-request-id"] not in {"a b\tc" * 40, ""}
+    for method, path, status in (
+        ("GET", "/healthz", 200), ("GET", "/metrics", 200), ("GET", "/nowhere", 404),
+        ("POST", "/healthz", 405), ("POST", "/metrics", 405),
+    ):  # fmt: skip
+        sent = await http.request(method, f"{doors.url}{path}", headers=mine)
+        assert (sent.status_code, sent.headers["x-request-id"]) == (status, "from-my-program.7")
+        if status >= 400:
+            refused(sent, status, "invalid_request")
+
+
+async def test_null_for_a_persona_field_is_refused(
+    http: httpx.AsyncClient, program: Program
+) -> None:
+    for field in ("roles", "name", "examples", "language"):
+        sent = await http.patch(f"/agents/{program.agent.id}", json={field: None})
+        assert refused(sent, 422, "invalid_request")["field"] == field
+    assert (await http.get(f"/agents/{program.agent.id}")).json()["roles"] == ["教師"]
 
 
 def excused(error: Exception) -> bytes:

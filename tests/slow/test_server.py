@@ -187,7 +187,7 @@ async def test_other_paths_and_methods_are_left_as_they_are() -> None:
         assert response.text == "<html><head></head><p>A<p></p>"
 
 
-OWN = [Route("/healthz", page), Mount("/api/v1", page)]
+OWN = [Route("/healthz", page, methods=["GET"]), Mount("/api/v1", page)]
 
 
 LAB: Any = SimpleNamespace(
@@ -238,9 +238,14 @@ def test_every_entry_of_the_list_is_a_route_of_gradio() -> None:
 
 
 async def test_own_routes_are_allowed_for_every_method(allow_list: AllowGradioRoutes) -> None:
-    for path in ("/healthz", "/healthz/", "/api/v1/agents", "/api/v1/x/y"):
+    for path in ("/api/v1/agents", "/api/v1/x/y"):
         for method in ("GET", "POST", "DELETE", "OPTIONS"):
             assert (await get(allow_list, path, method)).status_code == 200, (method, path)
+    for path in ("/healthz", "/healthz/"):
+        assert (await get(allow_list, path)).status_code == 200
+        refused = await get(allow_list, path, "POST")
+        assert refused.status_code == 405
+        assert refused.json()["error"]["code"] == "invalid_request"
     assert (await get(allow_list, "/api/v2/agents")).status_code == 404
 
 

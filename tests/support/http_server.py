@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from persona_lab.db.tables import Agent, Chat
 from persona_lab.lab import Lab
-from persona_lab.server import AllowGradioRoutes, VisitorCookie
+from persona_lab.server import AllowGradioRoutes, RequestIdHeader, VisitorCookie
 from persona_lab.server.routes import routes
 from support.app_process import free_port, until
 
@@ -77,6 +77,7 @@ def opened(lab: Lab, **config: object) -> Iterator[Doors]:
     app = Starlette(
         routes=[*own, Route("/", _page)],
         middleware=[
+            Middleware(RequestIdHeader),
             Middleware(AllowGradioRoutes, lab=lab, own=own),
             Middleware(VisitorCookie),
         ],
