@@ -252,13 +252,12 @@ def test_empty_box_sends_the_suggestion_only_as_first_message(user: BrowserUser)
     suggestion = user.text("compare.message_hint")
     hint = user.text("chat.first_hint")
     assert suggestion in hint
-    expect(user.text_box("chat-message")).to_have_attribute("placeholder", hint)
+    expect(user.locator("#chat-keys .first_hint")).to_be_visible()
+    expect(user.locator("#chat-keys .first_hint")).to_contain_text(hint)
     user.locator("#chat-send").click()
     user.wait_for_answers(1)
     expect(user.locator("#thread [data-testid=user]")).to_have_text([suggestion])
-    expect(user.text_box("chat-message")).to_have_attribute(
-        "placeholder", user.text("chat.message_hint")
-    )
+    expect(user.locator("#chat-keys .first_hint")).to_be_hidden()
     user.locator("#chat-send").click()
     expect(user.toast).to_have_text(user.error_text("empty_message"))
     assert len(user.messages()) == 2

@@ -234,7 +234,7 @@ class ChatTab:
         with gr.Row(elem_id="chat-foot"):
             hints = "".join(
                 f'<p class="{name}">{self._page.bilingual("chat." + name)}</p>'
-                for name in ("keys", "busy")
+                for name in ("keys", "first_hint", "busy")
             )
             gr.HTML(hints, elem_id="chat-keys")
             self._regenerate = gr.Button(
@@ -247,10 +247,14 @@ class ChatTab:
 
     @property
     def components(self) -> list[Component]:
-        """The components that change with the open chat."""
+        """The components that change with the open chat.
+
+        The message box isn't one of them: an update of any of its properties can undo what the
+        visitor is typing.
+        """
         return [
             self._chat_id, self._list, self._thread, self._regenerate, self._delete, self._undo,
-            self._deleted_id, self._send, self._stop, self._message,
+            self._deleted_id, self._send, self._stop,
         ]  # fmt: skip
 
     # ── updates ───────────────────────────────────────────────────────────────────────────
@@ -263,7 +267,6 @@ class ChatTab:
             lab.store.deleted_chat, persona_id, user_id=visitor.user_id
         )
         started = gr.update(visible=bool(chat_id))
-        hint = visitor.translate("chat.message_hint" if chat_id else "chat.first_hint")
         return {
             self._chat_id: chat_id,
             self._list: listed,
@@ -274,7 +277,6 @@ class ChatTab:
             self._deleted_id: deleted.id if deleted else "",
             self._send: gr.update(visible=True),
             self._stop: gr.update(visible=False),
-            self._message: gr.update(placeholder=hint),
         }
 
     async def open_newest(self, agent: Agent, model: str, visitor: Visitor) -> Update:
@@ -291,15 +293,6 @@ class ChatTab:
             self._regenerate: gr.update(visible=False),
         }
 
-    def _after_answer(self, update: Update) -> Update:
-        """Leave out the message box from the second answer on.
-
-        Its placeholder no longer changes, and the visitor may be typing in it.
-        """
-        if sum(turn["role"] == "user" for turn in update[self._thread]) > 1:
-            del update[self._message]
-        return update
-
     # ── handlers ──────────────────────────────────────────────────────────────────────────
 
     async def _on_select(self, persona_id: str, chat_id: str, request: gr.Request) -> Update:
@@ -308,7 +301,7 @@ class ChatTab:
             return await self.open_chat(persona_id, chat_id or "", visitor)
 
     async def _on_answered(self, persona_id: str, chat_id: str, request: gr.Request) -> Update:
-        return self._after_answer(await self._on_select(persona_id, chat_id, request))
+        return await self._on_select(persona_id, chat_id, request)
 
     async def _on_stop(self, persona_id: str, chat_id: str, request: gr.Request) -> Update:
         visitor = await self._page.visitors.from_request(request)
@@ -316,7 +309,7 @@ class ChatTab:
             if chat_id:
                 await visitor.operations(self._page.lab).get_chat(chat_id)
                 await self.actions.wait_until_saved(chat_id)
-            return self._after_answer(await self.open_chat(persona_id, chat_id, visitor))
+            return await self.open_chat(persona_id, chat_id, visitor)
 
     async def _on_new(self, persona_id: str, request: gr.Request) -> Update:
         return await self._on_select(persona_id, "", request)
