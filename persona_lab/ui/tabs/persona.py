@@ -167,8 +167,11 @@ async def try_message(
         async for batch in batches:
             for event in batch:
                 text = event.content if event.type == "done" else text + event.content
-                raw = event.raw
-                if event.type == "done":
+                if event.type == "delta":
+                    raw = event.raw or raw
+                elif event.metadata.get("fallback"):  # its text isn't the model's
+                    raw = text
+                elif event.type == "done":
                     raw = restore(text, event.metadata.get("changes") or ())
             if not text + raw:
                 yield await waiting()
