@@ -78,15 +78,18 @@ for (const kind of ["input", "pointerdown", "keydown", "paste", "drop"])
     idle = setTimeout(() => form.typed && !form.saving && page.server !== "lost" && settle(persona), 1500);
   }, true);
 
-// Before a change is sent. `names` are the fields' names by position; the form's own ids come last.
+// Before a change is sent. `names` are the names of the values: a field's name, "#persona" for the
+// id of the open persona, "#touched", or "" for others.
 export const byHand = (values, names) => {
   form.typed = false;
-  const fields = JSON.stringify(names.map((name, i) => name && [name, values[i]]).filter(Boolean));
-  if (form.touched && fields !== sentFields) addUnsaved(values.at(-2), Object.fromEntries(JSON.parse(fields)));
+  const persona = values[names.indexOf("#persona")];
+  const named = names.map((name, i) => /^[^#]/.test(name) && [name, values[i]]).filter(Boolean);
+  const fields = JSON.stringify(named);
+  if (form.touched && fields !== sentFields) addUnsaved(persona, Object.fromEntries(JSON.parse(fields)));
   sentFields = fields;
   form.saving = Boolean(form.touched);
-  form.sender = form.touched && values.at(-2);
-  return [...values.slice(0, -1), form.touched];
+  form.sender = form.touched && persona;
+  return values.map((value, i) => (names[i] === "#touched" ? form.touched : value));
 };
 
 // The server has answered. `mark` is its HTML about the saving: an alert where it failed.

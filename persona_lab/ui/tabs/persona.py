@@ -299,8 +299,9 @@ class PersonaTab:
 
     @property
     def edit_input_names(self) -> list[str]:
-        """The fields' names of :attr:`edit_inputs` in a script's order; "" for no field."""
-        names = {field: name for name, field in self.form.fields.items()}
+        """The names of :attr:`edit_inputs` in a script's order, for ``byHand`` in draft.js."""
+        names: dict[Component, str] = {field: name for name, field in self.form.fields.items()}
+        names |= {self.persona_id: "#persona", self.touched: "#touched"}
         ordered = sorted(self.edit_inputs, key=lambda component: component._id)
         return [names.get(component, "") for component in ordered]
 
