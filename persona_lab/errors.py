@@ -22,6 +22,8 @@
         ├── MissingKey · BadKey · QuotaExceeded · RateLimited · BadRequest
         ├── ModelTimeout · Offline · Overloaded · ModelNotFound · ModelUnavailable
         ├── ContextTooLong · NoVision · InvalidResponse · Refused
+        ├── OptionRefused       a BadRequest that names the option
+        ├── OnlyThoughts        an InvalidResponse: the model thought and didn't answer
         └── CircuitOpen         no call was made: the model failed too often just now
 
 Errors of an SDK, of HTTP and of the database are mapped to these in
@@ -262,6 +264,12 @@ class BadRequest(ProviderError):
     code = "bad_request"
 
 
+class OptionRefused(BadRequest):
+    """The model doesn't accept the value of ``option``, or the option at all."""
+
+    code = "option_refused"
+
+
 class Overloaded(ProviderError):
     """The provider has no capacity now."""
 
@@ -317,6 +325,12 @@ class InvalidResponse(ProviderError):
 
     code = "invalid_response"
     type = ErrorType.INVALID_RESPONSE
+
+
+class OnlyThoughts(InvalidResponse):
+    """The answer has no words, because the model only thought or reached its limit of tokens."""
+
+    code = "only_thoughts"
 
 
 class Refused(ProviderError):

@@ -13,6 +13,7 @@ from persona_lab.deprecated import former_method, former_property, rename_overri
 from persona_lab.errors import (
     InvalidResponse,
     NoVision,
+    OnlyThoughts,
     Refused,
 )
 from persona_lab.settings import Settings
@@ -107,13 +108,15 @@ class LLMClientInterface(ABC):
 
         Raises:
             InvalidResponse: The answer is empty.
+            OnlyThoughts: The answer is empty, because it reached its limit of tokens.
             Refused: A filter or the model refused to answer.
         """
         context: dict[str, Any] = {"provider": self.info.provider, "model": self.info.name}
         if response.finish_reason in ("content_filter", "refusal"):
             raise Refused(**context)
         if is_blank(response.content):
-            raise InvalidResponse(**context)
+            cut = response.finish_reason == "length"
+            raise OnlyThoughts(**context) if cut else InvalidResponse(**context)
 
     def check_images(self, prompt: Prompt) -> None:
         """Check that the model can read the images of the prompt.

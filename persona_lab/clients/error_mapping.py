@@ -20,6 +20,7 @@ from persona_lab.errors import (
     ModelNotFound,
     ModelTimeout,
     Offline,
+    OptionRefused,
     Overloaded,
     PersonaLabError,
     ProviderError,
@@ -124,6 +125,8 @@ def _map_sdk_error(sdk: ModuleType, error: Any, context: dict[str, Any]) -> Prov
             kind = Overloaded if status >= 500 else BadRequest
     if kind is None:
         kind = Overloaded if _SERVER_FAULTS.intersection(names) else ProviderError
+    if kind is BadRequest and (option := _refused_option(error)):
+        return OptionRefused(**context, status=status, option=option)
     return kind(**context, status=status, retry_after=_retry_after(error))
 
 
@@ -150,6 +153,23 @@ _BY_STATUS: dict[int, type[ProviderError]] = {
     504: ModelTimeout,
     529: Overloaded,
 }
+
+
+_OPTION_NAMES = frozenset(
+    {
+        "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "repeat_penalty", "seed",
+        "stop", "stop_sequences", "max_tokens", "max_completion_tokens", "response_format",
+    }
+)  # fmt: skip
+"""The options of a request, as the providers name them."""
+
+
+def _refused_option(error: Any) -> str:
+    """Return the option that OpenAI's error names; "" if it names none of ours."""
+    body = getattr(error, "body", None)
+    inner = body.get("error", body) if isinstance(body, dict) else {}
+    option = inner.get("param") if isinstance(inner, dict) else None
+    return option if isinstance(option, str) and option in _OPTION_NAMES else ""
 
 
 def _names(error: Any) -> tuple[list[str], int | None]:

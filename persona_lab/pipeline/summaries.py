@@ -17,10 +17,12 @@ from persona_lab.clients.error_mapping import map_error
 from persona_lab.clients.middleware.wrapper import CallContext
 from persona_lab.db.generations import GenerationResult
 from persona_lab.db.tables import Generation
+from persona_lab.errors import OnlyThoughts
 from persona_lab.pipeline.prompt_size import prompt_tokens
 from persona_lab.pipeline.turn_metadata import cost_of, language_of
 from persona_lab.pipeline.turn_state import TurnRequest, TurnState, milliseconds
 from persona_lab.redaction import redact
+from persona_lab.responses.model_markup import strip_model_markup
 from persona_lab.types import Prompt
 
 if TYPE_CHECKING:
@@ -149,7 +151,10 @@ class Summarizer:
         if info.prompt == "transcript":
             prompt = Prompt(f"{prompt}\n\n", kind="transcript", stop=("\n\n",))
         completion = await client.generate(prompt, **asdict(options))
-        summary = redact(completion.content.strip(), clients.keys.all_secrets)
+        summary = strip_model_markup(completion.content, agent).strip()
+        if not summary:
+            raise OnlyThoughts(provider=info.provider, model=info.name)
+        summary = redact(summary, clients.keys.all_secrets)
         await self._context_manager.store_summary(
             chat_id, user_id=user_id, summary=summary, until=to_summarize.until
         )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from persona_lab.clients.error_mapping import map_error
 from persona_lab.clients.middleware.wrapper import CallContext, log_provider_event
-from persona_lab.errors import InputError, InvalidResponse, NotFound, PersonaLabError
+from persona_lab.errors import InputError, InvalidResponse, NotFound, OnlyThoughts, PersonaLabError
 from persona_lab.monitor.request_context import bind_fields
 from persona_lab.pipeline.drafts import finish_despite_cancel
 from persona_lab.pipeline.fallback_chain import can_fall_back
@@ -167,7 +167,9 @@ class Turn:
                 yield text
         state.finish_reason = state.finish_reason or "stop"
         if is_blank(state.text):
-            raise InvalidResponse(provider=state.info.provider, model=state.info.name)
+            thought = state.finish_reason == "length" or "model_markup" in state.applied
+            error = OnlyThoughts if thought else InvalidResponse
+            raise error(provider=state.info.provider, model=state.info.name)
 
     async def _context(self) -> Sequence[Entry]:
         request = self._request

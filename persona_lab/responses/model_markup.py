@@ -445,6 +445,12 @@ class StripModelMarkup(Filter):
         self._position = end
 
 
+def strip_model_markup(text: str, agent: Agent) -> str:
+    """Return the complete ``text`` of a model without its markup."""
+    markup = StripModelMarkup(agent)
+    return markup.feed(text) + markup.finish()
+
+
 class _Thought:
     """A thought that is read.
 

@@ -516,6 +516,25 @@ async def test_a_turn_has_a_few_portions_summed_up_and_the_next_ones_the_rest(
     assert mark.summary_through >= 2 * 149
 
 
+@pytest.mark.parametrize(
+    ("said", "summary"),
+    [("<think>\n記録しよう。\n</think>\n旅の話をした。", "旅の話をした。"), ("<think>\n記録", "")],
+)
+async def test_summary_has_no_thoughts(
+    make_lab: Callable[..., Lab], said: str, summary: str
+) -> None:
+    async def play(prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
+        yield Chunk(said if "記録係" in prompt.system else "はい。")
+        yield Chunk(finish_reason="stop", usage=Usage(7, 3), model="m")
+
+    lab = make_lab(play, max_context_length=2, context_summary=True)
+    visitor = Visitor(lab)
+    for number in range(3):
+        reply = await lab.service.generate_response(f"質問{number}", **visitor.where)
+        await lab.service.summarizer.wait()
+    assert reply.metadata["summary"] == summary
+
+
 async def test_a_summary_that_fails_costs_the_talk_nothing(
     make_lab: Callable[..., Lab], caplog: pytest.LogCaptureFixture
 ) -> None:

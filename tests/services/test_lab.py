@@ -14,9 +14,11 @@ from persona_lab import ErrorHandler, Lab, Settings, open_lab
 from persona_lab.db.store import Store
 from persona_lab.db.tables import Agent
 from persona_lab.errors import (
+    BadRequest,
     ConfigurationError,
     MessageTooLong,
     ModelUnavailable,
+    OptionRefused,
     PersonaLabError,
     ProviderError,
     RateLimited,
@@ -267,6 +269,17 @@ def test_every_error_says_what_was_kept_in_both_languages(code: str) -> None:
     assert any(words in en for words in ("kept", "still", "Nothing was"))
     assert ja.endswith("。")
     assert en.endswith(".")
+
+
+@pytest.mark.parametrize("error", [BadRequest(), OptionRefused(option="temperature")])
+def test_refused_request_advises_only_what_can_be_done(error: ProviderError) -> None:
+    ja, en = (handler().error_text(error, language) for language in ("ja", "en"))
+    assert "初期値" not in ja
+    assert "Reset" not in en
+    for text in (ja, en):
+        assert "LLM_TEMPERATURE" in text
+        assert "data/models.yaml" in text
+        assert ("temperature" in text) == isinstance(error, OptionRefused)
 
 
 def test_an_error_without_words_stops_the_start(words: Callable[[str], Translations]) -> None:

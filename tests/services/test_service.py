@@ -516,6 +516,34 @@ async def test_an_answer_without_a_word_is_an_invalid_response(
     assert reply.metadata["error_type"] == "invalid_response"
 
 
+@pytest.mark.parametrize(
+    ("pieces", "finish"),
+    [
+        ((), "length"),
+        (("<think>\nまず、", "挨拶を"), "length"),
+        (("<think>\nx\n</think>\n\n",), "length"),
+        (("<think>\nx\n</think>",), "stop"),
+    ],
+)
+async def test_answer_spent_on_thinking_says_so(
+    make_lab: MakeLab, pieces: tuple[str, ...], finish: str
+) -> None:
+    visitor = Visitor(make_lab(says(*pieces, finish=finish)))
+    reply = await visitor.lab.service.generate_response(message=ASKED, **visitor.where)
+    assert reply.metadata["code"] == "only_thoughts"
+    assert reply.metadata["error_type"] == "invalid_response"
+    assert "考える" in reply.content
+    assert "LLM_MAX_TOKENS" in reply.content
+    assert "think>" not in reply.content
+
+
+async def test_thought_is_no_part_of_the_answer(make_lab: MakeLab) -> None:
+    visitor = Visitor(make_lab(says("<think>\nx", "</think>\nテスト太郎：", "はい。<|im_end|>")))
+    reply = await visitor.lab.service.generate_response(message=ASKED, **visitor.where)
+    assert reply.content == "はい。"
+    assert visitor.thread() == [("user", ASKED, "ok"), ("ai", "はい。", "ok")]
+
+
 async def test_a_content_filter_is_a_refusal(make_lab: MakeLab) -> None:
     visitor = Visitor(make_lab(says("それは", finish="content_filter")))
     reply = await visitor.lab.service.generate_response(message=ASKED, **visitor.where)

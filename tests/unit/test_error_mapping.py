@@ -31,6 +31,7 @@ from persona_lab.errors import (
     ModelNotFound,
     ModelTimeout,
     Offline,
+    OptionRefused,
     Overloaded,
     PersonaLabError,
     ProviderError,
@@ -150,6 +151,17 @@ def test_any_shape_of_body_leaves_the_status_to_decide(body: object) -> None:
     response = httpx2.Response(401, request=REQUEST)
     for sdk in (openai, anthropic):
         assert type(ours(sdk.APIStatusError("no", response=response, body=body))) is BadKey
+
+
+@pytest.mark.parametrize(
+    ("param", "kind"),
+    [("temperature", OptionRefused), ("stop", OptionRefused), ("messages[1]", BadRequest),
+     (None, BadRequest), (["stop"], BadRequest)],
+)  # fmt: skip
+def test_refused_option_is_named_when_the_body_names_it(param: object, kind: type) -> None:
+    error = ours(openai_error(400, param=param, code="unsupported_value"))
+    assert type(error) is kind
+    assert error.details.get("option") == (param if kind is OptionRefused else None)
 
 
 @pytest.mark.parametrize(
