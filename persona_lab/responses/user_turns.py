@@ -56,7 +56,7 @@ _SETTING = re.compile(
 )
 """The value of a setting: one word, a quoted text or code."""
 _INTRODUCTION = re.compile(
-    r"[:：]\s*$|以下|下記|次の(?:よう|とお|通|会話|対話|例|[一二三四五六七八九0-9])|(?:例え|たとえ)ば"
+    r"[:：]\s*$|以下|下記|次の(?:よう|とお|通|会話|対話|例|[一二三四五六七八九0-9])|^\s*(?:例え|たとえ)ば.{0,20}$"
     r"|例(?:です|だ[よね。]|を|は|】|」|）|\)|[。\s*]*$)|サンプル|テンプレ|フォーマット|台本|脚本|スクリプト"
     r"|(?:会話|対話|セリフ|台詞|やりとり|やり取り|シーン|場面)(?:文|例|案|ログ)?"
     r"(?:は|です|だ[よね。]|を(?:書|作|示|考|お見せ|紹介)|[。\s*]*$)"
@@ -73,6 +73,8 @@ _LIST_INTRODUCTION = re.compile(
     re.IGNORECASE,
 )
 """Text that may introduce settings or a list of persons."""
+_SENTENCE = re.compile(r"(?<=[。！？!?])[」』）)]*(?=.)|(?<=[.]) ")
+"""A place between two sentences."""
 _SPEECH = ("「", "『", "（", "(", "“")
 """First characters of a line of a play: its speech or a stage direction."""
 _AROUND_LABEL = "*_#【】[]「」『』:"
@@ -212,14 +214,14 @@ class StopAtUserTurn(Filter):
             or before.quoted
             or before.own_in_script
             or _INDENTED.match(self._held)
-            or _INTRODUCTION.search(before.line)
+            or _INTRODUCTION.search(_last_sentence(before.line))
             or (before.kind in ("label", "item") and item)
             or (before.kind == "label" and not before.blank)
             or (not user and (item or before.scripted or before.kind != "text"))
         ):
             return None
         heading = key.endswith("\n")
-        listed = _LIST_INTRODUCTION.search(before.line) is not None
+        listed = _LIST_INTRODUCTION.search(_last_sentence(before.line)) is not None
         return _Candidate(user, key, heading, listed, lines=int(heading))
 
     def _read_candidate(self, candidate: _Candidate, character: str) -> str:
@@ -347,3 +349,8 @@ class StopAtUserTurn(Filter):
 def _starts_block(line: str) -> bool:
     """Return whether ``line`` begins the value of a setting, such as a nested list."""
     return bool(_INDENTED.match(line) or _ITEM.match(line))
+
+
+def _last_sentence(line: str) -> str:
+    """Return the last sentence of ``line``."""
+    return _SENTENCE.split(line.strip())[-1]

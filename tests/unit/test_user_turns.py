@@ -107,6 +107,10 @@ def test_text_stays_when_a_line_only_looks_like_a_turn(text: str) -> None:
             "どうぞ。\n```\nUser: deploy\n```",
         ),
         ("設定は自由だよ！\nユーザー：ありがとう\nさくら：うん", "設定は自由だよ！"),
+        (
+            "例えば、以下の花かな。春が待ち遠しいね！\nユーザー：うん\nさくら：ね",
+            "例えば、以下の花かな。春が待ち遠しいね！",
+        ),
     ],
 )
 def test_answer_ends_when_the_conversation_goes_on(text: str, answer: str) -> None:
