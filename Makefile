@@ -11,6 +11,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	2>/dev/null && { echo "$$p"; break; }; done)
 ARGS ?=
 WORKERS ?= 2
+WHY ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
@@ -38,7 +39,7 @@ set -o pipefail; $(2) 2>&1 | tee "$(VENV)/$(1).log" | while IFS= read -r line; d
 	echo "All of it is in $(VENV)/$(1).log"; exit 1; }
 endef
 
-.PHONY: help run test test-all lint docs bench bench-local setup clean
+.PHONY: help run test test-all lint docs migration bench bench-local setup clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -64,6 +65,9 @@ lint: $(VENV)/.installed-dev ## ruff, the layers of imports, and mypy
 docs: $(VENV)/.installed-dev ## write docs/settings.md from the settings, and the list of text keys
 	@$(BIN)/python -m tools.settings_table
 	@$(BIN)/python -m tools.text_keys
+
+migration: $(VENV)/.installed-dev ## write the migration of changed tables (WHY="add a motto to personas")
+	@$(BIN)/python -m persona_lab.db.migrations "$(WHY)"
 
 bench: $(VENV)/.installed-dev ## the benchmarks, as tables (ARGS="startup memory" …)
 	@$(BIN)/python -m bench $(ARGS)

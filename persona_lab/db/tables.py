@@ -1,9 +1,10 @@
 """The tables. Queries are in the other files of this package."""
 
+import json
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, Column, Index, UniqueConstraint, false, text
+from sqlalchemy import JSON, Column, Index, UniqueConstraint, false, text, true
 from sqlmodel import Field, Relationship, SQLModel
 
 from persona_lab.deprecated import former_fields
@@ -14,9 +15,24 @@ def _json_list() -> Any:
     return Field(default_factory=list, sa_column=Column(JSON, nullable=False))
 
 
-def _added_field(value: Any, in_database: Any, **column: Any) -> Any:
-    """Return a column that a migration added: rows from before get the value ``in_database``."""
+def _added_field(value: bool | int | str | list[Any], **column: Any) -> Any:
+    """Return a column that a migration added: rows from before get ``value``."""
+    in_database: Any
+    if isinstance(value, bool):
+        in_database = true() if value else false()
+    elif isinstance(value, int):
+        in_database = text(str(value))
+    elif isinstance(value, list):
+        in_database = text(_quoted(json.dumps(value)))
+        stored = Column(JSON, nullable=False, server_default=in_database)
+        return Field(default_factory=value.copy, sa_column=stored)
+    else:
+        in_database = text(_quoted(value))
     return Field(default=value, sa_column_kwargs={"server_default": in_database, **column})
+
+
+def _quoted(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
 
 
 def _traits(link: type[SQLModel]) -> Any:
@@ -170,9 +186,9 @@ class Chat(SQLModel, table=True):
     created_at: datetime = Field(default_factory=now)
     updated_at: datetime = Field(default_factory=now, index=True)
     deleted_at: datetime | None = None
-    revision: int = _added_field(0, text("0"))
-    summary: str = _added_field("", text("''"))
-    summary_through: int = _added_field(-1, text("-1"))
+    revision: int = _added_field(0)
+    summary: str = _added_field("")
+    summary_through: int = _added_field(-1)
 
 
 class Message(SQLModel, table=True):
@@ -261,6 +277,6 @@ class Generation(SQLModel, table=True):
     first_token_ms: float | None = None
     total_ms: float = 0
     cost: float | None = None
-    cache_hit: bool = _added_field(False, false())
-    user_key: bool = _added_field(False, false(), name="own", key="user_key")
+    cache_hit: bool = _added_field(False)
+    user_key: bool = _added_field(False, name="own", key="user_key")
     created_at: datetime = Field(default_factory=now, index=True)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +16,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, MetaData, create_engine, select, text
+from sqlalchemy import JSON, Column, Connection, Engine, MetaData, create_engine, select, text
 from sqlalchemy import inspect as look_at
 from sqlalchemy.pool import NullPool
 from sqlmodel import SQLModel
@@ -21,6 +24,7 @@ from support.backends import Service
 
 from persona_lab.db import migrations
 from persona_lab.db.store import Store
+from persona_lab.settings import ROOT
 
 STEPS = [
     step.revision for step in ScriptDirectory.from_config(migrations.config()).walk_revisions()
@@ -77,13 +81,22 @@ def tables(connection: Connection) -> dict[str, Any]:
     }
 
 
+def _json_default_differs(
+    _context: Any, _found: Any, column: Column[Any], found: str | None, _default: Any, wanted: Any
+) -> bool | None:
+    """Compare texts: PostgreSQL can't compare JSON. None leaves other types to alembic."""
+    if not isinstance(column.type, JSON):
+        return None
+    return (found or "").removesuffix("::json") != (wanted or "")
+
+
 @pytest.mark.core
 def test_the_steps_lead_to_the_tables_of_a_new_database_and_those_of_the_models(
     base: Base,
 ) -> None:
     base.step_to("head")
     with base.engine.connect() as connection:
-        options = {"compare_type": True, "compare_server_default": True}
+        options = {"compare_type": True, "compare_server_default": _json_default_differs}
         context = MigrationContext.configure(connection, opts=options)
         assert compare_metadata(context, SQLModel.metadata) == []
         assert migrations.current(connection) == migrations.HEAD
@@ -188,6 +201,42 @@ def test_a_database_of_every_earlier_step_is_brought_up_to_date_with_all_its_row
     _, secret = store.create_token(user_id="u")
     assert store.user_for_token(secret).id == "u"
     store.close()
+
+
+def test_migration_command_writes_a_file_that_passes_lint(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "persona_lab", tmp_path / "persona_lab")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    tables_file = tmp_path / "persona_lab/db/tables.py"
+    versions = tmp_path / "persona_lab/db/migrations/versions"
+    known = set(versions.glob("*.py"))
+
+    def write_migration(columns: str) -> subprocess.CompletedProcess[str]:
+        after = '    language: str = "ja"\n'
+        source = (ROOT / "persona_lab/db/tables.py").read_text("utf-8")
+        tables_file.write_text(source.replace(after, after + columns), "utf-8")
+        command = [sys.executable, "-m", "persona_lab.db.migrations", "Add a trial."]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+
+    refused = write_migration('    trial_name: str = ""\n')
+    assert refused.returncode == 1
+    assert "agent.trial_name has no default in the database" in refused.stderr
+    assert set(versions.glob("*.py")) == known
+
+    made = write_migration(
+        '    trial_name: str = _added_field("it\'s")\n'
+        "    trial_list: list[str] = _added_field([])\n"
+        "    trial_flag: bool = _added_field(False)\n"
+        "    trial_number: int = _added_field(-1)\n"
+    )
+    assert made.returncode == 0, made.stderr
+    [file] = set(versions.glob("*.py")) - known
+    assert file.name == f"{int(migrations.HEAD) + 1:04d}_add_a_trial.py"
+    for check in (["check"], ["format", "--check"]):
+        subprocess.run([sys.executable, "-m", "ruff", *check, file], cwd=tmp_path, check=True)
+    written = file.read_text("utf-8")
+    assert written.startswith('"""Add a trial."""\n')
+    for default in ("sa.text(\"'it''s'\")", "sa.text(\"'[]'\")", "sa.false()", 'sa.text("-1")'):
+        assert f"server_default={default}, nullable=False" in written
 
 
 def test_a_replica_of_the_version_before_goes_on_writing_after_the_step(base: Base) -> None:

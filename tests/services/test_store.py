@@ -40,7 +40,7 @@ from persona_lab.errors import (
     StorageError,
 )
 from persona_lab.lab import Lab
-from persona_lab.personas.persona import persona_of
+from persona_lab.personas.persona import Persona, persona_of
 from persona_lab.server.health import Readiness
 from persona_lab.types import now
 
@@ -78,23 +78,25 @@ def user(store: Store) -> str:
     return store.create_user().id
 
 
-FULL: dict[str, Any] = {
-    "name": "テスト太郎",
-    "description": "検証用のペルソナ",
-    "gender": "男性",
-    "background": "海辺の町で育った。\n今は都会に住む。",
-    "first_person": "僕",
-    "second_person": "きみ",
-    "greeting": "やあ",
-    "personalities": ["明るい", "親切", "知的"],
-    "roles": ["教師"],
-    "tones": ["敬語", "カジュアル"],
-    "sentence_endings": ["です", "ます"],
-    "catchphrases": ["いい質問ですね"],
-    "forbidden_words": ["無理"],
-    "examples": [{"user": "空は？", "ai": "青いです。"}],
-    "language": "ja",
-}
+FULL: dict[str, Any] = Persona.validate(
+    {
+        "name": "テスト太郎",
+        "description": "検証用のペルソナ",
+        "gender": "男性",
+        "background": "海辺の町で育った。\n今は都会に住む。",
+        "first_person": "僕",
+        "second_person": "きみ",
+        "greeting": "やあ",
+        "personalities": ["明るい", "親切", "知的"],
+        "roles": ["教師"],
+        "tones": ["敬語", "カジュアル"],
+        "sentence_endings": ["です", "ます"],
+        "catchphrases": ["いい質問ですね"],
+        "forbidden_words": ["無理"],
+        "examples": [{"user": "空は？", "ai": "青いです。"}],
+        "language": "ja",
+    }
+).to_dict()
 
 
 # ── whose rows are whose ──────────────────────────────────────────────────────────────────

@@ -1,7 +1,7 @@
 """Which template speaks, what it says, and where in it each field of the persona stands.
 
-After a change of words: ``UPDATE_GOLDEN=1 pytest tests/test_prompts.py``, then read the diff of
-``tests/golden``.
+After a change of words: ``UPDATE_GOLDEN=1 pytest tests/unit/test_prompts.py``. Then read the diff
+of ``tests/golden``.
 """
 
 import os
@@ -16,6 +16,7 @@ from persona_lab.clients.catalog import ModelInfo
 from persona_lab.db.tables import Agent, Personality, Role, Tone
 from persona_lab.errors import TemplateError
 from persona_lab.personas.demos import load_demos
+from persona_lab.personas.persona import TRAITS
 from persona_lab.prompts.builder import PromptBuilder
 from persona_lab.prompts.templates import PromptTemplateEngine
 from persona_lab.prompts.trace import FIELDS, Traced, extract_spans
@@ -286,7 +287,7 @@ def test_a_designer_adds_a_rule_and_a_template_without_code(templates):
 
 def values(agent: Agent) -> dict[str, list[str]]:
     """Every text that a span of each field may hold."""
-    names = {f: [each.name for each in getattr(agent, f)] for f in FIELDS[9:12]}
+    names = {f: [each.name for each in getattr(agent, f)] for f in TRAITS}
     examples = [text for example in agent.examples for text in example.values()]
     plain = {f: getattr(agent, f) for f in FIELDS if f not in names and f != "examples"}
     return (

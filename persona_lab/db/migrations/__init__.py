@@ -1,8 +1,7 @@
 """Schema migrations: upgrade a database to the current schema.
 
-After a change of ``db/tables.py``, ``python -m persona_lab.db.migrations "why"`` writes a migration
-from the difference between the tables and the last one. Then set :data:`HEAD` to its id.
-Migrations only go forward.
+After a change of ``db/tables.py``, ``make migration WHY="…"`` writes a migration from the
+difference between the tables and the last one. Migrations only go forward.
 """
 
 from __future__ import annotations
@@ -22,9 +21,11 @@ from persona_lab.errors import ConfigurationError
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0006"
-"""The newest migration. It is a constant so that a start on a current database doesn't import
-alembic, which takes 0.2 to 0.4 s.
+HEAD = max(
+    file.name.partition("_")[0] for file in (Path(__file__).parent / "versions").glob("[0-9]*.py")
+)
+"""The id of the newest migration, which is the number in its file name. It isn't read with alembic,
+because a start on a current database doesn't import alembic: that takes 0.2 to 0.4 s.
 """
 
 _VERSION_TABLE = (
