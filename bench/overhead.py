@@ -2,8 +2,9 @@
 
 The server is a separate process on loopback that answers like a fast provider. The pipeline stores
 both messages in a database on disk, builds the prompt from the conversation, processes the answer
-and records the turn. The bare call sends the same messages and stores nothing. Both sides are
-called alternately within one run.
+and records the turn. The bare call stores nothing. It sends a conversation of half the length that
+a chat of the pipeline reaches, so both sides send equally much on average. The sides are called
+alternately within one run.
 
 The run also measures the CPU time of one message, sixteen callers at once, the rendering of a
 prompt, and an answer from the cache.
@@ -32,10 +33,12 @@ from persona_lab.db.tables import Agent, Chat, User
 
 ROUNDS = 80
 CALLERS = 16
-CALLER_ANSWERS = 12
+CALLER_ANSWERS = 10
 """Answers of each caller in one round."""
 CALLER_ROUNDS = 5
 """Rounds of each side with all callers; the two sides alternate."""
+EXCHANGES = 5
+"""Exchanges in the prompt of the bare call: half of those that a chat of the pipeline gets."""
 CPU_CHATS = 12
 CPU_MESSAGES = 10
 """Messages of each of these chats."""
@@ -186,11 +189,15 @@ async def lab_at(url: str, folder: Path) -> AsyncIterator[Lab]:
         yield lab
 
 
-async def in_turns(ours: Call, theirs: Call, rounds: int) -> tuple[list[Timing], list[Timing]]:
+async def in_turns(
+    pipeline: Pipeline, ours: Call, theirs: Call, rounds: int
+) -> tuple[list[Timing], list[Timing]]:
     for call in (ours, theirs) * 3:
         await call()
     timings: tuple[list[Timing], list[Timing]] = ([], [])
     for number in range(rounds):
+        if number % (2 * EXCHANGES) == 0:
+            pipeline.start_chat()
         pair = [(ours, timings[0]), (theirs, timings[1])]
         for call, kept in pair if number % 2 else pair[::-1]:
             kept.append(await call())
@@ -224,7 +231,7 @@ async def _measure(folder: Path) -> Measured:
     missed: list[str] = []
     async with provider(RATE, FIRST) as url, lab_at(url, folder) as lab:
         designer = Pipeline(lab)
-        for _ in range(5):  # a conversation that fills what is sent along
+        for _ in range(EXCHANGES):
             await designer.whole()
         bare = Bare(url, await designer.sent())
         for name, ours, theirs in (
@@ -232,7 +239,7 @@ async def _measure(folder: Path) -> Measured:
             ("whole answer, streamed", designer.stream, bare.stream),
             ("whole answer, not streamed", designer.whole, bare.whole),
         ):
-            timings = await in_turns(ours, theirs, ROUNDS)
+            timings = await in_turns(designer, ours, theirs, ROUNDS)
             kinds = [(name, "whole")]
             if ours == designer.stream_pending:
                 kinds = [(name, "first")]
@@ -260,8 +267,6 @@ async def _measure(folder: Path) -> Measured:
                         if r > TIME_GOAL
                     ]
         pipelines = [designer, *(Pipeline(lab) for _ in range(CALLERS - 1))]
-        for each in pipelines[1:]:
-            await each.whole()
         calls = {
             "bare SDK": [Bare(url, bare.messages).stream for _ in range(CALLERS)],
             "pipeline": [each.stream for each in pipelines],
@@ -269,6 +274,8 @@ async def _measure(folder: Path) -> Measured:
         rates: dict[str, list[float]] = {name: [] for name in calls}
         timings: dict[str, list[Timing]] = {name: [] for name in calls}
         for _ in range(CALLER_ROUNDS):
+            for each in pipelines:
+                each.start_chat()
             for name, callers in calls.items():
                 seconds, row = await run_callers(callers)
                 rates[name].append(len(row) / seconds)
@@ -286,9 +293,10 @@ async def _measure(folder: Path) -> Measured:
         ]
     async with provider(1e6, 0) as url, lab_at(url, folder / "quick") as lab:
         designer = Pipeline(lab)
-        await designer.whole()
+        for _ in range(EXCHANGES):
+            await designer.whole()
         bare = Bare(url, await designer.sent())
-        own, theirs = await in_turns(designer.stream, bare.stream, ROUNDS)
+        own, theirs = await in_turns(designer, designer.stream, bare.stream, ROUNDS)
         added = statistics.median(t.whole for t in own) - statistics.median(t.whole for t in theirs)
         render = await _rendering(designer)
     cpu = await _cpu_of_message(folder / "cpu")
