@@ -1,9 +1,12 @@
-"""HTTP around the page and beside it, without Gradio components.
+"""The HTTP interfaces, without Gradio components.
 
-``gradio_middleware.py`` limits what Gradio serves, ``session_cookie.py`` knows visitors,
-``auth.py`` knows callers. ``rest.py`` is ``/api/v1``, ``openai_api.py`` is ``/v1`` in OpenAI's
-form, ``websocket.py`` is ``/ws/{chat_id}``, ``health.py`` and ``metrics_endpoint.py`` are for
-operators; ``routes.py`` lists them. All act through ``operations.py`` and share
+- Around the page: ``gradio_middleware.py`` limits what Gradio serves, and ``session_cookie.py``
+  identifies visitors.
+- For programs: ``rest.py`` (``/api/v1``), ``openai_api.py`` (``/v1``) and ``websocket.py``
+  (``/ws/{chat_id}``). ``auth.py`` authenticates their callers.
+- For operators: ``health.py`` and ``metrics_endpoint.py``.
+
+``routes.py`` lists all routes. The interfaces act through ``operations.py`` and share
 ``serializers.py``, ``answer_events.py``, ``sse.py`` and ``error_responses.py``.
 """
 

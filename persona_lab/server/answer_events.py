@@ -1,15 +1,15 @@
-"""One message to a persona and its answer, as the doors tell it: plain data, step by step.
+"""One message to a persona and its answer as JSON-ready events, for REST and the WebSocket.
 
 ::
 
-    {"id", "content", "sender": "user", "timestamp"}                 it is kept
-    {"type": "stream_chunk", "content", "complete": false}           as often as there is news
-    {"error": {…}, "fallback": true}                                 a stand-in said why it failed
+    {"id", "content", "sender": "user", "timestamp"}                 the message is stored
+    {"type": "stream_chunk", "content", "complete": false}           more text of the answer
+    {"error": {…}, "fallback": true}                                 the answer is a fallback text
     {"type": "stream_complete", "complete": true, "id", "content",
      "sender": "ai", "timestamp", "metadata"}                        the whole answer
 
-An answer that the database didn't take has an error with ``"fallback": false`` ahead of its end,
-and no ``id``.
+If the database couldn't store the answer, an error with ``"fallback": false`` comes before the last
+event, whose ``id`` is empty.
 """
 
 from __future__ import annotations
@@ -35,33 +35,35 @@ AnswerEvent = dict[str, Any]
 
 
 class MessageIn(Sampling):
-    """What a program says in a chat, and how it wants it answered."""
+    """A message to a persona, and options for the answer."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    content: str = Field(description="What you say.", examples=["こんにちは"])
+    content: str = Field(description="The text of the message.", examples=["こんにちは"])
     model: str = Field(
         default="",
-        description="Who answers, as provider:name; empty takes the default.",
+        description="The model, as provider:name; empty means the default model.",
         examples=[""],
     )
-    stop: list[str] = Field(default=[], max_length=16, description="Words that end the answer.")
+    stop: list[str] = Field(
+        default=[], max_length=16, description="Texts at which the answer ends."
+    )
     pending: bool = Field(
         default=False,
-        description="Whether chunks have the unfinished text too, which can still change.",
+        description="Whether chunks also have the unfinished text, which can still change.",
     )
 
     def options(self) -> dict[str, Any]:
-        """The sampling that was asked for."""
-        chosen: dict[str, Any] = {name: getattr(self, name) for name in Sampling.model_fields}
-        chosen["stop"] = tuple(self.stop) or None
-        return {name: value for name, value in chosen.items() if value is not None}
+        """Return the sampling options that the request contains."""
+        options: dict[str, Any] = {name: getattr(self, name) for name in Sampling.model_fields}
+        options["stop"] = tuple(self.stop) or None
+        return {name: value for name, value in options.items() if value is not None}
 
 
 class MessageOut(BaseModel):
-    """A message as it is kept."""
+    """A stored message."""
 
-    id: str = Field(description="Its id; empty for an answer that couldn't be kept.")
+    id: str = Field(description="Its id; empty for an answer that couldn't be stored.")
     content: str
     sender: str = Field(description="user or ai.")
     status: str = Field(description="ok, streaming, stopped, interrupted or failed.")
@@ -72,25 +74,30 @@ class MessageOut(BaseModel):
     )
 
     @classmethod
-    def of(cls, message: Message) -> MessageOut:
-        """The message as it is stored."""
+    def from_row(cls, message: Message) -> MessageOut:
+        """Return the message of a row."""
         return cls.model_validate(message_data(message))
 
 
 async def stream_answer_events(
-    lab: Lab, chat: Chat, said: MessageIn, caller: Caller
+    lab: Lab, chat: Chat, message: MessageIn, caller: Caller
 ) -> AsyncGenerator[AnswerEvent, None]:
-    """The steps. Closing the generator stops the model and keeps what has come.
+    """Send a message and yield the events of its answer.
 
-    What it raises it raises before the first step: InputError, NotFound, StorageError.
+    Closing the generator stops the model and stores the text that has arrived.
+
+    Raises:
+        InputError: The message or an option can't be used. Raised before the first event.
+        NotFound: The chat or the persona doesn't exist. Raised before the first event.
+        StorageError: The message couldn't be stored. Raised before the first event.
     """
     events = caller.operations(lab).send(
-        said.content,
+        message.content,
         chat.id,
         chat.agent_id,
-        model=said.model,
-        pending=said.pending,
-        **said.options(),
+        model=message.model,
+        pending=message.pending,
+        **message.options(),
     )
     async with aclosing(events):
         async for event in events:
@@ -103,27 +110,28 @@ async def stream_answer_events(
                 }
             elif event.type == "delta":
                 chunk = {"type": "stream_chunk", "content": event.content, "complete": False}
-                yield chunk | ({"pending": event.pending} if said.pending else {})
+                yield chunk | ({"pending": event.pending} if message.pending else {})
             else:
                 if event.metadata.get("error"):
-                    failed = error_response(AnswerFailed(event.metadata), lab.error_handler, "ja")
-                    yield failed | {"fallback": bool(event.metadata.get("fallback"))}
-                yield await _complete(lab, event, caller)
+                    error = error_response(AnswerFailed(event.metadata), lab.error_handler, "ja")
+                    yield error | {"fallback": bool(event.metadata.get("fallback"))}
+                yield await _complete_event(lab, event, caller)
 
 
-async def _complete(lab: Lab, event: Event, caller: Caller) -> AnswerEvent:
-    at = now()
+async def _complete_event(lab: Lab, event: Event, caller: Caller) -> AnswerEvent:
+    timestamp = now()
     if event.message_id:
-        get = lab.store.get_message
-        with suppress(PersonaLabError):  # it was kept; a database that went since costs a moment
-            kept = await asyncio.to_thread(get, event.message_id, user_id=caller.user_id)
-            at = kept.created_at
+        get_message = lab.store.get_message
+        # If the database has failed since it stored the answer, the current time is close enough.
+        with suppress(PersonaLabError):
+            row = await asyncio.to_thread(get_message, event.message_id, user_id=caller.user_id)
+            timestamp = row.created_at
     return {
         "type": "stream_complete",
         "complete": True,
         "id": event.message_id,
         "content": event.content,
         "sender": "ai",
-        "timestamp": at.isoformat(),
+        "timestamp": timestamp.isoformat(),
         "metadata": event.metadata,
     }

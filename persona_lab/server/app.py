@@ -1,4 +1,7 @@
-"""The base of the apps for programs: authentication, body limits, request ids, error shapes."""
+"""The base of the REST app and the ``/v1`` app.
+
+It authenticates each request, limits its body, sets the request id and answers every error.
+"""
 
 from __future__ import annotations
 
@@ -17,86 +20,91 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from persona_lab.errors import PersonaLabError
 from persona_lab.lab import Lab
-from persona_lab.monitor.request_context import request
-from persona_lab.server.auth import Caller, caller, spoken
-from persona_lab.server.error_responses import headers_of, ours, status_of
+from persona_lab.monitor.request_context import request as request_context
+from persona_lab.server.auth import Caller, authenticate, client_language
+from persona_lab.server.error_responses import headers_of, status_of, to_lab_error
 from persona_lab.server.operations import Operations
 from persona_lab.types import Language
 
-Shape = Callable[[PersonaLabError, Lab, Language], Any]
-"""Makes the body of an error response, with a message in the language."""
+ErrorBody = Callable[[PersonaLabError, Lab, Language], Any]
+"""Returns the body of an error response, with a message in the language."""
 
 
-def lab_of(request: Request) -> Lab:
-    """The lab of the app that serves the request."""
+def get_lab(request: Request) -> Lab:
+    """Return the lab of the app that serves the request."""
     lab: Lab = request.app.state.lab
     return lab
 
 
-async def authenticate(
+async def require_caller(
     request: Request,
-    _documented: Annotated[
+    _in_openapi: Annotated[
         object,
         Security(HTTPBearer(auto_error=False, description="An API token, `pl_…`.")),
     ],
 ) -> Caller:
-    """Raises Unauthorized."""
-    return await caller(request, lab_of(request).store)
+    """Return the authenticated caller.
+
+    Raises:
+        Unauthorized: The request has no valid token or cookie.
+        StorageError: The database failed.
+    """
+    return await authenticate(request, get_lab(request).store)
 
 
-LabDep = Annotated[Lab, Depends(lab_of)]
-CallerDep = Annotated[Caller, Depends(authenticate)]
+LabDep = Annotated[Lab, Depends(get_lab)]
+CallerDep = Annotated[Caller, Depends(require_caller)]
 
 
-def operations_of(lab: LabDep, caller: CallerDep) -> Operations:
-    """What the caller can do."""
+def get_operations(lab: LabDep, caller: CallerDep) -> Operations:
+    """Return the operations of the caller."""
     return caller.operations(lab)
 
 
-OperationsDep = Annotated[Operations, Depends(operations_of)]
+OperationsDep = Annotated[Operations, Depends(get_operations)]
 
 
 def create_api_app(
     lab: Lab,
     routers: Sequence[APIRouter],
     *,
-    shape: Shape,
+    error_body: ErrorBody,
     max_body: int,
     statuses: Mapping[int, int] | None = None,
-    **described: Any,
+    **openapi: Any,
 ) -> FastAPI:
-    """An app of ``routers`` over ``lab``. Every route requires authentication.
+    """Return an app whose routes all require authentication.
 
     Args:
-        lab: What the routes work on.
+        lab: The lab of the routes.
         routers: The routes.
-        shape: Makes the body of an error response.
-        max_body: Size of a request's body in bytes.
+        error_body: Returns the body of an error response.
+        max_body: The largest body of a request, in bytes.
         statuses: Status codes that this app replaces by others.
-        described: Passed on to FastAPI: title, version and the like.
+        openapi: Arguments of ``FastAPI``, such as ``title`` and ``version``.
     """
 
-    def refuse(scope: Scope, error: Exception) -> Response:
-        known = ours(error)
-        body = shape(known, lab, spoken(HTTPConnection(scope)))
-        status = status_of(known)
-        return JSONResponse(body, (statuses or {}).get(status, status), headers_of(known))
+    def respond(scope: Scope, error: Exception) -> Response:
+        lab_error = to_lab_error(error)
+        body = error_body(lab_error, lab, client_language(HTTPConnection(scope)))
+        status = status_of(lab_error)
+        return JSONResponse(body, (statuses or {}).get(status, status), headers_of(lab_error))
 
     async def handle(request: Request, error: Exception) -> Response:
-        return refuse(request.scope, error)
+        return respond(request.scope, error)
 
     app = FastAPI(
-        docs_url=None,  # those pages are fetched from another site
+        docs_url=None,  # these pages load scripts from other hosts
         redoc_url=None,
-        redirect_slashes=False,  # a proxy's scheme and host aren't known here
-        dependencies=[Depends(authenticate)],  # also where an operation doesn't ask who it is for
+        redirect_slashes=False,  # the app doesn't know the scheme and host of a proxy
+        dependencies=[Depends(require_caller)],  # also for routes that don't use the caller
         exception_handlers={
             HTTPException: handle,
             RequestValidationError: handle,
             PersonaLabError: handle,
         },
-        middleware=[Middleware(_Bounds, refuse=refuse, max_body=max_body)],
-        **described,
+        middleware=[Middleware(_RequestMiddleware, respond=respond, max_body=max_body)],
+        **openapi,
     )
     app.state.lab = lab
     for router in routers:
@@ -104,29 +112,29 @@ def create_api_app(
     return app
 
 
-class _Bounds:
-    """Middleware: limits the body, answers unexpected errors, and sets the request id.
+class _RequestMiddleware:
+    """Limit the body, answer unexpected errors, and set the request id.
 
     A body that is too large is refused before it is read if its length is declared, else while it
-    is read. Log lines and the response carry the caller's ``X-Request-ID``, or a new id.
+    is read. Log lines and the response carry the client's ``X-Request-ID``, or a new id.
     """
 
     def __init__(
-        self, app: ASGIApp, refuse: Callable[[Scope, Exception], Response], max_body: int
+        self, app: ASGIApp, respond: Callable[[Scope, Exception], Response], max_body: int
     ) -> None:
         self.app = app
-        self._refuse = refuse
+        self._respond = respond
         self._max_body = max_body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with request(HTTPConnection(scope).headers.get("x-request-id")) as known_as:
-            await self._let_in(scope, receive, send, known_as)
+        with request_context(HTTPConnection(scope).headers.get("x-request-id")) as request_id:
+            await self._serve(scope, receive, send, request_id)
 
-    async def _let_in(self, scope: Scope, receive: Receive, send: Send, known_as: str) -> None:
-        begun = False
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+        started = False
         size = 0
 
-        async def bounded() -> Message:
+        async def receive_limited() -> Message:
             nonlocal size
             message = await receive()
             size += len(message.get("body", b""))
@@ -134,21 +142,21 @@ class _Bounds:
                 raise HTTPException(413)
             return message
 
-        async def noticed(message: Message) -> None:
-            nonlocal begun
-            if not begun:
-                MutableHeaders(scope=message)["x-request-id"] = known_as
-            begun = True
+        async def send_with_id(message: Message) -> None:
+            nonlocal started
+            if not started:
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            started = True
             await send(message)
 
         try:
             length = HTTPConnection(scope).headers.get("content-length", "0")
             if length.isascii() and length.isdigit() and int(length[:20]) > self._max_body:
                 raise HTTPException(413)
-            await self.app(scope, bounded, noticed)
+            await self.app(scope, receive_limited, send_with_id)
         except ClientDisconnect:
             return
-        except Exception as error:  # noqa: BLE001 - whatever it is, the program gets an answer
-            response = self._refuse(scope, error)  # which also notes it down
-            if not begun:
-                await response(scope, receive, noticed)
+        except Exception as error:  # noqa: BLE001 - every error must get a response
+            response = self._respond(scope, error)  # also logs the error
+            if not started:
+                await response(scope, receive, send_with_id)

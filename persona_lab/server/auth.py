@@ -1,8 +1,8 @@
-"""Who calls: a program by its API token, else a visitor of this site's own page by their cookie.
+"""Authenticate callers: a program by its API token, or a visitor by the cookie of the page.
 
-A token stands in the header ``Authorization: Bearer pl_…``. A browser's WebSocket can set no
-header: there it may stand in the address (``?token=``), or among the subprotocols. Whoever shows
-a token is known by that alone. The cookie counts only where no page of another site has sent it.
+A token is sent in the header ``Authorization: Bearer pl_…``. A browser can't set headers of a
+WebSocket, so there the token may also be in the query (``?token=``) or among the subprotocols. If a
+request has a token, the cookie is ignored. Cookies of cross-site requests are ignored too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from persona_lab.db.store import TOKEN_PREFIX, Store
 from persona_lab.errors import NotFound, Unauthorized
 from persona_lab.lab import Lab
 from persona_lab.server.operations import Operations
-from persona_lab.server.session_cookie import from_another_site, language_of, visitor_secret
+from persona_lab.server.session_cookie import is_cross_site, language_of, visitor_secret
 from persona_lab.types import Language
 
 
@@ -25,8 +25,8 @@ class Caller:
     """An authenticated caller.
 
     Attributes:
-        user_id: Owns what the call reads and makes.
-        language: Of the messages that the caller gets.
+        user_id: The owner of everything that the call reads and creates.
+        language: The language of messages to the caller.
         by_token: The caller is a program with an API token, not the page.
     """
 
@@ -35,36 +35,41 @@ class Caller:
     by_token: bool = False
 
     def operations(self, lab: Lab) -> Operations:
-        """What the caller can do, answered by the lab's own service."""
+        """Return the caller's operations. The lab's own service answers."""
         return Operations(lab, self.user_id, self.language, lab.service)
 
 
-async def caller(connection: HTTPConnection, store: Store) -> Caller:
-    """Raises Unauthorized for who shows nothing, or a token that leads to nobody; StorageError."""
-    secret = token_of(connection)
-    if secret is not None:
+async def authenticate(connection: HTTPConnection, store: Store) -> Caller:
+    """Return the caller of a request or a WebSocket.
+
+    Raises:
+        Unauthorized: There is neither a token nor a usable cookie, or the token is not valid.
+        StorageError: The database failed.
+    """
+    token = token_from(connection)
+    if token is not None:
         try:
-            user = await asyncio.to_thread(store.user_for_token, secret)
+            user = await asyncio.to_thread(store.user_for_token, token)
         except NotFound:
             raise Unauthorized from None
-        return Caller(user.id, spoken(connection), by_token=True)
-    visitor = visitor_secret(connection.cookies)
-    if visitor is None or from_another_site(connection.headers):
+        return Caller(user.id, client_language(connection), by_token=True)
+    secret = visitor_secret(connection.cookies)
+    if secret is None or is_cross_site(connection.headers):
         raise Unauthorized
-    user = await asyncio.to_thread(store.user_for_secret, visitor)
-    return Caller(user.id, spoken(connection))
+    user = await asyncio.to_thread(store.user_for_secret, secret)
+    return Caller(user.id, client_language(connection))
 
 
-def spoken(connection: HTTPConnection) -> Language:
-    """The language of messages to this client."""
+def client_language(connection: HTTPConnection) -> Language:
+    """Return the language of messages to this client."""
     return language_of(connection.cookies, connection.headers)
 
 
-def token_of(connection: HTTPConnection) -> str | None:
-    """What the call shows as its token; None where it shows none."""
-    scheme, _, secret = connection.headers.get("authorization", "").partition(" ")
+def token_from(connection: HTTPConnection) -> str | None:
+    """Return the token of a request; None if there is none, and "" for another auth scheme."""
+    scheme, _, credentials = connection.headers.get("authorization", "").partition(" ")
     if scheme:
-        return secret.strip() if scheme.lower() == "bearer" else ""
+        return credentials.strip() if scheme.lower() == "bearer" else ""
     if connection.scope["type"] != "websocket":
         return None
     if "token" in connection.query_params:
@@ -72,10 +77,11 @@ def token_of(connection: HTTPConnection) -> str | None:
     return next(filter(_is_token, connection.scope.get("subprotocols", ())), None)
 
 
-def subprotocol(connection: HTTPConnection) -> str | None:
-    """What to agree on with a WebSocket's client, for which naming none is a failure.
+def choose_subprotocol(connection: HTTPConnection) -> str | None:
+    """Return the subprotocol to accept a WebSocket with; None if the client offers none.
 
-    The token itself only where it is all that was offered.
+    Browsers close the connection if they offer subprotocols and the server accepts none. The token
+    is chosen only if nothing else is offered.
     """
     offered: list[str] = list(connection.scope.get("subprotocols", ()))
     return next((name for name in offered if not _is_token(name)), next(iter(offered), None))

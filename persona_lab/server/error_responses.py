@@ -1,9 +1,9 @@
-"""What an error is to a program: its status, and one shape at every door.
+"""Error responses: the HTTP status, headers and body of each error, the same in every interface.
 
-``{"error": {"type", "code", "message", …}}``: ``type`` is one of
-:class:`~persona_lab.errors.ErrorType`, ``code`` names the error, ``message`` says it in the
-caller's language. What else is known of it stands beside these: ``field``, ``limit``,
-``retry_after`` in seconds.
+The body is ``{"error": {"type", "code", "message", …}}``. ``type`` is an
+:class:`~persona_lab.errors.ErrorType`, ``code`` names the error, and ``message`` describes it in
+the client's language. Some errors have further fields: ``field``, ``limit``, or ``retry_after`` in
+seconds.
 """
 
 from __future__ import annotations
@@ -64,33 +64,36 @@ STATUS: dict[type[PersonaLabError], int] = {
     StorageError: 503,
     PersonaLabError: 500,
 }
-"""An error's status is that of the nearest of these above it in the tree."""
+"""The status of each class of errors. A subclass that is not listed has its parent's status."""
 
-_TOLD = ("field", "reason", "limit", "length", "option", "model", "kind", "lifts_at", "problems")
-"""Details that a program is told. Others are for the words, or for the log."""
+_PUBLIC_DETAILS = (
+    "field", "reason", "limit", "length", "option", "model", "kind", "lifts_at", "problems",
+)  # fmt: skip
+"""Details of an error that the body includes. The others serve the message, or the log."""
 
 
 class AnswerFailed(PersonaLabError):
-    """The error behind a stand-in's answer. All that is known of it is the answer's metadata."""
+    """The error of an answer that is a fallback text, as far as the answer's metadata has it."""
 
     def __init__(self, metadata: Mapping[str, Any]) -> None:
+        """Make the error from the metadata of the answer."""
         super().__init__(str(metadata.get("code")))
         self.metadata = metadata
 
 
 def status_of(error: PersonaLabError) -> int:
-    """The HTTP status of an error."""
+    """Return the HTTP status of an error."""
     if isinstance(error, AnswerFailed):
         kind = errors_by_code().get(error.metadata["code"], PersonaLabError)
     elif error.details.get("status") and isinstance(error, InvalidRequest):
         return int(error.details["status"])
     else:
         kind = type(error)
-    return next(STATUS[above] for above in kind.__mro__ if above in STATUS)
+    return next(STATUS[ancestor] for ancestor in kind.__mro__ if ancestor in STATUS)
 
 
 def headers_of(error: PersonaLabError) -> dict[str, str]:
-    """The headers that an error response has in addition."""
+    """Return the additional headers of an error response."""
     if isinstance(error, Unauthorized):
         return {"www-authenticate": "Bearer"}
     seconds = _retry_after(error)
@@ -98,22 +101,34 @@ def headers_of(error: PersonaLabError) -> dict[str, str]:
 
 
 def error_response(error: PersonaLabError, error_handler: ErrorHandler, language: Language) -> Any:
-    """The body for ``error``."""
+    """Return the body of an error response.
+
+    Args:
+        error: The error.
+        error_handler: It has the texts of errors.
+        language: The language of the message. The message of :class:`AnswerFailed` exists already.
+    """
     if isinstance(error, AnswerFailed):
-        known = error.metadata
-        told = {"type": known["error_type"], "code": known["code"], "message": known["error"]}
+        metadata = error.metadata
+        fields = {
+            "type": metadata["error_type"],
+            "code": metadata["code"],
+            "message": metadata["error"],
+        }
     else:
         message = error_handler.error_text(error, language)
-        told = {"type": error.type.value, "code": error.code, "message": message}
-    told |= {name: error.details[name] for name in _TOLD if error.details.get(name) is not None}
+        fields = {"type": error.type.value, "code": error.code, "message": message}
+    fields |= {
+        name: error.details[name] for name in _PUBLIC_DETAILS if error.details.get(name) is not None
+    }
     seconds = _retry_after(error)
     if seconds is not None:
-        told["retry_after"] = seconds
-    return {"error": sendable(told)}
+        fields["retry_after"] = seconds
+    return {"error": replace_surrogates(fields)}
 
 
 def _retry_after(error: PersonaLabError) -> int | None:
-    """Whole seconds until it may go better; None where nobody knows."""
+    """Return the whole seconds after which a retry makes sense; None if unknown."""
     seconds: Any = None
     if isinstance(error, AnswerFailed):
         seconds = error.metadata.get("seconds")
@@ -124,53 +139,59 @@ def _retry_after(error: PersonaLabError) -> int | None:
     return None if seconds is None else max(1, math.ceil(seconds))
 
 
-def ours(error: Exception) -> PersonaLabError:
-    """The project's error for any exception.
+def to_lab_error(error: Exception) -> PersonaLabError:
+    """Return the :class:`~persona_lab.errors.PersonaLabError` for any exception.
 
     An unexpected exception is logged without its text, which may contain private data.
     """
     if isinstance(error, HTTPException):
-        return _of_http(error)
+        return _from_http_error(error)
     if isinstance(error, RequestValidationError | ValidationError):
-        return _of_validation(error.errors())
-    known = map_error(error)
-    if known is not error:
-        where = "".join(traceback.format_tb(error.__traceback__))
-        log.error("unexpected %s at a door\n%s", type(error).__name__, where)
-    return known
+        return _from_validation_errors(error.errors())
+    mapped = map_error(error)
+    if mapped is not error:
+        stack = "".join(traceback.format_tb(error.__traceback__))
+        log.error("unexpected %s in a request\n%s", type(error).__name__, stack)
+    return mapped
 
 
-def sendable(value: Any) -> Any:
-    """``value`` without half surrogates, which no JSON takes on its way."""
+def replace_surrogates(value: Any) -> Any:
+    """Return ``value`` with "?" for lone surrogates, which UTF-8 can't encode."""
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()
     if isinstance(value, Mapping):
-        return {sendable(key): sendable(item) for key, item in value.items()}
+        return {replace_surrogates(key): replace_surrogates(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [sendable(item) for item in value]
+        return [replace_surrogates(item) for item in value]
     return value
 
 
-def _of_http(error: HTTPException) -> PersonaLabError:
-    known = {404: "no_route", 405: "no_method", 413: "too_large"}
-    if error.status_code in known:
-        return InvalidRequest(why=known[error.status_code], status=error.status_code)
-    return InvalidRequest(why="not_json")  # a body that can't even be read
+def _from_http_error(error: HTTPException) -> PersonaLabError:
+    reasons = {404: "no_route", 405: "no_method", 413: "too_large"}
+    if error.status_code in reasons:
+        return InvalidRequest(why=reasons[error.status_code], status=error.status_code)
+    return InvalidRequest(why="not_json")  # FastAPI couldn't read the body
 
 
-def _of_validation(problems: Sequence[Any]) -> PersonaLabError:
-    """The first problem gives the words; all are listed, without what was sent."""
-    known = {"json_invalid": "not_json", "model_type": "no_object"}
-    known["model_attributes_type"] = "no_object"
-    if problems and problems[0]["type"] in known:
-        return InvalidRequest(why=known[problems[0]["type"]])
-    listed = [
-        {"field": _place(problem["loc"]), "problem": str(problem["msg"])} for problem in problems
+def _from_validation_errors(errors: Sequence[Any]) -> PersonaLabError:
+    """Return an error whose message names the first problem.
+
+    ``problems`` has the first twenty, without the values that were sent.
+    """
+    reasons = {
+        "json_invalid": "not_json",
+        "model_type": "no_object",
+        "model_attributes_type": "no_object",
+    }
+    if errors and errors[0]["type"] in reasons:
+        return InvalidRequest(why=reasons[errors[0]["type"]])
+    problems = [
+        {"field": _field_path(error["loc"]), "problem": str(error["msg"])} for error in errors
     ]
-    first = listed[0]["field"] if listed else ""
-    return InvalidRequest(why="field_value", field=first, problems=listed[:20])
+    first = problems[0]["field"] if problems else ""
+    return InvalidRequest(why="field_value", field=first, problems=problems[:20])
 
 
-def _place(where: Sequence[Any]) -> str:
-    parts = [str(part)[:80] for part in where]
+def _field_path(location: Sequence[Any]) -> str:
+    parts = [str(part)[:80] for part in location]
     return ".".join(parts[1:] if parts[:1] == ["body"] and len(parts) > 1 else parts)

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from persona_lab.errors import InvalidRequest
 from persona_lab.lab import Lab
 from persona_lab.monitor.request_context import request
-from persona_lab.server.auth import spoken
+from persona_lab.server.auth import client_language
 from persona_lab.server.error_responses import error_response, status_of
 
 GRADIO_ROUTES = {
@@ -152,7 +152,7 @@ class AllowGradioRoutes:
         return None
 
     def _error(self, scope: Scope, error: InvalidRequest) -> Response:
-        language = spoken(HTTPConnection(scope))
+        language = client_language(HTTPConnection(scope))
         body = error_response(error, self._lab.error_handler, language)
         return JSONResponse(body, status_of(error))
 
@@ -254,7 +254,7 @@ class CheckGradioCalls:
         await self.app(scope, replay, send)
 
     async def _refuse(self, error: InvalidRequest, scope: Scope, send: Send) -> None:
-        language = spoken(HTTPConnection(scope))
+        language = client_language(HTTPConnection(scope))
         body = error_response(error, self._lab.error_handler, language)
         await JSONResponse(body, status_of(error))(scope, _no_message, send)
 

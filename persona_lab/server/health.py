@@ -1,7 +1,7 @@
-"""Whether all is well, for who restarts a process or sends it visitors.
+"""Health checks for process supervisors and load balancers.
 
-``/healthz`` answers as long as the process does. ``/readyz`` answers 200 when the database does,
-and the default model can be had; else 503. Neither says more than that: everybody may ask.
+``/healthz`` answers as long as the process does. ``/readyz`` answers 200 if the database answers
+and the default model is usable, and else 503. Both are public, so they give no further details.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from starlette.responses import JSONResponse, Response
 from persona_lab.errors import PersonaLabError
 from persona_lab.lab import Lab
 
-PATIENCE = 5.0
-"""Seconds that the database has for an answer."""
+DATABASE_TIMEOUT_S = 5.0
+"""Seconds that the database has to answer."""
 
 
 async def healthz(request: Request) -> Response:
@@ -24,38 +24,44 @@ async def healthz(request: Request) -> Response:
 
 
 class Readiness:
-    """:meth:`answer` is the endpoint over ``lab``. ``patience`` in seconds.
+    """The readiness check of a lab. :meth:`answer` is the endpoint.
 
-    A database that hangs is asked once, however often a probe comes by meanwhile: each question
-    holds a thread.
+    Each check of the database occupies a thread. While the database hangs, all probes share one
+    check.
     """
 
-    def __init__(self, lab: Lab, *, patience: float = PATIENCE) -> None:
+    def __init__(self, lab: Lab, *, timeout_s: float = DATABASE_TIMEOUT_S) -> None:
+        """Make the check.
+
+        Args:
+            lab: The lab to check.
+            timeout_s: Seconds that the database has to answer.
+        """
         self._lab = lab
-        self._patience = patience
-        self._asking: asyncio.Task[bool] | None = None
+        self._timeout_s = timeout_s
+        self._check: asyncio.Task[bool] | None = None
 
     async def answer(self, request: Request) -> Response:
-        """Readiness: 200, or 503 where the database or the model doesn't answer."""
-        parts = {"database": await self._database(), "model": await self._model()}
-        well = all(parts.values())
-        return JSONResponse({"ready": well, **parts}, 200 if well else 503)
+        """Readiness: 200, or 503 if the database or the model is unavailable."""
+        parts = {"database": await self._database_answers(), "model": await self._model_usable()}
+        ready = all(parts.values())
+        return JSONResponse({"ready": ready, **parts}, 200 if ready else 503)
 
-    async def _database(self) -> bool:
-        if self._asking is None or self._asking.done():
-            self._asking = asyncio.create_task(self._ask())
-        done, _ = await asyncio.wait([self._asking], timeout=self._patience)
-        return bool(done) and self._asking.result()
+    async def _database_answers(self) -> bool:
+        if self._check is None or self._check.done():
+            self._check = asyncio.create_task(self._check_database())
+        done, _ = await asyncio.wait([self._check], timeout=self._timeout_s)
+        return bool(done) and self._check.result()
 
-    async def _ask(self) -> bool:
+    async def _check_database(self) -> bool:
         try:
             await asyncio.to_thread(self._lab.store.check)
         except PersonaLabError:
             return False
         return True
 
-    async def _model(self) -> bool:
-        """Nobody is asked and nothing loaded: a probe mustn't cost what an answer costs."""
+    async def _model_usable(self) -> bool:
+        """Check without a request to the provider and without loading weights."""
         try:
             client = await self._lab.clients.open()
             await asyncio.to_thread(client.check)

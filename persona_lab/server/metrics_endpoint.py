@@ -1,8 +1,8 @@
-"""``/metrics``: figures for Prometheus, for whoever runs the house and nobody else.
+"""``/metrics``: metrics for Prometheus, for the operator only.
 
-With ``METRICS_TOKEN`` it opens to who shows that as a bearer token. Without one it is shut, but for
-a lab that serves its own machine only: there it is open to a caller who calls it by such a name and
-whose request no proxy passed on.
+With ``METRICS_TOKEN`` set, the endpoint answers requests that have it as a bearer token. Without
+one, it answers only if the lab serves its own machine, the request names a loopback host, and no
+proxy has forwarded it.
 """
 
 from __future__ import annotations
@@ -14,39 +14,45 @@ from starlette.responses import JSONResponse, Response
 
 from persona_lab.errors import InvalidRequest
 from persona_lab.lab import Lab
-from persona_lab.server.auth import spoken
+from persona_lab.server.auth import client_language
 from persona_lab.server.error_responses import error_response
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
-_PASSED_ON = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "via")
+_PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "via")
 
 
 def is_local_only(lab: Lab, *, shared: bool) -> bool:
-    """Whether the lab serves its own machine only. ``shared``: a link makes it public."""
+    """Return whether the lab serves its own machine only.
+
+    Args:
+        lab: The lab.
+        shared: A public share link leads to it.
+    """
     return lab.settings.gradio_server_name in LOOPBACK and not shared
 
 
 class MetricsEndpoint:
-    """:meth:`answer` is the endpoint over ``lab``; ``shared`` as :func:`alone` takes it."""
+    """The metrics endpoint of a lab. :meth:`answer` is the endpoint."""
 
     def __init__(self, lab: Lab, *, shared: bool = False) -> None:
+        """Make the endpoint. The arguments are those of :func:`is_local_only`."""
         self._lab = lab
-        self._alone = is_local_only(lab, shared=shared)
+        self._local_only = is_local_only(lab, shared=shared)
 
     async def answer(self, request: Request) -> Response:
-        """The metrics, or 404 for a client that may not read them."""
-        if not self._opens_to(request):
+        """Return the metrics, or 404 for a client that may not read them."""
+        if not self._may_read(request):
             error = InvalidRequest(why="no_route", status=404)
-            body = error_response(error, self._lab.error_handler, spoken(request))
+            body = error_response(error, self._lab.error_handler, client_language(request))
             return JSONResponse(body, 404)
-        text, kind = self._lab.monitor.metrics.render(request.headers.get("accept", ""))
-        return Response(text, media_type=kind)
+        text, media_type = self._lab.monitor.metrics.render(request.headers.get("accept", ""))
+        return Response(text, media_type=media_type)
 
-    def _opens_to(self, request: Request) -> bool:
-        wanted = self._lab.settings.metrics_token
-        if wanted is None:
-            passed_on = any(name in request.headers for name in _PASSED_ON)
-            return self._alone and request.url.hostname in LOOPBACK and not passed_on
-        shown = request.headers.get("authorization", "")
-        told = f"Bearer {wanted.get_secret_value()}"
-        return secrets.compare_digest(shown.encode(), told.encode())
+    def _may_read(self, request: Request) -> bool:
+        token = self._lab.settings.metrics_token
+        if token is None:
+            forwarded = any(name in request.headers for name in _PROXY_HEADERS)
+            return self._local_only and request.url.hostname in LOOPBACK and not forwarded
+        sent = request.headers.get("authorization", "")
+        expected = f"Bearer {token.get_secret_value()}"
+        return secrets.compare_digest(sent.encode(), expected.encode())

@@ -1,8 +1,8 @@
-"""Every action that more than one interface offers, once.
+"""The actions that several interfaces share: each exists once here.
 
 REST, ``/v1``, the WebSocket, Gradio's named endpoints and the page call :class:`Operations`. It
-checks nothing that the store and the service check already; it knows no HTTP and no component.
-:mod:`persona_lab.server.serializers` turns what it returns into plain data.
+knows neither HTTP nor components, and leaves validation to the store and the service.
+:mod:`persona_lab.server.serializers` converts its results to JSON-ready data.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Operations:
     """The actions of one user.
 
     Attributes:
-        lab: The parts that do the work.
-        user_id: Owns what is read and made. Another user's id is as good as none: NotFound.
-        language: Of the texts that a failed answer shows.
-        service: Answers. It is the lab's, or one that holds the API keys of a visitor.
+        lab: The lab that does the work.
+        user_id: The owner of all rows. Rows of other users count as missing (NotFound).
+        language: The language of error and fallback texts.
+        service: The lab's service, or one with the provider keys of a visitor.
     """
 
     lab: Lab
@@ -41,7 +41,7 @@ class Operations:
 
     @property
     def store(self) -> Store:
-        """The lab's store."""
+        """The store of the lab."""
         return self.lab.store
 
     # ── personas ──────────────────────────────────────────────────────────────────────────
@@ -144,10 +144,10 @@ class Operations:
     async def chat_for(
         self, message: str, chat_id: str, persona_id: str, *, model: str = ""
     ) -> tuple[str, Chat]:
-        """The cleaned message and its conversation, which an empty ``chat_id`` begins.
+        """Return the cleaned message and its conversation; an empty ``chat_id`` makes a new one.
 
-        The message and the model are checked first: what can't be answered begins nothing.
-        ``persona_id`` counts for a new conversation only.
+        The message and the model are checked first, so an invalid request makes no conversation.
+        ``persona_id`` is used for a new conversation only.
 
         Raises:
             InputError: The message or the model can't be used.
@@ -162,7 +162,7 @@ class Operations:
     def send(
         self, message: str, chat_id: str, persona_id: str, *, model: str = "", **options: Any
     ) -> AsyncGenerator[Event, None]:
-        """Say something in a conversation, and get the answer as it comes."""
+        """Send a message in a conversation, and stream the answer."""
         return self.service.generate_streaming(
             message, persona_id, chat_id, self.user_id,
             model=model, language=self.language, **options,
@@ -171,7 +171,7 @@ class Operations:
     def regenerate(
         self, chat_id: str, *, model: str = "", pending: bool = False
     ) -> AsyncGenerator[Event, None]:
-        """Another answer to the last message of a conversation. The old answer is kept."""
+        """Stream another answer to the last message of a conversation. The old one is kept."""
         return self.service.regenerate_streaming(
             chat_id, self.user_id, model=model, language=self.language, pending=pending
         )
@@ -179,7 +179,7 @@ class Operations:
     def compare(
         self, message: str, contestants: Sequence[Contestant]
     ) -> AsyncGenerator[list[Cell], None]:
-        """One message to several contestants at once, as snapshots of all cells."""
+        """Send one message to several contestants at once. Yields snapshots of all cells."""
         return Comparison(self.service).run(
             message, contestants, self.user_id, language=self.language
         )

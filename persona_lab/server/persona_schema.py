@@ -22,12 +22,12 @@ class Example(BaseModel):
 
 
 def request_fields(model: type[_Model]) -> type[_Model]:
-    """Class decorator: add each field of a persona, none of them required, none of them null."""
+    """Class decorator: add all fields of a persona. None is required, and none can be null."""
     return _with_fields(model, lambda field: (_input_type(field), _details(field)))
 
 
 def response_fields(model: type[_Model]) -> type[_Model]:
-    """Class decorator: add each field of a persona, all of them present."""
+    """Class decorator: add all fields of a persona as required fields."""
     return _with_fields(model, lambda field: (_output_type(field), ...))
 
 
@@ -37,15 +37,15 @@ def _with_fields(
     definitions: dict[str, Any] = {
         field.name: definition(field) for field in PERSONA_FIELDS.values()
     }
-    made = create_model(
+    extended = create_model(
         model.__name__,
         __base__=model,
         __doc__=model.__doc__,
         __module__=model.__module__,
         **definitions,
     )
-    made.__qualname__ = model.__qualname__
-    return made
+    extended.__qualname__ = model.__qualname__
+    return extended
 
 
 def _input_type(field: PersonaField) -> Any:

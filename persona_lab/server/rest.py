@@ -1,7 +1,7 @@
-"""``/api/v1``: personas, conversations, messages and tokens of whoever calls.
+"""``/api/v1``: the caller's personas, conversations, messages and tokens, and the models.
 
-Every operation takes a :data:`~persona_lab.server.app.TheCaller`, and every query is for that
-user: another's id is as good as none. ``/api/v1/openapi.json`` describes it all.
+Every route acts as the authenticated caller. A row of another user counts as missing (404).
+``/api/v1/openapi.json`` describes all routes.
 """
 
 from __future__ import annotations
@@ -30,50 +30,55 @@ from persona_lab.server.error_responses import (
     AnswerFailed,
     error_response,
     headers_of,
-    ours,
     status_of,
+    to_lab_error,
 )
 from persona_lab.server.persona_schema import request_fields, response_fields
 from persona_lab.server.serializers import model_data, persona_data
-from persona_lab.server.sse import EventStreamResponse, as_json, cancel_on_disconnect, sse
+from persona_lab.server.sse import (
+    EventStreamResponse,
+    cancel_on_disconnect,
+    encode_event,
+    to_json_line,
+)
 from persona_lab.types import Language
 
 MAX_BODY = 8 * 1024 * 1024
-"""Bytes. The longest persona, with every character escaped, is a little less."""
+"""The largest body in bytes. The longest persona with all characters escaped is a bit smaller."""
 
 
-# ── what travels ──────────────────────────────────────────────────────────────────────────
+# ── requests and responses ────────────────────────────────────────────────────────────────────
 
 
 class ErrorDetails(BaseModel):
-    """What went wrong. Further fields say more of some errors: field, limit, retry_after."""
+    """An error. Some errors have further fields: field, limit, retry_after."""
 
     model_config = ConfigDict(extra="allow")
 
-    type: str = Field(description="The class of the error, such as invalid_input or rate_limit.")
-    code: str = Field(description="Its name, such as not_found.")
-    message: str = Field(description="In words, Japanese or English by Accept-Language.")
+    type: str = Field(description="The kind of error, such as invalid_input or rate_limit.")
+    code: str = Field(description="The error, such as not_found.")
+    message: str = Field(description="A text for people, Japanese or English by Accept-Language.")
 
 
 class ErrorOut(BaseModel):
-    """The one shape of every error."""
+    """The body of every error response."""
 
     error: ErrorDetails
 
 
 @request_fields
 class PersonaFields(BaseModel):
-    """What can be set of a persona; what is left out stays as it is."""
+    """Fields of a persona. Fields that are left out stay unchanged."""
 
     model_config = ConfigDict(extra="forbid")
 
     def given(self) -> dict[str, Any]:
-        """The fields that the request contains."""
+        """Return the fields that the request contains."""
         return self.model_dump(exclude_unset=True)
 
 
 class NewPersona(PersonaFields):
-    """A persona to be made."""
+    """A persona to create."""
 
     name: str = Field(description="At most 100 characters.", examples=["さくら"])
     language: Literal["ja", "en"] = "ja"
@@ -86,19 +91,19 @@ class _AgentFields(BaseModel):
 
 
 class AgentOut(_AgentFields):
-    """A persona: your own, or a demo, which everybody may read and talk with."""
+    """A persona of your own, or a demo, which everybody can read and talk with."""
 
     created_at: datetime
     updated_at: datetime
 
     @classmethod
-    def of(cls, agent: Agent) -> AgentOut:
-        """The persona of a row."""
+    def from_row(cls, agent: Agent) -> AgentOut:
+        """Return the persona of a row."""
         return cls(**persona_data(agent), created_at=agent.created_at, updated_at=agent.updated_at)
 
 
 class NewChat(BaseModel):
-    """A conversation to be begun."""
+    """A conversation to create."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -106,39 +111,39 @@ class NewChat(BaseModel):
 
 
 class ChatOut(BaseModel):
-    """A conversation. ``/ws/{id}`` speaks with it too."""
+    """A conversation. ``/ws/{id}`` is its WebSocket."""
 
     id: str
     agent_id: str
-    title: str = Field(description="How it began; empty before the first message.")
+    title: str = Field(description="Its first words; empty before the first message.")
     created_at: datetime
     updated_at: datetime
 
     @classmethod
-    def of(cls, chat: Chat) -> ChatOut:
-        """The conversation of a row."""
+    def from_row(cls, chat: Chat) -> ChatOut:
+        """Return the conversation of a row."""
         return cls.model_validate(chat, from_attributes=True)
 
 
-class Sending(MessageIn):
-    """A message to the persona."""
+class MessageRequest(MessageIn):
+    """A message to the persona, and how the answer is returned."""
 
     model_config = ConfigDict(extra="forbid")
 
     stream: bool = Field(
-        default=False, description="The answer as server-sent events, as it comes."
+        default=False, description="Whether to stream the answer as server-sent events."
     )
 
 
 class Exchange(BaseModel):
-    """What was said, and the answer."""
+    """A message and its answer."""
 
     user: MessageOut
     answer: MessageOut
 
 
-class Failed(ErrorOut):
-    """The answer failed. The message is kept all the same, with a stand-in's answer to it."""
+class FailedExchange(ErrorOut):
+    """A failed answer. The message is stored nevertheless, with a fallback text as its answer."""
 
     fallback: bool
     user: MessageOut
@@ -146,71 +151,78 @@ class Failed(ErrorOut):
 
 
 class NewToken(BaseModel):
-    """A token to be made."""
+    """A token to create."""
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str = Field("", description="To tell tokens apart; at most 100 characters.")
+    name: str = Field("", description="Distinguishes tokens; at most 100 characters.")
 
 
 class TokenOut(BaseModel):
-    """A token that holds. Its secret was shown once, when it was made."""
+    """A valid token. Its secret was shown once, when it was created."""
 
     id: str
     name: str
     created_at: datetime
-    last_used_at: datetime | None = Field(description="To a minute; null before the first use.")
+    last_used_at: datetime | None = Field(description="To the minute; null before the first use.")
 
     @classmethod
-    def of(cls, token: ApiToken) -> TokenOut:
-        """The token of a row."""
+    def from_row(cls, token: ApiToken) -> TokenOut:
+        """Return the token of a row."""
         return cls.model_validate(token, from_attributes=True)
 
 
-class MadeToken(TokenOut):
-    """A new token, with the secret that nobody can read again."""
+class TokenWithSecret(TokenOut):
+    """A new token with its secret, which can't be read again."""
 
-    token: str = Field(description="What to send as `Authorization: Bearer`; it begins with pl_.")
+    token: str = Field(description="The value for `Authorization: Bearer`; it begins with pl_.")
 
 
 class ModelOut(BaseModel):
-    """A model that can be asked."""
+    """A model."""
 
-    model: str = Field(description="provider:name, as messages take it.")
+    model: str = Field(description="The model, as provider:name.")
     label: str
-    available: bool = Field(description="Whether the settings hold what its provider asks for.")
-    context: int = Field(description="Tokens that it can read.")
+    available: bool = Field(description="Whether the settings have its provider's key or address.")
+    context: int = Field(description="Size of the context window in tokens.")
     languages: list[str]
 
 
-# ── what can be done ──────────────────────────────────────────────────────────────────────
+# ── routes ────────────────────────────────────────────────────────────────────────────────────
+
+_ANSWER_STATUSES = frozenset({422, 429, 500, 503, 504})
+"""Statuses of failed answers."""
 
 
-def _may_fail(*statuses: int, failed: bool = False) -> dict[int | str, dict[str, Any]]:
-    """``failed``: a stand-in's answer may come with the error."""
-    always = (401, 413, 422, 500, 503)
-    reasons = {
-        401: "Nobody knows who calls.",
-        403: "The page alone may do it.",
-        404: "There is no such thing for the caller.",
-        413: "It is too long.",
-        422: "It can't be used as it is.",
-        429: "The caller's quota is used up; Retry-After says until when.",
-        500: "Something unexpected went wrong.",
-        503: "The database or the model can't be had.",
+def _error_responses(*statuses: int, answers: bool = False) -> dict[int | str, dict[str, Any]]:
+    """Return the OpenAPI description of the error responses of a route.
+
+    Args:
+        statuses: Statuses that the route has besides those of every route.
+        answers: A failed answer has the body of :class:`FailedExchange`.
+    """
+    common = (401, 413, 422, 500, 503)
+    descriptions = {
+        401: "The caller is unknown.",
+        403: "Only the page may do this.",
+        404: "The caller has no such resource.",
+        413: "The body or the message is too long.",
+        422: "The request is invalid, or the model refused it.",
+        429: "A rate limit or quota of the caller is used up; see Retry-After.",
+        500: "Unexpected error.",
+        503: "The database or the model is unavailable.",
         504: "The model didn't answer in time.",
     }
     return {
         status: {
-            "model": Failed | ErrorOut if failed and status in _OF_ANSWERS else ErrorOut,
-            "description": reasons[status],
+            "model": FailedExchange | ErrorOut
+            if answers and status in _ANSWER_STATUSES
+            else ErrorOut,
+            "description": descriptions[status],
         }
-        for status in sorted({*always, *statuses})
+        for status in sorted({*common, *statuses})
     }
 
-
-_OF_ANSWERS = frozenset({422, 429, 500, 503, 504})
-"""Statuses that an answer may end with."""
 
 agents = APIRouter(prefix="/agents", tags=["agents"])
 chats = APIRouter(prefix="/chats", tags=["chats"])
@@ -218,82 +230,82 @@ tokens = APIRouter(prefix="/tokens", tags=["tokens"])
 models = APIRouter(prefix="/models", tags=["models"])
 
 
-@agents.get("", responses=_may_fail())
+@agents.get("", responses=_error_responses())
 async def list_agents(operations: OperationsDep) -> list[AgentOut]:
-    """Your personas, the last changed first, then the demos."""
-    return [AgentOut.of(agent) for agent in await operations.list_personas()]
+    """List your personas, the last changed first, then the demos."""
+    return [AgentOut.from_row(agent) for agent in await operations.list_personas()]
 
 
-@agents.post("", status_code=201, responses=_may_fail())
+@agents.post("", status_code=201, responses=_error_responses())
 async def create_agent(persona: NewPersona, operations: OperationsDep) -> AgentOut:
-    """Make a persona."""
-    return AgentOut.of(await operations.create_persona(**persona.given()))
+    """Create a persona."""
+    return AgentOut.from_row(await operations.create_persona(**persona.given()))
 
 
-@agents.get("/{agent_id}", responses=_may_fail(404))
+@agents.get("/{agent_id}", responses=_error_responses(404))
 async def read_agent(agent_id: str, operations: OperationsDep) -> AgentOut:
-    """One persona, your own or a demo."""
-    return AgentOut.of(await operations.get_persona(agent_id))
+    """Read a persona of your own or a demo."""
+    return AgentOut.from_row(await operations.get_persona(agent_id))
 
 
-@agents.patch("/{agent_id}", responses=_may_fail(404))
+@agents.patch("/{agent_id}", responses=_error_responses(404))
 async def change_agent(
     agent_id: str, persona: PersonaFields, operations: OperationsDep
 ) -> AgentOut:
-    """Change a persona. A changed demo becomes a copy of your own: go on with its new id."""
-    return AgentOut.of(await operations.update_persona(agent_id, **persona.given()))
+    """Change a persona. A change of a demo makes a copy of your own, with a new id."""
+    return AgentOut.from_row(await operations.update_persona(agent_id, **persona.given()))
 
 
-@agents.delete("/{agent_id}", status_code=204, responses=_may_fail(404))
+@agents.delete("/{agent_id}", status_code=204, responses=_error_responses(404))
 async def delete_agent(agent_id: str, operations: OperationsDep) -> None:
-    """Delete a persona of yours. Its conversations stay readable."""
+    """Delete a persona of your own. Its conversations stay readable."""
     await operations.delete_persona(agent_id)
 
 
-@chats.get("", responses=_may_fail())
+@chats.get("", responses=_error_responses())
 async def list_chats(
     operations: OperationsDep,
     agent_id: Annotated[str | None, Query(description="Only those with this persona.")] = None,
-    limit: Annotated[int, Query(ge=1, le=500, description="How many at most.")] = 50,
+    limit: Annotated[int, Query(ge=1, le=500, description="The largest number of results.")] = 50,
 ) -> list[ChatOut]:
-    """Your conversations, the last used first."""
-    found = await operations.list_chats(agent_id or "", limit=limit)
-    return [ChatOut.of(chat) for chat in found]
+    """List your conversations, the last used first."""
+    chats = await operations.list_chats(agent_id or "", limit=limit)
+    return [ChatOut.from_row(chat) for chat in chats]
 
 
-@chats.post("", status_code=201, responses=_may_fail(404))
-async def create_chat(begun: NewChat, operations: OperationsDep) -> ChatOut:
-    """Begin a conversation with a persona, your own or a demo."""
-    return ChatOut.of(await operations.create_chat(begun.agent_id))
+@chats.post("", status_code=201, responses=_error_responses(404))
+async def create_chat(chat: NewChat, operations: OperationsDep) -> ChatOut:
+    """Begin a conversation with a persona of your own or a demo."""
+    return ChatOut.from_row(await operations.create_chat(chat.agent_id))
 
 
-@chats.get("/{chat_id}", responses=_may_fail(404))
+@chats.get("/{chat_id}", responses=_error_responses(404))
 async def read_chat(chat_id: str, operations: OperationsDep) -> ChatOut:
-    """One conversation, without its messages."""
-    return ChatOut.of(await operations.get_chat(chat_id))
+    """Read a conversation without its messages."""
+    return ChatOut.from_row(await operations.get_chat(chat_id))
 
 
-@chats.delete("/{chat_id}", status_code=204, responses=_may_fail(404))
+@chats.delete("/{chat_id}", status_code=204, responses=_error_responses(404))
 async def delete_chat(chat_id: str, operations: OperationsDep) -> None:
     """Delete a conversation."""
     await operations.delete_chat(chat_id)
 
 
-@chats.get("/{chat_id}/messages", responses=_may_fail(404))
+@chats.get("/{chat_id}/messages", responses=_error_responses(404))
 async def list_messages(
     chat_id: str,
     operations: OperationsDep,
-    limit: Annotated[int, Query(ge=1, le=500, description="How many at most.")] = 500,
-    before: Annotated[str, Query(description="Those ahead of the message with this id.")] = "",
+    limit: Annotated[int, Query(ge=1, le=500, description="The largest number of results.")] = 500,
+    before: Annotated[str, Query(description="Only messages before the one with this id.")] = "",
 ) -> list[MessageOut]:
-    """The last messages of a conversation, the oldest first."""
-    found = await operations.list_messages(chat_id, limit=limit, before=before)
-    return [MessageOut.of(message) for message in found]
+    """List the last messages of a conversation, the oldest first."""
+    messages = await operations.list_messages(chat_id, limit=limit, before=before)
+    return [MessageOut.from_row(message) for message in messages]
 
 
-_STREAMED: dict[str, Any] = {
+_EXCHANGE_RESPONSE: dict[str, Any] = {
     "model": Exchange,
-    "description": "The exchange; with stream, its steps as they come, as the WebSocket has them.",
+    "description": "The message and its answer; with stream, the events that the WebSocket sends.",
     "content": {"text/event-stream": {"schema": {"description": "Events."}}},
 }
 
@@ -301,104 +313,106 @@ _STREAMED: dict[str, Any] = {
 @chats.post(
     "/{chat_id}/messages",
     response_model=None,
-    responses={200: _STREAMED, **_may_fail(404, 429, 504, failed=True)},
+    responses={200: _EXCHANGE_RESPONSE, **_error_responses(404, 429, 504, answers=True)},
 )
 async def send_message(
-    chat_id: str, said: Sending, request: Request, lab: LabDep, caller: CallerDep
+    chat_id: str, message: MessageRequest, request: Request, lab: LabDep, caller: CallerDep
 ) -> Response:
-    """Say something to the persona.
+    """Send a message to the persona and return its answer.
 
-    An answer that fails has the status of its error, and beside it stands what was kept.
+    A failed answer has the status of its error, and the body also has what was stored.
     """
     chat = await caller.operations(lab).get_chat(chat_id)
-    steps = stream_answer_events(lab, chat, said, caller)
-    if said.stream:
-        return EventStreamResponse(_events(steps), partial(_excuse, lab, caller.language))
-    failed, user, answer = await cancel_on_disconnect(request, _collected(steps))
-    body = failed | {"user": _message_out(user), "answer": _message_out(answer)}
-    if not failed:
+    events = stream_answer_events(lab, chat, message, caller)
+    if message.stream:
+        return EventStreamResponse(_encoded(events), partial(_encoded_error, lab, caller.language))
+    error_body, user, answer = await cancel_on_disconnect(request, _collect(events))
+    body = error_body | {"user": _message_out(user), "answer": _message_out(answer)}
+    if not error_body:
         return JSONResponse(body)
     error = AnswerFailed(answer["metadata"])
     return JSONResponse(body, status_of(error), headers_of(error))
 
 
-async def _collected(
-    steps: AsyncGenerator[AnswerEvent, None],
+async def _collect(
+    events: AsyncGenerator[AnswerEvent, None],
 ) -> tuple[AnswerEvent, AnswerEvent, AnswerEvent]:
-    """The error, empty where there is none; the message; the answer."""
-    failed: AnswerEvent = {}
-    said: dict[str, AnswerEvent] = {}
-    async with aclosing(steps):
-        async for step in steps:
-            if "error" in step:
-                failed = step
-            elif "sender" in step:
-                said[step["sender"]] = step
-    return failed, said["user"], said["ai"]
+    """Return the error, {} if there is none; the stored message; and the answer."""
+    error: AnswerEvent = {}
+    by_sender: dict[str, AnswerEvent] = {}
+    async with aclosing(events):
+        async for event in events:
+            if "error" in event:
+                error = event
+            elif "sender" in event:
+                by_sender[event["sender"]] = event
+    return error, by_sender["user"], by_sender["ai"]
 
 
-async def _events(steps: AsyncGenerator[AnswerEvent, None]) -> AsyncGenerator[bytes, None]:
-    async with aclosing(steps):
-        async for step in steps:
-            yield sse(as_json(step))
+async def _encoded(events: AsyncGenerator[AnswerEvent, None]) -> AsyncGenerator[bytes, None]:
+    async with aclosing(events):
+        async for event in events:
+            yield encode_event(to_json_line(event))
 
 
-def _excuse(lab: Lab, language: Language, error: Exception) -> bytes:
-    return sse(as_json(error_response(ours(error), lab.error_handler, language)))
+def _encoded_error(lab: Lab, language: Language, error: Exception) -> bytes:
+    return encode_event(to_json_line(_error_body(to_lab_error(error), lab, language)))
 
 
-def _message_out(step: AnswerEvent) -> Any:
-    metadata = step.get("metadata", {})
+def _message_out(event: AnswerEvent) -> Any:
+    metadata = event.get("metadata", {})
     message = MessageOut(
-        id=step["id"],
-        content=step["content"],
-        sender=step["sender"],
+        id=event["id"],
+        content=event["content"],
+        sender=event["sender"],
         status=metadata.get("status", "ok"),
-        timestamp=step["timestamp"],
+        timestamp=event["timestamp"],
         metadata=metadata,
     )
     return message.model_dump(mode="json")
 
 
-@tokens.get("", responses=_may_fail())
+@tokens.get("", responses=_error_responses())
 async def list_tokens(operations: OperationsDep) -> list[TokenOut]:
-    """Your tokens that hold, the newest first."""
-    return [TokenOut.of(token) for token in await operations.list_tokens()]
+    """List your valid tokens, the newest first."""
+    return [TokenOut.from_row(token) for token in await operations.list_tokens()]
 
 
-@tokens.post("", status_code=201, responses=_may_fail(403))
-async def create_token(wanted: NewToken, operations: OperationsDep, caller: CallerDep) -> MadeToken:
-    """Make a token, from the page alone. Keep its secret: it is shown this once."""
+@tokens.post("", status_code=201, responses=_error_responses(403))
+async def create_token(
+    new: NewToken, operations: OperationsDep, caller: CallerDep
+) -> TokenWithSecret:
+    """Create a token. Only the page can do it, and the secret is shown only now."""
     if caller.by_token:
         raise PageOnly
-    token, secret = await operations.create_token(wanted.name)
-    return MadeToken(**TokenOut.of(token).model_dump(), token=secret)
+    token, secret = await operations.create_token(new.name)
+    return TokenWithSecret(**TokenOut.from_row(token).model_dump(), token=secret)
 
 
-@tokens.delete("/{token_id}", status_code=204, responses=_may_fail(404))
+@tokens.delete("/{token_id}", status_code=204, responses=_error_responses(404))
 async def revoke_token(token_id: str, operations: OperationsDep) -> None:
-    """Revoke a token: from now on it leads to nobody."""
+    """Revoke a token. It is invalid at once."""
     await operations.revoke_token(token_id)
 
 
-@models.get("", responses=_may_fail())
+@models.get("", responses=_error_responses())
 async def list_models(operations: OperationsDep) -> list[ModelOut]:
-    """The models that can be asked, the default first."""
-    return [ModelOut(**model_data(*listed)) for listed in operations.list_models()]
+    """List the models, the default first."""
+    return [ModelOut(**model_data(info, available)) for info, available in operations.list_models()]
 
 
 def rest_app(lab: Lab) -> FastAPI:
-    """The app behind ``/api/v1``."""
+    """Return the app of ``/api/v1``."""
     return create_api_app(
         lab,
         [agents, chats, tokens, models],
-        shape=_shape,
+        error_body=_error_body,
         max_body=MAX_BODY,
         title="Persona Lab",
-        summary="Personas, and conversations with them.",
+        summary="Personas and conversations with them.",
         version="1",
     )
 
 
-def _shape(error: PersonaLabError, lab: Lab, language: Language) -> Any:
+def _error_body(error: PersonaLabError, lab: Lab, language: Language) -> Any:
     return error_response(error, lab.error_handler, language)

@@ -1,4 +1,4 @@
-"""The routes beside the page, in the order in which they are tried."""
+"""The routes besides those of Gradio, in the order in which they are matched."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from persona_lab.server.websocket import ChatSocket
 
 
 def routes(lab: Lab, *, shared: bool = False) -> list[BaseRoute]:
-    """The project's own routes, which stand ahead of Gradio's.
+    """Return the routes of Persona Lab. They are matched before those of Gradio.
 
     Args:
-        lab: What the routes work on.
+        lab: The lab that they serve.
         shared: A public share link leads to this app.
     """
     return [

@@ -1,4 +1,4 @@
-"""Domain values as plain data, ready for JSON. Every interface shares these."""
+"""Domain values as JSON-ready data, the same for every interface."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from persona_lab.types import Prompt
 
 
 def persona_data(agent: Agent) -> dict[str, Any]:
-    """Id, whether it is a demo, and every field that can be edited."""
+    """Return the id, whether it is a demo, and all editable fields of a persona."""
     return {"id": agent.id, "demo": agent.owner_id is None, **persona_of(agent)}
 
 
 def prompt_data(prompt: Prompt) -> dict[str, Any]:
-    """The prompt and the spans of it that each field, template and rule made."""
+    """Return a prompt with its trace: the template, the rule and the span of each field."""
     return {
         "prompt": str(prompt),
         "system": prompt.system,
@@ -35,7 +35,7 @@ def prompt_data(prompt: Prompt) -> dict[str, Any]:
 
 
 def chat_data(chat: Chat) -> dict[str, Any]:
-    """A conversation without its messages."""
+    """Return a conversation without its messages."""
     return {
         "id": chat.id,
         "persona": chat.agent_id,
@@ -45,7 +45,7 @@ def chat_data(chat: Chat) -> dict[str, Any]:
 
 
 def message_data(message: Message) -> dict[str, Any]:
-    """A message as it is stored. An answer's metadata has the model's own text as ``raw``."""
+    """Return a stored message. The metadata of an answer has the model's own text as ``raw``."""
     answer = message.sender == "ai"
     return {
         "id": message.id,
@@ -59,29 +59,29 @@ def message_data(message: Message) -> dict[str, Any]:
     }
 
 
-def figures_data(figures: UsageStats) -> dict[str, Any]:
-    """Counts, rates, waits in milliseconds, tokens, and cost in US dollars."""
+def stats_data(stats: UsageStats) -> dict[str, Any]:
+    """Return counts, rates, latencies in milliseconds, tokens, and cost in US dollars."""
     return {
-        "answers": figures.answers,
-        "stopped": figures.stopped,
-        "errors": figures.errors,
-        "error_rate": figures.error_rate,
-        "cache_hits": figures.cache_hits,
-        "cache_hit_rate": figures.cache_hit_rate,
-        "first_token_ms": asdict(figures.first),
-        "total_ms": asdict(figures.whole),
+        "answers": stats.answers,
+        "stopped": stats.stopped,
+        "errors": stats.errors,
+        "error_rate": stats.error_rate,
+        "cache_hits": stats.cache_hits,
+        "cache_hit_rate": stats.cache_hit_rate,
+        "first_token_ms": asdict(stats.first),
+        "total_ms": asdict(stats.whole),
         "tokens": {
-            "prompt": figures.prompt_tokens,
-            "cached": figures.cached_tokens,
-            "completion": figures.completion_tokens,
+            "prompt": stats.prompt_tokens,
+            "cached": stats.cached_tokens,
+            "completion": stats.completion_tokens,
         },
-        "cost": figures.cost,
-        "unpriced": figures.unpriced,
+        "cost": stats.cost,
+        "unpriced": stats.unpriced,
     }
 
 
 def model_data(info: ModelInfo, available: bool) -> dict[str, Any]:
-    """A model: ``available`` says whether it can be used without a further key."""
+    """Return a model. ``available`` means that it is usable without another key."""
     return {
         "model": info.spec,
         "label": info.label or info.name,
@@ -92,7 +92,7 @@ def model_data(info: ModelInfo, available: bool) -> dict[str, Any]:
 
 
 def cell_data(contestant: Contestant, cell: Cell) -> dict[str, Any]:
-    """One column of a comparison at one moment."""
+    """Return one column of a comparison at one moment."""
     return {
         "model": contestant.model,
         "persona": contestant.agent.id,
@@ -104,23 +104,23 @@ def cell_data(contestant: Contestant, cell: Cell) -> dict[str, Any]:
 
 
 def summary_data(summary: Summary) -> dict[str, Any]:
-    """Usage statistics: in total, and by persona, model and day."""
-    models = [(part.key.partition(":"), part.stats) for part in summary.models]
+    """Return usage statistics: total, and by persona, model and day."""
+    models = [(group.key.partition(":"), group.stats) for group in summary.models]
     return {
         "span": summary.span,
         "zone": summary.zone,
         "since": summary.since.isoformat() if summary.since else None,
         "until": summary.until.isoformat(),
-        "total": figures_data(summary.total),
+        "total": stats_data(summary.total),
         "kinds": dict(summary.kinds),
         "error_types": dict(summary.error_types),
         "by_persona": [
-            {"id": p.key, "name": p.name, "demo": p.demo, **figures_data(p.stats)}
+            {"id": p.key, "name": p.name, "demo": p.demo, **stats_data(p.stats)}
             for p in summary.personas
         ],
         "by_model": [
-            {"provider": provider, "model": name, **figures_data(figures)}
-            for (provider, _, name), figures in models
+            {"provider": provider, "model": name, **stats_data(stats)}
+            for (provider, _, name), stats in models
         ],
-        "by_day": [{"day": p.key, **figures_data(p.stats)} for p in summary.days],
+        "by_day": [{"day": p.key, **stats_data(p.stats)} for p in summary.days],
     }

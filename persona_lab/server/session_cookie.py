@@ -1,4 +1,4 @@
-"""The visitor's cookie: a secret that scripts can't read. The store keeps its hash."""
+"""The visitor's cookie: a secret that scripts can't read. The database has only its hash."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from persona_lab.types import Language
 COOKIE = "persona_lab_visitor"
 LANGUAGE_COOKIE = "persona_lab_language"
 _SECRET = re.compile(r"[A-Za-z0-9_-]{43}")
-_YEAR = 365 * 24 * 3600
+_MAX_AGE_S = 365 * 24 * 3600
 
 POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; "
@@ -25,13 +25,13 @@ POLICY = (
 
 
 def visitor_secret(cookies: Mapping[str, str]) -> str | None:
-    """The visitor's secret, when the cookie has the form that this module gives it."""
+    """Return the visitor's secret; None if there is no cookie, or one of another form."""
     secret = cookies.get(COOKIE, "")
     return secret if _SECRET.fullmatch(secret) else None
 
 
 def language_of(cookies: Mapping[str, str], headers: Mapping[str, str]) -> Language:
-    """The language chosen on the page, else the client's, else Japanese."""
+    """Return the language chosen on the page, or the client's, or Japanese."""
     chosen = cookies.get(LANGUAGE_COOKIE, "")
     if chosen in ("ja", "en"):
         return "ja" if chosen == "ja" else "en"
@@ -39,28 +39,28 @@ def language_of(cookies: Mapping[str, str], headers: Mapping[str, str]) -> Langu
 
 
 def _preferred(accepted: str) -> Language:
-    """The preferred language of an ``Accept-Language`` header.
+    """Return the preferred language of an ``Accept-Language`` header.
 
-    Of equal weights the first wins. English if neither Japanese nor English is named.
+    The first of equal weights wins. English if neither Japanese nor English is named.
     """
-    best, wanted = 0.0, "en"
+    highest, preferred = 0.0, "en"
     for part in accepted.split(",")[:50]:
-        name, *about = (each.strip() for each in part.lower().split(";"))
+        name, *parameters = (item.strip() for item in part.lower().split(";"))
         language = name.partition("-")[0]
-        weight = next((each[2:] for each in about if each.startswith("q=")), "1")
+        quality = next((item[2:] for item in parameters if item.startswith("q=")), "1")
         try:
-            weighs = float(weight)
+            weight = float(quality)
         except ValueError:
             continue
-        if language in ("ja", "en") and weighs > best:
-            best, wanted = weighs, language
-    return "ja" if wanted == "ja" else "en"
+        if language in ("ja", "en") and weight > highest:
+            highest, preferred = weight, language
+    return "ja" if preferred == "ja" else "en"
 
 
 class VisitorCookie:
-    """Sets the visitor's cookie when the page is opened, and renews it.
+    """Set the visitor's cookie when the page is opened, and renew it.
 
-    Cookies of requests that another site's page sends are dropped: Gradio answers every origin.
+    Gradio answers requests of every origin, so cookies of cross-site requests are removed.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -73,18 +73,18 @@ class VisitorCookie:
             return
         headers = Headers(scope=scope)
         if scope["type"] == "websocket" or scope["path"] != "/":
-            if from_another_site(headers):
-                kept = [pair for pair in scope["headers"] if pair[0] != b"cookie"]
-                scope = {**scope, "headers": kept}
+            if is_cross_site(headers):
+                remaining = [pair for pair in scope["headers"] if pair[0] != b"cookie"]
+                scope = {**scope, "headers": remaining}
             await self.app(scope, receive, send)
             return
         secret = visitor_secret(cookie_parser(headers.get("cookie", ""))) or secrets.token_urlsafe(
             32
         )
         secure = "https" in (scope.get("scheme"), headers.get("x-forwarded-proto"))
-        # In a Space the page stands in another site's frame: only such a cookie reaches it.
-        where = "SameSite=None; Secure; Partitioned" if secure else "SameSite=Lax"
-        cookie = f"{COOKIE}={secret}; Path=/; Max-Age={_YEAR}; HttpOnly; {where}"
+        # In a Space the page is in a frame of another site, where other cookies aren't sent.
+        same_site = "SameSite=None; Secure; Partitioned" if secure else "SameSite=Lax"
+        cookie = f"{COOKIE}={secret}; Path=/; Max-Age={_MAX_AGE_S}; HttpOnly; {same_site}"
 
         async def send_with_cookie(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -96,11 +96,14 @@ class VisitorCookie:
         await self.app(scope, receive, send_with_cookie)
 
 
-def from_another_site(headers: Headers) -> bool:
-    """Browsers say so themselves, and no page can forge it; older ones name their origin."""
+def is_cross_site(headers: Headers) -> bool:
+    """Return whether a page of another site sent the request.
+
+    Browsers send ``Sec-Fetch-Site``, which scripts can't change. Older ones send ``Origin``.
+    """
     site = headers.get("sec-fetch-site")
     if site is not None:
         return site not in ("same-origin", "none")
     origin = headers.get("origin")
-    ours = (headers.get("host"), headers.get("x-forwarded-host"))
-    return origin is not None and origin.partition("://")[2] not in ours
+    hosts = (headers.get("host"), headers.get("x-forwarded-host"))
+    return origin is not None and origin.partition("://")[2] not in hosts

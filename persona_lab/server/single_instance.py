@@ -1,4 +1,4 @@
-"""What one start takes for itself: a port, and a database that is a file."""
+"""Check at the start that the port is free and that no other instance uses the SQLite file."""
 
 from __future__ import annotations
 
@@ -11,28 +11,35 @@ from persona_lab.errors import ConfigurationError
 
 
 def check_port(host: str, port: int) -> None:
-    """Raises ConfigurationError when another program already serves there. Port 0 is any."""
+    """Check that the app can listen at a port. Port 0 means any free port.
+
+    Raises:
+        ConfigurationError: ``host`` is no address of this machine, or the port is in use.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except (socket.gaierror, UnicodeError) as wrong:
+        except (socket.gaierror, UnicodeError) as error:
             raise ConfigurationError(
                 f"GRADIO_SERVER_NAME: {host} is no address of this machine"
-            ) from wrong
-        except OSError as wrong:
+            ) from error
+        except OSError as error:
             raise ConfigurationError(
-                f"{host}:{port} can't be served ({wrong.strerror}): is another Persona Lab open? "
+                f"{host}:{port} can't be served ({error.strerror}): is another Persona Lab open? "
                 "Close it, or choose another port with GRADIO_SERVER_PORT."
-            ) from wrong
+            ) from error
 
 
 @contextmanager
 def only_instance(database_url: str) -> Iterator[None]:
-    """Holds a lock beside a SQLite file, so that two servers don't take turns with one database.
+    """Hold a lock file beside a SQLite database, so that only one server uses it.
 
-    Raises ConfigurationError when another holds it. Other databases need no such lock.
+    Other databases need no lock.
+
+    Raises:
+        ConfigurationError: Another server holds the lock, or the folder is not writable.
     """
     from filelock import FileLock, Timeout
 

@@ -1,8 +1,9 @@
-"""An answer over HTTP: as server-sent events, or whole. Who goes away stops it.
+"""Server-sent events, and cancellation when the client disconnects.
 
-The reader's pace is the answer's: a piece is asked for when the one before it is on its way, and
-so nothing piles up for a slow reader. Who stays and takes nothing for a minute counts as gone. A
-line without meaning every 15 seconds keeps proxies from hanging up, also ahead of the first word.
+An event is generated only after the one before it was sent, so nothing is buffered for a slow
+client. A client that accepts no data for :data:`SEND_TIMEOUT_S` counts as disconnected. A comment
+line every :data:`HEARTBEAT_S` keeps proxies from closing the connection, also before the first
+event.
 """
 
 from __future__ import annotations
@@ -17,119 +18,129 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-PATIENCE = 60.0
-"""Seconds that a reader may take nothing."""
-BEAT = 15.0
-"""Seconds between two signs of life."""
+SEND_TIMEOUT_S = 60.0
+"""Seconds that a client may accept no data."""
+HEARTBEAT_S = 15.0
+"""Seconds between two comment lines."""
 _T = TypeVar("_T")
-_LINE_ENDS = {ord(mark): f"\\u{ord(mark):04x}" for mark in "\x85\u2028\u2029"}
+_LINE_ENDS = {ord(char): f"\\u{ord(char):04x}" for char in "\x85\u2028\u2029"}
 
 
-def as_json(data: Any) -> str:
-    """``data`` as JSON in one line.
+def to_json_line(data: Any) -> str:
+    """Return ``data`` as JSON in one line.
 
-    U+2028 and its like are escaped, since some readers break lines there. Lone surrogates, which
-    UTF-8 can't encode, are replaced.
+    U+0085, U+2028 and U+2029 are escaped, since some clients break lines there. Lone surrogates,
+    which UTF-8 can't encode, become "?".
     """
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).translate(_LINE_ENDS)
     return text.encode("utf-8", "replace").decode()
 
 
-def sse(data: str) -> bytes:
-    """One event."""
+def encode_event(data: str) -> bytes:
+    """Return one event whose data is a line of text."""
     return f"data: {data}\n\n".encode()
 
 
 class EventStreamResponse(Response):
-    """Sends ``events`` as they come.
+    """Send events as they are generated.
 
-    What they raise before the first one, and before the first sign of life, leaves this response,
-    which then wasn't begun; ``excuse`` makes an event of what is raised in between. What is raised
-    later must be one of them. All is closed when the call returns.
+    An error before the first byte of the response is raised, so it can still become an error
+    status. A later error becomes a last event. The generator is closed when the call returns.
     """
 
     media_type = "text/event-stream"
 
     def __init__(
-        self, events: AsyncGenerator[bytes, None], excuse: Callable[[Exception], bytes]
+        self, events: AsyncGenerator[bytes, None], error_event: Callable[[Exception], bytes]
     ) -> None:
-        self.events = events
-        self.excuse = excuse
+        """Make the response.
+
+        Args:
+            events: Encoded events.
+            error_event: Returns the encoded event of an error.
+        """
+        self._events = events
+        self._error_event = error_event
         self.status_code = 200
         self.background = None
-        # nginx and its like hold an answer back unless they are told not to.
+        # Without this header nginx buffers the response.
         self.init_headers({"cache-control": "no-cache, no-transform", "x-accel-buffering": "no"})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send all events; stop when the client disconnects."""
-        out = _Out(send, {"status": self.status_code, "headers": self.raw_headers})
-        sending = asyncio.create_task(self._send_all(out))
-        beside = [
+        writer = _BodyWriter(send, {"status": self.status_code, "headers": self.raw_headers})
+        sending = asyncio.create_task(self._send_all(writer))
+        others = [
             asyncio.create_task(_wait_disconnect(receive)),
-            asyncio.create_task(_heartbeat(out)),
+            asyncio.create_task(_send_heartbeats(writer)),
         ]
         try:
-            await asyncio.wait([sending, *beside], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([sending, *others], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            whole = sending.done()
-            for task in (sending, *beside):
+            complete = sending.done()
+            for task in (sending, *others):
                 task.cancel()
-            await asyncio.gather(sending, *beside, return_exceptions=True)
-        if whole:
+            await asyncio.gather(sending, *others, return_exceptions=True)
+        if complete:
             sending.result()
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _send_all(self, out: _Out) -> None:
-        async with aclosing(self._excused(out)) as events:
+    async def _send_all(self, writer: _BodyWriter) -> None:
+        async with aclosing(self._with_error_event(writer)) as events:
             async for event in events:
-                await out.say(event)
-                await asyncio.sleep(0)  # an answer that never waits lets others in
+                await writer.write(event)
+                await asyncio.sleep(0)  # lets other tasks run if no event has to be awaited
 
-    async def _excused(self, out: _Out) -> AsyncGenerator[bytes, None]:
+    async def _with_error_event(self, writer: _BodyWriter) -> AsyncGenerator[bytes, None]:
         try:
-            async with aclosing(self.events) as events:
+            async with aclosing(self._events) as events:
                 async for event in events:
                     yield event
         except Exception as error:
-            if not out.begun:
+            if not writer.started:
                 raise
-            yield self.excuse(error)
+            yield self._error_event(error)
 
 
-class _Out:
-    """Sends a body piece by piece, its ``head`` ahead of the first."""
+class _BodyWriter:
+    """Sends a body in parts, and the start of the response before the first one."""
 
-    def __init__(self, send: Send, head: Mapping[str, Any]) -> None:
-        self.begun = False
+    def __init__(self, send: Send, start: Mapping[str, Any]) -> None:
+        self.started = False
         self._send = send
-        self._head = head
-        self._turn = asyncio.Lock()
+        self._start = start
+        self._lock = asyncio.Lock()
 
-    async def say(self, body: bytes) -> None:
-        """Raises TimeoutError where the reader takes nothing."""
-        async with asyncio.timeout(PATIENCE), self._turn:
-            if not self.begun:
-                self.begun = True
-                await self._send({"type": "http.response.start", **self._head})
+    async def write(self, body: bytes) -> None:
+        """Send a part of the body.
+
+        Raises:
+            TimeoutError: The client accepted no data for :data:`SEND_TIMEOUT_S`.
+        """
+        async with asyncio.timeout(SEND_TIMEOUT_S), self._lock:
+            if not self.started:
+                self.started = True
+                await self._send({"type": "http.response.start", **self._start})
             await self._send({"type": "http.response.body", "body": body, "more_body": True})
 
 
 async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, _T]) -> _T:
-    """The result of ``work``.
+    """Return the result of ``work``; cancel it when the client disconnects.
 
     Raises:
         ClientDisconnect: The client disconnected; ``work`` was cancelled.
     """
-    doing, gone = asyncio.create_task(work), asyncio.create_task(_wait_disconnect(request.receive))
+    working = asyncio.create_task(work)
+    disconnect = asyncio.create_task(_wait_disconnect(request.receive))
     try:
-        await asyncio.wait([doing, gone], return_when=asyncio.FIRST_COMPLETED)
-        if not doing.done():
+        await asyncio.wait([working, disconnect], return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
             raise ClientDisconnect
-        return doing.result()
+        return working.result()
     finally:
-        for task in (doing, gone):
+        for task in (working, disconnect):
             task.cancel()
-        await asyncio.gather(doing, gone, return_exceptions=True)
+        await asyncio.gather(working, disconnect, return_exceptions=True)
 
 
 async def _wait_disconnect(receive: Receive) -> None:
@@ -137,7 +148,7 @@ async def _wait_disconnect(receive: Receive) -> None:
         pass
 
 
-async def _heartbeat(out: _Out) -> None:
+async def _send_heartbeats(writer: _BodyWriter) -> None:
     while True:
-        await asyncio.sleep(BEAT)
-        await out.say(b": \n\n")
+        await asyncio.sleep(HEARTBEAT_S)
+        await writer.write(b": \n\n")

@@ -20,12 +20,11 @@ from persona_lab.clients.options import check_options
 from persona_lab.errors import InvalidOption, InvalidRequest, Overloaded
 from persona_lab.lab import Lab, open_lab
 from persona_lab.server.openai_api import (
-    CompletionRequest,
-    Spoken,
     completions_app,
     conversation,
     finish_reason,
 )
+from persona_lab.server.openai_schemas import ChatMessage, CompletionRequest
 from persona_lab.settings import ROOT, Settings
 from persona_lab.translations import Translations
 from persona_lab.types import Chunk, Options, Prompt, Usage
@@ -261,7 +260,7 @@ Turns = list[tuple[str, str]]
 def test_a_conversation_becomes_whole_exchanges_and_a_message(
     said: Turns, context: Turns, asked: str
 ) -> None:
-    messages = [Spoken.model_validate({"role": role, "content": text}) for role, text in said]
+    messages = [ChatMessage.model_validate({"role": role, "content": text}) for role, text in said]
     entries, message = conversation(messages, WORDS, "ja")
     assert [(entry["sender"], entry["content"]) for entry in entries] == context
     assert message == asked
@@ -277,7 +276,7 @@ def test_a_conversation_becomes_whole_exchanges_and_a_message(
 )
 def test_what_is_no_conversation_is_said(messages: list[dict[str, Any]], why: str) -> None:
     with pytest.raises(InvalidRequest) as wrong:
-        conversation([Spoken.model_validate(message) for message in messages], WORDS, "ja")
+        conversation([ChatMessage.model_validate(message) for message in messages], WORDS, "ja")
     assert wrong.value.details == {"why": why, "field": "messages"}
 
 

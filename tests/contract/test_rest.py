@@ -27,7 +27,7 @@ from persona_lab.server import COOKIE
 from persona_lab.server.openai_api import completions_app
 from persona_lab.server.rest import rest_app
 from persona_lab.server.routes import routes
-from persona_lab.server.sse import EventStreamResponse, as_json, sse
+from persona_lab.server.sse import EventStreamResponse, encode_event, to_json_line
 
 SLOW = "mock:echo?rate=20&tokens=200"
 NOBODY = "f" * 32
@@ -530,7 +530,7 @@ async def test_null_for_a_persona_field_is_refused(
 
 
 def excused(error: Exception) -> bytes:
-    return sse(type(error).__name__)
+    return encode_event(type(error).__name__)
 
 
 async def test_slow_reader_slows_the_stream_without_buffering() -> None:
@@ -543,7 +543,7 @@ async def test_slow_reader_slows_the_stream_without_buffering() -> None:
         try:
             for _ in range(500):
                 made += 1
-                yield sse("長い話")
+                yield encode_event("長い話")
         finally:
             closed += 1
 
@@ -571,14 +571,14 @@ async def test_slow_reader_slows_the_stream_without_buffering() -> None:
 async def test_a_reader_that_takes_nothing_for_long_counts_as_gone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("persona_lab.server.sse.PATIENCE", 0.05)
+    monkeypatch.setattr("persona_lab.server.sse.SEND_TIMEOUT_S", 0.05)
     closed = False
 
     async def events() -> AsyncGenerator[bytes, None]:
         nonlocal closed
         try:
             while True:
-                yield sse("長い話")
+                yield encode_event("長い話")
         finally:
             closed = True
 
@@ -596,13 +596,13 @@ async def test_a_reader_that_takes_nothing_for_long_counts_as_gone(
 
 
 async def test_a_long_wait_has_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("persona_lab.server.sse.BEAT", 0.02)
+    monkeypatch.setattr("persona_lab.server.sse.HEARTBEAT_S", 0.02)
     sent: list[Message] = []
 
     async def events() -> AsyncGenerator[bytes, None]:
-        yield sse("はじめ")
+        yield encode_event("はじめ")
         await asyncio.sleep(0.2)
-        yield sse("おわり")
+        yield encode_event("おわり")
 
     async def send(message: Message) -> None:
         sent.append(message)
@@ -615,7 +615,7 @@ async def test_a_long_wait_has_signs_of_life(monkeypatch: pytest.MonkeyPatch) ->
     bodies = [message.get("body") for message in sent]
     assert bodies.count(b": \n\n") > 2
     assert [body for body in bodies if body != b": \n\n"] == [
-        None, sse("はじめ"), sse("おわり"), b"",
+        None, encode_event("はじめ"), encode_event("おわり"), b"",
     ]  # fmt: skip
 
 
@@ -623,7 +623,7 @@ async def test_a_long_wait_has_signs_of_life(monkeypatch: pytest.MonkeyPatch) ->
 async def test_error_before_text_has_a_status_unless_it_came_late(
     monkeypatch: pytest.MonkeyPatch, wait: float
 ) -> None:
-    monkeypatch.setattr("persona_lab.server.sse.BEAT", 0.02)
+    monkeypatch.setattr("persona_lab.server.sse.HEARTBEAT_S", 0.02)
     sent: list[Message] = []
 
     async def events() -> AsyncGenerator[bytes, None]:
@@ -641,12 +641,12 @@ async def test_error_before_text_has_a_status_unless_it_came_late(
     with nullcontext() if wait else pytest.raises(RateLimited):
         await EventStreamResponse(events(), excused)({"type": "http"}, receive, send)
     said = [message.get("body") for message in sent if message.get("body") != b": \n\n"]
-    assert said == ([None, sse("RateLimited"), b""] if wait else [])
+    assert said == ([None, encode_event("RateLimited"), b""] if wait else [])
 
 
 def test_sse_event_is_one_line_and_valid_utf8() -> None:
     text = "一\n二\r三\x85四\u2028五\u2029六\ud800"
-    event = sse(as_json({"content": text})).decode()
+    event = encode_event(to_json_line({"content": text})).decode()
     assert event.count("\n") == 2
     assert len(event.splitlines()) == 2
     assert json.loads(event.removeprefix("data: "))["content"] == text.replace("\ud800", "?")

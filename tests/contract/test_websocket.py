@@ -22,7 +22,7 @@ from persona_lab.errors import DiskFull
 from persona_lab.lab import Lab
 from persona_lab.responses.changes import metadata_with_raw
 from persona_lab.server import COOKIE
-from persona_lab.server.websocket import WAITING, ChatSocket
+from persona_lab.server.websocket import MAX_QUEUED_MESSAGES, ChatSocket
 from persona_lab.types import Chunk, Options, Prompt
 
 SLOW = "mock:echo?rate=20&tokens=200"
@@ -80,7 +80,7 @@ async def closed(socket: ClientConnection) -> int:
 async def test_a_user_has_so_many_sockets_at_a_time_and_no_more(
     doors: Doors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("persona_lab.server.websocket.SOCKETS", 2)
+    monkeypatch.setattr("persona_lab.server.websocket.MAX_SOCKETS_PER_USER", 2)
     program, other = doors.program(), doors.program()
 
     def opening(who: Program) -> connect:
@@ -243,7 +243,7 @@ async def test_socket_closes_when_token_is_revoked_or_chat_deleted(
 async def test_socket_closes_mid_answer_when_the_token_is_revoked(
     doors: Doors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("persona_lab.server.websocket.AGAIN", 0.05)
+    monkeypatch.setattr("persona_lab.server.websocket.REAUTHORIZE_INTERVAL_S", 0.05)
     who = doors.program()
     async with connect(doors.socket(who.chat.id), additional_headers=who.headers) as socket:
         await socket.send(json.dumps({"content": "やあ", "model": "mock:echo?rate=5&tokens=500"}))
@@ -307,14 +307,14 @@ async def test_a_few_messages_wait_in_line_and_more_are_refused(doors: Doors) ->
     async with connect(doors.socket(program.chat.id), additional_headers=program.headers) as socket:
         await say(socket, "はじめ", model="mock:echo?first=1")
         assert (await told(socket))["content"] == "はじめ"
-        for number in range(WAITING + 3):
+        for number in range(MAX_QUEUED_MESSAGES + 3):
             await say(socket, f"{number}つめ")
         refused = [await told(socket) for _ in range(3)]
         assert {said["error"]["code"] for said in refused} == {"busy"}
-        for _ in range(1 + WAITING):
+        for _ in range(1 + MAX_QUEUED_MESSAGES):
             await answer(socket)
     asked = [content for sender, content, _ in doors.thread(program) if sender == "user"]
-    assert asked == ["はじめ", *(f"{number}つめ" for number in range(WAITING))]
+    assert asked == ["はじめ", *(f"{number}つめ" for number in range(MAX_QUEUED_MESSAGES))]
 
 
 async def test_flood_is_refused_message_by_message(doors: Doors) -> None:
@@ -329,7 +329,7 @@ async def test_flood_is_refused_message_by_message(doors: Doors) -> None:
             await say(calm, "やあ")
             assert (await answer(calm))[-1]["metadata"]["status"] == "ok"
         errors = 0
-        while errors < 2000 - WAITING:
+        while errors < 2000 - MAX_QUEUED_MESSAGES:
             errors += "error" in await told(socket)
 
 

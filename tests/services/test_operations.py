@@ -49,14 +49,14 @@ async def test_chat_for_begins_nothing_when_it_cannot_be_answered(lab: Lab) -> N
 async def test_rest_shapes_agree_with_the_shared_serializers(lab: Lab) -> None:
     mine = operations_of(lab)
     persona = await mine.create_persona(name="さくら", roles=["教師"])
-    shown = AgentOut.of(persona).model_dump(mode="json")
+    shown = AgentOut.from_row(persona).model_dump(mode="json")
     assert persona_data(persona).items() <= shown.items()
     chat = await mine.create_chat(persona.id)
     async for _ in mine.send("やあ", chat.id, persona.id):
         pass
     for message in await mine.list_messages(chat.id):
         data = message_data(message)
-        shown = MessageOut.of(message).model_dump(mode="json")
+        shown = MessageOut.from_row(message).model_dump(mode="json")
         assert {**shown, "timestamp": data["timestamp"]} == data
     for info, available in mine.list_models():
         data = model_data(info, available)

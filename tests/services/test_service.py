@@ -212,7 +212,7 @@ async def test_reply_keeps_the_raw_text_and_its_changes(make_lab: MakeLab) -> No
     assert restore(reply.content, reply.changes) == reply.raw
     row = visitor.lab.store.get_message(reply.message_id, user_id=visitor.user_id)
     assert (row.details["changes"], "raw" in row.details) == (reply.changes, False)
-    assert MessageOut.of(row).metadata["raw"] == reply.raw
+    assert MessageOut.from_row(row).metadata["raw"] == reply.raw
 
 
 async def test_raw_takes_no_room_when_nothing_changed(make_lab: MakeLab) -> None:
@@ -220,7 +220,7 @@ async def test_raw_takes_no_room_when_nothing_changed(make_lab: MakeLab) -> None
     reply = await visitor.lab.service.generate_response(message=ASKED, **visitor.where)
     row = visitor.lab.store.get_message(reply.message_id, user_id=visitor.user_id)
     assert not {"raw", "changes"} & set(row.details)
-    read = MessageOut.of(row).metadata
+    read = MessageOut.from_row(row).metadata
     assert (read["raw"], read["changes"]) == (reply.raw, reply.changes) == ("はい。", [])
 
 
@@ -250,7 +250,7 @@ async def test_raw_of_a_cached_answer_is_the_models_own(make_lab: MakeLab) -> No
 
 def raws(visitor: Visitor, **how: Any) -> list[str]:
     rows = visitor.lab.store.messages(visitor.chat.id, user_id=visitor.user_id, **how)
-    read = [MessageOut.of(row) for row in rows if row.sender == "ai"]
+    read = [MessageOut.from_row(row) for row in rows if row.sender == "ai"]
     for each in read:
         assert restore(each.content, each.metadata["changes"]) == each.metadata["raw"]
     return [each.metadata["raw"] for each in read]
@@ -295,7 +295,7 @@ async def test_raw_of_a_stopped_answer_is_what_has_come(make_lab: MakeLab) -> No
     await events.aclose()
     row = visitor.lab.store.messages(visitor.chat.id, user_id=visitor.user_id)[1]
     assert row.status == "stopped"
-    assert MessageOut.of(row).metadata["raw"] == "テスト太郎：はい。"
+    assert MessageOut.from_row(row).metadata["raw"] == "テスト太郎：はい。"
 
 
 async def test_raw_masks_personal_data_and_what_is_moderated(make_lab: MakeLab) -> None:

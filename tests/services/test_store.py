@@ -1129,7 +1129,7 @@ async def test_readiness_fails_in_bounded_time_while_postgres_is_frozen(
     make_lab: Callable[..., Lab], postgres_server: PostgresServer
 ) -> None:
     lab = make_lab(database_url=postgres_server.url)
-    readiness = Readiness(lab, patience=0.5)
+    readiness = Readiness(lab, timeout_s=0.5)
     request = Request({"type": "http"})
     assert (await readiness.answer(request)).status_code == 200
     postgres_server.pause()
@@ -1138,7 +1138,7 @@ async def test_readiness_fails_in_bounded_time_while_postgres_is_frozen(
         assert (await readiness.answer(request)).status_code == 503
         assert time.monotonic() - began < 3
     postgres_server.resume()
-    assert (await Readiness(lab, patience=30).answer(request)).status_code == 200
+    assert (await Readiness(lab, timeout_s=30).answer(request)).status_code == 200
 
 
 def test_connecting_ends_with_one_line_while_postgres_is_frozen(

@@ -82,7 +82,7 @@ def test_field_has_words_in_the_page(words: Translations, name: str) -> None:
 def test_field_is_in_the_rest_schema(name: str) -> None:
     given = PersonaFields.model_validate({name: FULL[name]}).given()
     assert given == {name: FULL[name]}
-    answer = AgentOut.of(Agent(name="x")).model_dump()
+    answer = AgentOut.from_row(Agent(name="x")).model_dump()
     assert name in answer
     assert "name" in NewPersona.model_json_schema()["required"]
 
