@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from support.app_process import Served, serving
-from support.fakes import AS_SAID, Play, ScriptedClient
+from support.app_process import RunningApp, run_app
+from support.fakes import NO_PROCESSING, Script, ScriptedClient
 from support.seeded_store import SeededStore
 
 from persona_lab.clients.base import LLMClientInterface
@@ -88,9 +88,9 @@ def home() -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApp]:
     """The app with the mock model as a process: one for all files of a worker."""
-    with serving(tmp_path_factory.mktemp("app")) as app:
+    with run_app(tmp_path_factory.mktemp("app")) as app:
         yield app
 
 
@@ -120,7 +120,7 @@ async def make_lab(
     opened: list[Lab] = []
 
     def make(
-        play: Play | None = None,
+        play: Script | None = None,
         *,
         client: LLMClientInterface | None = None,
         context: int = 4096,
@@ -128,7 +128,7 @@ async def make_lab(
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         **fields: object,
     ) -> Lab:
-        chosen = {**home, "llm_provider": "mock", **AS_SAID, **fields}
+        chosen = {**home, "llm_provider": "mock", **NO_PROCESSING, **fields}
         if play is not None:
             client = ScriptedClient(play, context=context)
         lab = open_lab(Settings(**chosen), client=client, clock=clock, sleep=sleep)

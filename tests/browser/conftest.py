@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Browser, sync_playwright
-from support.app_process import Served, missing
+from support.app_process import RunningApp, skip_if_missing
 from support.browser import BrowserUser, PageOpener
 
 PROGRAMS = ("chromium-headless-shell", "chromium", "chromium-browser")
@@ -21,7 +21,7 @@ on two cores."""
 def chromium() -> Iterator[Browser]:
     path = next(filter(None, map(shutil.which, PROGRAMS)), None)
     if path is None:
-        missing("chromium")
+        skip_if_missing("chromium")
     flags = [
         "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
         "--disable-background-networking", "--disable-component-update", "--disable-sync",
@@ -33,7 +33,7 @@ def chromium() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def open_page(served: Served, chromium: Browser) -> Iterator[PageOpener]:
+def open_page(served: RunningApp, chromium: Browser) -> Iterator[PageOpener]:
     """``open_page("en", width=390, dark=True)``: a new visitor at the open page."""
     opener = PageOpener(chromium, served)
     yield opener

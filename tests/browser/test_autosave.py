@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import expect
-from support.app_process import until
+from support.app_process import wait_until
 from support.browser import BrowserUser, PageOpener
 
 from persona_lab.personas.persona import persona_of
@@ -31,7 +31,7 @@ def test_invalid_persona_shows_an_error_and_keeps_the_input(user: BrowserUser) -
     user.text_box("field-name").fill("また名のある人")
     expect(user.locator("#saved")).to_contain_text(user.text("editor.saved"))
     expect(user.text_box("field-name")).to_have_attribute("aria-invalid", "false")
-    until(lambda: [a.name for a in user.own_personas()] == ["また名のある人"])
+    wait_until(lambda: [a.name for a in user.own_personas()] == ["また名のある人"])
     for name in ("", "また名のある人"):  # back to what is saved, the warning goes
         user.text_box("field-name").fill(name)
         expect(user.locator("#saved [role=alert]")).to_have_count(0 if name else 1)
@@ -60,10 +60,10 @@ def test_two_tabs_keep_each_others_fields(user: BrowserUser) -> None:
     user.open()
     expect(user.text_box("field-name")).to_have_value(agent.name)
     user.text_box("field-description").fill("右の窓で書いた")
-    until(lambda: user.own_personas()[0].description == "右の窓で書いた")
+    wait_until(lambda: user.own_personas()[0].description == "右の窓で書いた")
     user.page = first
     user.text_box("field-background").fill("左の窓で書いた")
-    until(lambda: user.own_personas()[0].background == "左の窓で書いた")
+    wait_until(lambda: user.own_personas()[0].background == "左の窓で書いた")
     assert [(a.id, a.description) for a in user.own_personas()] == [(agent.id, "右の窓で書いた")]
 
 
@@ -75,7 +75,7 @@ def test_saved_mark_appears_only_after_the_server_answers(user: BrowserUser) -> 
     expect(user.locator("#saving")).to_have_text(re.compile(user.text("editor.saving")))
     expect(user.locator("#saved")).to_be_hidden()
     # Playwright hands a request over only while it is asked for something.
-    until(lambda: user.page.wait_for_timeout(20) or held)
+    wait_until(lambda: user.page.wait_for_timeout(20) or held)
     expect(user.locator("#saved")).to_be_hidden()
     user.page.unroute("**/run/predict*")  # lets go on what was held
     expect(user.locator("#saved")).to_have_text(user.text("editor.saved"))
@@ -110,7 +110,7 @@ def test_input_is_saved_on_reconnect_when_server_was_lost(
     expect(user.text_box("field-description")).to_have_value("灯台守")
     expect(user.chips("tones")).to_have_text(["小声"])
     expect(user.locator("#saved")).to_have_text(user.text("editor.saved"))
-    until(lambda: not user.page.evaluate("sessionStorage['persona_lab.unsaved'] || ''"))
+    wait_until(lambda: not user.page.evaluate("sessionStorage['persona_lab.unsaved'] || ''"))
     (kept,) = map(persona_of, user.own_personas())
     assert (kept["background"], kept["description"], kept["tones"]) == (
         "灯台で育った。", "灯台守", ["小声"],
@@ -123,7 +123,9 @@ def test_invalid_input_returns_when_its_persona_is_reopened(user: BrowserUser) -
     user.text_box("field-name").fill("")
     expect(user.locator("#saved [role=alert]")).to_be_visible()
     user.text_box("field-background").fill("船の上で育った。")
-    until(lambda: "船の上" in (user.page.evaluate("sessionStorage['persona_lab.unsaved']") or ""))
+    wait_until(
+        lambda: "船の上" in (user.page.evaluate("sessionStorage['persona_lab.unsaved']") or "")
+    )
     expect(user.locator("#saved [role=alert]")).to_be_visible()
     demo = user.demo_personas()[0].name
     user.choose("#who", user.text("persona.demo", name=demo))
@@ -136,7 +138,7 @@ def test_invalid_input_returns_when_its_persona_is_reopened(user: BrowserUser) -
     user.wait_until_ready()
     user.text_box("field-name").fill("Hopper")
     expect(user.locator("#saved")).to_have_text(user.text("editor.saved"))
-    until(lambda: not user.page.evaluate("sessionStorage['persona_lab.unsaved'] || ''"))
+    wait_until(lambda: not user.page.evaluate("sessionStorage['persona_lab.unsaved'] || ''"))
     assert [(a.name, a.background) for a in user.own_personas()] == [("Hopper", "船の上で育った。")]
 
 
@@ -148,7 +150,7 @@ def test_persona_is_saved_when_browser_storage_is_full(user: BrowserUser) -> Non
         }"""
     )
     user.text_box("field-description").fill("満杯でも残る")
-    until(lambda: [agent.description for agent in user.own_personas()] == ["満杯でも残る"])
+    wait_until(lambda: [agent.description for agent in user.own_personas()] == ["満杯でも残る"])
     expect(user.locator("#saved")).to_have_text(user.text("editor.saved"))
 
 
@@ -156,7 +158,7 @@ def test_demo_is_not_copied_twice_when_the_answer_was_lost(user: BrowserUser) ->
     demo = user.text_box("editing").input_value()
     text = user.text_box("field-description").input_value() + "！"
     user.text_box("field-description").fill(text)
-    until(lambda: [a.description for a in user.own_personas()] == [text])
+    wait_until(lambda: [a.description for a in user.own_personas()] == [text])
     expect(user.locator("#saved")).to_have_text(user.text("editor.saved"))
     user.page.evaluate(
         "unsaved => sessionStorage.setItem('persona_lab.unsaved', unsaved)",
@@ -164,5 +166,5 @@ def test_demo_is_not_copied_twice_when_the_answer_was_lost(user: BrowserUser) ->
     )
     user.reload()
     expect(user.text_box("field-description")).to_have_value(text)
-    until(lambda: not user.page.evaluate("sessionStorage['persona_lab.unsaved'] || ''"))
+    wait_until(lambda: not user.page.evaluate("sessionStorage['persona_lab.unsaved'] || ''"))
     assert [a.id for a in user.own_personas()] == [user.text_box("editing").input_value()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from playwright.sync_api import expect
-from support.app_process import until
+from support.app_process import wait_until
 from support.browser import ECHO, MUTE, SLOW, BrowserUser, Ime, PageOpener
 
 
@@ -102,7 +102,7 @@ def test_regenerated_answer_replaces_the_last(user: BrowserUser) -> None:
     user.wait_for_answers(1)
     first = user.messages()[-1]
     user.locator("#chat-again").click()
-    until(lambda: user.messages()[-1].id != first.id and user.messages()[-1].status == "ok")
+    wait_until(lambda: user.messages()[-1].id != first.id and user.messages()[-1].status == "ok")
     user.wait_for_answers(1)
     assert [m.sender for m in user.messages()] == ["user", "ai"]
 
@@ -115,7 +115,7 @@ def test_thread_scrolls_to_a_sent_message_but_not_under_a_reader(user: BrowserUs
         user.wait_for_answers(number + 1)
     thread = user.locator("#thread .bubble-wrap")
     rest = "thread => thread.scrollHeight - thread.scrollTop - thread.clientHeight"
-    until(lambda: thread.evaluate(rest) < 2)
+    wait_until(lambda: thread.evaluate(rest) < 2)
     thread.evaluate("thread => thread.scrollTo(0, 0)")
     user.send("ここにいます")
     expect(user.locator("#thread [data-testid=user]").last).to_be_in_viewport()
@@ -128,10 +128,10 @@ def test_thread_scrolls_to_a_sent_message_but_not_under_a_reader(user: BrowserUs
     expect(user.answers().last).to_be_in_viewport()
     thread.hover()
     user.page.mouse.wheel(0, -300)
-    until(lambda: thread.evaluate(rest) > 200)
+    wait_until(lambda: thread.evaluate(rest) > 200)
     length = len(user.answers().last.inner_text())
     stood = thread.evaluate("thread => thread.scrollTop")
-    until(lambda: len(user.answers().last.inner_text()) > length + 20)
+    wait_until(lambda: len(user.answers().last.inner_text()) > length + 20)
     assert thread.evaluate("thread => thread.scrollTop") == stood
 
 

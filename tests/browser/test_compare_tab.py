@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Browser, expect
-from support.app_process import GEMMA, SMOLLM, Served, until
+from support.app_process import GEMMA, SMOLLM, RunningApp, wait_until
 from support.browser import CORE_IN_JAPANESE, ECHO, SLOW, BrowserUser, PageOpener
 
 WATCH = """() => {
@@ -144,7 +144,7 @@ def test_column_names_the_open_persona(user: BrowserUser) -> None:
 
 
 @pytest.fixture(scope="module")
-def four_columns(served: Served, chromium: Browser) -> Iterator[BrowserUser]:
+def four_columns(served: RunningApp, chromium: Browser) -> Iterator[BrowserUser]:
     """A visitor at four columns. The tests that share the page only read it."""
     opener = PageOpener(chromium, served)
     user = opener()
@@ -175,4 +175,6 @@ def test_partial_answers_are_kept_when_comparison_is_stopped(user: BrowserUser) 
     user.locator("#compare-stop").click()
     expect(user.locator("#compare-run")).to_be_visible()
     expect(user.column_answer(1)).to_contain_text("練習用")
-    until(lambda: [r.status for r in user.store.records(user_id=user.user_id)] == ["stopped"] * 2)
+    wait_until(
+        lambda: [r.status for r in user.store.records(user_id=user.user_id)] == ["stopped"] * 2
+    )

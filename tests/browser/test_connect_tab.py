@@ -9,7 +9,7 @@ import httpx
 import pytest
 from playwright.sync_api import expect
 from pytest_httpserver import HTTPServer
-from support.app_process import serving
+from support.app_process import run_app
 from support.browser import BrowserUser, PageOpener
 from werkzeug import Request, Response
 
@@ -27,7 +27,7 @@ def test_user_key_is_used_on_its_page_only_until_reload(
 
     httpserver.expect_request("/v1/chat/completions").respond_with_handler(answer)
     key = "sk-visitors-own-0123456789"
-    with serving(tmp_path, OPENAI_BASE_URL=httpserver.url_for("/v1")) as app:
+    with run_app(tmp_path, OPENAI_BASE_URL=httpserver.url_for("/v1")) as app:
         user, other = open_page(app=app), open_page(app=app)
         user.open_tab("connect")
         state = user.locator("#key-openai-state")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Locator, expect
-from support.app_process import serving, until
+from support.app_process import run_app, wait_until
 from support.browser import CORE_IN_JAPANESE, PAGE, BrowserUser, PageOpener
 
 from persona_lab.types import now
@@ -91,12 +91,12 @@ def test_csv_has_only_own_turns_in_a_form_for_excel(open_page: PageOpener, langu
     assert len(lines) == 12
     assert {line[2] for line in lines} == {"'=HYPERLINK(1)"}
     assert all(line[0].endswith("+09:00") for line in lines)
-    until(lambda: user.text_box("insights-sheet").input_value() == "")
+    wait_until(lambda: user.text_box("insights-sheet").input_value() == "")
 
 
 def test_alert_marks_the_insights_tab_on_every_tab(open_page: PageOpener, tmp_path: Path) -> None:
     troubled = {"LLM_MODEL": "echo?fail=overloaded", "ALERT_MIN_TURNS": "1", "LLM_RETRIES": "0"}
-    with serving(tmp_path, **troubled) as app:
+    with run_app(tmp_path, **troubled) as app:
         user, other = open_page(app=app), open_page("en", app=app)
         mark = "getComputedStyle(document.getElementById('insights-button'), '::before').content"
         assert user.page.evaluate(mark) == "none"

@@ -6,7 +6,7 @@ import json
 
 import pytest
 from playwright.sync_api import Locator, expect
-from support.app_process import until
+from support.app_process import wait_until
 from support.browser import CORE_IN_JAPANESE, ECHO, TABS, BrowserUser, PageOpener
 
 from persona_lab.server import COOKIE
@@ -227,7 +227,7 @@ def test_browser_storage_holds_no_secret(user: BrowserUser) -> None:
 def test_visitors_do_not_see_each_others_personas(open_page: PageOpener) -> None:
     one, other = open_page(), open_page()
     one.text_box("field-name").fill("わたしだけの人")
-    until(lambda: len(one.own_personas()) == 1)
+    wait_until(lambda: len(one.own_personas()) == 1)
     other.reload()
     other.locator("#who input").click()
     expect(other.page.get_by_role("option").first).to_be_visible()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from playwright.sync_api import TimeoutError, expect  # noqa: A004
-from support.app_process import data_with, serving, until
+from support.app_process import make_data_folder, run_app, wait_until
 from support.browser import BrowserUser, Ime, PageOpener
 
 from persona_lab.personas.persona import persona_of
@@ -41,7 +41,7 @@ def test_preview_follows_text_when_composed_with_an_ime(user: BrowserUser) -> No
     ime.commit("灯台守")
     expect(user.preview).to_contain_text("灯台守")
     expect(user.preview).not_to_contain_text("とうだい")
-    until(lambda: [a.description for a in user.own_personas()] == ["灯台守"])
+    wait_until(lambda: [a.description for a in user.own_personas()] == ["灯台守"])
 
 
 def test_preview_names_template_and_rule_when_role_changes(user: BrowserUser) -> None:
@@ -56,7 +56,7 @@ def test_preview_names_template_and_rule_when_role_changes(user: BrowserUser) ->
 def test_custom_trait_becomes_a_chip_and_is_saved(user: BrowserUser) -> None:
     user.enter("#field-personalities", "星を数える")
     expect(user.preview).to_contain_text("星を数える")
-    until(
+    wait_until(
         lambda: (
             ["星を数える" in a["personalities"] for a in map(persona_of, user.own_personas())]
             == [True]
@@ -176,7 +176,7 @@ def test_undo_and_redo_step_field_by_field_and_name_the_field(user: BrowserUser)
     expect(user.persona_button("revert")).to_be_disabled()
     for field, text in (("name", "はなこ"), ("description", "一番"), ("background", "")):
         user.text_box(f"field-{field}").fill(text)
-        until(lambda f=field, t=text: getattr(user.own_personas()[0], f) == t)
+        wait_until(lambda f=field, t=text: getattr(user.own_personas()[0], f) == t)
     user.text_box("try-message").fill("自分で書いたひとこと")
 
     def step(button: str, said: str, field: str, value: str) -> None:
@@ -207,7 +207,7 @@ def test_new_persona_is_single_and_its_name_is_selected(user: BrowserUser) -> No
         user.wait_until_ready()
         expect(user.text_box("field-name")).to_be_focused()
     user.page.keyboard.type("あたらしい人")  # the name was selected
-    until(lambda: [a.name for a in user.own_personas()] == ["あたらしい人"])
+    wait_until(lambda: [a.name for a in user.own_personas()] == ["あたらしい人"])
 
 
 @pytest.mark.core
@@ -236,12 +236,12 @@ def test_try_message_answers_without_a_chat(user: BrowserUser) -> None:
 def test_page_opens_a_new_persona_when_there_are_no_demos(
     open_page: PageOpener, tmp_path: Path
 ) -> None:
-    data = data_with(tmp_path, "models: [{provider: mock, name: echo}]")
+    data = make_data_folder(tmp_path, "models: [{provider: mock, name: echo}]")
     written = (data / "personas.yaml").read_text("utf-8")
     (data / "personas.yaml").write_text(
         yaml.safe_dump(yaml.safe_load(written) | {"personas": []}), "utf-8"
     )
-    with serving(tmp_path, DATA_DIR=str(data)) as empty:
+    with run_app(tmp_path, DATA_DIR=str(data)) as empty:
         user = open_page(app=empty)
         expect(user.text_box("field-name")).to_have_value(user.text("editor.new_name"))
         assert [agent.name for agent in user.own_personas()] == [user.text("editor.new_name")]
@@ -252,7 +252,7 @@ def test_preview_scrolls_to_the_edited_field(user: BrowserUser) -> None:
     for field in ("greeting", "background"):
         user.text_box(f"field-{field}").fill(f"{field}の新しい言葉")
         expect(user.preview).to_contain_text(f"{field}の新しい言葉")
-        until(
+        wait_until(
             lambda field=field: user.page.evaluate(
                 """(field) => {
                   const at = (s) => document.querySelector(`#prompt-preview ${s}`);
@@ -305,4 +305,4 @@ def test_enter_makes_no_chip_when_composing(user: BrowserUser) -> None:
     ime.commit("看護師")
     user.page.keyboard.press("Enter")
     expect(user.chips("roles")).to_have_text(["看護師"])
-    until(lambda: [persona_of(a)["roles"] for a in user.own_personas()] == [["看護師"]])
+    wait_until(lambda: [persona_of(a)["roles"] for a in user.own_personas()] == [["看護師"]])

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
-from support.fake_servers import PIECES, SECRET, WIRES, HttpWire, OpenAIWire
-from support.fakes import AS_SAID, Visitor
-from support.faulty_server import Act, Faulty, nobody_listens
+from support.fake_servers import FAKE_PROVIDERS, PIECES, SECRET, FakeHttpProvider, FakeOpenAI
+from support.fakes import NO_PROCESSING, ChatUser
+from support.faulty_server import FaultyResponse, FaultyServer, refusing_url
 
 from persona_lab import errors
 from persona_lab.clients.middleware.stack import ClientStack
@@ -98,10 +98,10 @@ MATRIX = [
 # fmt: on
 
 
-def act(wire: HttpWire, fault: str) -> Act:
+def act(wire: FakeHttpProvider, fault: str) -> FaultyResponse:
     """What the provider's server does."""
-    word = wire.events_to_first_word
-    begun = wire.answer()[:word]
+    word = wire.events_to_first_text
+    begun = wire.answer_events()[:word]
     broken = b'event: message_start\ndata: {"type": \n\n'
     seconds = {"429, Retry-After: 7": "7", "429, Retry-After: 3600": "3600"}.get(fault)
     match fault:
@@ -112,53 +112,57 @@ def act(wire: HttpWire, fault: str) -> Act:
         case _ if seconds:
             return refused(wire, "429", {"retry-after": seconds})
         case "not a stream":
-            return Act([b"<h1>Welcome</h1>"], headers={"content-type": "text/html"})
+            return FaultyResponse([b"<h1>Welcome</h1>"], headers={"content-type": "text/html"})
         case "malformed SSE":
-            return Act([broken])
+            return FaultyResponse([broken])
         case "malformed SSE in mid-stream":
-            return Act([*begun, broken])
+            return FaultyResponse([*begun, broken])
         case "empty answer":
-            return Act(wire.answer([]))
+            return FaultyResponse(wire.answer_events([]))
         case "white space only":
-            return Act(wire.answer([" ", "\n\n"]))
-        case "refusal" if isinstance(wire, OpenAIWire):
-            return Act([wire.delta(refusal="I'm sorry"), wire.delta("stop")])
+            return FaultyResponse(wire.answer_events([" ", "\n\n"]))
+        case "refusal" if isinstance(wire, FakeOpenAI):
+            return FaultyResponse([wire.delta(refusal="I'm sorry"), wire.delta("stop")])
         case "refusal":
-            return Act(wire.answer([], finish="refusal"))
+            return FaultyResponse(wire.answer_events([], finish="refusal"))
         case "content filter":
-            finish = "content_filter" if isinstance(wire, OpenAIWire) else "refusal"
-            return Act(wire.answer([WORD], finish=finish))
+            finish = "content_filter" if isinstance(wire, FakeOpenAI) else "refusal"
+            return FaultyResponse(wire.answer_events([WORD], finish=finish))
         case "hang before the head":
-            return Act(status=0, then="hang")
+            return FaultyResponse(status=0, then="hang")
         case "hang before the first token":
-            return Act([wire.ping], then="hang")
+            return FaultyResponse([wire.ping], then="hang")
         case "hang between tokens":
-            return Act(begun, then="hang")
+            return FaultyResponse(begun, then="hang")
         case "slow drip":
-            return Act([*begun, *wire.answer([DRIP])[word - 1 : word]], then="drip")
+            return FaultyResponse(
+                [*begun, *wire.answer_events([DRIP])[word - 1 : word]], then="drip"
+            )
         case "drop before the first token":
-            return Act(wire.answer()[: word - 1], then="drop")
+            return FaultyResponse(wire.answer_events()[: word - 1], then="drop")
         case "drop in mid-stream":
-            return Act(begun, then="drop")
+            return FaultyResponse(begun, then="drop")
         case "end without a reason":
-            return Act(begun)
+            return FaultyResponse(begun)
         case "error event at once":
-            return Act([wire.error_event()])
+            return FaultyResponse([wire.error_event()])
         case "error event in mid-stream":
-            return Act([*begun, wire.error_event()])
+            return FaultyResponse([*begun, wire.error_event()])
     raise AssertionError(fault)
 
 
-def refused(wire: HttpWire, fault: str, headers: dict[str, str] | None = None) -> Act:
-    response = wire.refusal(fault)
+def refused(
+    wire: FakeHttpProvider, fault: str, headers: dict[str, str] | None = None
+) -> FaultyResponse:
+    response = wire.error_response(fault)
     given = {"content-type": "application/json", **(headers or {})}
-    return Act([response.content], response.status_code, given)
+    return FaultyResponse([response.content], response.status_code, given)
 
 
 @pytest.fixture(params=["openai", "anthropic"])
-def wire(request: pytest.FixtureRequest) -> HttpWire:
-    made = WIRES[request.param]()
-    assert isinstance(made, HttpWire)
+def wire(request: pytest.FixtureRequest) -> FakeHttpProvider:
+    made = FAKE_PROVIDERS[request.param]()
+    assert isinstance(made, FakeHttpProvider)
     return made
 
 
@@ -166,8 +170,8 @@ def wire(request: pytest.FixtureRequest) -> HttpWire:
 class House:
     """A visitor of a lab whose default model is at a faulty server; ``slept``: its pauses."""
 
-    visitor: Visitor
-    server: Faulty | None
+    visitor: ChatUser
+    server: FaultyServer | None
     slept: list[float]
 
     @property
@@ -175,7 +179,7 @@ class House:
         return self.visitor.lab
 
     async def say(self, message: str = "やあ") -> Reply:
-        return await self.lab.service.generate_response(message=message, **self.visitor.where)
+        return await self.lab.service.generate_response(message=message, **self.visitor.ids)
 
     @property
     def asked(self) -> int:
@@ -196,7 +200,7 @@ Open = Callable[..., Any]
 @pytest.fixture(scope="module")
 def rest() -> Iterator[Lab]:
     """The parts of the house that no setting here changes: opening them takes longest."""
-    with open_lab(Settings(database_url="sqlite://", llm_provider="mock", **AS_SAID)) as lab:
+    with open_lab(Settings(database_url="sqlite://", llm_provider="mock", **NO_PROCESSING)) as lab:
         yield lab
 
 
@@ -208,9 +212,11 @@ async def house(rest: Lab, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Ope
         monkeypatch.delenv(name.upper(), raising=False)
     async with AsyncExitStack() as opened:
 
-        async def build(wire: HttpWire, acts: Sequence[Act], **fields: Any) -> House:
-            server = await opened.enter_async_context(Faulty(*acts)) if acts else None
-            url = server.url if server else opened.enter_context(nobody_listens())
+        async def build(
+            wire: FakeHttpProvider, acts: Sequence[FaultyResponse], **fields: Any
+        ) -> House:
+            server = await opened.enter_async_context(FaultyServer(*acts)) if acts else None
+            url = server.url if server else opened.enter_context(refusing_url())
             slept: list[float] = []
 
             async def sleep(seconds: float) -> None:
@@ -239,18 +245,18 @@ async def house(rest: Lab, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Ope
                 layers=layers,
             )
             lab = replace(rest, settings=settings, layers=layers, clients=clients, service=service)
-            return House(Visitor(lab), server, slept)
+            return House(ChatUser(lab), server, slept)
 
         yield build
 
 
-def acts_of(wire: HttpWire, row: Row) -> list[Act]:
+def acts_of(wire: FakeHttpProvider, row: Row) -> list[FaultyResponse]:
     return [] if row.fault == "connection refused" else [act(wire, row.fault)]
 
 
 @pytest.mark.parametrize("row", MATRIX, ids=lambda row: row.fault)
 async def test_fault_has_its_error_retries_text_and_stored_answer(
-    house: Open, wire: HttpWire, row: Row
+    house: Open, wire: FakeHttpProvider, row: Row
 ) -> None:
     at = await house(wire, acts_of(wire, row), **row.patience)
     reply = await at.say()
@@ -272,7 +278,7 @@ async def test_fault_has_its_error_retries_text_and_stored_answer(
 
 @pytest.mark.parametrize("row", MATRIX, ids=lambda row: row.fault)
 async def test_fallback_answers_when_no_text_had_come_and_none_refused(
-    house: Open, wire: HttpWire, row: Row
+    house: Open, wire: FakeHttpProvider, row: Row
 ) -> None:
     at = await house(wire, acts_of(wire, row), **row.patience, llm_fallback="mock:echo")
     reply = await at.say()
@@ -293,9 +299,9 @@ async def test_fallback_answers_when_no_text_had_come_and_none_refused(
 
 @pytest.mark.parametrize("faults", [["503"], ["429", "500"], ["drop before the first token"]])
 async def test_answer_is_whole_and_counts_attempts_after_faults(
-    house: Open, wire: HttpWire, faults: list[str]
+    house: Open, wire: FakeHttpProvider, faults: list[str]
 ) -> None:
-    acts = [*(act(wire, fault) for fault in faults), Act(wire.answer())]
+    acts = [*(act(wire, fault) for fault in faults), FaultyResponse(wire.answer_events())]
     at = await house(wire, acts)
     reply = await at.say()
     assert reply.content == "".join(PIECES)
@@ -306,7 +312,7 @@ async def test_answer_is_whole_and_counts_attempts_after_faults(
 
 
 async def test_retry_pauses_grow_within_bounds_and_honour_retry_after(
-    house: Open, wire: HttpWire
+    house: Open, wire: FakeHttpProvider
 ) -> None:
     at = await house(wire, [act(wire, "503"), act(wire, "429, Retry-After: 7"), act(wire, "500")])
     await at.say()
@@ -315,7 +321,7 @@ async def test_retry_pauses_grow_within_bounds_and_honour_retry_after(
 
 
 async def test_open_circuit_blocks_requests_until_the_cooldown_ends(
-    house: Open, wire: HttpWire
+    house: Open, wire: FakeHttpProvider
 ) -> None:
     at = await house(wire, [act(wire, "500")], llm_retries=0, llm_breaker_failures=2)
     for _ in range(4):
@@ -326,9 +332,12 @@ async def test_open_circuit_blocks_requests_until_the_cooldown_ends(
     assert at.circuits == ["open"]
 
 
-async def test_a_model_that_came_back_answers_again(house: Open, wire: HttpWire) -> None:
+async def test_a_model_that_came_back_answers_again(house: Open, wire: FakeHttpProvider) -> None:
     at = await house(
-        wire, [act(wire, "500"), Act(wire.answer())], llm_retries=0, llm_breaker_cooldown=1e-9
+        wire,
+        [act(wire, "500"), FaultyResponse(wire.answer_events())],
+        llm_retries=0,
+        llm_breaker_cooldown=1e-9,
     )
     assert (await at.say()).metadata["code"] == "overloaded"
     assert (await at.say()).content == "".join(PIECES)
@@ -336,10 +345,10 @@ async def test_a_model_that_came_back_answers_again(house: Open, wire: HttpWire)
 
 
 async def test_leaving_reader_closes_connection_and_opens_no_circuit(
-    house: Open, wire: HttpWire
+    house: Open, wire: FakeHttpProvider
 ) -> None:
     at = await house(wire, [act(wire, "hang between tokens")])
-    events = at.lab.service.generate_streaming("やあ", **at.visitor.where)
+    events = at.lab.service.generate_streaming("やあ", **at.visitor.ids)
     async for event in events:
         if event.type == "delta":
             break

@@ -17,7 +17,7 @@ import httpx
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
-from support.app_process import GEMMA, SMOLLM, Served, data_with, headers, serving
+from support.app_process import GEMMA, SMOLLM, RunningApp, client_headers, make_data_folder, run_app
 from support.selection import slow_after
 
 from persona_lab.db.store import Store
@@ -53,12 +53,12 @@ WITHOUT_IDS = {"/list_personas", "/list_models", "/insights", "/export_turns"}
 Connect = Callable[..., Client]
 
 
-def connector(served: Served) -> Iterator[Connect]:
+def connector(served: RunningApp) -> Iterator[Connect]:
     """``connect("en", cookie="…")``: a new client, a visitor of its own unless it has a cookie."""
     opened: list[Client] = []
 
     def connect(language: str = "ja", cookie: str = "") -> Client:
-        client = Client(served.url, verbose=False, headers=dict(headers(language, cookie)))
+        client = Client(served.url, verbose=False, headers=dict(client_headers(language, cookie)))
         opened.append(client)
         return client
 
@@ -68,14 +68,14 @@ def connector(served: Served) -> Iterator[Connect]:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApp]:
     folder = tmp_path_factory.mktemp("api")
-    with serving(folder, DATA_DIR=str(data_with(folder, MODELS))) as app:
+    with run_app(folder, DATA_DIR=str(make_data_folder(folder, MODELS))) as app:
         yield app
 
 
 @pytest.fixture
-def connect(served: Served) -> Iterator[Connect]:
+def connect(served: RunningApp) -> Iterator[Connect]:
     yield from connector(served)
 
 
@@ -85,14 +85,14 @@ def client(connect: Connect) -> Client:
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApp]:
     """The app as it comes: its own data, a local model for the default."""
-    with serving(tmp_path_factory.mktemp("real"), LLM_PROVIDER="local", LLM_MODEL="") as app:
+    with run_app(tmp_path_factory.mktemp("real"), LLM_PROVIDER="local", LLM_MODEL="") as app:
         yield app
 
 
 @pytest.fixture
-def connect_real(real: Served) -> Iterator[Connect]:
+def connect_real(real: RunningApp) -> Iterator[Connect]:
     yield from connector(real)
 
 
@@ -564,7 +564,7 @@ def test_what_an_error_repeats_is_text_and_no_html(client: Client) -> None:
         assert "<" not in told
 
 
-def test_half_a_surrogate_pair_is_refused_or_left_out(served: Served, client: Client) -> None:
+def test_half_a_surrogate_pair_is_refused_or_left_out(served: RunningApp, client: Client) -> None:
     persona, half = demo(client)["id"], "\ud800"
     headers = {"content-type": "application/json"}
 
@@ -604,9 +604,9 @@ def test_half_a_surrogate_pair_is_refused_or_left_out(served: Served, client: Cl
     ],
 )
 def test_a_call_that_gradio_cannot_handle_is_not_logged(
-    served: Served, path: str, sent: dict[str, Any], status: int, part: str
+    served: RunningApp, path: str, sent: dict[str, Any], status: int, part: str
 ) -> None:
-    answer = httpx.post(f"{served.url}/gradio_api/{path}", json=sent, headers=headers("en"))
+    answer = httpx.post(f"{served.url}/gradio_api/{path}", json=sent, headers=client_headers("en"))
     assert answer.status_code == status
     error = answer.json()["error"]
     assert (error["code"], part in error["message"]) == ("invalid_request", True)
@@ -743,7 +743,7 @@ def test_what_one_visitor_makes_another_does_not_see(connect: Connect) -> None:
 
 
 def test_a_client_with_the_pages_cookie_has_what_the_page_has(
-    served: Served, connect: Connect
+    served: RunningApp, connect: Connect
 ) -> None:
     secret = httpx.get(served.url).cookies[COOKIE]
     one, two = (connect(cookie=f"{COOKIE}={secret}") for _ in range(2))
@@ -825,7 +825,7 @@ def told_of(page: Page, persona: str, chat: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def page(served: Served) -> Iterator[Page]:
+def page(served: RunningApp) -> Iterator[Page]:
     with httpx.Client(base_url=served.url, timeout=30) as http:
         yield Page(http)
 
@@ -839,7 +839,9 @@ def test_page_event_neither_shows_nor_changes_data_of_others(page: Page, connect
     assert theirs.state() == before
 
 
-def test_page_event_treats_ids_of_others_like_missing_ids(served: Served, connect: Connect) -> None:
+def test_page_event_treats_ids_of_others_like_missing_ids(
+    served: RunningApp, connect: Connect
+) -> None:
     theirs = Mine(connect())
     told = []
     for persona, chat in ((theirs.persona, theirs.chat), (NOBODY, NOBODY)):

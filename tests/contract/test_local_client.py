@@ -21,7 +21,7 @@ import pytest
 from huggingface_hub import errors as hub_errors
 from pytest_httpserver import HTTPServer
 from support import tiny_gguf as tiny_gguf
-from support.app_process import until
+from support.app_process import wait_until
 from werkzeug import Request, Response
 
 from persona_lab.clients import local
@@ -158,7 +158,7 @@ async def test_what_was_read_ahead_costs_the_message_only(
     await one.prefill([asked("A"), asked("ん")])
     engine = one.engine
     assert engine is not None
-    await asyncio.to_thread(until, lambda: engine.idle)
+    await asyncio.to_thread(wait_until, lambda: engine.idle)
     last = (await said(one, asked("Hello")))[-1]
     assert last.usage is not None
     persona = len(engine.model.tokenize(asked("").system))
@@ -173,7 +173,7 @@ async def test_waiting_counts_the_queued_requests(base: Path) -> None:
     async with asyncio.TaskGroup() as group:
         for prompt in asked:
             group.create_task(said(one, prompt, long))
-        await asyncio.to_thread(until, lambda: one.waiting == 3, every=0.002)
+        await asyncio.to_thread(wait_until, lambda: one.waiting == 3, every=0.002)
     assert one.waiting == 0
 
 

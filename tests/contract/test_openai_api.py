@@ -12,9 +12,9 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 from pydantic import ValidationError
-from support.app_process import until
-from support.fakes import AS_SAID, ScriptedClient, says
-from support.http_server import Doors, Program, opened
+from support.app_process import wait_until
+from support.fakes import NO_PROCESSING, ScriptedClient, reply_with
+from support.http_server import ApiServer, ApiUser, serve_api
 
 from persona_lab.clients.options import check_options
 from persona_lab.errors import InvalidOption, InvalidRequest, Overloaded
@@ -38,9 +38,9 @@ class Scripted:
 
     def __init__(self) -> None:
         self.asked: list[Options] = []
-        self.script = says("こん", "にちは")
+        self.script = reply_with("こん", "にちは")
         self.client = ScriptedClient(self._play)
-        settings = Settings(database_url="sqlite://", llm_provider="mock", **AS_SAID)
+        settings = Settings(database_url="sqlite://", llm_provider="mock", **NO_PROCESSING)
         self.lab = open_lab(settings, client=self.client)
 
     async def _play(self, prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
@@ -61,24 +61,24 @@ async def scripted() -> AsyncIterator[Scripted]:
 
 
 @pytest.fixture
-def doors(scripted: Scripted) -> Iterator[Doors]:
-    with opened(scripted.lab) as served:
+def api(scripted: Scripted) -> Iterator[ApiServer]:
+    with serve_api(scripted.lab) as served:
         yield served
 
 
 @pytest.fixture
-def program(doors: Doors) -> Program:
-    return doors.program("さくら")
+def program(api: ApiServer) -> ApiUser:
+    return api.create_user("さくら")
 
 
 @pytest.fixture
-async def client(doors: Doors, program: Program) -> AsyncIterator[AsyncOpenAI]:
-    async with speaking(doors, program.token) as made:
+async def client(api: ApiServer, program: ApiUser) -> AsyncIterator[AsyncOpenAI]:
+    async with speaking(api, program.token) as made:
         yield made
 
 
-def speaking(doors: Doors, token: str) -> AsyncOpenAI:
-    return AsyncOpenAI(base_url=f"{doors.url}/v1", api_key=token, max_retries=0, timeout=30)
+def speaking(api: ApiServer, token: str) -> AsyncOpenAI:
+    return AsyncOpenAI(base_url=f"{api.url}/v1", api_key=token, max_retries=0, timeout=30)
 
 
 ASK: Any = {"model": "さくら", "messages": [{"role": "user", "content": "やあ"}]}
@@ -105,9 +105,9 @@ def test_every_operation_is_tried_with_anothers_persona(scripted: Scripted) -> N
     } == set(FOREIGN)
 
 
-async def test_anothers_persona_is_as_good_as_none(doors: Doors, program: Program) -> None:
-    theirs = doors.program("ひみつの人")
-    async with httpx.AsyncClient(base_url=f"{doors.url}/v1", headers=program.headers) as http:
+async def test_anothers_persona_is_as_good_as_none(api: ApiServer, program: ApiUser) -> None:
+    theirs = api.create_user("ひみつの人")
+    async with httpx.AsyncClient(base_url=f"{api.url}/v1", headers=program.headers) as http:
         for (method, _), (path, body) in FOREIGN.items():
             for persona in (theirs.agent.id, theirs.agent.name):
                 said = json.loads(json.dumps(body).replace("PERSONA", persona))
@@ -119,7 +119,7 @@ async def test_anothers_persona_is_as_good_as_none(doors: Doors, program: Progra
                 else:
                     assert theirs.agent.id not in got.text
                     assert theirs.agent.name not in got.text
-    assert doors.lab.store.records(user_id=theirs.user_id) == []
+    assert api.lab.store.records(user_id=theirs.user_id) == []
 
 
 # ── answers ───────────────────────────────────────────────────────────────────────────────
@@ -151,7 +151,7 @@ async def test_an_answer_streams_with_its_usage_at_the_end_on_request(client: As
         assert [chunk.choices[0].finish_reason for chunk in chunks] == [None] * 3 + ["stop"]
 
 
-async def test_model_may_be_a_persona_id_or_a_demo(client: AsyncOpenAI, program: Program) -> None:
+async def test_model_may_be_a_persona_id_or_a_demo(client: AsyncOpenAI, program: ApiUser) -> None:
     listed = (await client.models.list()).data
     assert (listed[0].id, listed[0].owned_by) == ("さくら", "you")
     assert listed[-1].owned_by == "demo"
@@ -162,9 +162,9 @@ async def test_model_may_be_a_persona_id_or_a_demo(client: AsyncOpenAI, program:
 
 
 async def test_every_listed_name_leads_to_a_persona_of_its_own(
-    client: AsyncOpenAI, doors: Doors, program: Program
+    client: AsyncOpenAI, api: ApiServer, program: ApiUser
 ) -> None:
-    store = doors.lab.store
+    store = api.lab.store
     newest = store.create_agent(user_id=program.user_id, name="さくら")
     listed = [model.id for model in (await client.models.list()).data]
     assert listed[:2] == ["さくら", program.agent.id]
@@ -173,7 +173,7 @@ async def test_every_listed_name_leads_to_a_persona_of_its_own(
 
 
 async def test_earlier_messages_are_context_and_only_usage_is_stored(
-    client: AsyncOpenAI, scripted: Scripted, program: Program
+    client: AsyncOpenAI, scripted: Scripted, program: ApiUser
 ) -> None:
     said = [
         {"role": "system", "content": "今日は月曜日。"},
@@ -283,16 +283,16 @@ def test_what_is_no_conversation_is_said(messages: list[dict[str, Any]], why: st
 async def test_oldest_messages_are_cut_when_the_context_is_full(
     make_lab: Callable[..., Lab],
 ) -> None:
-    play = says("はい")
+    play = reply_with("はい")
     lab = make_lab(play, context=1200)
-    with opened(lab) as doors:
-        program = doors.program("さくら")
+    with serve_api(lab) as api:
+        program = api.create_user("さくら")
         long = [
             {"role": role, "content": f"{number}" + "長" * 100}
             for number in range(30)
             for role in ("user", "assistant")
         ]
-        async with speaking(doors, program.token) as client:
+        async with speaking(api, program.token) as client:
             messages: Any = [*long, {"role": "user", "content": "やあ"}]
             await client.chat.completions.create(model="さくら", messages=messages)
     client_ = lab.clients.get()
@@ -307,7 +307,7 @@ async def test_oldest_messages_are_cut_when_the_context_is_full(
 
 
 async def test_errors_are_those_that_the_client_knows(
-    client: AsyncOpenAI, doors: Doors, program: Program
+    client: AsyncOpenAI, api: ApiServer, program: ApiUser
 ) -> None:
     create = client.chat.completions.create
     with pytest.raises(openai.NotFoundError) as nobody:
@@ -331,16 +331,16 @@ async def test_errors_are_those_that_the_client_knows(
     with pytest.raises(openai.APIStatusError) as long:
         await create(**{**ASK, "messages": [{"role": "user", "content": "長" * 2001}]})
     assert (long.value.status_code, long.value.code) == (413, "message_too_long")
-    async with speaking(doors, "pl_wrong") as stranger:
+    async with speaking(api, "pl_wrong") as stranger:
         with pytest.raises(openai.AuthenticationError) as unknown:
             await stranger.models.list()
     assert unknown.value.code == "invalid_api_key"
 
 
 async def test_another_users_personas_are_no_models(
-    client: AsyncOpenAI, doors: Doors, program: Program
+    client: AsyncOpenAI, api: ApiServer, program: ApiUser
 ) -> None:
-    theirs = doors.program("ひみつの人")
+    theirs = api.create_user("ひみつの人")
     assert "ひみつの人" not in [model.id for model in (await client.models.list()).data]
     for name in ("ひみつの人", theirs.agent.id):
         with pytest.raises(openai.NotFoundError):
@@ -353,7 +353,7 @@ async def test_another_users_personas_are_no_models(
 async def test_error_has_a_status_when_the_model_fails_before_text(
     client: AsyncOpenAI, scripted: Scripted, stream: bool
 ) -> None:
-    scripted.script = says(error=Overloaded(provider="mock"))
+    scripted.script = reply_with(error=Overloaded(provider="mock"))
     with pytest.raises(openai.InternalServerError) as failed:
         await client.chat.completions.create(**ASK, stream=stream)
     assert (failed.value.status_code, failed.value.code) == (503, "overloaded")
@@ -363,7 +363,7 @@ async def test_error_has_a_status_when_the_model_fails_before_text(
 async def test_broken_stream_ends_with_an_error_after_its_text(
     client: AsyncOpenAI, scripted: Scripted
 ) -> None:
-    scripted.script = says("ここまで", error=Overloaded(provider="mock"))
+    scripted.script = reply_with("ここまで", error=Overloaded(provider="mock"))
     come = ""
     with pytest.raises(openai.APIError) as failed:
         async for chunk in await client.chat.completions.create(**ASK, stream=True):
@@ -373,9 +373,9 @@ async def test_broken_stream_ends_with_an_error_after_its_text(
 
 
 async def test_rate_limit_answers_429_with_retry_after(make_lab: Callable[..., Lab]) -> None:
-    with opened(make_lab(requests_per_minute=1)) as doors:
-        program = doors.program("さくら")
-        async with speaking(doors, program.token) as client:
+    with serve_api(make_lab(requests_per_minute=1)) as api:
+        program = api.create_user("さくら")
+        async with speaking(api, program.token) as client:
             await client.chat.completions.create(**ASK)
             with pytest.raises(openai.RateLimitError) as much:
                 await client.chat.completions.create(**ASK)
@@ -384,7 +384,7 @@ async def test_rate_limit_answers_429_with_retry_after(make_lab: Callable[..., L
 
 
 async def test_a_client_that_goes_away_stops_the_answer(
-    client: AsyncOpenAI, scripted: Scripted, program: Program
+    client: AsyncOpenAI, scripted: Scripted, program: ApiUser
 ) -> None:
     stopped = asyncio.Event()
 
@@ -401,9 +401,9 @@ async def test_a_client_that_goes_away_stops_the_answer(
     async for _ in stream:
         break
     await stream.close()
-    await asyncio.to_thread(until, stopped.is_set)
+    await asyncio.to_thread(wait_until, stopped.is_set)
     store = scripted.lab.store
-    await asyncio.to_thread(until, lambda: store.records(user_id=program.user_id))
+    await asyncio.to_thread(wait_until, lambda: store.records(user_id=program.user_id))
     [record] = store.records(user_id=program.user_id)
     assert (record.kind, record.status) == ("api", "stopped")
 
@@ -426,9 +426,9 @@ async def test_the_provider_counts_are_passed_on(client: AsyncOpenAI, scripted: 
 async def test_model_after_an_at_sign_replaces_the_default(
     make_lab: Callable[..., Lab],
 ) -> None:
-    with opened(make_lab()) as doors:
-        program = doors.program("あ@い")
-        async with speaking(doors, program.token) as client:
+    with serve_api(make_lab()) as api:
+        program = api.create_user("あ@い")
+        async with speaking(api, program.token) as client:
             for name, finish in (("あ@い", "stop"), ("あ@い@mock:echo?tokens=99", "length")):
                 said = ASK | {"model": name, "max_tokens": 60}
                 answer = await client.chat.completions.create(**said)
@@ -438,5 +438,5 @@ async def test_model_after_an_at_sign_replaces_the_default(
                 with pytest.raises(openai.APIStatusError) as refused:
                     await client.chat.completions.create(**ASK | {"model": name})
                 assert refused.value.status_code in (400, 404)
-        spoken = {record.model for record in doors.lab.store.records(user_id=program.user_id)}
+        spoken = {record.model for record in api.lab.store.records(user_id=program.user_id)}
         assert spoken == {"echo", "echo?tokens=99"}

@@ -16,9 +16,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
 from starlette.types import Message
 from support import tiny_gguf as tiny_gguf
-from support.app_process import until
-from support.fakes import says
-from support.http_server import Doors, Program, new_program, opened
+from support.app_process import wait_until
+from support.fakes import reply_with
+from support.http_server import ApiServer, ApiUser, create_api_user, serve_api
 
 from persona_lab.errors import DiskFull, RateLimited, StorageError
 from persona_lab.lab import Lab
@@ -39,24 +39,24 @@ def home(database_url: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def doors(lab: Lab) -> Iterator[Doors]:
-    with opened(lab) as served:
+def api(lab: Lab) -> Iterator[ApiServer]:
+    with serve_api(lab) as served:
         yield served
 
 
 @pytest.fixture
-def program(doors: Doors) -> Program:
-    return doors.program()
+def program(api: ApiServer) -> ApiUser:
+    return api.create_user()
 
 
 @pytest.fixture
-async def http(doors: Doors, program: Program) -> AsyncIterator[httpx.AsyncClient]:
-    async with caller(doors, program.headers) as client:
+async def http(api: ApiServer, program: ApiUser) -> AsyncIterator[httpx.AsyncClient]:
+    async with caller(api, program.headers) as client:
         yield client
 
 
-def caller(doors: Doors, headers: dict[str, str]) -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=f"{doors.url}/api/v1", headers=headers, timeout=30)
+def caller(api: ApiServer, headers: dict[str, str]) -> httpx.AsyncClient:
+    return httpx.AsyncClient(base_url=f"{api.url}/api/v1", headers=headers, timeout=30)
 
 
 def refused(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
@@ -112,7 +112,7 @@ async def test_a_changed_demo_becomes_a_copy_and_cannot_be_deleted(http: httpx.A
 
 @pytest.mark.core
 async def test_a_conversation_is_begun_spoken_in_listed_and_deleted(
-    http: httpx.AsyncClient, program: Program
+    http: httpx.AsyncClient, program: ApiUser
 ) -> None:
     begun = await http.post("/chats", json={"agent_id": program.agent.id})
     assert begun.status_code == 201
@@ -132,7 +132,7 @@ async def test_a_conversation_is_begun_spoken_in_listed_and_deleted(
 
 
 async def test_an_answer_streams_as_the_websocket_tells_it(
-    http: httpx.AsyncClient, program: Program
+    http: httpx.AsyncClient, program: ApiUser
 ) -> None:
     body = {"content": "やあ", "stream": True}
     async with http.stream("POST", f"/chats/{program.chat.id}/messages", json=body) as response:
@@ -148,7 +148,7 @@ async def test_an_answer_streams_as_the_websocket_tells_it(
 
 
 async def test_a_model_and_its_sampling_may_be_chosen_for_a_message(
-    http: httpx.AsyncClient, program: Program
+    http: httpx.AsyncClient, program: ApiUser
 ) -> None:
     models = (await http.get("/models")).json()
     assert (models[0]["model"], models[0]["available"]) == ("mock:echo", True)
@@ -158,12 +158,12 @@ async def test_a_model_and_its_sampling_may_be_chosen_for_a_message(
     assert spoken["answer"]["metadata"]["spec"] == "mock:echo?tokens=50"
 
 
-async def test_a_token_is_shown_once_used_and_revoked(doors: Doors) -> None:
+async def test_a_token_is_shown_once_used_and_revoked(api: ApiServer) -> None:
     cookie = {"cookie": f"{COOKIE}={'s' * 43}"}
-    async with caller(doors, cookie) as page:
+    async with caller(api, cookie) as page:
         made = (await page.post("/tokens", json={"name": "仕事"})).json()
         assert made["token"].startswith("pl_")
-        async with caller(doors, {"authorization": f"bearer {made['token']}"}) as http:
+        async with caller(api, {"authorization": f"bearer {made['token']}"}) as http:
             [listed] = (await http.get("/tokens")).json()
             assert listed["last_used_at"]
             assert {**listed, "last_used_at": None, "token": made["token"]} == made
@@ -174,17 +174,17 @@ async def test_a_token_is_shown_once_used_and_revoked(doors: Doors) -> None:
 
 
 async def test_token_cannot_create_another_token(
-    doors: Doors, http: httpx.AsyncClient, program: Program
+    api: ApiServer, http: httpx.AsyncClient, program: ApiUser
 ) -> None:
     refused(await http.post("/tokens", json={"name": "mine now"}), 403, "page_only")
-    assert len(doors.lab.store.list_tokens(user_id=program.user_id)) == 1
+    assert len(api.lab.store.list_tokens(user_id=program.user_id)) == 1
 
 
 async def test_a_long_conversation_is_read_page_by_page(
-    doors: Doors, http: httpx.AsyncClient, program: Program
+    api: ApiServer, http: httpx.AsyncClient, program: ApiUser
 ) -> None:
     for number in range(7):
-        doors.lab.store.add_message(
+        api.lab.store.add_message(
             program.chat.id, user_id=program.user_id, sender="user", content=str(number)
         )
     where, seen, before = f"/chats/{program.chat.id}/messages", "", ""
@@ -193,8 +193,8 @@ async def test_a_long_conversation_is_read_page_by_page(
         before = page[0]["id"]
     assert seen == "0 123 456 "
     assert len((await http.get(where)).json()) == 7
-    theirs = doors.program()
-    foreign_message = doors.lab.store.add_message(
+    theirs = api.create_user()
+    foreign_message = api.lab.store.add_message(
         theirs.chat.id, user_id=theirs.user_id, sender="user", content="x"
     )
     for odd in (NOBODY, foreign_message.id, "\x00"):
@@ -213,9 +213,9 @@ def operations(app: FastAPI) -> set[tuple[str, str]]:
     }
 
 
-async def test_every_operation_checks_the_caller_first(doors: Doors) -> None:
-    apps = {"/api/v1": rest_app(doors.lab), "/v1": completions_app(doors.lab)}
-    async with httpx.AsyncClient(base_url=doors.url) as nobody:
+async def test_every_operation_checks_the_caller_first(api: ApiServer) -> None:
+    apps = {"/api/v1": rest_app(api.lab), "/v1": completions_app(api.lab)}
+    async with httpx.AsyncClient(base_url=api.url) as nobody:
         for where, app in apps.items():
             assert operations(app)
             for method, path in operations(app):
@@ -230,7 +230,7 @@ def test_routes_are_exactly_the_known_ones(lab: Lab) -> None:
     ]  # fmt: skip
 
 
-async def test_request_without_a_valid_token_is_refused(doors: Doors, program: Program) -> None:
+async def test_request_without_a_valid_token_is_refused(api: ApiServer, program: ApiUser) -> None:
     shown: list[dict[str, str]] = [
         {},
         {"authorization": "Bearer pl_wrong"},
@@ -242,7 +242,7 @@ async def test_request_without_a_valid_token_is_refused(doors: Doors, program: P
         {"cookie": f"{COOKIE}={'s' * 43}", "sec-fetch-site": "cross-site"},
     ]
     for headers in shown:
-        async with caller(doors, headers) as http:
+        async with caller(api, headers) as http:
             response = await http.get("/agents", params={"token": program.token})
             refused(response, 401, "unauthorized")
             assert response.headers["www-authenticate"] == "Bearer"
@@ -277,10 +277,10 @@ def test_every_operation_is_tried_with_anothers_ids(lab: Lab) -> None:
 
 
 async def test_anothers_ids_are_refused_like_missing_ones(
-    doors: Doors, http: httpx.AsyncClient
+    api: ApiServer, http: httpx.AsyncClient
 ) -> None:
-    theirs = doors.program("ひみつの人")
-    store = doors.lab.store
+    theirs = api.create_user("ひみつの人")
+    store = api.lab.store
     store.add_message(theirs.chat.id, user_id=theirs.user_id, sender="user", content="ひみつ")
     [token] = store.list_tokens(user_id=theirs.user_id)
 
@@ -288,7 +288,7 @@ async def test_anothers_ids_are_refused_like_missing_ones(
         return [
             store.list_agents(user_id=theirs.user_id)[0],
             store.list_chats(user_id=theirs.user_id),
-            doors.thread(theirs),
+            api.thread(theirs),
             store.list_tokens(user_id=theirs.user_id),
         ]
 
@@ -350,11 +350,11 @@ REFUSED: list[tuple[str, str, Any, int, str]] = [
 
 
 async def test_every_refusal_has_one_shape_and_a_fitting_status(
-    doors: Doors, program: Program
+    api: ApiServer, program: ApiUser
 ) -> None:
     for language in ("ja", "en"):
         headers = {"content-type": "application/json", "accept-language": language}
-        async with caller(doors, program.headers | headers) as http:
+        async with caller(api, program.headers | headers) as http:
             for method, path, body, status, code in REFUSED:
                 text = body if isinstance(body, str) else json.dumps(body)
                 content = None if body is None else text.encode()
@@ -383,9 +383,9 @@ async def test_an_answers_metadata_has_its_raw_text_and_changes(
     make_lab: Callable[..., Lab],
 ) -> None:
     raw = "はい。\n\n\n\nどうぞ。"
-    with opened(make_lab(says(raw))) as doors:
-        program = doors.program()
-        async with caller(doors, program.headers) as http:
+    with serve_api(make_lab(reply_with(raw))) as api:
+        program = api.create_user()
+        async with caller(api, program.headers) as http:
             where = f"/chats/{program.chat.id}/messages"
             answer = (await http.post(where, json={"content": "やあ"})).json()["answer"]
             _, kept = (await http.get(where)).json()
@@ -398,9 +398,9 @@ async def test_an_answers_metadata_has_its_raw_text_and_changes(
 
 
 async def test_rate_limit_answers_429_with_retry_after(make_lab: Callable[..., Lab]) -> None:
-    with opened(make_lab(requests_per_minute=1)) as doors:
-        program = doors.program()
-        async with caller(doors, program.headers) as http:
+    with serve_api(make_lab(requests_per_minute=1)) as api:
+        program = api.create_user()
+        async with caller(api, program.headers) as http:
             where = f"/chats/{program.chat.id}/messages"
             assert (await http.post(where, json={"content": "1"})).status_code == 200
             sent = await http.post(where, json={"content": "2"})
@@ -415,10 +415,10 @@ async def test_rate_limit_answers_429_with_retry_after(make_lab: Callable[..., L
 async def test_retry_after_of_the_provider_is_passed_on(
     make_lab: Callable[..., Lab],
 ) -> None:
-    busy = says(error=RateLimited(retry_after=30))
-    with opened(make_lab(busy, llm_retries=0)) as doors:
-        program = doors.program()
-        async with caller(doors, program.headers) as http:
+    busy = reply_with(error=RateLimited(retry_after=30))
+    with serve_api(make_lab(busy, llm_retries=0)) as api:
+        program = api.create_user()
+        async with caller(api, program.headers) as http:
             where = f"/chats/{program.chat.id}/messages"
             sent = await http.post(where, json={"content": "1"})
             refused(sent, 503, "rate_limit")
@@ -426,7 +426,7 @@ async def test_retry_after_of_the_provider_is_passed_on(
 
 
 async def test_a_models_name_is_no_place_for_a_novel(
-    http: httpx.AsyncClient, program: Program
+    http: httpx.AsyncClient, program: ApiUser
 ) -> None:
     long = {"content": "やあ", "model": "mock:" + "x" * 1000}
     sent = await http.post(f"/chats/{program.chat.id}/messages", json=long)
@@ -439,13 +439,13 @@ async def test_a_models_name_is_no_place_for_a_novel(
      (KeyError("ひみつ"), 500, "system_error")],
 )  # fmt: skip
 async def test_database_error_is_reported_without_any_text_of_users(
-    doors: Doors, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch,
+    api: ApiServer, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture, raised: Exception, status: int, code: str,
 ) -> None:  # fmt: skip
     def broken(*_: Any, **__: Any) -> None:
         raise raised
 
-    monkeypatch.setattr(doors.lab.store, "list_agents", broken)
+    monkeypatch.setattr(api.lab.store, "list_agents", broken)
     sent = await http.get("/agents")
     refused(sent, status, code)
     assert "ひみつ" not in sent.text + caplog.text
@@ -456,7 +456,7 @@ async def test_database_error_is_reported_without_any_text_of_users(
 
 
 async def test_partial_answer_is_stored_when_the_client_disconnects(
-    doors: Doors, http: httpx.AsyncClient, program: Program
+    api: ApiServer, http: httpx.AsyncClient, program: ApiUser
 ) -> None:
     body = {"content": "やあ", "model": SLOW, "stream": True}
     async with http.stream("POST", f"/chats/{program.chat.id}/messages", json=body) as response:
@@ -464,10 +464,10 @@ async def test_partial_answer_is_stored_when_the_client_disconnects(
         for _ in range(8):
             await anext(lines)
         del lines  # what it left half read is closed now, and not when the test is over
-    await asyncio.to_thread(until, lambda: [row[2] for row in doors.thread(program)][1:] == [
+    await asyncio.to_thread(wait_until, lambda: [row[2] for row in api.thread(program)][1:] == [
         "stopped"
     ])  # fmt: skip
-    assert 0 < len(doors.thread(program)[1][1]) < 200
+    assert 0 < len(api.thread(program)[1][1]) < 200
 
 
 @pytest.mark.parametrize("path", ["/api/v1", "/v1"])
@@ -475,11 +475,11 @@ async def test_unstreamed_answer_is_stopped_when_client_disconnects(
     make_lab: Callable[..., Lab], path: str
 ) -> None:
     lab = make_lab(llm_model=SLOW.removeprefix("mock:"))
-    with opened(lab) as doors:
-        await _leave(doors, doors.program(), path)
+    with serve_api(lab) as api:
+        await _leave(api, api.create_user(), path)
 
 
-async def _leave(doors: Doors, program: Program, path: str) -> None:
+async def _leave(api: ApiServer, program: ApiUser, path: str) -> None:
     if path == "/v1":
         where = "/v1/chat/completions"
         said = {"model": program.agent.id, "messages": [{"role": "user", "content": "やあ"}]}
@@ -487,17 +487,17 @@ async def _leave(doors: Doors, program: Program, path: str) -> None:
         where = f"/api/v1/chats/{program.chat.id}/messages"
         said = {"content": "やあ", "model": SLOW}
     with pytest.raises(httpx.ReadTimeout):
-        async with httpx.AsyncClient(base_url=doors.url, headers=program.headers) as http:
+        async with httpx.AsyncClient(base_url=api.url, headers=program.headers) as http:
             await http.post(where, json=said, timeout=0.5)
 
     def ended() -> list[str]:
-        return [turn.status for turn in doors.lab.store.records(user_id=program.user_id)]
+        return [turn.status for turn in api.lab.store.records(user_id=program.user_id)]
 
-    await asyncio.to_thread(until, lambda: ended() == ["stopped"])
+    await asyncio.to_thread(wait_until, lambda: ended() == ["stopped"])
 
 
 async def test_request_id_is_the_callers_or_a_new_one(
-    doors: Doors, http: httpx.AsyncClient, program: Program
+    api: ApiServer, http: httpx.AsyncClient, program: ApiUser
 ) -> None:
     mine = {"x-request-id": "from-my-program.7"}
     sent = await http.post(
@@ -514,14 +514,14 @@ async def test_request_id_is_the_callers_or_a_new_one(
         ("GET", "/healthz", 200), ("GET", "/metrics", 200), ("GET", "/nowhere", 404),
         ("POST", "/healthz", 405), ("POST", "/metrics", 405),
     ):  # fmt: skip
-        sent = await http.request(method, f"{doors.url}{path}", headers=mine)
+        sent = await http.request(method, f"{api.url}{path}", headers=mine)
         assert (sent.status_code, sent.headers["x-request-id"]) == (status, "from-my-program.7")
         if status >= 400:
             refused(sent, status, "invalid_request")
 
 
 async def test_null_for_a_persona_field_is_refused(
-    http: httpx.AsyncClient, program: Program
+    http: httpx.AsyncClient, program: ApiUser
 ) -> None:
     for field in ("roles", "name", "examples", "language"):
         sent = await http.patch(f"/agents/{program.agent.id}", json={field: None})
@@ -656,9 +656,9 @@ def test_sse_event_is_one_line_and_valid_utf8() -> None:
 
 
 async def test_the_probes_answer_whether_all_is_well(
-    doors: Doors, monkeypatch: pytest.MonkeyPatch
+    api: ApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with httpx.AsyncClient(base_url=doors.url) as anybody:
+    async with httpx.AsyncClient(base_url=api.url) as anybody:
         assert (await anybody.get("/healthz")).json() == {"status": "alive"}
         ready = await anybody.get("/readyz")
         assert (ready.status_code, ready.json()) == (
@@ -668,15 +668,15 @@ async def test_the_probes_answer_whether_all_is_well(
         def broken() -> None:
             raise StorageError
 
-        monkeypatch.setattr(doors.lab.store, "check", broken)
+        monkeypatch.setattr(api.lab.store, "check", broken)
         ready = await anybody.get("/readyz")
         assert (ready.status_code, ready.json()["database"]) == (503, False)
         assert (await anybody.get("/healthz")).status_code == 200
 
 
 async def test_a_default_model_that_has_no_key_is_not_ready(make_lab: Callable[..., Lab]) -> None:
-    with opened(make_lab(llm_provider="openai", llm_model="gpt-x")) as doors:
-        async with httpx.AsyncClient(base_url=doors.url) as anybody:
+    with serve_api(make_lab(llm_provider="openai", llm_model="gpt-x")) as api:
+        async with httpx.AsyncClient(base_url=api.url) as anybody:
             ready = await anybody.get("/readyz")
     assert (ready.status_code, ready.json()["model"]) == (503, False)
 
@@ -685,8 +685,8 @@ async def test_a_default_model_whose_file_went_away_is_not_ready(
     make_lab: Callable[..., Lab], tmp_path: Path
 ) -> None:
     file = tiny_gguf.write(tmp_path / "tiny.gguf")
-    with opened(make_lab(llm_provider="local", local_model=str(file))) as doors:
-        async with httpx.AsyncClient(base_url=doors.url) as anybody:
+    with serve_api(make_lab(llm_provider="local", local_model=str(file))) as api:
+        async with httpx.AsyncClient(base_url=api.url) as anybody:
             assert (await anybody.get("/readyz")).json()["model"] is True
             file.unlink()
             ready = await anybody.get("/readyz")
@@ -694,9 +694,11 @@ async def test_a_default_model_whose_file_went_away_is_not_ready(
 
 
 async def test_key_in_a_providers_error_text_is_redacted(make_lab: Callable[..., Lab]) -> None:
-    with opened(make_lab(says("鍵は sk-secret-123 です"), openai_api_key="sk-secret-123")) as doors:
-        program = new_program(doors.lab)
-        async with caller(doors, program.headers) as http:
+    with serve_api(
+        make_lab(reply_with("鍵は sk-secret-123 です"), openai_api_key="sk-secret-123")
+    ) as api:
+        program = create_api_user(api.lab)
+        async with caller(api, program.headers) as http:
             sent = await http.post(f"/chats/{program.chat.id}/messages", json={"content": "x"})
     assert sent.status_code == 200
     assert "sk-secret" not in sent.text

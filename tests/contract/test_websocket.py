@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from starlette.types import Message
 from starlette.websockets import WebSocket
-from support.app_process import until
-from support.fakes import says
-from support.http_server import Doors, Program, new_program, opened
+from support.app_process import wait_until
+from support.fakes import reply_with
+from support.http_server import ApiServer, ApiUser, create_api_user, serve_api
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
@@ -34,8 +34,8 @@ def home(database_url: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def doors(lab: Lab) -> Iterator[Doors]:
-    with opened(lab) as served:
+def api(lab: Lab) -> Iterator[ApiServer]:
+    with serve_api(lab) as served:
         yield served
 
 
@@ -59,13 +59,13 @@ async def say(socket: ClientConnection, content: str, **how: Any) -> None:
     await socket.send(json.dumps({"content": content, **how}))
 
 
-async def stopped(doors: Doors, program: Program) -> None:
+async def stopped(api: ApiServer, program: ApiUser) -> None:
     """Until half an answer is all that was kept."""
 
     def so() -> bool:
-        return [status for _, _, status in doors.thread(program)] == ["ok", "stopped"]
+        return [status for _, _, status in api.thread(program)] == ["ok", "stopped"]
 
-    await asyncio.to_thread(until, so)
+    await asyncio.to_thread(wait_until, so)
 
 
 async def closed(socket: ClientConnection) -> int:
@@ -78,13 +78,13 @@ async def closed(socket: ClientConnection) -> int:
 
 
 async def test_a_user_has_so_many_sockets_at_a_time_and_no_more(
-    doors: Doors, monkeypatch: pytest.MonkeyPatch
+    api: ApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("persona_lab.server.websocket.MAX_SOCKETS_PER_USER", 2)
-    program, other = doors.program(), doors.program()
+    program, other = api.create_user(), api.create_user()
 
-    def opening(who: Program) -> connect:
-        return connect(doors.socket(who.chat.id), additional_headers=who.headers)
+    def opening(who: ApiUser) -> connect:
+        return connect(api.socket_url(who.chat.id), additional_headers=who.headers)
 
     async def talks(socket: ClientConnection) -> None:
         await say(socket, "やあ")
@@ -105,13 +105,15 @@ async def test_a_user_has_so_many_sockets_at_a_time_and_no_more(
 
 
 @pytest.mark.core
-async def test_message_is_echoed_as_stored_and_the_answer_streamed(doors: Doors) -> None:
-    program = doors.program()
-    async with connect(doors.socket(program.chat.id), additional_headers=program.headers) as socket:
+async def test_message_is_echoed_as_stored_and_the_answer_streamed(api: ApiServer) -> None:
+    program = api.create_user()
+    async with connect(
+        api.socket_url(program.chat.id), additional_headers=program.headers
+    ) as socket:
         await say(socket, " やあ\r\n\x00")
         said = await answer(socket)
     asked, *chunks, end = said
-    rows = doors.lab.store.messages(program.chat.id, user_id=program.user_id)
+    rows = api.lab.store.messages(program.chat.id, user_id=program.user_id)
     assert asked == {
         "id": rows[0].id,
         "content": "やあ",
@@ -129,13 +131,13 @@ async def test_message_is_echoed_as_stored_and_the_answer_streamed(doors: Doors)
         "timestamp": rows[1].created_at.isoformat(),
         "metadata": metadata_with_raw(rows[1].content, rows[1].details),
     }
-    assert doors.thread(program) == [("user", "やあ", "ok"), ("ai", end["content"], "ok")]
+    assert api.thread(program) == [("user", "やあ", "ok"), ("ai", end["content"], "ok")]
 
 
-async def test_a_failed_answer_has_an_error_beside_the_fallback(doors: Doors) -> None:
-    program = doors.program()
+async def test_a_failed_answer_has_an_error_beside_the_fallback(api: ApiServer) -> None:
+    program = api.create_user()
     headers = program.headers | {"accept-language": "en"}
-    async with connect(doors.socket(program.chat.id), additional_headers=headers) as socket:
+    async with connect(api.socket_url(program.chat.id), additional_headers=headers) as socket:
         await say(socket, "やあ", model="mock:echo?fail=timeout&after=2")
         *_, error, end = await answer(socket)
         assert error["fallback"] is True
@@ -148,9 +150,9 @@ async def test_a_failed_answer_has_an_error_beside_the_fallback(doors: Doors) ->
 
 
 async def test_rate_limit_error_has_the_time_of_its_end(make_lab: Callable[..., Lab]) -> None:
-    with opened(make_lab(requests_per_minute=1)) as doors:
-        program = doors.program()
-        where = doors.socket(program.chat.id)
+    with serve_api(make_lab(requests_per_minute=1)) as api:
+        program = api.create_user()
+        where = api.socket_url(program.chat.id)
         async with connect(where, additional_headers=program.headers) as socket:
             for number in range(2):
                 await say(socket, f"{number}つめ")
@@ -164,10 +166,10 @@ async def test_rate_limit_error_has_the_time_of_its_end(make_lab: Callable[..., 
 
 
 async def test_token_is_read_from_header_address_or_subprotocol(
-    doors: Doors,
+    api: ApiServer,
 ) -> None:
-    program = doors.program()
-    where = doors.socket(program.chat.id)
+    program = api.create_user()
+    where = api.socket_url(program.chat.id)
     ways: list[tuple[str, dict[str, Any], str | None]] = [
         (where, {"additional_headers": program.headers}, None),
         (f"{where}?token={program.token}", {}, None),
@@ -181,17 +183,17 @@ async def test_token_is_read_from_header_address_or_subprotocol(
             assert (await answer(socket))[-1]["metadata"]["status"] == "ok"
 
 
-async def test_cookie_opens_own_chats_except_from_another_site(doors: Doors) -> None:
+async def test_cookie_opens_own_chats_except_from_another_site(api: ApiServer) -> None:
     secret = "s" * 43
-    store = doors.lab.store
+    store = api.lab.store
     owner = store.user_for_secret(secret).id
     agent = store.create_agent(user_id=owner, name="わたしの")
     chat = store.create_chat(user_id=owner, agent_id=agent.id)
     cookie = {"cookie": f"{COOKIE}={secret}"}
-    origins = [(None, True), (doors.url, True), ("http://evil.example", False), ("null", False)]
+    origins = [(None, True), (api.url, True), ("http://evil.example", False), ("null", False)]
     for origin, welcome in origins:
         headers = cookie | ({"origin": origin} if origin else {})
-        async with connect(doors.socket(chat.id), additional_headers=headers) as socket:
+        async with connect(api.socket_url(chat.id), additional_headers=headers) as socket:
             if welcome:
                 await say(socket, "やあ")
                 assert (await answer(socket))[-1]["complete"]
@@ -199,9 +201,9 @@ async def test_cookie_opens_own_chats_except_from_another_site(doors: Doors) -> 
                 assert await closed(socket) == 4401
 
 
-async def test_close_code_says_why_a_caller_is_refused(doors: Doors) -> None:
-    program, stranger = doors.program(), doors.program()
-    theirs, missing = doors.socket(program.chat.id), doors.socket("f" * 32)
+async def test_close_code_says_why_a_caller_is_refused(api: ApiServer) -> None:
+    program, stranger = api.create_user(), api.create_user()
+    theirs, missing = api.socket_url(program.chat.id), api.socket_url("f" * 32)
     wrong = {"authorization": "Bearer pl_wrong"}
     basic = {"authorization": "Basic cGxfd3Jvbmc6"}
     refused: list[tuple[str, dict[str, str], int]] = [
@@ -214,23 +216,23 @@ async def test_close_code_says_why_a_caller_is_refused(doors: Doors) -> None:
         (theirs, wrong | {"cookie": f"{COOKIE}={'s' * 43}"}, 4401),
         (theirs, stranger.headers, 4403),
         (missing, stranger.headers, 4404),
-        (doors.socket("%00"), stranger.headers, 4404),
+        (api.socket_url("%00"), stranger.headers, 4404),
     ]
     for address, headers, code in refused:
         async with connect(address, additional_headers=headers) as socket:
             assert await closed(socket) == code, (address, headers)
-    assert doors.thread(program) == []
+    assert api.thread(program) == []
 
 
 async def test_socket_closes_when_token_is_revoked_or_chat_deleted(
-    doors: Doors,
+    api: ApiServer,
 ) -> None:
-    program, other = doors.program(), doors.program()
+    program, other = api.create_user(), api.create_user()
     for who, code in ((program, 4401), (other, 4404)):
-        async with connect(doors.socket(who.chat.id), additional_headers=who.headers) as socket:
+        async with connect(api.socket_url(who.chat.id), additional_headers=who.headers) as socket:
             await say(socket, "やあ")
             await answer(socket)
-            store = doors.lab.store
+            store = api.lab.store
             if code == 4401:
                 [token] = store.list_tokens(user_id=who.user_id)
                 store.revoke_token(token.id, user_id=who.user_id)
@@ -241,18 +243,18 @@ async def test_socket_closes_when_token_is_revoked_or_chat_deleted(
 
 
 async def test_socket_closes_mid_answer_when_the_token_is_revoked(
-    doors: Doors, monkeypatch: pytest.MonkeyPatch
+    api: ApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("persona_lab.server.websocket.REAUTHORIZE_INTERVAL_S", 0.05)
-    who = doors.program()
-    async with connect(doors.socket(who.chat.id), additional_headers=who.headers) as socket:
+    who = api.create_user()
+    async with connect(api.socket_url(who.chat.id), additional_headers=who.headers) as socket:
         await socket.send(json.dumps({"content": "やあ", "model": "mock:echo?rate=5&tokens=500"}))
         for _ in range(3):
             await socket.recv()
-        [token] = doors.lab.store.list_tokens(user_id=who.user_id)
-        doors.lab.store.revoke_token(token.id, user_id=who.user_id)
+        [token] = api.lab.store.list_tokens(user_id=who.user_id)
+        api.lab.store.revoke_token(token.id, user_id=who.user_id)
         assert await closed(socket) == 4401
-    assert doors.thread(who)[-1][2] == "stopped"
+    assert api.thread(who)[-1][2] == "stopped"
 
 
 # ── what it is sent ───────────────────────────────────────────────────────────────────────
@@ -285,11 +287,11 @@ UNUSABLE: list[tuple[str | bytes, str]] = [
 
 
 async def test_invalid_frame_gets_an_error_and_the_socket_stays_open(
-    doors: Doors,
+    api: ApiServer,
 ) -> None:
-    program = doors.program()
+    program = api.create_user()
     headers = program.headers | {"accept-language": "en"}
-    async with connect(doors.socket(program.chat.id), additional_headers=headers) as socket:
+    async with connect(api.socket_url(program.chat.id), additional_headers=headers) as socket:
         for frame, code in UNUSABLE:
             await socket.send(frame)
             said = await told(socket)
@@ -297,14 +299,16 @@ async def test_invalid_frame_gets_an_error_and_the_socket_stays_open(
             assert said["fallback"] is False
             assert (said["error"]["code"], said["error"]["type"]) == (code, "invalid_input"), frame
             assert said["error"]["message"].isascii() or "“" in said["error"]["message"]
-        assert doors.thread(program) == []
+        assert api.thread(program) == []
         await say(socket, "やあ", extra="passed over")
         assert (await answer(socket))[-1]["metadata"]["status"] == "ok"
 
 
-async def test_a_few_messages_wait_in_line_and_more_are_refused(doors: Doors) -> None:
-    program = doors.program()
-    async with connect(doors.socket(program.chat.id), additional_headers=program.headers) as socket:
+async def test_a_few_messages_wait_in_line_and_more_are_refused(api: ApiServer) -> None:
+    program = api.create_user()
+    async with connect(
+        api.socket_url(program.chat.id), additional_headers=program.headers
+    ) as socket:
         await say(socket, "はじめ", model="mock:echo?first=1")
         assert (await told(socket))["content"] == "はじめ"
         for number in range(MAX_QUEUED_MESSAGES + 3):
@@ -313,19 +317,19 @@ async def test_a_few_messages_wait_in_line_and_more_are_refused(doors: Doors) ->
         assert {said["error"]["code"] for said in refused} == {"busy"}
         for _ in range(1 + MAX_QUEUED_MESSAGES):
             await answer(socket)
-    asked = [content for sender, content, _ in doors.thread(program) if sender == "user"]
+    asked = [content for sender, content, _ in api.thread(program) if sender == "user"]
     assert asked == ["はじめ", *(f"{number}つめ" for number in range(MAX_QUEUED_MESSAGES))]
 
 
-async def test_flood_is_refused_message_by_message(doors: Doors) -> None:
-    flooding, other = doors.program(), doors.program()
-    where = doors.socket(flooding.chat.id)
+async def test_flood_is_refused_message_by_message(api: ApiServer) -> None:
+    flooding, other = api.create_user(), api.create_user()
+    where = api.socket_url(flooding.chat.id)
     async with connect(where, additional_headers=flooding.headers, max_queue=None) as socket:
         await say(socket, "はじめ", model="mock:echo?first=1")
         await told(socket)
         for number in range(2000):
             await socket.send("{" if number % 2 else '{"content": "あふれる"}')
-        async with connect(doors.socket(other.chat.id), additional_headers=other.headers) as calm:
+        async with connect(api.socket_url(other.chat.id), additional_headers=other.headers) as calm:
             await say(calm, "やあ")
             assert (await answer(calm))[-1]["metadata"]["status"] == "ok"
         errors = 0
@@ -349,7 +353,7 @@ async def test_slow_reader_slows_the_answer_without_buffering(
         yield Chunk(finish_reason="stop")
 
     lab = make_lab(play)
-    program = new_program(lab)
+    program = create_api_user(lab)
     inbox: asyncio.Queue[Message] = asyncio.Queue()
     reading, ended = asyncio.Event(), asyncio.Event()
     sent: list[Message] = []
@@ -383,47 +387,51 @@ async def test_slow_reader_slows_the_answer_without_buffering(
     await held
 
 
-async def test_partial_answer_is_stored_when_the_client_disconnects(doors: Doors) -> None:
-    program = doors.program()
-    async with connect(doors.socket(program.chat.id), additional_headers=program.headers) as socket:
+async def test_partial_answer_is_stored_when_the_client_disconnects(api: ApiServer) -> None:
+    program = api.create_user()
+    async with connect(
+        api.socket_url(program.chat.id), additional_headers=program.headers
+    ) as socket:
         await say(socket, "やあ", model=SLOW)
         for _ in range(5):
             await told(socket)
         await say(socket, "これは始まらない")
-    await stopped(doors, program)
-    [asked, (_, kept, _)] = doors.thread(program)
+    await stopped(api, program)
+    [asked, (_, kept, _)] = api.thread(program)
     assert asked == ("user", "やあ", "ok")
     assert 0 < len(kept) < 200
-    store = doors.lab.store
-    await asyncio.to_thread(until, lambda: bool(store.records(user_id=program.user_id)))
+    store = api.lab.store
+    await asyncio.to_thread(wait_until, lambda: bool(store.records(user_id=program.user_id)))
     [record] = store.records(user_id=program.user_id)
     assert record.status == "stopped"
 
 
 async def test_a_client_that_fell_silent_without_a_word_is_noticed(lab: Lab) -> None:
-    with opened(lab, ws_ping_interval=0.2, ws_ping_timeout=0.2) as doors:
-        program = doors.program()
-        host, _, port = doors.address.partition(":")
+    with serve_api(lab, ws_ping_interval=0.2, ws_ping_timeout=0.2) as api:
+        program = api.create_user()
+        host, _, port = api.address.partition(":")
         with closing(sockets.create_connection((host, int(port)))) as raw:
             raw.sendall(
                 f"GET /ws/{program.chat.id}?token={program.token} HTTP/1.1\r\n"
-                f"Host: {doors.address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                f"Host: {api.address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
                 "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
                 "Sec-WebSocket-Version: 13\r\n\r\n".encode()
             )
             assert b"101 Switching" in await asyncio.to_thread(raw.recv, 4096)
             message = json.dumps({"content": "a", "model": SLOW}).encode()
             raw.sendall(bytes([0x81, 0x80 | len(message), 0, 0, 0, 0]) + message)
-            await stopped(doors, program)
+            await stopped(api, program)
 
 
-async def test_unfinished_handshake_blocks_no_other_client(doors: Doors) -> None:
-    program = doors.program()
-    host, _, port = doors.address.partition(":")
+async def test_unfinished_handshake_blocks_no_other_client(api: ApiServer) -> None:
+    program = api.create_user()
+    host, _, port = api.address.partition(":")
     halves = [sockets.create_connection((host, int(port))) for _ in range(20)]
     for half in halves:
         half.sendall(b"GET /ws/x HTTP/1.1\r\nUpgrade: websocket\r\n")
-    async with connect(doors.socket(program.chat.id), additional_headers=program.headers) as socket:
+    async with connect(
+        api.socket_url(program.chat.id), additional_headers=program.headers
+    ) as socket:
         await say(socket, "やあ")
         assert (await answer(socket))[-1]["complete"]
     for half in halves:
@@ -434,16 +442,18 @@ async def test_unfinished_handshake_blocks_no_other_client(doors: Doors) -> None
 
 
 async def test_full_disk_is_reported_and_the_socket_stays_open(
-    doors: Doors, monkeypatch: pytest.MonkeyPatch
+    api: ApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    program = doors.program()
+    program = api.create_user()
 
     def full(*_: Any, **__: Any) -> None:
         raise DiskFull
 
-    async with connect(doors.socket(program.chat.id), additional_headers=program.headers) as socket:
+    async with connect(
+        api.socket_url(program.chat.id), additional_headers=program.headers
+    ) as socket:
         with monkeypatch.context() as broken:
-            broken.setattr(doors.lab.store, "begin_turn", full)
+            broken.setattr(api.lab.store, "begin_turn", full)
             await say(socket, "やあ")
             assert (await told(socket))["error"]["code"] == "disk_full"
         await say(socket, "やあ")
@@ -453,19 +463,19 @@ async def test_full_disk_is_reported_and_the_socket_stays_open(
 async def test_unexpected_error_is_reported_without_its_text(
     make_lab: Callable[..., Lab], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with opened(make_lab(says("はい"))) as doors:
-        program = doors.program()
+    with serve_api(make_lab(reply_with("はい"))) as api:
+        program = api.create_user()
         secret = "ひみつ"
 
         def broken(*_: Any, **__: Any) -> None:
             raise KeyError(secret)
 
-        where = doors.socket(program.chat.id)
+        where = api.socket_url(program.chat.id)
         async with connect(where, additional_headers=program.headers) as socket:
-            monkeypatch.setattr(doors.lab.store, "begin_turn", broken)
+            monkeypatch.setattr(api.lab.store, "begin_turn", broken)
             await say(socket, "やあ")
             assert (await told(socket))["error"]["code"] == "system_error"
-        monkeypatch.setattr(doors.lab.store, "open_chat", broken)
+        monkeypatch.setattr(api.lab.store, "open_chat", broken)
         async with connect(where, additional_headers=program.headers) as socket:
             assert await closed(socket) == 1011
     assert "KeyError" in caplog.text

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 from pytest_httpserver import HTTPServer
-from support.app_process import until
-from support.fakes import Visitor, says
+from support.app_process import wait_until
+from support.fakes import ChatUser, reply_with
 from werkzeug import Request, Response
 
 from persona_lab.db.generations import FailedAttempt, GenerationResult
@@ -267,9 +267,9 @@ def test_unwatched_model_raises_only_the_cost_alert() -> None:
 
 async def test_lab_watches_only_models_of_the_settings(make_lab: MakeLab) -> None:
     lab = make_lab(alert_limits=1, llm_retries=0)
-    visitor = Visitor(lab)
+    visitor = ChatUser(lab)
     ask = lab.service.generate_response
-    await ask("やあ", **visitor.where, model="mock:echo?fail=rate_limit")
+    await ask("やあ", **visitor.ids, model="mock:echo?fail=rate_limit")
     assert lab.monitor.alerts.current == ()
 
 
@@ -331,7 +331,7 @@ def test_checks_run_only_while_an_alert_is_active() -> None:
     watched.fails(1, "quota")
     [looking] = set(threading.enumerate()) - before
     watched.clock.now += 61
-    until(lambda: watched.events == [("alert_raised", "limits"), ("alert_ended", "limits")])
+    wait_until(lambda: watched.events == [("alert_raised", "limits"), ("alert_ended", "limits")])
     looking.join(10)
     assert not looking.is_alive()
     watched.fails(1, "quota")
@@ -395,7 +395,7 @@ def test_a_webhook_that_fails_at_first_gets_its_alert_once(
     webhook = hook(receiver.url)
     webhook.send(lambda: {"number": 1})
     webhook.send(lambda: {"number": 2})
-    until(lambda: len(receiver.got) == 2)
+    wait_until(lambda: len(receiver.got) == 2)
     assert [message["number"] for message in receiver.got] == [1, 2]
     assert (receiver.tries, len(pauses)) == (5, 3)
 
@@ -410,7 +410,7 @@ def test_a_webhook_that_says_no_is_not_asked_again(
     webhook = hook(receiver.url)
     for number in range(3):
         webhook.send(lambda number=number: {"number": number})  # type: ignore[misc]
-    until(lambda: receiver.got == [{"number": 2}])
+    wait_until(lambda: receiver.got == [{"number": 2}])
     assert pauses == []
     ours = [record for record in caplog.records if record.name == "persona_lab.monitor"]
     assert [record.__dict__["status"] for record in ours] == [404, 302]
@@ -421,7 +421,7 @@ def test_unreachable_webhook_is_given_up_and_its_url_not_logged(
 ) -> None:
     webhook = hook("http://127.0.0.1:9/hook/secret-in-the-path")
     webhook.send(lambda: {"number": 1})
-    until(lambda: any(r.__dict__.get("event") == "webhook_failed" for r in caplog.records))
+    wait_until(lambda: any(r.__dict__.get("event") == "webhook_failed" for r in caplog.records))
     assert len(pauses) == MAX_TRIES - 1
     assert all(1 <= seconds <= 61 for seconds in pauses)
     assert sum(pauses) > 600
@@ -454,7 +454,7 @@ def test_closing_sends_what_waits_without_pauses(httpserver: HTTPServer) -> None
     receiver = Receiver(httpserver, 503)
     webhook = Webhook(receiver.url)
     webhook.send(lambda: {"number": 1})
-    until(lambda: receiver.tries == 1)
+    wait_until(lambda: receiver.tries == 1)
     webhook.close(timeout=30)
     assert receiver.got == [{"number": 1}]
 
@@ -465,16 +465,16 @@ async def test_webhook_gets_alerts_without_user_text_or_keys(
     receiver = Receiver(httpserver, 500)
     error = Overloaded("sk-canary-0123456789", provider="mock", model="scripted")
     lab = make_lab(
-        says("は", error=error),
+        reply_with("は", error=error),
         alert_webhook=receiver.url,
         alert_min_turns=2,
         openai_api_key="sk-canary-0123456789",
     )
     lab.monitor.webhook.sleep = lambda seconds: None  # type: ignore[union-attr]
-    visitor = Visitor(lab)
+    visitor = ChatUser(lab)
     for _ in range(4):
-        await lab.service.generate_response(message=ASKED, **visitor.where)
-    until(lambda: len(receiver.got) == 1)
+        await lab.service.generate_response(message=ASKED, **visitor.ids)
+    wait_until(lambda: len(receiver.got) == 1)
     [alert] = lab.monitor.alerts.current
     assert (alert.kind, alert.value) == ("errors", 1.0)
     told = json.dumps(receiver.got, ensure_ascii=False)

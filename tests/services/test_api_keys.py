@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from pytest_httpserver import HTTPServer
-from support.fakes import Visitor, says
+from support.fakes import ChatUser, reply_with
 from werkzeug import Request, Response
 
 from persona_lab.clients.api_keys import ApiKeys, Vault
@@ -322,10 +322,10 @@ async def test_a_changed_key_is_used_from_the_next_answer_on_and_old_and_new_sta
         openai_base_url=httpserver.url_for("/v1"),
         openai_api_key_file=secret,
     )
-    visitor = Visitor(lab)
+    visitor = ChatUser(lab)
     for content in (OLD, OLD, NEW):
         replace_file(secret, content)
-        reply = await lab.service.generate_response(f"鍵は？{len(content)}", **visitor.where)
+        reply = await lab.service.generate_response(f"鍵は？{len(content)}", **visitor.ids)
         assert reply.content == f"鍵は{MASK}、前は{MASK}"
         assert OLD not in str(reply.metadata)
     assert answers_with_key == [OLD, OLD, NEW]
@@ -372,8 +372,8 @@ def test_passwords_in_addresses_stand_in_no_listing_of_the_settings() -> None:
 async def test_without_places_that_change_nothing_is_looked_at(
     make_lab: Callable[..., Lab], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lab = make_lab(says("はい。"), openai_api_key=OLD)
+    lab = make_lab(reply_with("はい。"), openai_api_key=OLD)
     monkeypatch.setattr(ApiKeys, "refresh", lambda self: pytest.fail("looked"))
-    visitor = Visitor(lab)
-    reply = await lab.service.generate_response("やあ", **visitor.where)
+    visitor = ChatUser(lab)
+    reply = await lab.service.generate_response("やあ", **visitor.ids)
     assert reply.content == "はい。"

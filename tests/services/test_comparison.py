@@ -3,7 +3,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Callable
 
 import pytest
-from support.fakes import Visitor, says
+from support.fakes import ChatUser, reply_with
 
 from persona_lab.comparison.runner import MAX_COLUMNS, Cell, Comparison, Contestant
 from persona_lab.db.tables import Agent
@@ -56,7 +56,7 @@ async def until(
     raise AssertionError("the run ended before that")
 
 
-def run(lab: Lab, script: Script, visitor: Visitor) -> AsyncGenerator[list[Cell], None]:
+def run(lab: Lab, script: Script, visitor: ChatUser) -> AsyncGenerator[list[Cell], None]:
     comparison = Comparison(lab.service, tick=0)
     return comparison.run("やあ", script.contestants(), visitor.user_id)
 
@@ -64,7 +64,7 @@ def run(lab: Lab, script: Script, visitor: Visitor) -> AsyncGenerator[list[Cell]
 async def test_column_is_not_delayed_when_another_is_slow(make_lab: MakeLab) -> None:
     script = Script("かめ", "うさぎ")
     lab = make_lab(script.play)
-    async with contextlib.aclosing(run(lab, script, Visitor(lab))) as snapshots:
+    async with contextlib.aclosing(run(lab, script, ChatUser(lab))) as snapshots:
         script.say("うさぎ", "はやい", "よ", None)
         cells = await until(snapshots, lambda cells: cells[1].state == "done")
         assert (cells[1].text, cells[0].state, cells[0].text) == ("はやいよ", "waiting", "")
@@ -76,7 +76,7 @@ async def test_column_is_not_delayed_when_another_is_slow(make_lab: MakeLab) -> 
 async def test_column_shows_partial_answer_while_streaming(make_lab: MakeLab) -> None:
     script = Script("はな")
     lab = make_lab(script.play)
-    async with contextlib.aclosing(run(lab, script, Visitor(lab))) as snapshots:
+    async with contextlib.aclosing(run(lab, script, ChatUser(lab))) as snapshots:
         assert await anext(snapshots) == [Cell()]
         script.say("はな", "はい")
         cells = await until(snapshots, lambda cells: cells[0].text == "はい")
@@ -84,7 +84,7 @@ async def test_column_shows_partial_answer_while_streaming(make_lab: MakeLab) ->
 
 
 async def test_last_snapshot_has_every_cell_ended(make_lab: MakeLab) -> None:
-    visitor = Visitor(make_lab(says("はい")))
+    visitor = ChatUser(make_lab(reply_with("はい")))
     contestants = [Contestant("", Agent(name=name)) for name in ("はな", "たろう")]
     comparison = Comparison(visitor.lab.service, tick=0)
     snapshots = [cells async for cells in comparison.run("やあ", contestants, visitor.user_id)]
@@ -98,7 +98,7 @@ async def test_last_snapshot_has_every_cell_ended(make_lab: MakeLab) -> None:
 async def test_last_snapshot_is_complete_when_reader_is_busy(make_lab: MakeLab) -> None:
     script = Script("はな")
     lab = make_lab(script.play)
-    async with contextlib.aclosing(run(lab, script, Visitor(lab))) as snapshots:
+    async with contextlib.aclosing(run(lab, script, ChatUser(lab))) as snapshots:
         script.say("はな", "はい")
         await until(snapshots, lambda cells: cells[0].state == "streaming")
         script.say("はな", "、どうぞ", None)
@@ -113,7 +113,7 @@ async def test_column_failure_does_not_affect_others(
 ) -> None:
     script = Script("かめ", "うさぎ")
     lab = make_lab(script.play)
-    async with contextlib.aclosing(run(lab, script, Visitor(lab))) as snapshots:
+    async with contextlib.aclosing(run(lab, script, ChatUser(lab))) as snapshots:
         script.say("かめ", "半分", Offline())
         script.say("うさぎ", "はい", None)
         ended = {"done", "failed"}
@@ -129,7 +129,7 @@ async def test_column_failure_does_not_affect_others(
 
 
 async def test_column_fails_alone_when_model_is_unknown(lab: Lab) -> None:
-    visitor = Visitor(lab)
+    visitor = ChatUser(lab)
     contestants = [Contestant("nobody:x", visitor.agent), Contestant("mock:echo", visitor.agent)]
     run = Comparison(lab.service, tick=0).run("やあ", contestants, visitor.user_id, language="en")
     *_, last = [cells async for cells in run]
@@ -140,7 +140,7 @@ async def test_column_fails_alone_when_model_is_unknown(lab: Lab) -> None:
 async def test_run_stops_and_records_contestants_when_closed(make_lab: MakeLab) -> None:
     script = Script("かめ", "うさぎ", "とり")
     lab = make_lab(script.play)
-    visitor = Visitor(lab)
+    visitor = ChatUser(lab)
     snapshots = run(lab, script, visitor)
     for name in script.lines:
         script.say(name, "はい")
@@ -154,7 +154,7 @@ async def test_run_stops_and_records_contestants_when_closed(make_lab: MakeLab) 
 async def test_run_stops_contestants_when_reader_is_cancelled(make_lab: MakeLab) -> None:
     script = Script("かめ", "うさぎ")
     lab = make_lab(script.play)
-    snapshots = run(lab, script, Visitor(lab))
+    snapshots = run(lab, script, ChatUser(lab))
     for name in script.lines:
         script.say(name, "はい")
     await until(snapshots, lambda cells: all(cell.text for cell in cells))
@@ -177,7 +177,7 @@ async def test_column_keeps_text_when_its_task_is_cancelled(
 ) -> None:
     script = Script("かめ", "うさぎ")
     lab = make_lab(script.play)
-    async with contextlib.aclosing(run(lab, script, Visitor(lab))) as snapshots:
+    async with contextlib.aclosing(run(lab, script, ChatUser(lab))) as snapshots:
         script.say("かめ", "半分")
         await until(snapshots, lambda cells: cells[0].text == "半分" and len(script.tasks) == 2)
         task = script.tasks["かめ"]
@@ -195,7 +195,7 @@ async def test_run_yields_heartbeat_when_idle(make_lab: MakeLab) -> None:
     script = Script("かめ")
     lab = make_lab(script.play)
     comparison = Comparison(lab.service, tick=0, heartbeat=0)
-    snapshots = comparison.run("やあ", script.contestants(), Visitor(lab).user_id)
+    snapshots = comparison.run("やあ", script.contestants(), ChatUser(lab).user_id)
     async with contextlib.aclosing(snapshots), asyncio.timeout(10):
         for _ in range(5):
             assert await anext(snapshots) == [Cell()]
@@ -203,7 +203,7 @@ async def test_run_yields_heartbeat_when_idle(make_lab: MakeLab) -> None:
 
 @pytest.mark.parametrize("count", [0, MAX_COLUMNS + 1])
 async def test_run_takes_one_to_eight_contestants(lab: Lab, count: int) -> None:
-    visitor = Visitor(lab)
+    visitor = ChatUser(lab)
     with pytest.raises(InputError):
         await anext(
             lab.comparison.run("やあ", [Contestant("", visitor.agent)] * count, visitor.user_id)
@@ -211,6 +211,6 @@ async def test_run_takes_one_to_eight_contestants(lab: Lab, count: int) -> None:
 
 
 async def test_run_refuses_invalid_message_before_any_call(lab: Lab) -> None:
-    visitor = Visitor(lab)
+    visitor = ChatUser(lab)
     with pytest.raises(EmptyMessage):
         await anext(lab.comparison.run(" ", [Contestant("", visitor.agent)], visitor.user_id))

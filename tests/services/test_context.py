@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from support.backends import RedisServer
-from support.fakes import Visitor
+from support.fakes import ChatUser
 
 from persona_lab.db.redis import RedisLink
 from persona_lab.db.store import Store
@@ -474,9 +474,9 @@ async def test_a_long_talk_is_summed_up_by_its_model_and_the_summary_is_sent_and
         yield Chunk(finish_reason="stop", usage=Usage(7, 3), model="m")
 
     lab = make_lab(play, max_context_length=4, context_summary=True, **places)
-    visitor = Visitor(lab)
+    visitor = ChatUser(lab)
     for number in range(5):
-        reply = await lab.service.generate_response(f"質問{number}", **visitor.where)
+        reply = await lab.service.generate_response(f"質問{number}", **visitor.ids)
         await lab.service.summarizer.wait()
     assert reply.metadata["summary"] == "旅の話をした。"
     assert reply.metadata["turns"] == 2 + 4 + 1
@@ -498,7 +498,7 @@ async def test_a_turn_has_a_few_portions_summed_up_and_the_next_ones_the_rest(
         yield Chunk(finish_reason="stop", usage=Usage(7, 3), model="m")
 
     lab = make_lab(play, max_context_length=4, context_summary=True, context=100_000)
-    visitor = Visitor(lab)
+    visitor = ChatUser(lab)
     for number in range(150):
         for sender in ("user", "ai"):
             lab.store.add_message(
@@ -506,7 +506,7 @@ async def test_a_turn_has_a_few_portions_summed_up_and_the_next_ones_the_rest(
             )
     made = []
     for _ in range(3):
-        await lab.service.generate_response("やあ", **visitor.where)
+        await lab.service.generate_response("やあ", **visitor.ids)
         await lab.service.summarizer.wait()
         kinds = [record.kind for record in lab.store.records(user_id=visitor.user_id)]
         made.append(kinds.count("summary"))
@@ -545,9 +545,9 @@ async def test_a_summary_that_fails_costs_the_talk_nothing(
         yield Chunk(finish_reason="stop", usage=Usage(7, 3), model="m")
 
     lab = make_lab(play, max_context_length=2, context_summary=True)
-    visitor = Visitor(lab)
+    visitor = ChatUser(lab)
     for number in range(3):
-        reply = await lab.service.generate_response(f"質問{number}", **visitor.where)
+        reply = await lab.service.generate_response(f"質問{number}", **visitor.ids)
         await lab.service.summarizer.wait()
     assert reply.content == "はい。"
     assert reply.metadata["summary"] == ""

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.app_process import GEMMA, SMOLLM
-from support.fakes import says
+from support.fakes import reply_with
 
 from persona_lab.db.tables import Agent, Message
 from persona_lab.errors import EmptyMessage, NotFound, RateLimited, UnknownModel
@@ -283,7 +283,7 @@ async def test_prompt_panel_shows_error_when_preview_fails(
 async def test_try_message_streams_and_ends_with_figures(
     make_lab: Callable[..., Lab],
 ) -> None:
-    lab = make_lab(says("こん", "にちは", "。"))
+    lab = make_lab(reply_with("こん", "にちは", "。"))
     visitors = Visitors(lab, WORDS)
     visitor = await visitors.from_request(request())
     steps = try_message(EditorActions(lab, visitors), EMPTY, "やあ", "", visitor)
@@ -309,7 +309,7 @@ async def test_try_message_counts_for_open_persona(
 async def test_try_message_shows_fallback_when_model_fails(
     make_lab: Callable[..., Lab],
 ) -> None:
-    lab = make_lab(says("こん", error=RateLimited()))
+    lab = make_lab(reply_with("こん", error=RateLimited()))
     visitors = Visitors(lab, WORDS)
     visitor = await visitors.from_request(request(language="en"))
     steps = try_message(EditorActions(lab, visitors), EMPTY, "やあ", "", visitor)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.fakes import Visitor, says
+from support.fakes import ChatUser, reply_with
 
 import persona_lab
 from persona_lab import ErrorHandler, Lab, Settings, open_lab
@@ -90,8 +90,8 @@ def test_a_lab_opened_twice_over_one_database_has_each_demo_once(tmp_path: Path)
 def test_what_was_said_outlives_the_lab(tmp_path: Path) -> None:
     settings = Settings(database_url=f"sqlite:///{tmp_path / 'lab.db'}", llm_provider="mock")
     with open_lab(settings) as lab:
-        visitor = Visitor(lab)
-        asyncio.run(lab.service.generate_response(message="やあ", **visitor.where))
+        visitor = ChatUser(lab)
+        asyncio.run(lab.service.generate_response(message="やあ", **visitor.ids))
         before = visitor.thread()
     with open_lab(settings) as lab:
         visitor.lab = lab
@@ -126,9 +126,9 @@ def test_a_lab_closes_clients_that_were_bound_to_another_loop(ended: bool) -> No
 
 
 async def test_an_injected_client_answers_for_every_model(make_lab: Callable[..., Lab]) -> None:
-    visitor = Visitor(make_lab(says("はい。")))
+    visitor = ChatUser(make_lab(reply_with("はい。")))
     reply = await visitor.lab.service.generate_response(
-        message="やあ", **visitor.where, model="openai:gpt-5-mini"
+        message="やあ", **visitor.ids, model="openai:gpt-5-mini"
     )
     assert reply.content == "はい。"
 

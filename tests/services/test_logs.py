@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
-from support.fakes import KEYS, NO_KEYS, Visitor, says
+from support.fakes import NO_SECRETS, SECRETS, ChatUser, reply_with
 
 from persona_lab.db.generations import GenerationResult
 from persona_lab.errors import Offline
@@ -91,13 +91,13 @@ ours = logging.getLogger("persona_lab.test")
 async def test_a_turn_is_a_line_with_the_fields_of_the_specification(
     make_lab: MakeLab, log: Written
 ) -> None:
-    visitor = Visitor(make_lab(says("は", "い")))
-    reply = await visitor.lab.service.generate_response(message=ASKED, **visitor.where)
+    visitor = ChatUser(make_lab(reply_with("は", "い")))
+    reply = await visitor.lab.service.generate_response(message=ASKED, **visitor.ids)
     [line] = log.lines("turn")
     assert line.keys() >= SPECIFIED
     assert line["timestamp"].endswith("Z")
     assert (line["level"], line["service"], line["event"]) == ("info", "persona-lab", "turn")
-    assert {name: line[name] for name in visitor.where} == visitor.where
+    assert {name: line[name] for name in visitor.ids} == visitor.ids
     assert line["model"] == "mock:scripted"
     assert line["tokens"] == {"prompt": 12, "completion": 2, "total": 14, "cached": 0}
     assert line["latency_ms"] == reply.metadata["total_ms"]
@@ -111,8 +111,8 @@ async def test_a_turn_is_a_line_with_the_fields_of_the_specification(
 async def test_a_turn_that_fails_tells_the_class_of_the_error(
     make_lab: MakeLab, log: Written
 ) -> None:
-    visitor = Visitor(make_lab(says("は", error=Offline(provider="mock", model="scripted"))))
-    await visitor.lab.service.generate_response(message=ASKED, **visitor.where)
+    visitor = ChatUser(make_lab(reply_with("は", error=Offline(provider="mock", model="scripted"))))
+    await visitor.lab.service.generate_response(message=ASKED, **visitor.ids)
     [turn], [failed] = log.lines("turn"), log.lines("answer_failed")
     assert (turn["status"], turn["error"], turn["code"]) == ("failed", "offline", "offline")
     assert (failed["level"], failed["error"], failed["chat_id"]) == (
@@ -125,9 +125,9 @@ async def test_a_turn_that_fails_tells_the_class_of_the_error(
 
 async def test_a_cached_answer_says_so(make_lab: MakeLab, log: Written) -> None:
     lab = make_lab()
-    visitor = Visitor(lab)
+    visitor = ChatUser(lab)
     for _ in range(2):
-        where = visitor.where
+        where = visitor.ids
         where["chat_id"] = lab.store.create_chat(
             user_id=visitor.user_id, agent_id=visitor.agent.id
         ).id
@@ -141,9 +141,9 @@ async def test_a_stand_in_names_whom_it_stands_in_for_in_one_request(
     make_lab: MakeLab, log: Written
 ) -> None:
     lab = make_lab(llm_fallback="mock:echo", llm_retries=0)
-    visitor = Visitor(lab)
+    visitor = ChatUser(lab)
     await lab.service.generate_response(
-        message=ASKED, **visitor.where, model="mock:echo?fail=overloaded"
+        message=ASKED, **visitor.ids, model="mock:echo?fail=overloaded"
     )
     [turn], [passed] = log.lines("turn"), log.lines("passed_over")
     absent = {"model": "mock:echo?fail=overloaded", "code": "overloaded", "attempts": 1}
@@ -158,9 +158,9 @@ async def test_tries_are_counted_and_each_is_told(make_lab: MakeLab, log: Writte
         pass
 
     lab = make_lab(llm_retries=2, sleep=at_once)
-    visitor = Visitor(lab)
+    visitor = ChatUser(lab)
     await lab.service.generate_response(
-        message=ASKED, **visitor.where, model="mock:echo?fail=overloaded"
+        message=ASKED, **visitor.ids, model="mock:echo?fail=overloaded"
     )
     [turn] = log.lines("turn")
     assert (turn["attempts"], turn["retries"]) == (3, 2)
@@ -170,8 +170,8 @@ async def test_tries_are_counted_and_each_is_told(make_lab: MakeLab, log: Writte
 
 
 async def test_a_stopped_answer_leaves_its_line(make_lab: MakeLab, log: Written) -> None:
-    visitor = Visitor(make_lab(says("は", "い")))
-    events = visitor.lab.service.generate_streaming(message=ASKED, **visitor.where)
+    visitor = ChatUser(make_lab(reply_with("は", "い")))
+    events = visitor.lab.service.generate_streaming(message=ASKED, **visitor.ids)
     async for event in events:
         if event.type == "delta":
             break
@@ -234,9 +234,9 @@ def test_a_stream_that_takes_nothing_costs_nobody_anything(
 async def test_turns_at_one_time_have_an_id_each_even_where_they_take_turns_in_one_task(
     make_lab: MakeLab, log: Written
 ) -> None:
-    lab = make_lab(says("は", error=Offline(provider="mock", model="scripted")))
-    one, other = Visitor(lab), Visitor(lab)
-    streams = [lab.service.generate_streaming(message=ASKED, **v.where) for v in (one, other)]
+    lab = make_lab(reply_with("は", error=Offline(provider="mock", model="scripted")))
+    one, other = ChatUser(lab), ChatUser(lab)
+    streams = [lab.service.generate_streaming(message=ASKED, **v.ids) for v in (one, other)]
     while streams:
         for stream in list(streams):
             if await anext(stream, None) is None:
@@ -256,10 +256,8 @@ async def test_concurrent_turns_never_mix(make_lab: MakeLab, log: Written) -> No
         raise Offline(provider="mock", model="scripted")
 
     lab = make_lab(play)
-    visitors = [Visitor(lab) for _ in range(12)]
-    await asyncio.gather(
-        *(lab.service.generate_response(message=ASKED, **v.where) for v in visitors)
-    )
+    visitors = [ChatUser(lab) for _ in range(12)]
+    await asyncio.gather(*(lab.service.generate_response(message=ASKED, **v.ids) for v in visitors))
     by_request: dict[str, set[str]] = {}
     for line in log.lines():
         by_request.setdefault(line["request_id"], set()).add(line["chat_id"])
@@ -268,9 +266,9 @@ async def test_concurrent_turns_never_mix(make_lab: MakeLab, log: Written) -> No
 
 
 async def test_a_caller_may_give_the_id(make_lab: MakeLab, log: Written) -> None:
-    visitor = Visitor(make_lab(says("はい")))
+    visitor = ChatUser(make_lab(reply_with("はい")))
     with request("from-outside.7") as given:
-        await visitor.lab.service.generate_response(message=ASKED, **visitor.where)
+        await visitor.lab.service.generate_response(message=ASKED, **visitor.ids)
     assert given == log.lines("turn")[0]["request_id"] == "from-outside.7"
 
 
@@ -324,7 +322,7 @@ def test_a_key_is_hidden_wherever_it_stands(open_log: Callable[..., Written], st
     assert MASK in told
 
 
-@pytest.mark.parametrize("key", KEYS, ids=lambda key: key[:8])
+@pytest.mark.parametrize("key", SECRETS, ids=lambda key: key[:8])
 @pytest.mark.parametrize("style", ["json", "text"])
 def test_a_key_that_nobody_told_us_of_is_hidden_by_its_look(
     open_log: Callable[..., Written], style: str, key: str
@@ -344,7 +342,7 @@ def test_half_a_private_key_costs_no_more_than_the_value_that_it_stands_in(log: 
     assert (line["said"], line["more"]) == (MASK, "stays")
 
 
-@pytest.mark.parametrize("text", NO_KEYS)
+@pytest.mark.parametrize("text", NO_SECRETS)
 def test_a_word_that_begins_like_a_key_stays_in_the_log(log: Written, text: str) -> None:
     ours.error("x", extra={"said": text})
     assert log.lines()[0]["said"] == text
@@ -400,8 +398,8 @@ async def test_words_of_a_turn_stand_in_the_log_only_when_that_is_switched_on(
     make_lab: MakeLab, open_log: Callable[..., Written], on: bool
 ) -> None:
     log = open_log(log_messages=on, log_level="debug")
-    visitor = Visitor(make_lab(says("タマちゃん", "ですね"), log_messages=on))
-    await visitor.lab.service.generate_response(message=ASKED, **visitor.where)
+    visitor = ChatUser(make_lab(reply_with("タマちゃん", "ですね"), log_messages=on))
+    await visitor.lab.service.generate_response(message=ASKED, **visitor.ids)
     assert (ASKED in log.getvalue()) == ("タマちゃんですね" in log.getvalue()) == on
 
 
@@ -511,10 +509,10 @@ async def test_an_observer_that_raises_costs_neither_the_turn_nor_the_next_obser
     def broken(outcome: GenerationResult) -> None:
         raise RuntimeError(ASKED)
 
-    lab = make_lab(says("は", "い"))
+    lab = make_lab(reply_with("は", "い"))
     lab.service.observers = (broken, seen.append)
-    visitor = Visitor(lab)
-    reply = await lab.service.generate_response(message=ASKED, **visitor.where)
+    visitor = ChatUser(lab)
+    reply = await lab.service.generate_response(message=ASKED, **visitor.ids)
     assert (reply.content, "fallback" in reply.metadata) == ("はい", False)
     [outcome] = seen
     assert outcome.record.id == lab.store.records(user_id=visitor.user_id)[0].id
@@ -528,25 +526,25 @@ async def test_whoever_watches_hears_of_a_turn_that_the_store_did_not_take(
     make_lab: MakeLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[GenerationResult] = []
-    lab = make_lab(says("は", "い"))
+    lab = make_lab(reply_with("は", "い"))
     lab.service.observers = (seen.append,)
 
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(lab.store, "finish_turn", full)
-    reply = await lab.service.generate_response(message=ASKED, **Visitor(lab).where)
+    reply = await lab.service.generate_response(message=ASKED, **ChatUser(lab).ids)
     assert reply.metadata["code"] == "disk_full"
     assert [outcome.record.status for outcome in seen] == ["ok"]
 
 
 async def test_a_summary_is_watched_too(make_lab: MakeLab) -> None:
     seen: list[GenerationResult] = []
-    lab = make_lab(says("要約", "です"), context_summary=True, max_context_length=2)
+    lab = make_lab(reply_with("要約", "です"), context_summary=True, max_context_length=2)
     lab.service.observers = (seen.append,)
-    visitor = Visitor(lab)
+    visitor = ChatUser(lab)
     for _ in range(4):
-        await lab.service.generate_response(message=ASKED, **visitor.where)
+        await lab.service.generate_response(message=ASKED, **visitor.ids)
         while others := asyncio.all_tasks() - {asyncio.current_task()}:
             await asyncio.wait(others)
     assert {outcome.record.kind for outcome in seen} == {"chat", "summary"}

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_families
 from prometheus_client.parser import text_string_to_metric_families as families
-from support.fakes import Visitor, says
+from support.fakes import ChatUser, reply_with
 
 from persona_lab.db.generations import FailedAttempt, GenerationResult
 from persona_lab.db.tables import Generation
@@ -60,9 +60,9 @@ async def test_turns_become_figures_that_a_parser_reads(make_lab: MakeLab) -> No
         yield Chunk(finish_reason="stop", usage=Usage(10, 15, cached_tokens=4), model="scripted-1")
 
     lab = make_lab(play)
-    visitor = Visitor(lab)
+    visitor = ChatUser(lab)
     for _ in range(3):
-        await lab.service.generate_response(message=ASKED, **visitor.where)
+        await lab.service.generate_response(message=ASKED, **visitor.ids)
     read = Read(lab.monitor.metrics)
     assert read.content_type.startswith("text/plain")
     assert read("persona_lab_turns_total", status="ok", kind="chat") == 3
@@ -77,10 +77,10 @@ async def test_turns_become_figures_that_a_parser_reads(make_lab: MakeLab) -> No
 
 
 async def test_failures_are_counted_by_class_and_stops_are_none(make_lab: MakeLab) -> None:
-    lab = make_lab(says("は", error=Offline(provider="mock", model="scripted")))
-    visitor = Visitor(lab)
-    await lab.service.generate_response(message=ASKED, **visitor.where)
-    events = lab.service.generate_streaming(message=ASKED, **visitor.where)
+    lab = make_lab(reply_with("は", error=Offline(provider="mock", model="scripted")))
+    visitor = ChatUser(lab)
+    await lab.service.generate_response(message=ASKED, **visitor.ids)
+    events = lab.service.generate_streaming(message=ASKED, **visitor.ids)
     await anext(events)
     await events.aclose()
     read = Read(lab.monitor.metrics)
@@ -92,7 +92,7 @@ async def test_failures_are_counted_by_class_and_stops_are_none(make_lab: MakeLa
 
 async def test_hits_and_misses_of_the_cache_are_counted(make_lab: MakeLab) -> None:
     lab = make_lab()
-    visitor = Visitor(lab)
+    visitor = ChatUser(lab)
     for _ in range(3):
         chat = lab.store.create_chat(user_id=visitor.user_id, agent_id=visitor.agent.id)
         await lab.service.generate_response(
@@ -105,9 +105,9 @@ async def test_hits_and_misses_of_the_cache_are_counted(make_lab: MakeLab) -> No
 
 async def test_a_users_own_limit_is_told_apart_from_a_providers(make_lab: MakeLab) -> None:
     lab = make_lab(requests_per_minute=1, response_cache_ttl=0, llm_retries=0)
-    visitor = Visitor(lab)
+    visitor = ChatUser(lab)
     for model in ("mock:echo?fail=rate_limit", "mock:echo"):
-        await lab.service.generate_response(message=ASKED, **visitor.where, model=model)
+        await lab.service.generate_response(message=ASKED, **visitor.ids, model=model)
     read = Read(lab.monitor.metrics)
     assert read("persona_lab_refusals_total", limit="provider_rate") == 1
     assert read("persona_lab_refusals_total", limit="requests_per_minute") == 1
@@ -117,9 +117,9 @@ async def test_a_users_own_limit_is_told_apart_from_a_providers(make_lab: MakeLa
 
 async def test_breakers_are_shown_by_their_state(make_lab: MakeLab) -> None:
     lab = make_lab(llm_breaker_failures=1, llm_retries=0, requests_per_minute=0)
-    visitor = Visitor(lab)
+    visitor = ChatUser(lab)
     for model in ("mock:echo?fail=offline", "mock:echo"):
-        await lab.service.generate_response(message=ASKED, **visitor.where, model=model)
+        await lab.service.generate_response(message=ASKED, **visitor.ids, model=model)
     read = Read(lab.monitor.metrics)
     assert read("persona_lab_breakers", model="echo", state="open") == 1
     assert read("persona_lab_breakers", model="echo", state="closed") == 1
@@ -129,7 +129,7 @@ async def test_breakers_are_shown_by_their_state(make_lab: MakeLab) -> None:
 async def test_a_stand_ins_answer_counts_whom_it_stands_in_for(make_lab: MakeLab) -> None:
     lab = make_lab(llm_fallback="mock:echo", llm_retries=0)
     await lab.service.generate_response(
-        message=ASKED, **Visitor(lab).where, model="mock:echo?fail=quota"
+        message=ASKED, **ChatUser(lab).ids, model="mock:echo?fail=quota"
     )
     read = Read(lab.monitor.metrics)
     assert read("persona_lab_passed_over_total") == 1
@@ -140,7 +140,7 @@ async def test_a_stand_ins_answer_counts_whom_it_stands_in_for(make_lab: MakeLab
 async def test_tries_of_a_model_that_was_stood_in_for_are_its_retries(make_lab: MakeLab) -> None:
     lab = make_lab(llm_fallback="mock:echo?tokens=5", llm_retries=2, sleep=_no_sleep)
     reply = await lab.service.generate_response(
-        message=ASKED, **Visitor(lab).where, model="mock:echo?fail=overloaded"
+        message=ASKED, **ChatUser(lab).ids, model="mock:echo?fail=overloaded"
     )
     [passed] = reply.metadata["fallback_from"]
     read = Read(lab.monitor.metrics)
@@ -153,8 +153,8 @@ async def _no_sleep(seconds: float) -> None:
 
 async def test_odd_names_of_models_add_no_series(make_lab: MakeLab) -> None:
     lab = make_lab(requests_per_minute=0, llm_retries=0, openai_base_url="http://127.0.0.1:9/v1")
-    visitor = Visitor(lab)
-    await lab.service.generate_response(message=ASKED, **visitor.where)
+    visitor = ChatUser(lab)
+    await lab.service.generate_response(message=ASKED, **visitor.ids)
     dice = random.Random(5)
     odd = ['{"', "\n", "\u2028", "猫", "../../etc", "a" * 500, 'x"}', "\\", "\ud800"]
     for number in range(500):
@@ -186,7 +186,7 @@ def _client(name: str) -> Any:
 
 async def test_each_lab_counts_for_itself(make_lab: MakeLab) -> None:
     one, other = make_lab(), make_lab()
-    await one.service.generate_response(message=ASKED, **Visitor(one).where)
+    await one.service.generate_response(message=ASKED, **ChatUser(one).ids)
     assert Read(one.monitor.metrics)("persona_lab_turns_total") == 1
     assert Read(other.monitor.metrics)("persona_lab_turns_total") == 0
 

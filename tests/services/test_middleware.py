@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from support.fakes import ScriptedClient, Visitor, says
+from support.fakes import ChatUser, ScriptedClient, reply_with
 
 from persona_lab.clients.base import LLMClientInterface
 from persona_lab.clients.catalog import Catalog, ModelInfo
@@ -101,7 +101,7 @@ class Script:
 
 
 def fails(error: Exception) -> Any:
-    return says(error=error)
+    return reply_with(error=error)
 
 
 async def said(
@@ -136,7 +136,7 @@ def retrying(script: Script, clock: Clock, **settings: Any) -> RetryingClient:
 async def test_what_may_be_over_in_a_moment_is_tried_again(
     clock: Clock, error: ProviderError
 ) -> None:
-    script = Script(fails(error), fails(error), says("はい"))
+    script = Script(fails(error), fails(error), reply_with("はい"))
     assert await said(retrying(script, clock)) == "はい"
     assert len(script.asked) == 3
     assert script.closed == 3
@@ -162,12 +162,12 @@ async def test_retry_raises_the_last_error_with_its_attempts(clock: Clock) -> No
 
 
 async def test_an_answer_tells_how_often_was_asked(clock: Clock) -> None:
-    script = Script(fails(Offline()), says("はい"))
+    script = Script(fails(Offline()), reply_with("はい"))
     assert await told(retrying(script, clock)) == {"attempts": 2}
 
 
 async def test_nothing_begins_again_once_a_word_has_come(clock: Clock) -> None:
-    script = Script(says("は", error=Offline()))
+    script = Script(reply_with("は", error=Offline()))
     got = []
     with pytest.raises(Offline):
         async for chunk in retrying(script, clock).stream(PROMPT, Options()):
@@ -177,7 +177,7 @@ async def test_nothing_begins_again_once_a_word_has_come(clock: Clock) -> None:
 
 
 async def test_white_space_is_no_word_and_is_not_given_twice(clock: Clock) -> None:
-    script = Script(says(" ", "\n", error=Offline()), says(" ", "はい"))
+    script = Script(reply_with(" ", "\n", error=Offline()), reply_with(" ", "はい"))
     assert await said(retrying(script, clock)) == " はい"
 
 
@@ -194,7 +194,7 @@ async def test_pauses_are_partly_chance_and_the_bound_of_chance_grows() -> None:
 
 
 async def test_retry_after_is_honoured_and_chance_added(clock: Clock) -> None:
-    script = Script(fails(RateLimited(retry_after=7)), says("はい"))
+    script = Script(fails(RateLimited(retry_after=7)), reply_with("はい"))
     await said(retrying(script, clock))
     assert 7 <= clock.slept[0] <= 7.5
 
@@ -287,7 +287,7 @@ async def test_circuit_opens_after_consecutive_failures(clock: Clock) -> None:
 
 
 async def test_a_success_between_failures_starts_the_count_again(clock: Clock) -> None:
-    script = Script(fails(Offline()), says("はい"), fails(Offline()), says("はい"))
+    script = Script(fails(Offline()), reply_with("はい"), fails(Offline()), reply_with("はい"))
     client, circuit = breaker(script, clock)
     await failing(client, Offline)
     await said(client)
@@ -309,7 +309,7 @@ async def test_what_tells_nothing_of_the_models_health_does_not_count(
 
 
 async def test_circuit_does_not_count_a_leaving_reader(clock: Clock) -> None:
-    client, circuit = breaker(Script(says("は", "い")), clock, threshold=1)
+    client, circuit = breaker(Script(reply_with("は", "い")), clock, threshold=1)
     stream = client.stream(PROMPT, Options())
     await anext(stream)
     await stream.aclose()
@@ -317,7 +317,9 @@ async def test_circuit_does_not_count_a_leaving_reader(clock: Clock) -> None:
 
 
 async def test_circuit_resets_failures_when_a_reader_got_text(clock: Clock) -> None:
-    client, circuit = breaker(Script(fails(Offline()), says("は", "い"), fails(Offline())), clock)
+    client, circuit = breaker(
+        Script(fails(Offline()), reply_with("は", "い"), fails(Offline())), clock
+    )
     await failing(client, Offline)
     stream = client.stream(PROMPT, Options())
     await anext(stream)
@@ -327,7 +329,7 @@ async def test_circuit_resets_failures_when_a_reader_got_text(clock: Clock) -> N
 
 
 async def test_an_answer_that_breaks_off_counts(clock: Clock) -> None:
-    client, circuit = breaker(Script(says("は", error=Offline())), clock)
+    client, circuit = breaker(Script(reply_with("は", error=Offline())), clock)
     await failing(client, Offline, 2)
     assert circuit.state == "open"
 
@@ -371,7 +373,7 @@ async def test_circuit_lets_one_probe_through_after_the_cooldown(clock: Clock) -
     client, circuit, gate = await half_open(clock)
     tasks = [await started(client, gate) for _ in range(5)]
     assert len(gate.calls) == 1
-    gate.calls[0].set_result(says("はい"))
+    gate.calls[0].set_result(reply_with("はい"))
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert results[0] == "はい"
     assert {type(result) for result in results[1:]} == {CircuitOpen}
@@ -399,7 +401,7 @@ async def test_circuit_stays_half_open_when_a_probe_is_inconclusive(clock: Clock
         await task
     assert circuit.state == "half_open"
     again = await started(client, gate)
-    gate.calls[1].set_result(says("はい"))
+    gate.calls[1].set_result(reply_with("はい"))
     assert await again == "はい"
 
 
@@ -408,7 +410,7 @@ async def test_the_first_word_of_a_probe_lets_the_others_in(clock: Clock) -> Non
     probe = client.stream(PROMPT, Options())
     first = asyncio.ensure_future(anext(probe))
     await gate.called.wait()
-    gate.calls[0].set_result(says("は", error=Offline()))
+    gate.calls[0].set_result(reply_with("は", error=Offline()))
     assert (await first).text == "は"
     assert circuit.state == "closed"
     with pytest.raises(Offline):
@@ -434,7 +436,7 @@ async def test_what_began_before_it_opened_changes_nothing_after(clock: Clock) -
     gate.calls[2].set_result(fails(Offline()))
     await asyncio.wait([bad])
     clock.now += 10
-    gate.calls[0].set_result(says("はい"))
+    gate.calls[0].set_result(reply_with("はい"))
     gate.calls[1].set_result(fails(Offline()))
     await asyncio.wait([early, late, bad])
     assert (circuit.state, circuit.seconds_until_probe) == ("open", 20)
@@ -478,7 +480,7 @@ def test_a_circuit_outlives_calls_and_event_loops() -> None:
 
 def test_names_that_visitors_type_do_not_fill_the_memory(clock: Clock) -> None:
     circuits = Circuits(1, 30, clock)
-    client = ScriptedClient(says())
+    client = ScriptedClient(reply_with())
     for number in range(2 * Circuits.MOST):
         client.info = ModelInfo(provider="mock", name=f"echo?tokens={number}")
         circuits.of(client)
@@ -502,7 +504,7 @@ async def test_wrapper_reports_loading_and_waiting_of_its_client(clock: Clock) -
     class Busy(ScriptedClient):
         is_loaded, load_progress, waiting = False, 0.4, 3
 
-    inner = RetryingClient(Busy(says()), clock=clock, sleep=clock.sleep)
+    inner = RetryingClient(Busy(reply_with()), clock=clock, sleep=clock.sleep)
     outer = CircuitBreakerClient(inner, Circuits(1, 30, clock))
     assert (outer.is_loaded, outer.load_progress, outer.waiting) == (False, 0.4, 3)
 
@@ -535,7 +537,7 @@ async def first_of(make_lab: MakeLab, *plays: Any) -> Answered:
     lab = make_lab(llm_fallback=",".join(specs[1:]))
     lab.layers.outer = (lambda client, asking: Playing(client),)
     lab.service.observers = (results.append,)
-    events = lab.service.generate_streaming("やあ", **Visitor(lab).where, model=specs[0])
+    events = lab.service.generate_streaming("やあ", **ChatUser(lab).ids, model=specs[0])
     text = ""
     with contextlib.suppress(InvalidOption):
         async for event in events:
@@ -548,7 +550,9 @@ async def first_of(make_lab: MakeLab, *plays: Any) -> Answered:
 async def test_fallback_stops_at_the_first_model_with_text(
     make_lab: MakeLab,
 ) -> None:
-    answered = await first_of(make_lab, fails(Offline()), says("はい", "。"), says("いいえ"))
+    answered = await first_of(
+        make_lab, fails(Offline()), reply_with("はい", "。"), reply_with("いいえ")
+    )
     assert answered == Answered("はい。", ["a", "b"], None, ["offline"])
 
 
@@ -560,7 +564,7 @@ async def test_fallback_stops_at_the_first_model_with_text(
 async def test_fallback_asks_the_next_model_on_any_provider_error(
     make_lab: MakeLab, error: Exception
 ) -> None:
-    answered = await first_of(make_lab, fails(error), says("はい"))
+    answered = await first_of(make_lab, fails(error), reply_with("はい"))
     assert (answered.text, answered.asked, answered.code) == ("はい", ["a", "b"], None)
 
 
@@ -568,18 +572,18 @@ async def test_fallback_asks_the_next_model_on_any_provider_error(
 async def test_what_is_refused_or_is_our_own_fault_goes_to_no_other(
     make_lab: MakeLab, error: Exception
 ) -> None:
-    answered = await first_of(make_lab, fails(error), says("はい"))
+    answered = await first_of(make_lab, fails(error), reply_with("はい"))
     assert (answered.text, answered.asked) == ("", ["a"])
     assert answered.code == map_error(error).code
 
 
 async def test_after_the_first_word_no_other_is_asked(make_lab: MakeLab) -> None:
-    answered = await first_of(make_lab, says("は", error=Offline()), says("いいえ"))
+    answered = await first_of(make_lab, reply_with("は", error=Offline()), reply_with("いいえ"))
     assert answered == Answered("は", ["a"], "offline", [])
 
 
 async def test_white_space_of_one_that_failed_is_not_given(make_lab: MakeLab) -> None:
-    answered = await first_of(make_lab, says("\n", error=Offline()), says("はい"))
+    answered = await first_of(make_lab, reply_with("\n", error=Offline()), reply_with("はい"))
     assert answered == Answered("はい", ["a", "b"], None, ["offline"])
 
 
@@ -596,8 +600,8 @@ DOWN = "mock:echo?fail=overloaded"
 
 
 async def reply_of(lab: Lab, **how: Any) -> Any:
-    visitor = Visitor(lab)
-    return await lab.service.generate_response("やあ", **visitor.where, **how)
+    visitor = ChatUser(lab)
+    return await lab.service.generate_response("やあ", **visitor.ids, **how)
 
 
 async def test_fallback_model_gets_its_own_prompt_and_options(make_lab: MakeLab) -> None:
@@ -652,11 +656,11 @@ async def test_fallback_prompt_fits_a_smaller_context(make_lab: MakeLab) -> None
     lab.catalog.models[DOWN] = small.model_copy(
         update={"name": DOWN.partition(":")[2], "context": 100_000}
     )
-    visitor = Visitor(lab)
+    visitor = ChatUser(lab)
     for number in range(4):
-        await lab.service.generate_response(f"{number}" + "長" * 300, **visitor.where)
+        await lab.service.generate_response(f"{number}" + "長" * 300, **visitor.ids)
     lab.catalog.models["mock:echo"] = small
-    reply = await lab.service.generate_response("やあ", **visitor.where, model=DOWN)
+    reply = await lab.service.generate_response("やあ", **visitor.ids, model=DOWN)
     assert reply.metadata["spec"] == "mock:echo"
     assert reply.metadata["turns"] < 9
 
@@ -682,8 +686,8 @@ async def test_first_models_error_is_reported_when_all_models_fail(
     make_lab: MakeLab,
 ) -> None:
     lab = make_lab(llm_retries=0, llm_fallback="mock:echo?fail=offline")
-    visitor = Visitor(lab)
-    reply = await lab.service.generate_response("やあ", **visitor.where, model=DOWN)
+    visitor = ChatUser(lab)
+    reply = await lab.service.generate_response("やあ", **visitor.ids, model=DOWN)
     assert (reply.metadata["code"], reply.metadata["spec"]) == ("overloaded", DOWN)
     assert [one["code"] for one in reply.metadata["fallback_from"]] == ["overloaded", "offline"]
     [record] = lab.store.records(user_id=visitor.user_id)
@@ -698,7 +702,7 @@ async def test_fallback_replaces_a_model_without_a_key(make_lab: MakeLab) -> Non
 
 async def test_compare_and_try_use_no_fallback(make_lab: MakeLab) -> None:
     lab = make_lab(llm_retries=0, llm_fallback="mock:echo")
-    visitor = Visitor(lab)
+    visitor = ChatUser(lab)
     for kind in ("try", "compare"):
         events = lab.service.answer(
             visitor.agent, "やあ", user_id=visitor.user_id, model=DOWN, kind=kind
@@ -758,8 +762,8 @@ async def test_call_wrappers_get_the_call_context_in_their_order(
             yield Chunk(finish_reason="stop", usage=Usage(1, 1), model="m")
 
     lab.layers.outer = (layer("Limited"), layer("Cached"))
-    visitor = Visitor(lab)
-    reply = await lab.service.generate_response("やあ", **visitor.where)
+    visitor = ChatUser(lab)
+    reply = await lab.service.generate_response("やあ", **visitor.ids)
     assert reply.metadata["cache_hit"] is True
     names = ["Limited around CircuitBreakerClient", "Cached around Layered"]
     asking = CallContext(visitor.user_id)
@@ -789,9 +793,9 @@ async def test_invalid_option_is_named_and_nothing_is_stored(
     make_lab: MakeLab, options: dict[str, Any]
 ) -> None:
     lab = make_lab()
-    visitor = Visitor(lab)
+    visitor = ChatUser(lab)
     with pytest.raises(InvalidOption) as refused:
-        await lab.service.generate_response("やあ", **visitor.where, **options)
+        await lab.service.generate_response("やあ", **visitor.ids, **options)
     [name] = options
     assert refused.value.details["option"] == name
     for language in ("ja", "en"):
@@ -804,8 +808,8 @@ async def test_invalid_option_is_named_and_nothing_is_stored(
 
 async def test_invalid_option_keeps_the_present_answer(make_lab: MakeLab) -> None:
     lab = make_lab()
-    visitor = Visitor(lab)
-    await lab.service.generate_response("やあ", **visitor.where)
+    visitor = ChatUser(lab)
+    await lab.service.generate_response("やあ", **visitor.ids)
     before = visitor.thread()
     with pytest.raises(InvalidOption):
         await anext(

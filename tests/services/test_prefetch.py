@@ -8,8 +8,8 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from support.fakes import ScriptedClient, says
-from support.fakes import Visitor as Owner
+from support.fakes import ChatUser as Owner
+from support.fakes import ScriptedClient, reply_with
 
 from persona_lab.db.tables import Agent
 from persona_lab.errors import NotFound
@@ -25,7 +25,7 @@ class Reader(ScriptedClient):
     """Remembers what it was let read ahead."""
 
     def __init__(self) -> None:
-        super().__init__(says("はい。"))
+        super().__init__(reply_with("はい。"))
         self.read: list[Sequence[Prompt]] = []
 
     async def prefill(self, prompts: Sequence[Prompt]) -> None:

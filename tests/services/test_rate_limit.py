@@ -12,8 +12,8 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from support.backends import RedisServer, back
-from support.fakes import ScriptedClient, Visitor, says
+from support.backends import RedisServer, wait_for_redis
+from support.fakes import ChatUser, ScriptedClient, reply_with
 
 from persona_lab.clients.base import estimate_tokens
 from persona_lab.clients.middleware.rate_limit import RateLimitedClient, RateLimiter, Reservation
@@ -231,7 +231,7 @@ async def test_what_was_set_aside_in_memory_is_not_settled_in_redis(
     redis_server.stop()
     in_memory = await limiter.check_and_update("u", 50)
     redis_server.start()
-    await back(link)
+    await wait_for_redis(link)
     await limiter.check_and_update("u", 60)
     await limiter.reconcile("u", in_memory, 0)
     with pytest.raises(TokenQuotaExceeded):
@@ -271,13 +271,13 @@ async def left(limiter: RateLimiter) -> int:
 
 async def test_an_answer_costs_what_the_provider_counted() -> None:
     limiter = RateLimiter(0, 1000)
-    await spend(remote(says("は", "い")), limiter)
+    await spend(remote(reply_with("は", "い")), limiter)
     assert await left(limiter) == 1000 - 14
 
 
 async def test_an_answer_that_is_stopped_costs_what_came_of_it() -> None:
     limiter = RateLimiter(0, 1000)
-    said = await spend(remote(says("長い話が", "続きます")), limiter, most=1)
+    said = await spend(remote(reply_with("長い話が", "続きます")), limiter, most=1)
     assert await left(limiter) == 1000 - ESTIMATE - estimate_tokens(said)
 
 
@@ -307,13 +307,13 @@ async def test_prompt_above_the_daily_quota_gets_no_short_wait() -> None:
 async def test_an_answer_that_never_began_costs_no_tokens() -> None:
     limiter = RateLimiter(0, 1000)
     with pytest.raises(Offline):
-        await spend(remote(says(error=Offline())), limiter)
+        await spend(remote(reply_with(error=Offline())), limiter)
     assert await left(limiter) == 1000
 
 
 async def test_free_models_count_requests_but_no_tokens() -> None:
     limiter = RateLimiter(2, 1, minute=600)
-    client = ScriptedClient(says("はい。"))
+    client = ScriptedClient(reply_with("はい。"))
     await spend(client, limiter)
     await spend(client, limiter)
     with pytest.raises(RateLimitError):
@@ -325,8 +325,8 @@ async def test_a_free_model_answers_whose_tokens_are_spent() -> None:
     limiter = RateLimiter(0, 20, total=20)
     await limiter.reconcile("u", await limiter.check_and_update("u", 20), 30)
     with pytest.raises(TokenQuotaExceeded):
-        await spend(remote(says("はい。")), limiter)
-    assert await spend(ScriptedClient(says("はい。")), limiter) == "はい。"
+        await spend(remote(reply_with("はい。")), limiter)
+    assert await spend(ScriptedClient(reply_with("はい。")), limiter) == "はい。"
 
 
 # ── in the house ──────────────────────────────────────────────────────────────────────────
@@ -338,10 +338,12 @@ async def test_a_free_model_answers_whose_tokens_are_spent() -> None:
 async def test_refusal_names_its_end_and_keeps_the_message(
     make_lab: MakeLab, places: dict[str, str], language: str, word: str
 ) -> None:
-    visitor = Visitor(make_lab(says("はい。"), requests_per_minute=1, **places), language=language)
+    visitor = ChatUser(
+        make_lab(reply_with("はい。"), requests_per_minute=1, **places), language=language
+    )
     ask = visitor.lab.service.generate_response
-    await ask("一", **visitor.where)
-    refused = await ask("二", **visitor.where)
+    await ask("一", **visitor.ids)
+    refused = await ask("二", **visitor.ids)
     assert refused.metadata["code"] == "too_many_requests"
     assert refused.metadata["error_type"] == ErrorType.RATE_LIMIT.value
     assert word in refused.content
@@ -352,10 +354,10 @@ async def test_refusal_names_its_end_and_keeps_the_message(
 
 
 async def test_the_words_about_a_spent_day_name_the_quota(make_lab: MakeLab) -> None:
-    play = says("はい。")
+    play = reply_with("はい。")
     lab = make_lab(client=remote(play), tokens_per_day=100)
-    visitor = Visitor(lab)
-    reply = await lab.service.generate_response("長い" * 100, **visitor.where)
+    visitor = ChatUser(lab)
+    reply = await lab.service.generate_response("長い" * 100, **visitor.ids)
     assert reply.metadata["code"] == "tokens_spent"
     assert "100トークン" in reply.content
     assert "ローカルモデル" in reply.content
@@ -364,10 +366,10 @@ async def test_the_words_about_a_spent_day_name_the_quota(make_lab: MakeLab) -> 
 async def test_new_visitor_is_refused_when_global_quota_is_used_up(
     make_lab: MakeLab,
 ) -> None:
-    play = says("はい。")
+    play = reply_with("はい。")
     lab = make_lab(client=remote(play), tokens_per_day_total=500)
     await lab.rate_limiter.check_and_update("somebody before", 499)
-    reply = await lab.service.generate_response("やあ", **Visitor(lab).where)
+    reply = await lab.service.generate_response("やあ", **ChatUser(lab).ids)
     assert reply.metadata["code"] == "house_spent"
     assert "500トークン" in reply.content
 
@@ -375,18 +377,18 @@ async def test_new_visitor_is_refused_when_global_quota_is_used_up(
 async def test_fallback_costs_no_further_request(make_lab: MakeLab) -> None:
     lab = make_lab(requests_per_minute=1, llm_fallback="mock:echo", llm_retries=0)
     reply = await lab.service.generate_response(
-        "やあ", **Visitor(lab).where, model="mock:echo?fail=bad_key"
+        "やあ", **ChatUser(lab).ids, model="mock:echo?fail=bad_key"
     )
     assert reply.metadata["spec"] == "mock:echo"
     assert reply.metadata["fallback_from"][0]["code"] == "bad_key"
 
 
 async def test_cached_answers_spend_no_quota(make_lab: MakeLab) -> None:
-    visitor = Visitor(make_lab(says("はい。"), requests_per_minute=1))
+    visitor = ChatUser(make_lab(reply_with("はい。"), requests_per_minute=1))
     for _ in range(5):
         chat = visitor.lab.store.create_chat(user_id=visitor.user_id, agent_id=visitor.agent.id)
         reply = await visitor.lab.service.generate_response(
-            "やあ", **{**visitor.where, "chat_id": chat.id}
+            "やあ", **{**visitor.ids, "chat_id": chat.id}
         )
         assert reply.content == "はい。"
 
@@ -400,7 +402,7 @@ async def test_limits_use_memory_while_redis_is_down(
     redis_server.stop()
     assert await allowed(limiter, 9) == 3
     redis_server.start()
-    await back(link)
+    await wait_for_redis(link)
     assert await allowed(limiter, 9) == 3
     assert await allowed(RateLimiter(3, 0, shared=link, minute=600), 1) == 0
     await link.aclose()

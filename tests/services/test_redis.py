@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator
 
 import pytest
-from support.backends import RedisServer, back, free_port
+from support.backends import RedisServer, free_port, wait_for_redis
 
 from persona_lab.db.redis import COMMAND_TIMEOUT_S, RedisLink, SharedCache
 
@@ -54,7 +54,7 @@ async def test_link_uses_memory_when_redis_is_down_and_recovers(
     assert link.is_down
     assert lines(caplog) == ["redis_away"]
     redis_server.start()
-    await back(link)
+    await wait_for_redis(link)
     assert lines(caplog) == ["redis_away", "redis_back"]
     await keep.put("after", 2)
     assert await SharedCache("x", 60, shared=link).get("after") == 2
@@ -77,7 +77,7 @@ async def test_link_is_down_while_redis_refuses_writes(
 ) -> None:
     caplog.set_level(logging.INFO, "persona_lab.shared")
     keep = SharedCache("x", 60, shared=link)
-    assert redis_server.say(refuse) == b"+OK\r\n"
+    assert redis_server.send(refuse) == b"+OK\r\n"
     try:
         for number in range(10):
             await keep.put(f"k{number}", number)
@@ -85,8 +85,8 @@ async def test_link_is_down_while_redis_refuses_writes(
             await probes_to_end()
         assert lines(caplog) == ["redis_away"]
     finally:
-        assert redis_server.say(accept) == b"+OK\r\n"
-    await back(link)
+        assert redis_server.send(accept) == b"+OK\r\n"
+    await wait_for_redis(link)
     await keep.put("after", 2)
     assert lines(caplog) == ["redis_away", "redis_back"]
     assert await SharedCache("x", 60, shared=link).get("after") == 2

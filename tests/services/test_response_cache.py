@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from support.backends import RedisServer, back
-from support.fakes import ScriptedClient, Visitor, says
+from support.backends import RedisServer, wait_for_redis
+from support.fakes import ChatUser, ScriptedClient, reply_with
 
 from persona_lab.clients.middleware.response_cache import (
     CachedClient,
@@ -23,7 +23,7 @@ from persona_lab.lab import Lab
 from persona_lab.types import Chunk, Completion, Options, Prompt, PromptMessage, Usage
 
 MakeLab = Callable[..., Lab]
-INFO = ScriptedClient(says()).info
+INFO = ScriptedClient(reply_with()).info
 PROMPT = Prompt("あなたはさくらです。", (PromptMessage("user", "やあ"),), message="やあ")
 ANSWER = Completion("こんにちは。\n\n元気ですか？", "scripted-1", Usage(9, 9), "stop")
 
@@ -133,10 +133,10 @@ async def test_only_whole_answers_are_kept(finish: str) -> None:
 
 async def test_an_answer_that_fails_or_is_stopped_is_not_kept(shared: RedisLink) -> None:
     cache = CacheManager(shared=shared)
-    client = ScriptedClient(says("途中", error=Offline()))
+    client = ScriptedClient(reply_with("途中", error=Offline()))
     with pytest.raises(Offline):
         await pieces(CachedClient(client, cache))
-    client.play = says("一", "二", "三")
+    client.script = reply_with("一", "二", "三")
     async with contextlib.aclosing(CachedClient(client, cache).stream(PROMPT, Options())) as chunks:
         async for _ in chunks:
             break
@@ -173,7 +173,7 @@ async def test_redis_is_told_how_long_to_keep_an_answer(redis_server: RedisServe
 
 
 async def test_no_time_means_no_cache() -> None:
-    client = ScriptedClient(says("はい。"))
+    client = ScriptedClient(reply_with("はい。"))
     cached = CachedClient(client, CacheManager(0))
     await pieces(cached)
     await pieces(cached)
@@ -184,7 +184,7 @@ async def test_no_time_means_no_cache() -> None:
 
 
 async def test_a_hit_streams_costs_nothing_and_says_so(shared: RedisLink) -> None:
-    client = ScriptedClient(says("こんにちは。" * 20, "では。"))
+    client = ScriptedClient(reply_with("こんにちは。" * 20, "では。"))
     cached = CachedClient(client, CacheManager(shared=shared))
     first, second = await pieces(cached), await pieces(cached)
     assert text(first) == text(second)
@@ -198,9 +198,9 @@ async def test_a_hit_streams_costs_nothing_and_says_so(shared: RedisLink) -> Non
 # ── in the house ──────────────────────────────────────────────────────────────────────────
 
 
-def fresh_chat(visitor: Visitor) -> dict[str, str]:
+def fresh_chat(visitor: ChatUser) -> dict[str, str]:
     chat = visitor.lab.store.create_chat(user_id=visitor.user_id, agent_id=visitor.agent.id)
-    return {**visitor.where, "chat_id": chat.id}
+    return {**visitor.ids, "chat_id": chat.id}
 
 
 def counted(*answers: str) -> Callable[..., AsyncGenerator[Chunk, None]]:
@@ -217,7 +217,7 @@ def counted(*answers: str) -> Callable[..., AsyncGenerator[Chunk, None]]:
 async def test_the_same_beginning_of_a_talk_is_answered_from_the_cache(
     make_lab: MakeLab, places: dict[str, str]
 ) -> None:
-    visitor = Visitor(make_lab(counted("一", "二"), **places))
+    visitor = ChatUser(make_lab(counted("一", "二"), **places))
     ask = visitor.lab.service.generate_response
     first = await ask("やあ", **fresh_chat(visitor))
     second = await ask("やあ", **fresh_chat(visitor))
@@ -230,7 +230,7 @@ async def test_the_same_beginning_of_a_talk_is_answered_from_the_cache(
 
 
 async def test_an_edited_persona_never_gets_an_old_answer(make_lab: MakeLab) -> None:
-    visitor = Visitor(make_lab(counted("一", "二")))
+    visitor = ChatUser(make_lab(counted("一", "二")))
     ask = visitor.lab.service.generate_response
     await ask("やあ", **fresh_chat(visitor))
     visitor.lab.store.update_agent(
@@ -240,14 +240,14 @@ async def test_an_edited_persona_never_gets_an_old_answer(make_lab: MakeLab) -> 
 
 
 async def test_a_regeneration_passes_the_cache_by(make_lab: MakeLab) -> None:
-    visitor = Visitor(make_lab(counted("一", "二")))
-    await visitor.lab.service.generate_response("やあ", **visitor.where)
+    visitor = ChatUser(make_lab(counted("一", "二")))
+    await visitor.lab.service.generate_response("やあ", **visitor.ids)
     events = visitor.lab.service.regenerate_streaming(visitor.chat.id, visitor.user_id)
     assert [event.content async for event in events][-1] == "二"
 
 
 async def test_trials_and_columns_are_always_asked_anew(make_lab: MakeLab) -> None:
-    visitor = Visitor(make_lab(counted("一", "二", "三")))
+    visitor = ChatUser(make_lab(counted("一", "二", "三")))
     lab = visitor.lab
     events = lab.service.answer(visitor.agent, "やあ", user_id=visitor.user_id)
     said = [[event.content async for event in events][-1]]
@@ -260,7 +260,7 @@ async def test_trials_and_columns_are_always_asked_anew(make_lab: MakeLab) -> No
 
 
 async def test_a_stand_ins_answer_is_not_kept_under_anothers_name(make_lab: MakeLab) -> None:
-    visitor = Visitor(
+    visitor = ChatUser(
         make_lab(
             llm_provider="mock",
             llm_model="echo?fail=offline",
@@ -278,7 +278,7 @@ async def test_a_stand_ins_answer_is_not_kept_under_anothers_name(make_lab: Make
 
 
 async def test_steps_that_were_changed_since_apply_to_a_cached_answer(make_lab: MakeLab) -> None:
-    visitor = Visitor(make_lab(says("テスト太郎：はい。")))
+    visitor = ChatUser(make_lab(reply_with("テスト太郎：はい。")))
     ask = visitor.lab.service.generate_response
     await ask("やあ", **fresh_chat(visitor))
     visitor.lab.response_processor.steps = ()
@@ -290,7 +290,7 @@ async def test_steps_that_were_changed_since_apply_to_a_cached_answer(make_lab: 
 async def test_the_lab_answers_while_redis_is_away(
     make_lab: MakeLab, redis_server: RedisServer
 ) -> None:
-    visitor = Visitor(make_lab(counted("一", "二", "三"), redis_url=redis_server.url))
+    visitor = ChatUser(make_lab(counted("一", "二", "三"), redis_url=redis_server.url))
     visitor.lab.shared.probe_interval = 0
     ask = visitor.lab.service.generate_response
     assert (await ask("やあ", **fresh_chat(visitor))).content == "一"
@@ -298,5 +298,5 @@ async def test_the_lab_answers_while_redis_is_away(
     assert (await ask("やあ", **fresh_chat(visitor))).content == "二"
     assert (await ask("やあ", **fresh_chat(visitor))).content == "二"
     redis_server.start()
-    await back(visitor.lab.shared)
+    await wait_for_redis(visitor.lab.shared)
     assert (await ask("やあ", **fresh_chat(visitor))).content == "三"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from support.fakes import ScriptedClient, Visitor, says
+from support.fakes import ChatUser, ScriptedClient, reply_with
 
 from persona_lab.db.tables import Agent, Generation, Message
 from persona_lab.db.turns import TurnStart
@@ -53,7 +53,7 @@ def shown(events: list[Event]) -> str:
     return "".join(event.content for event in events if event.type == "delta")
 
 
-def records(visitor: Visitor) -> list[Generation]:
+def records(visitor: ChatUser) -> list[Generation]:
     return visitor.lab.store.records(user_id=visitor.user_id)
 
 
@@ -110,7 +110,7 @@ class Gate:
             self.closed = True
 
 
-async def stored(visitor: Visitor, count: int) -> list[tuple[str, str, str]]:
+async def stored(visitor: ChatUser, count: int) -> list[tuple[str, str, str]]:
     """The thread, once it has ``count`` messages: answers are written beside the stream."""
     async with asyncio.timeout(10):
         while len(thread := visitor.thread()) < count:  # noqa: ASYNC110 - a row rings no bell
@@ -137,8 +137,8 @@ def test_the_methods_take_what_the_specification_says(method: str) -> None:
 async def test_a_response_has_the_answer_and_the_metadata_of_the_specification(
     make_lab: MakeLab,
 ) -> None:
-    visitor = Visitor(make_lab(says("はい、", "どうぞ。\n\n\n\n", "では")))
-    reply = await visitor.lab.service.generate_response(message=ASKED, **visitor.where)
+    visitor = ChatUser(make_lab(reply_with("はい、", "どうぞ。\n\n\n\n", "では")))
+    reply = await visitor.lab.service.generate_response(message=ASKED, **visitor.ids)
     assert reply.content == "はい、どうぞ。\n\nでは"
     assert reply.metadata["model"] == "scripted-1"
     assert reply.metadata["usage"] == {
@@ -153,8 +153,8 @@ async def test_a_response_has_the_answer_and_the_metadata_of_the_specification(
 
 
 async def test_a_stream_is_start_then_the_pieces_then_the_whole(make_lab: MakeLab) -> None:
-    visitor = Visitor(make_lab(says("はい、", "どうぞ。")))
-    events = await collect(visitor.lab.service.generate_streaming(message=ASKED, **visitor.where))
+    visitor = ChatUser(make_lab(reply_with("はい、", "どうぞ。")))
+    events = await collect(visitor.lab.service.generate_streaming(message=ASKED, **visitor.ids))
     assert [event.type for event in events] == ["start", "delta", "delta", "done"]
     assert shown(events) == events[-1].content == "はい、どうぞ。"
     rows = visitor.lab.store.messages(visitor.chat.id, user_id=visitor.user_id)
@@ -163,16 +163,16 @@ async def test_a_stream_is_start_then_the_pieces_then_the_whole(make_lab: MakeLa
 
 
 async def test_the_mock_answers_through_the_whole_house(lab: Lab) -> None:
-    visitor = Visitor(lab)
-    reply = await lab.service.generate_response(message=ASKED, **visitor.where)
+    visitor = ChatUser(lab)
+    reply = await lab.service.generate_response(message=ASKED, **visitor.ids)
     assert ASKED in reply.content
     assert reply.metadata["provider"] == "mock"
     assert reply.metadata["cost"] == 0
 
 
 async def test_question_and_answer_are_stored_with_what_was_sent(make_lab: MakeLab) -> None:
-    visitor = Visitor(make_lab(says("はい。")))
-    await visitor.lab.service.generate_response(message=f"  {ASKED}\r\n", **visitor.where)
+    visitor = ChatUser(make_lab(reply_with("はい。")))
+    await visitor.lab.service.generate_response(message=f"  {ASKED}\r\n", **visitor.ids)
     assert visitor.thread() == [("user", ASKED, "ok"), ("ai", "はい。", "ok")]
     answer = visitor.lab.store.messages(visitor.chat.id, user_id=visitor.user_id)[1]
     assert "テスト太郎" in answer.details["prompt"]
@@ -180,8 +180,8 @@ async def test_question_and_answer_are_stored_with_what_was_sent(make_lab: MakeL
 
 
 async def test_a_turn_leaves_one_record_with_its_numbers(make_lab: MakeLab) -> None:
-    visitor = Visitor(make_lab(says("は", "い")))
-    await visitor.lab.service.generate_response(message=ASKED, **visitor.where)
+    visitor = ChatUser(make_lab(reply_with("は", "い")))
+    await visitor.lab.service.generate_response(message=ASKED, **visitor.ids)
     [record] = records(visitor)
     assert (record.status, record.kind, record.chat_id) == ("ok", "chat", visitor.chat.id)
     assert (record.prompt_tokens, record.completion_tokens) == (12, 2)
@@ -196,8 +196,8 @@ async def test_the_model_is_stopped_once_it_speaks_for_the_user(make_lab: MakeLa
             pulled.append(piece)
             yield Chunk(piece)
 
-    visitor = Visitor(make_lab(play))
-    reply = await visitor.lab.service.generate_response(message=ASKED, **visitor.where)
+    visitor = ChatUser(make_lab(play))
+    reply = await visitor.lab.service.generate_response(message=ASKED, **visitor.ids)
     assert reply.content == "はい。"
     assert pulled == ["はい。", "\nユーザー：次は？", "\nテスト太郎："]
     assert reply.metadata["estimated"]
@@ -205,8 +205,8 @@ async def test_the_model_is_stopped_once_it_speaks_for_the_user(make_lab: MakeLa
 
 
 async def test_reply_keeps_the_raw_text_and_its_changes(make_lab: MakeLab) -> None:
-    visitor = Visitor(make_lab(says("テスト太郎", "：はい。\n\n\n", "\nどうぞ。")))
-    reply = await visitor.lab.service.generate_response(message=ASKED, **visitor.where)
+    visitor = ChatUser(make_lab(reply_with("テスト太郎", "：はい。\n\n\n", "\nどうぞ。")))
+    reply = await visitor.lab.service.generate_response(message=ASKED, **visitor.ids)
     assert reply.raw == reply.metadata["raw"] == "テスト太郎：はい。\n\n\n\nどうぞ。"
     assert [each["step"] for each in reply.changes] == ["leading_name", "blank_lines"]
     assert restore(reply.content, reply.changes) == reply.raw
@@ -216,8 +216,8 @@ async def test_reply_keeps_the_raw_text_and_its_changes(make_lab: MakeLab) -> No
 
 
 async def test_raw_takes_no_room_when_nothing_changed(make_lab: MakeLab) -> None:
-    visitor = Visitor(make_lab(says("はい。")))
-    reply = await visitor.lab.service.generate_response(message=ASKED, **visitor.where)
+    visitor = ChatUser(make_lab(reply_with("はい。")))
+    reply = await visitor.lab.service.generate_response(message=ASKED, **visitor.ids)
     row = visitor.lab.store.get_message(reply.message_id, user_id=visitor.user_id)
     assert not {"raw", "changes"} & set(row.details)
     read = MessageOut.from_row(row).metadata
@@ -228,8 +228,10 @@ async def test_raw_takes_no_room_when_nothing_changed(make_lab: MakeLab) -> None
 async def test_raw_leaves_out_the_words_of_a_fallback(
     make_lab: MakeLab, said: tuple[str, ...]
 ) -> None:
-    visitor = Visitor(make_lab(says(*said, error=Offline(provider="mock", model="scripted"))))
-    reply = await visitor.lab.service.generate_response(message=ASKED, **visitor.where)
+    visitor = ChatUser(
+        make_lab(reply_with(*said, error=Offline(provider="mock", model="scripted")))
+    )
+    reply = await visitor.lab.service.generate_response(message=ASKED, **visitor.ids)
     assert reply.metadata["fallback"]
     assert reply.raw == "".join(said)
     assert restore(reply.content, reply.changes) == reply.raw
@@ -237,18 +239,18 @@ async def test_raw_leaves_out_the_words_of_a_fallback(
 
 
 async def test_raw_of_a_cached_answer_is_the_models_own(make_lab: MakeLab) -> None:
-    lab = make_lab(says("テスト太郎：はい。"), cache_ttl=60)
-    visitor = Visitor(lab)
+    lab = make_lab(reply_with("テスト太郎：はい。"), cache_ttl=60)
+    visitor = ChatUser(lab)
     replies = []
     for _ in range(2):
         chat = lab.store.create_chat(user_id=visitor.user_id, agent_id=visitor.agent.id)
-        where = visitor.where | {"chat_id": chat.id}
+        where = visitor.ids | {"chat_id": chat.id}
         replies.append(await lab.service.generate_response(message=ASKED, **where))
     assert [reply.metadata["cache_hit"] for reply in replies] == [False, True]
     assert [reply.raw for reply in replies] == ["テスト太郎：はい。"] * 2
 
 
-def raws(visitor: Visitor, **how: Any) -> list[str]:
+def raws(visitor: ChatUser, **how: Any) -> list[str]:
     rows = visitor.lab.store.messages(visitor.chat.id, user_id=visitor.user_id, **how)
     read = [MessageOut.from_row(row) for row in rows if row.sender == "ai"]
     for each in read:
@@ -257,14 +259,20 @@ def raws(visitor: Visitor, **how: Any) -> list[str]:
 
 
 async def test_raw_of_each_answer_survives_a_regeneration(make_lab: MakeLab) -> None:
-    answers = iter([says("テスト太郎：一。"), says("テスト太郎：二。"), says(error=Offline())])
+    answers = iter(
+        [
+            reply_with("テスト太郎：一。"),
+            reply_with("テスト太郎：二。"),
+            reply_with(error=Offline()),
+        ]
+    )
 
     def play(prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
         return next(answers)(prompt, options)
 
-    visitor = Visitor(make_lab(play))
+    visitor = ChatUser(make_lab(play))
     service = visitor.lab.service
-    await service.generate_response(message=ASKED, **visitor.where)
+    await service.generate_response(message=ASKED, **visitor.ids)
     await collect(service.regenerate_streaming(visitor.chat.id, visitor.user_id))
     assert raws(visitor, superseded=True) == ["テスト太郎：一。", "テスト太郎：二。"]
     await collect(service.regenerate_streaming(visitor.chat.id, visitor.user_id))
@@ -273,11 +281,11 @@ async def test_raw_of_each_answer_survives_a_regeneration(make_lab: MakeLab) -> 
 
 
 async def test_raw_survives_when_a_chat_moves_to_the_copy_of_a_demo(make_lab: MakeLab) -> None:
-    visitor = Visitor(make_lab(says("テスト太郎：はい。")))
+    visitor = ChatUser(make_lab(reply_with("テスト太郎：はい。")))
     store = visitor.lab.store
     demo = store.create_agent(user_id=None, name="テスト太郎")
     visitor.chat = store.create_chat(user_id=visitor.user_id, agent_id=demo.id)
-    where = visitor.where | {"agent_id": demo.id}
+    where = visitor.ids | {"agent_id": demo.id}
     await visitor.lab.service.generate_response(message=ASKED, **where)
     copy = store.update_agent(demo.id, user_id=visitor.user_id, description="写し")
     assert store.get_chat(visitor.chat.id, user_id=visitor.user_id).agent_id == copy.id
@@ -287,8 +295,8 @@ async def test_raw_survives_when_a_chat_moves_to_the_copy_of_a_demo(make_lab: Ma
 
 
 async def test_raw_of_a_stopped_answer_is_what_has_come(make_lab: MakeLab) -> None:
-    visitor = Visitor(make_lab(says("テスト太郎：はい。", "どうぞ。")))
-    events = visitor.lab.service.generate_streaming(message=ASKED, **visitor.where)
+    visitor = ChatUser(make_lab(reply_with("テスト太郎：はい。", "どうぞ。")))
+    events = visitor.lab.service.generate_streaming(message=ASKED, **visitor.ids)
     async for event in events:
         if event.type == "delta":
             break
@@ -299,8 +307,8 @@ async def test_raw_of_a_stopped_answer_is_what_has_come(make_lab: MakeLab) -> No
 
 
 async def test_raw_masks_personal_data_and_what_is_moderated(make_lab: MakeLab) -> None:
-    visitor = Visitor(make_lab(says("電話は090-1234-5678だよ。"), mask_personal_data=True))
-    reply = await visitor.lab.service.generate_response(message=ASKED, **visitor.where)
+    visitor = ChatUser(make_lab(reply_with("電話は090-1234-5678だよ。"), mask_personal_data=True))
+    reply = await visitor.lab.service.generate_response(message=ASKED, **visitor.ids)
     assert reply.raw == f"電話は{MASK}だよ。"
 
     class Strict:
@@ -309,7 +317,7 @@ async def test_raw_masks_personal_data_and_what_is_moderated(make_lab: MakeLab) 
 
     assert visitor.lab.service.output_filter is not None
     visitor.lab.service.output_filter.moderator = Strict()
-    reply = await visitor.lab.service.generate_response(message=ASKED, **visitor.where)
+    reply = await visitor.lab.service.generate_response(message=ASKED, **visitor.ids)
     assert (reply.metadata["blocked"], reply.raw) == ("moderation", MASK)
     assert [each["step"] for each in reply.changes] == ["moderation"]
 
@@ -332,8 +340,8 @@ async def test_times_are_counted_from_the_start_without_the_loading_of_a_model(
             clock.now += 4
 
     lab = make_lab(client=Cold(play), clock=clock)
-    visitor = Visitor(lab)
-    reply = await lab.service.generate_response(message=ASKED, **visitor.where)
+    visitor = ChatUser(lab)
+    reply = await lab.service.generate_response(message=ASKED, **visitor.ids)
     assert (reply.metadata["load_ms"], reply.metadata["first_token_ms"]) == (4000, 250)
     assert reply.metadata["total_ms"] == 750
 
@@ -354,8 +362,8 @@ async def test_cost_is_known_or_none(
     client.info = client.info.model_copy(
         update={"provider": provider, "input_price": prices[0], "output_price": prices[1]}
     )
-    visitor = Visitor(lab)
-    reply = await lab.service.generate_response(message=ASKED, **visitor.where)
+    visitor = ChatUser(lab)
+    reply = await lab.service.generate_response(message=ASKED, **visitor.ids)
     assert reply.metadata["cost"] == (None if cost is None else pytest.approx(cost))
     assert reply.metadata["cached_tokens"] == 4
     assert records(visitor)[0].cost == reply.metadata["cost"]
@@ -368,9 +376,9 @@ async def test_cost_is_known_or_none(
 async def test_the_conversation_so_far_is_sent_along_and_the_message_once(
     make_lab: MakeLab,
 ) -> None:
-    visitor = Visitor(make_lab(says("はい。")))
+    visitor = ChatUser(make_lab(reply_with("はい。")))
     for message in ("一つめ", "二つめ", "三つめ"):
-        await visitor.lab.service.generate_response(message=message, **visitor.where)
+        await visitor.lab.service.generate_response(message=message, **visitor.ids)
     last = client_of(visitor.lab).prompts[-1]
     said = [turn.content for turn in last.turns]
     assert said == ["一つめ", "はい。", "二つめ", "はい。", "三つめ"]
@@ -379,10 +387,10 @@ async def test_the_conversation_so_far_is_sent_along_and_the_message_once(
 async def test_the_oldest_of_a_long_conversation_gives_way_to_the_window(
     make_lab: MakeLab,
 ) -> None:
-    visitor = Visitor(make_lab(says("は" * 300), context=1600))
+    visitor = ChatUser(make_lab(reply_with("は" * 300), context=1600))
     for number in range(5):
         await visitor.lab.service.generate_response(
-            message=f"質問{number}" + "。" * 100, **visitor.where, max_tokens=400
+            message=f"質問{number}" + "。" * 100, **visitor.ids, max_tokens=400
         )
     last = client_of(visitor.lab).prompts[-1]
     assert client_of(visitor.lab).count_tokens(str(last)) <= 1200
@@ -392,26 +400,26 @@ async def test_the_oldest_of_a_long_conversation_gives_way_to_the_window(
 
 
 async def test_a_failed_answer_is_not_sent_as_context(make_lab: MakeLab) -> None:
-    answers = iter([says("半分", error=Offline()), says("はい。")])
+    answers = iter([reply_with("半分", error=Offline()), reply_with("はい。")])
 
     def play(prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
         return next(answers)(prompt, options)
 
-    visitor = Visitor(make_lab(play))
-    await visitor.lab.service.generate_response(message="一つめ", **visitor.where)
-    await visitor.lab.service.generate_response(message="二つめ", **visitor.where)
+    visitor = ChatUser(make_lab(play))
+    await visitor.lab.service.generate_response(message="一つめ", **visitor.ids)
+    await visitor.lab.service.generate_response(message="二つめ", **visitor.ids)
     sent = str(client_of(visitor.lab).prompts[-1])
     assert "半分" not in sent
 
 
 async def test_the_preview_is_what_is_sent_to_the_byte(make_lab: MakeLab) -> None:
-    visitor = Visitor(make_lab(says("は" * 300), context=1600))
+    visitor = ChatUser(make_lab(reply_with("は" * 300), context=1600))
     for number in range(4):
         message = f" 質問{number}" + "。" * 100
         preview = await visitor.lab.service.preview(
             visitor.agent, message, chat_id=visitor.chat.id, user_id=visitor.user_id
         )
-        await visitor.lab.service.generate_response(message=message, **visitor.where)
+        await visitor.lab.service.generate_response(message=message, **visitor.ids)
         assert client_of(visitor.lab).prompts[-1] == preview
 
 
@@ -427,7 +435,7 @@ async def test_a_preview_needs_no_key(lab: Lab) -> None:
 
 
 async def test_a_preview_of_somebody_elses_chat_is_refused(lab: Lab) -> None:
-    mine, other = Visitor(lab), Visitor(lab)
+    mine, other = ChatUser(lab), ChatUser(lab)
     with pytest.raises(NotFound):
         await lab.service.preview(mine.agent, "やあ", chat_id=other.chat.id, user_id=mine.user_id)
 
@@ -450,9 +458,9 @@ class _Broken:
 async def test_a_part_that_fails_costs_the_answer_and_not_the_message(
     make_lab: MakeLab, part: str, error: Exception
 ) -> None:
-    visitor = Visitor(make_lab(says("はい。")))
+    visitor = ChatUser(make_lab(reply_with("はい。")))
     service = service_with(visitor.lab, **{part: _Broken(error)})
-    reply = await service.generate_response(message=ASKED, **visitor.where)
+    reply = await service.generate_response(message=ASKED, **visitor.ids)
     assert reply.metadata["fallback"] is True
     assert visitor.thread() == [("user", ASKED, "ok"), ("ai", reply.content, "failed")]
     assert [record.status for record in records(visitor)] == ["failed"]
@@ -478,8 +486,8 @@ PROVIDER_ERRORS = [
 async def test_a_model_that_fails_before_its_first_word_is_excused_in_the_personas_name(
     make_lab: MakeLab, error: Exception, kind: str
 ) -> None:
-    visitor = Visitor(make_lab(says(error=error)))
-    events = await collect(visitor.lab.service.generate_streaming(message=ASKED, **visitor.where))
+    visitor = ChatUser(make_lab(reply_with(error=error)))
+    events = await collect(visitor.lab.service.generate_streaming(message=ASKED, **visitor.ids))
     done = events[-1]
     assert (done.metadata["error_type"], done.metadata["fallback"]) == (kind, True)
     assert done.metadata["error"] in done.content
@@ -495,8 +503,8 @@ async def test_a_model_that_fails_before_its_first_word_is_excused_in_the_person
 async def test_what_has_come_stays_and_the_excuse_follows_it(
     make_lab: MakeLab, error: Exception, kind: str
 ) -> None:
-    visitor = Visitor(make_lab(says("はい、", "それは", error=error)))
-    events = await collect(visitor.lab.service.generate_streaming(message=ASKED, **visitor.where))
+    visitor = ChatUser(make_lab(reply_with("はい、", "それは", error=error)))
+    events = await collect(visitor.lab.service.generate_streaming(message=ASKED, **visitor.ids))
     done = events[-1]
     before, _, excuse = done.content.partition("\n\n")
     assert before == "はい、それは"
@@ -511,8 +519,8 @@ async def test_what_has_come_stays_and_the_excuse_follows_it(
 async def test_an_answer_without_a_word_is_an_invalid_response(
     make_lab: MakeLab, pieces: tuple[str, ...]
 ) -> None:
-    visitor = Visitor(make_lab(says(*pieces)))
-    reply = await visitor.lab.service.generate_response(message=ASKED, **visitor.where)
+    visitor = ChatUser(make_lab(reply_with(*pieces)))
+    reply = await visitor.lab.service.generate_response(message=ASKED, **visitor.ids)
     assert reply.metadata["error_type"] == "invalid_response"
 
 
@@ -545,16 +553,16 @@ async def test_thought_is_no_part_of_the_answer(make_lab: MakeLab) -> None:
 
 
 async def test_a_content_filter_is_a_refusal(make_lab: MakeLab) -> None:
-    visitor = Visitor(make_lab(says("それは", finish="content_filter")))
-    reply = await visitor.lab.service.generate_response(message=ASKED, **visitor.where)
+    visitor = ChatUser(make_lab(reply_with("それは", finish="content_filter")))
+    reply = await visitor.lab.service.generate_response(message=ASKED, **visitor.ids)
     assert reply.metadata["error_type"] == "refused"
     assert reply.content.startswith("それは\n\n")
 
 
 async def test_a_missing_key_names_its_variable_in_the_language_asked_for(lab: Lab) -> None:
-    visitor = Visitor(lab)
+    visitor = ChatUser(lab)
     reply = await lab.service.generate_response(
-        message=ASKED, **visitor.where, model="openai:gpt-5-mini", language="en"
+        message=ASKED, **visitor.ids, model="openai:gpt-5-mini", language="en"
     )
     assert reply.metadata["error_type"] == "bad_key"
     assert "OPENAI_API_KEY" in reply.content
@@ -562,16 +570,16 @@ async def test_a_missing_key_names_its_variable_in_the_language_asked_for(lab: L
 
 
 async def test_an_english_persona_is_excused_in_english(make_lab: MakeLab) -> None:
-    visitor = Visitor(make_lab(says(error=Offline())), "Taro", "en")
-    reply = await visitor.lab.service.generate_response(message="Hello", **visitor.where)
+    visitor = ChatUser(make_lab(reply_with(error=Offline())), "Taro", "en")
+    reply = await visitor.lab.service.generate_response(message="Hello", **visitor.ids)
     assert "Taro" in reply.content
     assert "ません" not in reply.content
 
 
 async def test_an_unknown_model_is_raised_before_anything_is_kept(lab: Lab) -> None:
-    visitor = Visitor(lab)
+    visitor = ChatUser(lab)
     with pytest.raises(UnknownModel):
-        await lab.service.generate_response(message=ASKED, **visitor.where, model="nobody:x")
+        await lab.service.generate_response(message=ASKED, **visitor.ids, model="nobody:x")
     assert visitor.thread() == []
     assert [record.status for record in records(visitor)] == []
 
@@ -579,11 +587,11 @@ async def test_an_unknown_model_is_raised_before_anything_is_kept(lab: Lab) -> N
 async def test_a_persona_deleted_in_another_tab_is_raised_before_anything_is_kept(
     lab: Lab,
 ) -> None:
-    visitor = Visitor(lab)
+    visitor = ChatUser(lab)
     lab.store.delete_agent(visitor.agent.id, user_id=visitor.user_id)
     for _ in range(2):  # or each try would add a question without an answer
         with pytest.raises(NotFound):
-            await lab.service.generate_response(message=ASKED, **visitor.where)
+            await lab.service.generate_response(message=ASKED, **visitor.ids)
     assert visitor.thread() == []
 
 
@@ -598,12 +606,12 @@ async def test_an_answer_is_not_lost_for_want_of_a_number(
     def fails(*_: object, **__: object) -> Any:
         raise KeyError
 
-    visitor = Visitor(make_lab(play))
+    visitor = ChatUser(make_lab(play))
     if broken == "price":
         monkeypatch.setattr("persona_lab.pipeline.turn_metadata.priced", fails)
     else:
         monkeypatch.setattr(visitor.lab.clients.get(), "count_tokens", fails)
-    reply = await visitor.lab.service.generate_response(message=ASKED, **visitor.where)
+    reply = await visitor.lab.service.generate_response(message=ASKED, **visitor.ids)
     assert reply.content == "はい。"
     assert visitor.thread()[-1] == ("ai", "はい。", "ok")
     [record] = records(visitor)
@@ -613,11 +621,11 @@ async def test_an_answer_is_not_lost_for_want_of_a_number(
 async def test_a_providers_own_name_of_a_model_does_not_split_its_figures(
     make_lab: MakeLab,
 ) -> None:
-    lab = make_lab(says("はい。"))
-    visitor = Visitor(lab)
-    reply = await lab.service.generate_response(message=ASKED, **visitor.where)
-    lab.clients.get().play = says(error=Offline())  # type: ignore[attr-defined]
-    await lab.service.generate_response(message="もう一度", **visitor.where)
+    lab = make_lab(reply_with("はい。"))
+    visitor = ChatUser(lab)
+    reply = await lab.service.generate_response(message=ASKED, **visitor.ids)
+    lab.clients.get().script = reply_with(error=Offline())  # type: ignore[attr-defined]
+    await lab.service.generate_response(message="もう一度", **visitor.ids)
     assert reply.metadata["model"] == "scripted-1"
     assert {record.model for record in records(visitor)} == {"scripted"}
 
@@ -628,9 +636,9 @@ async def test_a_providers_own_name_of_a_model_does_not_split_its_figures(
 async def test_a_message_that_is_refused_is_not_stored(
     lab: Lab, message: str, refusal: type[InputError]
 ) -> None:
-    visitor = Visitor(lab)
+    visitor = ChatUser(lab)
     with pytest.raises(refusal):
-        await lab.service.generate_response(message=message, **visitor.where)
+        await lab.service.generate_response(message=message, **visitor.ids)
     assert visitor.thread() == []
     assert records(visitor) == []
 
@@ -639,7 +647,7 @@ async def test_a_message_that_is_refused_is_not_stored(
 async def test_a_persona_that_is_not_the_chats_is_refused_and_nothing_is_kept(
     lab: Lab, method: str
 ) -> None:
-    visitor = Visitor(lab)
+    visitor = ChatUser(lab)
     another = lab.store.create_agent(user_id=visitor.user_id, name="別人")
     for agent_id in (another.id, "no-such-persona", ""):
         call = getattr(lab.service, method)(ASKED, agent_id, visitor.chat.id, visitor.user_id)
@@ -652,14 +660,14 @@ async def test_a_persona_that_is_not_the_chats_is_refused_and_nothing_is_kept(
 
 @pytest.mark.parametrize("message", [None, 5, ["a"]])
 async def test_a_message_that_is_no_text_is_refused(lab: Lab, message: Any) -> None:
-    visitor = Visitor(lab)
+    visitor = ChatUser(lab)
     with pytest.raises(InputError):
-        await lab.service.generate_response(message=message, **visitor.where)
+        await lab.service.generate_response(message=message, **visitor.ids)
     assert visitor.thread() == []
 
 
 async def test_nobody_writes_into_somebody_elses_chat(lab: Lab) -> None:
-    mine, other = Visitor(lab), Visitor(lab)
+    mine, other = ChatUser(lab), ChatUser(lab)
     with pytest.raises(NotFound):
         await lab.service.generate_response(ASKED, mine.agent.id, other.chat.id, mine.user_id)
     assert other.thread() == []
@@ -708,20 +716,20 @@ class FullStore:
 async def test_a_disk_that_is_full_for_the_message_is_raised_before_anything_starts(
     make_lab: MakeLab,
 ) -> None:
-    visitor = Visitor(make_lab(says("はい。")))
+    visitor = ChatUser(make_lab(reply_with("はい。")))
     service = service_with(visitor.lab, store=FullStore(visitor.lab, "question"))
     with pytest.raises(DiskFull):
-        await service.generate_response(message=ASKED, **visitor.where)
+        await service.generate_response(message=ASKED, **visitor.ids)
     assert client_of(visitor.lab).prompts == []
 
 
 async def test_a_disk_that_is_full_for_the_answer_shows_it_whole_and_says_so(
     make_lab: MakeLab,
 ) -> None:
-    visitor = Visitor(make_lab(says("はい、", "どうぞ。")))
+    visitor = ChatUser(make_lab(reply_with("はい、", "どうぞ。")))
     store = FullStore(visitor.lab, "answer")
     service = service_with(visitor.lab, store=store)
-    reply = await service.generate_response(message=ASKED, **visitor.where)
+    reply = await service.generate_response(message=ASKED, **visitor.ids)
     assert reply.content == "はい、どうぞ。"
     assert "空き容量がなく" in reply.metadata["error"]
     assert "fallback" not in reply.metadata
@@ -733,7 +741,7 @@ async def test_a_disk_that_is_full_for_the_answer_shows_it_whole_and_says_so(
     assert [record.status for record in records(visitor)] == ["ok"]
 
 
-async def until_kept(visitor: Visitor) -> tuple[str, str, str]:
+async def until_kept(visitor: ChatUser) -> tuple[str, str, str]:
     async with asyncio.timeout(10):
         while len(thread := visitor.thread()) < 2:  # noqa: ASYNC110 - a row rings no bell
             await asyncio.sleep(0.001)
@@ -744,10 +752,10 @@ async def test_an_answer_that_the_store_did_not_take_is_kept_by_itself_once_it_d
     make_lab: MakeLab, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "persona_lab.service")
-    visitor = Visitor(make_lab(says("はい、", "どうぞ。")))
+    visitor = ChatUser(make_lab(reply_with("はい、", "どうぞ。")))
     store = FullStore(visitor.lab, "answer")
     service = service_with(visitor.lab, store=store, retry_pause=0.001)
-    await service.generate_response(message=ASKED, **visitor.where)
+    await service.generate_response(message=ASKED, **visitor.ids)
     tries = store.writes.count("answer")
     async with asyncio.timeout(10):
         while store.writes.count("answer") < tries + 3:  # noqa: ASYNC110 - nor does a try
@@ -766,7 +774,7 @@ async def test_an_answer_that_the_store_did_not_take_is_kept_by_itself_once_it_d
 async def test_pauses_between_tries_grow_up_to_a_bound(
     make_lab: MakeLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    visitor = Visitor(make_lab(says("はい。")))
+    visitor = ChatUser(make_lab(reply_with("はい。")))
     service = service_with(visitor.lab, store=FullStore(visitor.lab, "answer"))
     slept, sleep, enough = [], asyncio.sleep, asyncio.Event()
 
@@ -778,7 +786,7 @@ async def test_pauses_between_tries_grow_up_to_a_bound(
         await sleep(0)
 
     monkeypatch.setattr("persona_lab.pipeline.write_retry.asyncio.sleep", at_once)
-    await service.generate_response(message=ASKED, **visitor.where)
+    await service.generate_response(message=ASKED, **visitor.ids)
     await asyncio.wait_for(enough.wait(), 10)
     assert slept == [1, 2, 4, 8, 16, 32, 60, 60, 60]
     await service.aclose()
@@ -787,17 +795,17 @@ async def test_pauses_between_tries_grow_up_to_a_bound(
 async def test_an_answer_that_waits_is_kept_before_the_next_turn_or_at_the_end(
     make_lab: MakeLab,
 ) -> None:
-    visitor = Visitor(make_lab(says("はい。")))
+    visitor = ChatUser(make_lab(reply_with("はい。")))
     store = FullStore(visitor.lab, "answer")
     service = service_with(visitor.lab, store=store)
-    await service.generate_response(message=ASKED, **visitor.where)
+    await service.generate_response(message=ASKED, **visitor.ids)
     with pytest.raises(DiskFull):
-        await service.generate_response(message="次", **visitor.where)
+        await service.generate_response(message="次", **visitor.ids)
     store.full = ()
-    await service.generate_response(message="次", **visitor.where)
+    await service.generate_response(message="次", **visitor.ids)
     assert [content for _, content, _ in visitor.thread()] == [ASKED, "はい。", "次", "はい。"]
     store.full = ("answer",)
-    await service.generate_response(message="終", **visitor.where)
+    await service.generate_response(message="終", **visitor.ids)
     store.full = ()
     await service.aclose()
     assert [content for _, content, _ in visitor.thread()][-2:] == ["終", "はい。"]
@@ -807,12 +815,12 @@ async def test_no_more_answers_wait_than_memory_has_room_for(
     make_lab: MakeLab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("persona_lab.pipeline.write_retry.MAX_WAITING", 2)
-    lab = make_lab(says("はい。"))
-    visitors = [Visitor(lab) for _ in range(3)]
+    lab = make_lab(reply_with("はい。"))
+    visitors = [ChatUser(lab) for _ in range(3)]
     store = FullStore(lab, "answer")
     service = service_with(lab, store=store)
     for visitor in visitors:
-        await service.generate_response(message=ASKED, **visitor.where)
+        await service.generate_response(message=ASKED, **visitor.ids)
     [lost] = [r.__dict__ for r in caplog.records if r.__dict__.get("event") == "answer_lost"]
     assert lost["chat_id"] == visitors[0].chat.id
     store.full = ()
@@ -823,7 +831,7 @@ async def test_no_more_answers_wait_than_memory_has_room_for(
 async def test_a_disk_that_is_full_for_the_record_shows_the_answer_and_says_so(
     make_lab: MakeLab,
 ) -> None:
-    visitor = Visitor(make_lab(says("はい。")))
+    visitor = ChatUser(make_lab(reply_with("はい。")))
     service = service_with(visitor.lab, store=FullStore(visitor.lab, "record"))
     *_, done = await collect(service.answer(visitor.agent, ASKED, user_id=visitor.user_id))
     assert (done.content, done.metadata["code"]) == ("はい。", "disk_full")
@@ -833,8 +841,8 @@ async def test_a_disk_that_is_full_for_the_record_shows_the_answer_and_says_so(
 
 async def test_an_answer_to_a_chat_that_is_gone_leaves_its_record(make_lab: MakeLab) -> None:
     gate = Gate("はい。")
-    visitor = Visitor(make_lab(gate.play))
-    events = visitor.lab.service.generate_streaming(message=ASKED, **visitor.where)
+    visitor = ChatUser(make_lab(gate.play))
+    events = visitor.lab.service.generate_streaming(message=ASKED, **visitor.ids)
     await anext(events)
     gate.open.release()
     await anext(events)
@@ -848,13 +856,13 @@ async def test_an_answer_to_a_chat_that_is_gone_leaves_its_record(make_lab: Make
 
 async def test_a_database_that_is_really_full_says_disk_full(make_lab: MakeLab) -> None:
     lab = make_lab(database_url="sqlite://")
-    visitor = Visitor(lab)
+    visitor = ChatUser(lab)
     with lab.store.engine.connect() as connection:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
         connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
     with pytest.raises(DiskFull):
         for _ in range(100):
-            await lab.service.generate_response(message="あ" * 2000, **visitor.where)
+            await lab.service.generate_response(message="あ" * 2000, **visitor.ids)
 
 
 # ── stop ──────────────────────────────────────────────────────────────────────────────────
@@ -865,8 +873,8 @@ async def test_closing_the_stream_keeps_the_half_answer_and_closes_the_model(
     make_lab: MakeLab,
 ) -> None:
     gate = Gate("はい、", "それは", "長い")
-    visitor = Visitor(make_lab(gate.play))
-    events = visitor.lab.service.generate_streaming(message=ASKED, **visitor.where)
+    visitor = ChatUser(make_lab(gate.play))
+    events = visitor.lab.service.generate_streaming(message=ASKED, **visitor.ids)
     assert (await anext(events)).type == "start"
     for _ in range(2):
         gate.open.release()
@@ -881,10 +889,8 @@ async def test_closing_the_stream_keeps_the_half_answer_and_closes_the_model(
 @pytest.mark.parametrize("times", [1, 3])
 async def test_cancelling_the_task_keeps_the_half_answer(make_lab: MakeLab, times: int) -> None:
     gate = Gate("はい、", "それは")
-    visitor = Visitor(make_lab(gate.play))
-    task = asyncio.create_task(
-        visitor.lab.service.generate_response(message=ASKED, **visitor.where)
-    )
+    visitor = ChatUser(make_lab(gate.play))
+    task = asyncio.create_task(visitor.lab.service.generate_response(message=ASKED, **visitor.ids))
     gate.open.release()
     await stored(visitor, 2)
     for _ in range(times):
@@ -901,10 +907,8 @@ async def test_a_half_answer_is_kept_with_what_was_held_back_and_its_code_closed
     make_lab: MakeLab,
 ) -> None:
     gate = Gate("```\nx\n", "User", "more")
-    visitor = Visitor(make_lab(gate.play))
-    task = asyncio.create_task(
-        visitor.lab.service.generate_response(message=ASKED, **visitor.where)
-    )
+    visitor = ChatUser(make_lab(gate.play))
+    task = asyncio.create_task(visitor.lab.service.generate_response(message=ASKED, **visitor.ids))
     gate.open.release()
     await stored(visitor, 2)
     gate.waiting.clear()
@@ -918,10 +922,8 @@ async def test_a_half_answer_is_kept_with_what_was_held_back_and_its_code_closed
 
 async def test_stopping_before_the_first_word_leaves_the_message_alone(make_lab: MakeLab) -> None:
     gate = Gate("はい")
-    visitor = Visitor(make_lab(gate.play))
-    task = asyncio.create_task(
-        visitor.lab.service.generate_response(message=ASKED, **visitor.where)
-    )
+    visitor = ChatUser(make_lab(gate.play))
+    task = asyncio.create_task(visitor.lab.service.generate_response(message=ASKED, **visitor.ids))
     await gate.waiting.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -932,24 +934,24 @@ async def test_stopping_before_the_first_word_leaves_the_message_alone(make_lab:
 
 async def test_a_stopped_answer_is_context_for_the_next(make_lab: MakeLab) -> None:
     gate = Gate("半分、", "残り")
-    visitor = Visitor(make_lab(gate.play))
-    events = visitor.lab.service.generate_streaming(message="一つめ", **visitor.where)
+    visitor = ChatUser(make_lab(gate.play))
+    events = visitor.lab.service.generate_streaming(message="一つめ", **visitor.ids)
     gate.open.release()
     await anext(events)
     await anext(events)
     await events.aclose()
     gate.open.release()
     gate.open.release()
-    await visitor.lab.service.generate_response(message="二つめ", **visitor.where)
+    await visitor.lab.service.generate_response(message="二つめ", **visitor.ids)
     said = [turn.content for turn in client_of(visitor.lab).prompts[-1].turns]
     assert said == ["一つめ", "半分、", "二つめ"]
 
 
 async def test_a_growing_answer_is_written_while_it_grows(make_lab: MakeLab) -> None:
     gate = Gate(*"一二三四五")
-    visitor = Visitor(make_lab(gate.play))
+    visitor = ChatUser(make_lab(gate.play))
     service = service_with(visitor.lab, store=FullStore(visitor.lab), save_every=0.001)
-    events = service.generate_streaming(message=ASKED, **visitor.where)
+    events = service.generate_streaming(message=ASKED, **visitor.ids)
     await anext(events)
     text = ""
     for piece in gate.pieces:
@@ -965,12 +967,12 @@ async def test_a_growing_answer_is_written_while_it_grows(make_lab: MakeLab) -> 
 
 async def test_an_answer_that_ends_soon_is_written_once(make_lab: MakeLab) -> None:
     gate = Gate(*"一二三四五")
-    visitor = Visitor(make_lab(gate.play))
+    visitor = ChatUser(make_lab(gate.play))
     store = FullStore(visitor.lab)
     service = service_with(visitor.lab, store=store, save_every=60)
     for _ in gate.pieces:
         gate.open.release()
-    await service.generate_response(message=ASKED, **visitor.where)
+    await service.generate_response(message=ASKED, **visitor.ids)
     assert store.writes == ["question", "answer"]
     assert len(records(visitor)) == 1
 
@@ -979,10 +981,10 @@ async def test_a_growing_answer_is_written_again_after_a_failed_write(
     make_lab: MakeLab, caplog: pytest.LogCaptureFixture
 ) -> None:
     gate = Gate(*"一二三")
-    visitor = Visitor(make_lab(gate.play))
+    visitor = ChatUser(make_lab(gate.play))
     store = FullStore(visitor.lab, "answer")
     service = service_with(visitor.lab, store=store, save_every=0.001)
-    events = service.generate_streaming(message=ASKED, **visitor.where)
+    events = service.generate_streaming(message=ASKED, **visitor.ids)
     await anext(events)
     gate.open.release()
     await anext(events)
@@ -1004,8 +1006,8 @@ async def test_a_crash_keeps_the_half_answer_and_marks_it(
 ) -> None:
     url = f"sqlite:///{tmp_path / 'lab.db'}"
     gate = Gate("はい、", "それは")
-    visitor = Visitor(make_lab(gate.play, database_url=url))
-    events = visitor.lab.service.generate_streaming(message=ASKED, **visitor.where)
+    visitor = ChatUser(make_lab(gate.play, database_url=url))
+    events = visitor.lab.service.generate_streaming(message=ASKED, **visitor.ids)
     await anext(events)
     gate.open.release()
     await anext(events)
@@ -1021,7 +1023,7 @@ async def test_a_stream_that_nobody_reads_any_more_stops_the_model_and_keeps_the
     make_lab: MakeLab, leaving: str, again: bool
 ) -> None:
     gate = Gate("はい、", "それは", "長い")
-    visitor = Visitor(make_lab(gate.play))
+    visitor = ChatUser(make_lab(gate.play))
     service = visitor.lab.service
     events: AsyncGenerator[Event, None] | None
     if again:
@@ -1030,7 +1032,7 @@ async def test_a_stream_that_nobody_reads_any_more_stops_the_model_and_keeps_the
         )
         events = service.regenerate_streaming(visitor.chat.id, visitor.user_id)
     else:
-        events = service.generate_streaming(message=ASKED, **visitor.where)
+        events = service.generate_streaming(message=ASKED, **visitor.ids)
     await anext(events)
     for _ in range(2):
         gate.open.release()
@@ -1048,13 +1050,13 @@ async def test_a_stream_that_nobody_reads_any_more_stops_the_model_and_keeps_the
 async def test_a_stream_closed_at_its_start_leaves_the_message_and_lets_the_next_go_on(
     make_lab: MakeLab,
 ) -> None:
-    visitor = Visitor(make_lab(says("はい。")))
-    events = visitor.lab.service.generate_streaming(message=ASKED, **visitor.where)
+    visitor = ChatUser(make_lab(reply_with("はい。")))
+    events = visitor.lab.service.generate_streaming(message=ASKED, **visitor.ids)
     await anext(events)
     await events.aclose()
     assert visitor.thread() == [("user", ASKED, "ok")]
     assert [record.status for record in records(visitor)] == ["stopped"]
-    await visitor.lab.service.generate_response(message="次", **visitor.where)
+    await visitor.lab.service.generate_response(message="次", **visitor.ids)
     assert [content for _, content, _ in visitor.thread()] == [ASKED, "次", "はい。"]
 
 
@@ -1070,10 +1072,10 @@ async def echo(prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
 
 @pytest.mark.core
 async def test_messages_sent_at_once_are_answered_one_after_another(make_lab: MakeLab) -> None:
-    visitor = Visitor(make_lab(echo))
+    visitor = ChatUser(make_lab(echo))
     sent = [f"質問{number}" for number in range(5)]
     await asyncio.gather(
-        *(visitor.lab.service.generate_response(message=m, **visitor.where) for m in sent)
+        *(visitor.lab.service.generate_response(message=m, **visitor.ids) for m in sent)
     )
     said = [content for _, content, _ in visitor.thread()]
     assert sorted(said[::2]) == sent
@@ -1085,9 +1087,9 @@ async def test_messages_sent_at_once_are_answered_one_after_another(make_lab: Ma
 async def test_an_answer_again_that_is_stopped_unseen_leaves_the_one_that_stood(
     make_lab: MakeLab,
 ) -> None:
-    visitor = Visitor(make_lab(says("一つ目です。"), tone_adjustment=True))
+    visitor = ChatUser(make_lab(reply_with("一つ目です。"), tone_adjustment=True))
     service = visitor.lab.service
-    await service.generate_response(message=ASKED, **visitor.where)
+    await service.generate_response(message=ASKED, **visitor.ids)
     there = asyncio.Event()
 
     async def play(prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
@@ -1095,7 +1097,7 @@ async def test_an_answer_again_that_is_stopped_unseen_leaves_the_one_that_stood(
         there.set()
         await asyncio.sleep(60)
 
-    client_of(visitor.lab).play = play
+    client_of(visitor.lab).script = play
     again = asyncio.create_task(
         collect(service.regenerate_streaming(visitor.chat.id, visitor.user_id))
     )
@@ -1107,10 +1109,10 @@ async def test_an_answer_again_that_is_stopped_unseen_leaves_the_one_that_stood(
 
 
 async def test_an_answer_that_shows_nothing_is_none(make_lab: MakeLab) -> None:
-    lab = make_lab(says("\u200b", "\u3164"))
-    visitor = Visitor(lab)
+    lab = make_lab(reply_with("\u200b", "\u3164"))
+    visitor = ChatUser(lab)
     for _ in range(2):
-        reply = await lab.service.generate_response(message=ASKED, **visitor.where)
+        reply = await lab.service.generate_response(message=ASKED, **visitor.ids)
         assert reply.metadata["code"] == "invalid_response"
         assert not reply.metadata["cache_hit"]
 
@@ -1118,9 +1120,9 @@ async def test_an_answer_that_shows_nothing_is_none(make_lab: MakeLab) -> None:
 async def test_where_no_time_is_left_the_next_model_is_not_passed_over(make_lab: MakeLab) -> None:
     models = "mock:echo?first=9,mock:echo"
     lab = make_lab(llm_fallback=models, llm_retries=0, llm_total_timeout=0.3)
-    visitor = Visitor(lab)
+    visitor = ChatUser(lab)
     reply = await lab.service.generate_response(
-        message=ASKED, **visitor.where, model="mock:echo?fail=bad_key"
+        message=ASKED, **visitor.ids, model="mock:echo?fail=bad_key"
     )
     assert reply.metadata["code"] == "bad_key"
     passed = [each["model"] for each in reply.metadata["fallback_from"]]
@@ -1142,11 +1144,11 @@ class ObservedLock(asyncio.Lock):
 
 
 async def test_answering_again_waits_for_the_answer_under_way(make_lab: MakeLab) -> None:
-    visitor = Visitor(make_lab(echo))
+    visitor = ChatUser(make_lab(echo))
     service = visitor.lab.service
     lock = ObservedLock(service, visitor.chat.id)
-    await service.generate_response(message="一つめ", **visitor.where)
-    sending = service.generate_streaming(message="二つめ", **visitor.where)
+    await service.generate_response(message="一つめ", **visitor.ids)
+    sending = service.generate_streaming(message="二つめ", **visitor.ids)
     await anext(sending)
     again = asyncio.create_task(
         collect(service.regenerate_streaming(visitor.chat.id, visitor.user_id))
@@ -1166,25 +1168,25 @@ async def test_answering_again_waits_for_the_answer_under_way(make_lab: MakeLab)
 
 
 async def test_another_chat_does_not_wait_and_no_turn_is_remembered(make_lab: MakeLab) -> None:
-    visitor = Visitor(make_lab(echo))
+    visitor = ChatUser(make_lab(echo))
     service = visitor.lab.service
     other = visitor.lab.store.create_chat(user_id=visitor.user_id, agent_id=visitor.agent.id)
-    held = service.generate_streaming(message="一つめ", **visitor.where)
+    held = service.generate_streaming(message="一つめ", **visitor.ids)
     await anext(held)
-    where = visitor.where | {"chat_id": other.id}
+    where = visitor.ids | {"chat_id": other.id}
     assert (await service.generate_response(message="別", **where)).content == "答え別"
     await held.aclose()
     assert len(service.chat_turns.locks) == 0
 
 
 async def test_a_stream_that_was_read_as_far_as_its_end_holds_nobody_up(make_lab: MakeLab) -> None:
-    visitor = Visitor(make_lab(echo))
+    visitor = ChatUser(make_lab(echo))
     service = visitor.lab.service
-    events = service.generate_streaming(message="一つめ", **visitor.where)
+    events = service.generate_streaming(message="一つめ", **visitor.ids)
     while (await anext(events)).type != "done":
         pass
     async with asyncio.timeout(5):
-        reply = await service.generate_response(message="二つめ", **visitor.where)
+        reply = await service.generate_response(message="二つめ", **visitor.ids)
     assert reply.content == "答え二つめ"
     await events.aclose()
 
@@ -1192,11 +1194,11 @@ async def test_a_stream_that_was_read_as_far_as_its_end_holds_nobody_up(make_lab
 async def test_a_message_that_waits_is_answered_by_the_copy_of_its_demo(
     make_lab: MakeLab,
 ) -> None:
-    visitor = Visitor(make_lab(echo))
+    visitor = ChatUser(make_lab(echo))
     store, service = visitor.lab.store, visitor.lab.service
     demo = store.create_agent(user_id=None, name="見本")
     visitor.chat = store.create_chat(user_id=visitor.user_id, agent_id=demo.id)
-    where = visitor.where | {"agent_id": demo.id}
+    where = visitor.ids | {"agent_id": demo.id}
     lock = ObservedLock(service, visitor.chat.id)
     held = service.generate_streaming(message="一つめ", **where)
     await anext(held)
@@ -1209,12 +1211,12 @@ async def test_a_message_that_waits_is_answered_by_the_copy_of_its_demo(
 
 
 async def test_a_message_that_waits_can_be_taken_back_and_is_not_kept(make_lab: MakeLab) -> None:
-    visitor = Visitor(make_lab(echo))
+    visitor = ChatUser(make_lab(echo))
     service = visitor.lab.service
     lock = ObservedLock(service, visitor.chat.id)
-    held = service.generate_streaming(message="一つめ", **visitor.where)
+    held = service.generate_streaming(message="一つめ", **visitor.ids)
     await anext(held)
-    waiting = asyncio.create_task(service.generate_response(message="二つめ", **visitor.where))
+    waiting = asyncio.create_task(service.generate_response(message="二つめ", **visitor.ids))
     await asyncio.wait_for(lock.waited.wait(), 10)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -1227,8 +1229,8 @@ async def test_a_message_that_waits_can_be_taken_back_and_is_not_kept(make_lab: 
 
 async def test_a_stranger_is_refused_at_once_where_a_turn_is_under_way(make_lab: MakeLab) -> None:
     lab = make_lab(echo)
-    mine, other = Visitor(lab), Visitor(lab)
-    held = lab.service.generate_streaming(message=ASKED, **mine.where)
+    mine, other = ChatUser(lab), ChatUser(lab)
+    held = lab.service.generate_streaming(message=ASKED, **mine.ids)
     await anext(held)
     with pytest.raises(NotFound):
         await lab.service.generate_response(ASKED, other.agent.id, mine.chat.id, other.user_id)
@@ -1252,11 +1254,9 @@ async def test_a_key_that_a_provider_repeats_reaches_no_page_no_row_and_no_log(
             yield Chunk(piece)
         yield Chunk(finish_reason="stop", usage=Usage(1, 1), model=f"m {key}")
 
-    visitor = Visitor(make_lab(play, **KEYS))
+    visitor = ChatUser(make_lab(play, **KEYS))
     with caplog.at_level("DEBUG"):
-        events = await collect(
-            visitor.lab.service.generate_streaming(message=ASKED, **visitor.where)
-        )
+        events = await collect(visitor.lab.service.generate_streaming(message=ASKED, **visitor.ids))
     assert events[-1].content == shown(events) == "鍵は••••••と••••••です。"
     assert events[-1].metadata["processing_applied"] == ["hidden_secrets"]
     rows = visitor.lab.store.messages(visitor.chat.id, user_id=visitor.user_id)
@@ -1275,10 +1275,10 @@ async def test_a_key_in_an_error_is_hidden_in_what_is_said_kept_and_logged(
         RuntimeError(f"Bearer {key}"),
         BadKey(f"Incorrect API key provided: {key}"),
     ):
-        visitor = Visitor(make_lab(says(*pieces, error=error), **KEYS))
+        visitor = ChatUser(make_lab(reply_with(*pieces, error=error), **KEYS))
         with caplog.at_level("DEBUG"):
             events = await collect(
-                visitor.lab.service.generate_streaming(message=ASKED, **visitor.where)
+                visitor.lab.service.generate_streaming(message=ASKED, **visitor.ids)
             )
         rows = visitor.lab.store.messages(visitor.chat.id, user_id=visitor.user_id)
         logged = [str(vars(record)) for record in caplog.records]
@@ -1291,15 +1291,15 @@ async def test_a_key_in_an_error_is_hidden_in_what_is_said_kept_and_logged(
 
 @pytest.mark.core
 async def test_regenerating_replaces_the_answer_and_asks_the_same(make_lab: MakeLab) -> None:
-    answers = iter([says("一。"), says("二。"), says("三。")])
+    answers = iter([reply_with("一。"), reply_with("二。"), reply_with("三。")])
 
     def play(prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
         return next(answers)(prompt, options)
 
-    visitor = Visitor(make_lab(play))
+    visitor = ChatUser(make_lab(play))
     service = visitor.lab.service
-    await service.generate_response(message="前の話", **visitor.where)
-    await service.generate_response(message=ASKED, **visitor.where)
+    await service.generate_response(message="前の話", **visitor.ids)
+    await service.generate_response(message=ASKED, **visitor.ids)
     events = await collect(service.regenerate_streaming(visitor.chat.id, visitor.user_id))
     assert events[-1].content == "三。"
     assert [content for _, content, _ in visitor.thread()] == ["前の話", "一。", ASKED, "三。"]
@@ -1310,20 +1310,20 @@ async def test_regenerating_replaces_the_answer_and_asks_the_same(make_lab: Make
 
 
 async def test_regenerating_answers_a_message_that_never_was_answered(make_lab: MakeLab) -> None:
-    answers = iter([says(error=Offline()), says("はい。")])
+    answers = iter([reply_with(error=Offline()), reply_with("はい。")])
 
     def play(prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
         return next(answers)(prompt, options)
 
-    visitor = Visitor(make_lab(play))
-    await visitor.lab.service.generate_response(message=ASKED, **visitor.where)
+    visitor = ChatUser(make_lab(play))
+    await visitor.lab.service.generate_response(message=ASKED, **visitor.ids)
     await collect(visitor.lab.service.regenerate_streaming(visitor.chat.id, visitor.user_id))
     assert visitor.thread() == [("user", ASKED, "ok"), ("ai", "はい。", "ok")]
 
 
 async def test_regenerating_with_an_unknown_model_leaves_the_answer(lab: Lab) -> None:
-    visitor = Visitor(lab)
-    await lab.service.generate_response(message=ASKED, **visitor.where)
+    visitor = ChatUser(lab)
+    await lab.service.generate_response(message=ASKED, **visitor.ids)
     before = visitor.thread()
     with pytest.raises(UnknownModel):
         await collect(
@@ -1342,13 +1342,13 @@ async def test_an_answer_that_nothing_replaces_stands_again(
         await silent.wait()
         yield Chunk("遅い")
 
-    plays = iter([says("はい。"), says(error=broken) if broken else wait])
+    plays = iter([reply_with("はい。"), reply_with(error=broken) if broken else wait])
 
     def play(prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
         return next(plays)(prompt, options)
 
-    visitor = Visitor(make_lab(play))
-    await visitor.lab.service.generate_response(message=ASKED, **visitor.where)
+    visitor = ChatUser(make_lab(play))
+    await visitor.lab.service.generate_response(message=ASKED, **visitor.ids)
     before = visitor.thread()
     again = visitor.lab.service.regenerate_streaming(visitor.chat.id, visitor.user_id)
     if broken:
@@ -1361,8 +1361,8 @@ async def test_an_answer_that_nothing_replaces_stands_again(
 
 
 async def test_what_stands_again_is_in_the_preview_too(lab: Lab) -> None:
-    visitor = Visitor(lab)
-    await lab.service.generate_response(message=ASKED, **visitor.where)
+    visitor = ChatUser(lab)
+    await lab.service.generate_response(message=ASKED, **visitor.ids)
     lab.store.delete_agent(visitor.agent.id, user_id=visitor.user_id)
     with pytest.raises(NotFound):
         await collect(lab.service.regenerate_streaming(visitor.chat.id, visitor.user_id))
@@ -1373,7 +1373,7 @@ async def test_what_stands_again_is_in_the_preview_too(lab: Lab) -> None:
 
 
 async def test_an_empty_chat_has_nothing_to_regenerate(lab: Lab) -> None:
-    visitor = Visitor(lab)
+    visitor = ChatUser(lab)
     with pytest.raises(NotFound):
         await collect(lab.service.regenerate_streaming(visitor.chat.id, visitor.user_id))
 
@@ -1384,7 +1384,7 @@ async def test_an_empty_chat_has_nothing_to_regenerate(lab: Lab) -> None:
 async def test_a_try_with_an_unsaved_persona_keeps_no_message_and_one_record(
     make_lab: MakeLab,
 ) -> None:
-    visitor = Visitor(make_lab(says("はい。")))
+    visitor = ChatUser(make_lab(reply_with("はい。")))
     events = await collect(
         visitor.lab.service.answer(
             Agent(name="下書き"),
@@ -1410,11 +1410,11 @@ async def test_two_users_at_once_see_nothing_of_each_other(make_lab: MakeLab) ->
         yield Chunk(finish_reason="stop", usage=Usage(1, 1))
 
     lab = make_lab(play)
-    one, two = Visitor(lab, "はな"), Visitor(lab, "たろう")
+    one, two = ChatUser(lab, "はな"), ChatUser(lab, "たろう")
     for _ in range(2):
         await asyncio.gather(
-            lab.service.generate_response(message="赤", **one.where),
-            lab.service.generate_response(message="青", **two.where),
+            lab.service.generate_response(message="赤", **one.ids),
+            lab.service.generate_response(message="青", **two.ids),
         )
     assert [content for _, content, _ in one.thread()] == ["赤", "赤" * 5] * 2
     assert [content for _, content, _ in two.thread()] == ["青", "青" * 5] * 2
@@ -1432,9 +1432,9 @@ async def test_stopping_one_user_leaves_the_other_alone(make_lab: MakeLab) -> No
         return gates[prompt.message].play(prompt, options)
 
     lab = make_lab(play)
-    one, two = Visitor(lab, "はな"), Visitor(lab, "たろう")
-    stopped = asyncio.create_task(lab.service.generate_response(message="赤", **one.where))
-    whole = asyncio.create_task(lab.service.generate_response(message="青", **two.where))
+    one, two = ChatUser(lab, "はな"), ChatUser(lab, "たろう")
+    stopped = asyncio.create_task(lab.service.generate_response(message="赤", **one.ids))
+    whole = asyncio.create_task(lab.service.generate_response(message="青", **two.ids))
     await asyncio.gather(*(gate.waiting.wait() for gate in gates.values()))
     stopped.cancel()
     with contextlib.suppress(asyncio.CancelledError):
@@ -1447,13 +1447,13 @@ async def test_stopping_one_user_leaves_the_other_alone(make_lab: MakeLab) -> No
 async def test_an_error_of_ours_outside_the_tree_of_the_path_never_reaches_the_caller(
     make_lab: MakeLab,
 ) -> None:
-    visitor = Visitor(make_lab(says(error=PersonaLabError("odd"))))
-    reply = await visitor.lab.service.generate_response(message=ASKED, **visitor.where)
+    visitor = ChatUser(make_lab(reply_with(error=PersonaLabError("odd"))))
+    reply = await visitor.lab.service.generate_response(message=ASKED, **visitor.ids)
     assert reply.metadata["error_type"] == "system_error"
 
 
 async def test_a_preview_refuses_too_long_a_message_as_sending_it_does(lab: Lab) -> None:
-    visitor = Visitor(lab)
+    visitor = ChatUser(lab)
     with pytest.raises(MessageTooLong):
         await lab.service.preview(visitor.agent, "長" * 2001)
 
@@ -1465,7 +1465,7 @@ async def test_leaving_as_the_loop_ends_keeps_one_half_answer(tmp_path: Path) ->
     async def leave() -> tuple[Lab, dict[str, str]]:
         lab = open_lab(Settings(database_url=url, llm_provider="mock", tone_adjustment=False))
         lab.service.save_every = 0
-        visitor, add = Visitor(lab), lab.store.add_message
+        visitor, add = ChatUser(lab), lab.store.add_message
 
         def slowly(*given: Any, **named: Any) -> Message:
             time.sleep(0.1)
@@ -1473,10 +1473,10 @@ async def test_leaving_as_the_loop_ends_keeps_one_half_answer(tmp_path: Path) ->
 
         lab.store.add_message = slowly  # type: ignore[method-assign]
         model = "mock:echo?rate=200&tokens=100"
-        async for event in lab.service.generate_streaming(ASKED, **visitor.where, model=model):
+        async for event in lab.service.generate_streaming(ASKED, **visitor.ids, model=model):
             if event.type == "delta":
                 break
-        return lab, visitor.where
+        return lab, visitor.ids
 
     lab, where = await asyncio.to_thread(asyncio.run, leave())
     rows = lab.store.messages(where["chat_id"], user_id=where["user_id"])
@@ -1485,8 +1485,8 @@ async def test_leaving_as_the_loop_ends_keeps_one_half_answer(tmp_path: Path) ->
 
 
 async def test_stopping_another_answer_before_it_begins_leaves_the_first(lab: Lab) -> None:
-    visitor = Visitor(lab)
-    await lab.service.generate_response(ASKED, **visitor.where)
+    visitor = ChatUser(lab)
+    await lab.service.generate_response(ASKED, **visitor.ids)
     before, begin = visitor.thread(), lab.store.begin_regeneration
     there = threading.Event()
 

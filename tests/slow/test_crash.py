@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 from support.backends import PostgresServer
-from support.fakes import Visitor
+from support.fakes import ChatUser
 
 from persona_lab.clients.mock import ANSWERS
 from persona_lab.db.store import Store
@@ -182,9 +182,9 @@ async def test_answer_is_stored_later_when_the_database_stops(
         yield Chunk("後半。")
         yield Chunk(finish_reason="stop", usage=Usage(5, 5), model="m")
 
-    visitor = Visitor(make_lab(play, database_url=postgres_server.url))
+    visitor = ChatUser(make_lab(play, database_url=postgres_server.url))
     ask = visitor.lab.service.generate_response
-    answer = asyncio.create_task(ask("一", **visitor.where))
+    answer = asyncio.create_task(ask("一", **visitor.ids))
     await begun.wait()
     await asyncio.to_thread(postgres_server.stop)
     go_on.set()
@@ -193,9 +193,9 @@ async def test_answer_is_stored_later_when_the_database_stops(
     assert reply.metadata["code"] == "storage"
     assert "fallback" not in reply.metadata
     with pytest.raises(StorageError):
-        await ask("二", **visitor.where)
+        await ask("二", **visitor.ids)
     await asyncio.to_thread(postgres_server.start)
-    assert (await ask("三", **visitor.where)).metadata["turns"] == 3
+    assert (await ask("三", **visitor.ids)).metadata["turns"] == 3
     assert visitor.thread() == [
         ("user", "一", "ok"),
         ("ai", "前半、後半。", "ok"),

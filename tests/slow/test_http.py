@@ -24,7 +24,7 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
-from support.app_process import Served, serving
+from support.app_process import RunningApp, run_app
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect as connect_now
@@ -37,13 +37,13 @@ ROUNDS = 2
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serving(tmp_path_factory.mktemp("doors"), REQUESTS_PER_MINUTE="0") as app:
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApp]:
+    with run_app(tmp_path_factory.mktemp("doors"), REQUESTS_PER_MINUTE="0") as app:
         yield app
 
 
 @pytest.fixture(scope="module")
-def token(served: Served) -> str:
+def token(served: RunningApp) -> str:
     """Made as a program makes its own: as a visitor of the page."""
     with httpx.Client(base_url=served.url, timeout=30) as visitor:
         visitor.get("/")
@@ -52,7 +52,7 @@ def token(served: Served) -> str:
 
 
 @pytest.fixture
-def http(served: Served, token: str) -> Iterator[httpx.Client]:
+def http(served: RunningApp, token: str) -> Iterator[httpx.Client]:
     headers = {"authorization": f"Bearer {token}"}
     with httpx.Client(base_url=f"{served.url}/api/v1", headers=headers, timeout=30) as client:
         yield client
@@ -70,7 +70,7 @@ def chat(http: httpx.Client, persona: dict[str, Any]) -> str:
     return begun
 
 
-def socket_of(served: Served, chat: str) -> str:
+def socket_of(served: RunningApp, chat: str) -> str:
     return f"{served.url.replace('http', 'ws', 1)}/ws/{chat}"
 
 
@@ -78,7 +78,7 @@ def socket_of(served: Served, chat: str) -> str:
 
 
 def test_api_routes_and_page_share_one_port(
-    served: Served, http: httpx.Client, token: str, persona: dict[str, Any], chat: str
+    served: RunningApp, http: httpx.Client, token: str, persona: dict[str, Any], chat: str
 ) -> None:
     assert "personaLab" in httpx.get(served.url).text
     assert httpx.get(f"{served.url}/healthz").json() == {"status": "alive"}
@@ -101,7 +101,7 @@ def test_api_routes_and_page_share_one_port(
         assert "やあ" in "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
 
 
-def test_token_is_in_no_log(served: Served, token: str, chat: str) -> None:
+def test_token_is_in_no_log(served: RunningApp, token: str, chat: str) -> None:
     for shown in (token, token + "x"):
         with (
             connect_now(f"{socket_of(served, chat)}?token={shown}") as socket,
@@ -115,7 +115,7 @@ def test_token_is_in_no_log(served: Served, token: str, chat: str) -> None:
     assert "Traceback" not in served.log
 
 
-def test_openapi_describes_every_operation_and_schema(served: Served) -> None:
+def test_openapi_describes_every_operation_and_schema(served: RunningApp) -> None:
     described = httpx.get(f"{served.url}/api/v1/openapi.json").json()
     assert described["paths"]
     assert described["components"]["schemas"]
@@ -131,7 +131,7 @@ def test_openapi_describes_every_operation_and_schema(served: Served) -> None:
 
 
 async def test_two_hundred_sockets_get_their_answers_in_flat_memory(
-    served: Served,
+    served: RunningApp,
 ) -> None:
     store = served.store
     people = []
@@ -173,7 +173,7 @@ async def test_two_hundred_sockets_get_their_answers_in_flat_memory(
 
 
 @pytest.fixture(scope="module")
-def own(served: Served, token: str) -> dict[str, str]:
+def own(served: RunningApp, token: str) -> dict[str, str]:
     """Ids that lead somewhere, so that what is sent gets past them."""
     headers = {"authorization": f"Bearer {token}"}
     with httpx.Client(base_url=f"{served.url}/api/v1", headers=headers, timeout=30) as http:
@@ -197,7 +197,7 @@ FEW = settings(
 )
 
 
-def try_out(served: Served, where: str, token: str, own: dict[str, str]) -> list[str]:
+def try_out(served: RunningApp, where: str, token: str, own: dict[str, str]) -> list[str]:
     """Sends every operation of a description what it allows and what it forbids; their names."""
     tried = []
     for found in schemathesis.openapi.from_url(served.url + where).get_all_operations():
@@ -216,7 +216,7 @@ def try_out(served: Served, where: str, token: str, own: dict[str, str]) -> list
 
 
 def test_no_request_of_the_schema_causes_a_server_error(
-    served: Served, token: str, own: dict[str, str]
+    served: RunningApp, token: str, own: dict[str, str]
 ) -> None:
     assert len(try_out(served, "/api/v1/openapi.json", token, own)) == 15
     assert len(try_out(served, "/v1/openapi.json", token, own)) == 3
@@ -234,7 +234,7 @@ def examples(readme: str, heading: str) -> list[str]:
     return [text for text in found if "persona_lab" not in text]
 
 
-def test_documented_examples_run_unchanged(served: Served) -> None:
+def test_documented_examples_run_unchanged(served: RunningApp) -> None:
     known: dict[str, Any] = {"__name__": "example"}
     found = examples("docs/http-api.md", "From a program")
     assert len(found) == 5

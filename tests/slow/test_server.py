@@ -22,7 +22,7 @@ import pytest
 from starlette.datastructures import Headers
 from starlette.routing import Mount, Route
 from starlette.types import Message, Receive, Scope, Send
-from support.app_process import APP, Served, ended, environment, serving
+from support.app_process import APP, RunningApp, environment, run_app, run_failing_app
 
 import app
 from persona_lab.errors import ConfigurationError
@@ -415,7 +415,7 @@ def test_what_is_no_file_needs_no_lock(url: str) -> None:
 
 
 def test_served_page_has_our_script_first_and_a_cookie(
-    served: Served,
+    served: RunningApp,
 ) -> None:
     for encoding in ("identity", "gzip", "br"):
         response = httpx.get(served.url, headers={"accept-encoding": encoding})
@@ -423,13 +423,13 @@ def test_served_page_has_our_script_first_and_a_cookie(
         assert len(secret_of(given(response))) == 43
 
 
-def test_the_served_page_names_no_other_host_to_fetch_from(served: Served) -> None:
+def test_the_served_page_names_no_other_host_to_fetch_from(served: RunningApp) -> None:
     text = httpx.get(served.url).text
     fetched = re.findall(r"<(?:script|link|img|iframe)[^>]*(?:src|href)=[\"'](//|https?://)", text)
     assert fetched == []
 
 
-def test_the_served_app_answers_404_to_what_is_not_listed(served: Served) -> None:
+def test_the_served_app_answers_404_to_what_is_not_listed(served: RunningApp) -> None:
     with httpx.Client(base_url=served.url, timeout=30) as client:
         for method, path in ((method, filled(path)) for method, path in gradio_routes()):
             if not is_allowed(method, path):
@@ -438,7 +438,7 @@ def test_the_served_app_answers_404_to_what_is_not_listed(served: Served) -> Non
                 assert method == "HEAD" or response.json()["error"]["code"] == "invalid_request"
 
 
-def test_the_served_app_keeps_what_a_share_link_and_a_space_ask(served: Served) -> None:
+def test_the_served_app_keeps_what_a_share_link_and_a_space_ask(served: RunningApp) -> None:
     with httpx.Client(base_url=served.url, timeout=30) as client:
         assert client.head("/").status_code == 200
         for path in (
@@ -456,7 +456,7 @@ def test_the_served_app_keeps_what_a_share_link_and_a_space_ask(served: Served) 
     ["/gradio_api/file=/etc/passwd", "/gradio_api/file=../data/lab.db", "/file=/etc/passwd",
      "/gradio_api/file=README.md", "/static/../../app.py", "/gradio_api/custom_component/x/y/z"],
 )  # fmt: skip
-def test_no_file_of_the_machine_is_given_away(served: Served, path: str) -> None:
+def test_no_file_of_the_machine_is_given_away(served: RunningApp, path: str) -> None:
     response = httpx.get(served.url + path, timeout=30)
     assert response.status_code >= 400
     assert "root:" not in response.text
@@ -466,7 +466,7 @@ def test_files_that_the_environment_opens_to_visitors_stay_shut(tmp_path: Path) 
     shown = tmp_path / "shown.txt"
     shown.write_text("ひみつ", "utf-8")
     opening = {name: str(tmp_path) for name in app.OPENING}
-    with serving(tmp_path, **opening, GRADIO_TEMP_DIR=str(tmp_path)) as lab:
+    with run_app(tmp_path, **opening, GRADIO_TEMP_DIR=str(tmp_path)) as lab:
         for path in ("/gradio_api/file=", "/gradio_api/file/", "/file="):
             response = httpx.get(f"{lab.url}{path}{shown}", timeout=30)
             assert response.status_code == 404, path
@@ -476,7 +476,7 @@ def test_files_that_the_environment_opens_to_visitors_stay_shut(tmp_path: Path) 
         )
 
 
-def test_cross_site_page_gets_no_data_of_the_visitor(served: Served) -> None:
+def test_cross_site_page_gets_no_data_of_the_visitor(served: RunningApp) -> None:
     secret = httpx.get(served.url).cookies[COOKIE]
     owner = served.store.user_for_secret(secret)
     served.store.create_agent(user_id=owner.id, name="ひみつの人")
@@ -497,9 +497,9 @@ def test_cross_site_page_gets_no_data_of_the_visitor(served: Served) -> None:
         assert "ひみつの人" not in listed(origin=origin)
 
 
-def test_second_instance_on_a_port_ends_with_one_line(served: Served, tmp_path: Path) -> None:
+def test_second_instance_on_a_port_ends_with_one_line(served: RunningApp, tmp_path: Path) -> None:
     port = served.url.rpartition(":")[2]
-    told = ended(tmp_path, GRADIO_SERVER_PORT=port)
+    told = run_failing_app(tmp_path, GRADIO_SERVER_PORT=port)
     assert one_line(told) == (
         f"127.0.0.1:{port} can't be served (Address already in use): is another Persona Lab open? "
         "Close it, or choose another port with GRADIO_SERVER_PORT."
@@ -507,8 +507,10 @@ def test_second_instance_on_a_port_ends_with_one_line(served: Served, tmp_path: 
     assert httpx.get(served.url).status_code == 200
 
 
-def test_second_instance_on_a_database_ends_with_one_line(served: Served, tmp_path: Path) -> None:
-    told = ended(tmp_path, DATABASE_URL=served.database_url)
+def test_second_instance_on_a_database_ends_with_one_line(
+    served: RunningApp, tmp_path: Path
+) -> None:
+    told = run_failing_app(tmp_path, DATABASE_URL=served.database_url)
     assert re.fullmatch(
         r"another Persona Lab already uses /.*lab\.db: close it, .*", one_line(told)
     )
@@ -548,7 +550,7 @@ def start(
 
 
 def test_a_wrong_setting_ends_the_process_with_one_line(tmp_path: Path) -> None:
-    assert one_line(ended(tmp_path, LLM_PROVIDER="foo")).startswith("LLM_PROVIDER: ")
+    assert one_line(run_failing_app(tmp_path, LLM_PROVIDER="foo")).startswith("LLM_PROVIDER: ")
 
 
 @pytest.mark.parametrize(
@@ -638,11 +640,11 @@ def test_unknown_argument_is_refused_and_help_is_shown(tmp_path: Path) -> None:
 
 
 def test_stopping_the_app_keeps_data_and_releases_the_database(tmp_path: Path) -> None:
-    with serving(tmp_path) as lab:
+    with run_app(tmp_path) as lab:
         user = lab.store.create_user().id
         agent = lab.store.create_agent(user_id=user, name="のこる人")
     assert "Traceback" not in lab.log
-    with serving(tmp_path) as lab:
+    with run_app(tmp_path) as lab:
         assert lab.store.get_agent(agent.id, user_id=user).name == "のこる人"
 
 
@@ -692,7 +694,7 @@ def test_full_disk_is_reported_and_stored_data_stays(
     from persona_lab.translations import Translations
 
     words = Translations(ROOT / "templates" / "fallbacks.yaml")
-    with serving(tmp_path, DATABASE_URL=f"sqlite:///{small_disk / 'lab.db'}") as lab:
+    with run_app(tmp_path, DATABASE_URL=f"sqlite:///{small_disk / 'lab.db'}") as lab:
         client = Client(lab.url, verbose=False, headers={"accept-language": language})
         kept = client.predict({"name": "さきの人"}, api_name="/save_persona")
         chat = client.predict("さきの話", kept["id"], api_name="/chat")["chat_id"]
@@ -720,4 +722,4 @@ def test_a_disk_that_is_full_at_the_start_stops_it_in_one_line(
     tmp_path: Path, small_disk: Path
 ) -> None:
     fill(small_disk)
-    assert one_line(ended(tmp_path, DATABASE_URL=f"sqlite:///{small_disk / 'lab.db'}"))
+    assert one_line(run_failing_app(tmp_path, DATABASE_URL=f"sqlite:///{small_disk / 'lab.db'}"))

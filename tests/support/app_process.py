@@ -1,6 +1,6 @@
-"""The product as people start it: ``app.py`` as a process of its own, on a free port.
+"""Run ``app.py`` as a separate process on a free port.
 
-Its settings are those that a test gives, never those of the shell; its database is a new one.
+It gets the settings of the test, never those of the shell, and a new database.
 """
 
 from __future__ import annotations
@@ -23,21 +23,24 @@ from persona_lab.db.store import Store
 from persona_lab.settings import ROOT, Settings
 
 APP = [sys.executable, str(ROOT / "app.py")]
-PATIENCE = 120.0
-"""Seconds after which a page that isn't served is a failure."""
+TIMEOUT_S = 120.0
+"""Seconds that the app has to serve its page or to exit."""
 GEMMA, SMOLLM = "local:gemma-3-270m", "local:smollm2-135m-instruct"
 
 
-def missing(what: str) -> None:
-    """Skips the test for want of ``what``; fails it where everything is promised to be there."""
+def skip_if_missing(what: str) -> None:
+    """Skip the test because ``what`` isn't installed.
+
+    With ``PERSONA_LAB_REQUIRE_SERVICES=1`` the test fails instead.
+    """
     if os.environ.get("PERSONA_LAB_REQUIRE_SERVICES") == "1":
         pytest.fail(f"{what} is required here")
     pytest.skip(f"{what} isn't installed")
 
 
 @dataclass(frozen=True)
-class Served:
-    """A running app. ``log`` is what it has said so far."""
+class RunningApp:
+    """A running app."""
 
     url: str
     database_url: str
@@ -47,27 +50,27 @@ class Served:
 
     @property
     def log(self) -> str:
+        """The log so far."""
         return self.log_file.read_text("utf-8", errors="replace")
 
     @property
     def store(self) -> Store:
-        """The app's own database, read and written from beside it."""
+        """A second connection to the database of the app."""
         if not self.stores:
             self.stores.append(Store(self.database_url))
         return self.stores[0]
 
 
 def environment(folder: Path, **settings: str) -> dict[str, str]:
-    """The shell's environment without the lab's settings, then ``settings``."""
-    ours = {name.upper() for name in Settings.model_fields}
-    kept = {name: value for name, value in os.environ.items() if name not in ours}
+    """Return the shell's environment with ``settings`` instead of the shell's settings."""
+    names = {name.upper() for name in Settings.model_fields}
     return {
-        **kept,
+        **{name: value for name, value in os.environ.items() if name not in names},
         "GRADIO_SERVER_PORT": str(free_port()),
         "DATABASE_URL": f"sqlite:///{folder / 'lab.db'}",
         "LLM_PROVIDER": "mock",
         "LLM_MODEL": "echo",
-        # An answer of one sentence would come in one piece.
+        # With the tone step, an answer of one sentence would be a single chunk.
         "TONE_ADJUSTMENT": "false",
         "ROLE_LIMITS": "false",
         **settings,
@@ -75,10 +78,16 @@ def environment(folder: Path, **settings: str) -> dict[str, str]:
 
 
 @contextmanager
-def serving(folder: Path, *, command: Sequence[str] = APP, **settings: str) -> Iterator[Served]:
-    """The app with ``settings``, served until the block ends; ``folder`` holds its state.
+def run_app(folder: Path, *, command: Sequence[str] = APP, **settings: str) -> Iterator[RunningApp]:
+    """Run the app until the block ends.
 
-    Raises RuntimeError with the end of its log when no page comes.
+    Args:
+        folder: The folder of its database and log.
+        command: The command line.
+        settings: Its settings as environment variables.
+
+    Raises:
+        RuntimeError: The page isn't served; the message has the end of the log.
     """
     variables = environment(folder, **settings)
     log_file = folder / "app.log"
@@ -86,14 +95,14 @@ def serving(folder: Path, *, command: Sequence[str] = APP, **settings: str) -> I
         process = subprocess.Popen(
             list(command), cwd=folder, env=variables, stdout=log, stderr=subprocess.STDOUT
         )
-    served = Served(
+    served = RunningApp(
         f"http://127.0.0.1:{variables['GRADIO_SERVER_PORT']}",
         variables["DATABASE_URL"],
         process,
         log_file,
     )
     try:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT_S
         while process.poll() is not None or not _answers(served.url):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"no page was served:\n{served.log[-3000:]}")
@@ -110,15 +119,15 @@ def serving(folder: Path, *, command: Sequence[str] = APP, **settings: str) -> I
             process.wait()
 
 
-def ended(folder: Path, **settings: str) -> subprocess.CompletedProcess[str]:
-    """The app with settings that don't let it start: what it said, and its exit code."""
+def run_failing_app(folder: Path, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run the app with settings that stop its start; return its output and exit code."""
     return subprocess.run(
         APP,
         cwd=folder,
         env=environment(folder, **settings),
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT_S,
         check=False,
     )
 
@@ -129,19 +138,28 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def until(
-    wanted: Callable[[], object], *, seconds: float = 20, every: float = 0.05, what: str = ""
+def wait_until(
+    condition: Callable[[], object], *, seconds: float = 20, every: float = 0.05, what: str = ""
 ) -> None:
-    """Returns as soon as ``wanted()`` is true, looking ``every`` so often. Raises AssertionError
-    after ``seconds``."""
+    """Return as soon as ``condition()`` is true.
+
+    Args:
+        condition: Is called repeatedly.
+        seconds: The longest time to wait.
+        every: Seconds between two calls.
+        what: The message of a failure.
+
+    Raises:
+        AssertionError: The condition wasn't true in time.
+    """
     deadline = time.monotonic() + seconds
-    while not wanted():
-        assert time.monotonic() < deadline, what or f"never came true: {wanted}"
+    while not condition():
+        assert time.monotonic() < deadline, what or f"never became true: {condition}"
         time.sleep(every)
 
 
-def data_with(folder: Path, models: str) -> Path:
-    """A data folder with the demo personas and a ``models.yaml`` of ``models``."""
+def make_data_folder(folder: Path, models: str) -> Path:
+    """Return a data folder with the demo personas and ``models`` as ``models.yaml``."""
     data = folder / "data"
     data.mkdir()
     shutil.copy(ROOT / "data" / "personas.yaml", data)
@@ -151,7 +169,7 @@ def data_with(folder: Path, models: str) -> Path:
 
 def _answers(url: str) -> bool:
     host = url.removeprefix("http://")
-    with closing(http.client.HTTPConnection(host, timeout=PATIENCE)) as connection:
+    with closing(http.client.HTTPConnection(host, timeout=TIMEOUT_S)) as connection:
         try:
             connection.request("GET", "/")
             return connection.getresponse().status == http.HTTPStatus.OK
@@ -159,7 +177,7 @@ def _answers(url: str) -> bool:
             return False
 
 
-def headers(language: str = "ja", cookie: str = "") -> Mapping[str, str]:
-    """What a client sends along to speak ``language``, and to be a visitor with a cookie."""
-    spoken = {"accept-language": language}
-    return spoken | ({"cookie": cookie} if cookie else {})
+def client_headers(language: str = "ja", cookie: str = "") -> Mapping[str, str]:
+    """Return the request headers of a client with a language and a cookie."""
+    result = {"accept-language": language}
+    return result | ({"cookie": cookie} if cookie else {})

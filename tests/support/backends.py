@@ -1,8 +1,7 @@
-"""Real Redis and real PostgreSQL, for this run alone: started here, on free ports, in folders of
-their own, and ended with the run. A test may stop and start them.
+"""Real Redis and PostgreSQL servers for this test run, on free ports and in temporary folders.
 
-Where a program is missing its tests are skipped, and say so; with ``PERSONA_LAB_REQUIRE_SERVICES``
-they fail.
+A test can stop and start them. Tests whose server isn't installed are skipped; with
+``PERSONA_LAB_REQUIRE_SERVICES`` they fail.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ from sqlalchemy.pool import NullPool
 from persona_lab.db.migrations import HEAD
 from persona_lab.db.redis import RedisLink
 
-PATIENCE = 30.0
-"""Seconds that a service has for starting and stopping."""
+TIMEOUT_S = 30.0
+"""Seconds that a server has to start and to stop."""
 _TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
 _VERSION = "SELECT version_num FROM alembic_version"
 
 
-def missing(program: str) -> None:
-    """End the test that needs ``program``."""
+def skip_if_missing(program: str) -> None:
+    """Skip or fail the test that needs ``program``."""
     reason = f"{program} is not installed"
     if os.environ.get("PERSONA_LAB_REQUIRE_SERVICES"):
         pytest.fail(reason)
@@ -47,33 +46,33 @@ def free_port() -> int:
         return port
 
 
-def until(done: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not done():
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    while not condition():
         assert time.monotonic() < deadline, f"{what} took too long"
         time.sleep(0.02)
 
 
-async def back(link: RedisLink) -> None:
-    """Use ``link``, which was made with ``probe_interval=0``, until Redis answers again."""
+async def wait_for_redis(link: RedisLink) -> None:
+    """Use ``link`` until Redis answers again. It must have ``probe_interval=0``."""
 
-    async def nothing() -> None:
+    async def fallback() -> None:
         pass
 
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT_S):
         while link.is_down:
-            await link.run(lambda redis: redis.ping(), nothing)
+            await link.run(lambda redis: redis.ping(), fallback)
             await asyncio.sleep(0.01)
 
 
 class Service:
-    """A server of our own. ``url`` stays the same when it is stopped and started."""
+    """A server process. ``url`` stays the same when it is stopped and started."""
 
-    def __init__(self, name: str, command: list[str], url: str, **how: object) -> None:
+    def __init__(self, name: str, command: list[str], url: str, **process_options: object) -> None:
         self.url = url
         self._name = name
         self._command = command
-        self._how = how
+        self._process_options = process_options
         self._process: subprocess.Popen[bytes] | None = None
         self._paused = False
 
@@ -83,21 +82,21 @@ class Service:
                 self._command,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                **self._how,  # type: ignore[call-overload]
+                **self._process_options,  # type: ignore[call-overload]
             )
         self.resume()
-        until(self.ready, f"starting {self._name}")
+        wait_until(self.ready, f"starting {self._name}")
 
     def stop(self) -> None:
-        """End it, its connections with it."""
+        """Stop the server and its connections."""
         if self._process is not None:
             self.resume()
             self._process.send_signal(signal.SIGINT)
-            self._process.wait(PATIENCE)
+            self._process.wait(TIMEOUT_S)
             self._process = None
 
     def pause(self) -> None:
-        """Let it keep its port and answer nothing."""
+        """Stop all answers; the port stays open."""
         self._signal(signal.SIGSTOP)
         self._paused = True
 
@@ -112,14 +111,14 @@ class Service:
 
     def ready(self) -> bool:
         assert self._process is not None
-        assert self._process.poll() is None, f"{self._name} ended by itself"
+        assert self._process.poll() is None, f"{self._name} exited"
         return self.answers()
 
     def answers(self) -> bool:
         raise NotImplementedError
 
     def empty(self) -> None:
-        """As new."""
+        """Delete all data."""
         raise NotImplementedError
 
 
@@ -129,39 +128,39 @@ class RedisServer(Service):
         command = [program, "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
         super().__init__("redis-server", command, f"redis://127.0.0.1:{self.port}/0", cwd=folder)
 
-    def say(self, command: str) -> bytes:
+    def send(self, command: str) -> bytes:
         with socket.create_connection(("127.0.0.1", self.port), timeout=2) as connection:
             connection.sendall(f"{command}\r\n".encode())
             return connection.recv(4096)
 
     def answers(self) -> bool:
         with contextlib.suppress(OSError):
-            return self.say("PING") == b"+PONG\r\n"
+            return self.send("PING") == b"+PONG\r\n"
         return False
 
     def empty(self) -> None:
-        assert self.say("FLUSHALL") == b"+OK\r\n"
+        assert self.send("FLUSHALL") == b"+OK\r\n"
 
 
 class PostgresServer(Service):
-    """A cluster made by ``initdb``. PostgreSQL refuses to run as root: then it runs as nobody."""
+    """A cluster made by ``initdb``. PostgreSQL can't run as root; root starts it as nobody."""
 
     def __init__(self, folder: Path) -> None:
-        places = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")]
-        found = shutil.which("initdb")
-        if not places and not found:
-            missing("PostgreSQL")
-        programs = max(places, key=lambda path: int(path.parent.name)) if places else None
-        programs = programs or Path(str(found)).parent
-        who = {"user": "nobody", "group": "nogroup", "extra_groups": []} if not os.getuid() else {}
+        folders = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")]
+        on_path = shutil.which("initdb")
+        if not folders and not on_path:
+            skip_if_missing("PostgreSQL")
+        programs = max(folders, key=lambda path: int(path.parent.name)) if folders else None
+        programs = programs or Path(str(on_path)).parent
+        user = {"user": "nobody", "group": "nogroup", "extra_groups": []} if not os.getuid() else {}
         data = folder / "data"
         data.mkdir()
-        if who:
+        if user:
             for path in (folder, data):
                 shutil.chown(path, "nobody", "nogroup")
         options = ["--auth=trust", "--username=lab", "--encoding=UTF8", "--locale=C", "--no-sync"]
         subprocess.run(
-            [programs / "initdb", *options, "-D", data], check=True, capture_output=True, **who
+            [programs / "initdb", *options, "-D", data], check=True, capture_output=True, **user
         )
         port = free_port()
         settings = [f"port={port}", "listen_addresses=127.0.0.1", "unix_socket_directories="]
@@ -170,7 +169,7 @@ class PostgresServer(Service):
         for setting in settings:
             command += ["-c", setting]
         url = f"postgresql://lab@127.0.0.1:{port}/postgres"
-        super().__init__("PostgreSQL", command, url, cwd=data, **who)
+        super().__init__("PostgreSQL", command, url, cwd=data, **user)
         self._engine = create_engine(
             url.replace("postgresql:", "postgresql+psycopg:"), poolclass=NullPool
         )
@@ -179,16 +178,16 @@ class PostgresServer(Service):
         try:
             with self._engine.connect():
                 return True
-        except Exception:  # noqa: BLE001 - whatever it is, it isn't ready
+        except Exception:  # noqa: BLE001 - any error means that it isn't ready
             return False
 
     def _signal(self, number: signal.Signals) -> None:
-        """The processes that answer are children of the one that listens."""
+        """Signal the main process and the processes that serve the connections."""
         super()._signal(number)
         assert self._process is not None
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
         if not children.exists():
-            pytest.skip("only Linux says which processes belong to PostgreSQL")
+            pytest.skip("only Linux lists the processes of PostgreSQL")
         for child in children.read_text().split():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(child), number)
@@ -200,7 +199,7 @@ class PostgresServer(Service):
             connection.execute(text("CREATE SCHEMA public"))
 
     def clear(self) -> None:
-        """Delete all rows. Tables of another version than today's are dropped."""
+        """Delete all rows. Tables of an older version are dropped."""
         with self._engine.begin() as connection:
             names = set(connection.scalars(text(_TABLES)))
             known = "alembic_version" in names and list(connection.scalars(text(_VERSION)))
@@ -215,7 +214,7 @@ class PostgresServer(Service):
 def _redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     program = shutil.which("redis-server")
     if program is None:
-        missing("redis-server")
+        skip_if_missing("redis-server")
     server = RedisServer(str(program), tmp_path_factory.mktemp("redis"))
     server.start()
     yield server
@@ -224,7 +223,7 @@ def _redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 @pytest.fixture(scope="session")
 def _postgres() -> Iterator[PostgresServer]:
-    # pytest's own folders are closed to the user that PostgreSQL runs as.
+    # The user of PostgreSQL can't read pytest's folders.
     with tempfile.TemporaryDirectory(prefix="persona-lab-") as folder:
         server = PostgresServer(Path(folder))
         server.start()
@@ -234,7 +233,7 @@ def _postgres() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def redis_server(_redis: RedisServer) -> Iterator[RedisServer]:
-    """Redis, running and empty; running again afterwards."""
+    """Redis, running and empty. It is started again afterwards."""
     _redis.empty()
     yield _redis
     _redis.start()
@@ -242,7 +241,7 @@ def redis_server(_redis: RedisServer) -> Iterator[RedisServer]:
 
 @pytest.fixture
 def postgres_server(_postgres: PostgresServer) -> Iterator[PostgresServer]:
-    """PostgreSQL with a database that has no rows; running again afterwards."""
+    """PostgreSQL with an empty database. It is started again afterwards."""
     _postgres.clear()
     yield _postgres
     _postgres.start()
@@ -250,7 +249,7 @@ def postgres_server(_postgres: PostgresServer) -> Iterator[PostgresServer]:
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.external)])
 def database_url(request: pytest.FixtureRequest) -> str:
-    """A new database of each kind."""
+    """A new database of SQLite and of PostgreSQL."""
     if request.param == "sqlite":
         return "sqlite://"
     url: str = request.getfixturevalue("postgres_server").url
@@ -259,12 +258,12 @@ def database_url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.external)])
 async def shared(request: pytest.FixtureRequest) -> AsyncIterator[RedisLink]:
-    """Where cached answers, quotas and contexts are kept: in this process, or in Redis."""
+    """The shared state of cache, quotas and contexts: in this process, and in Redis."""
     url = None if request.param == "memory" else request.getfixturevalue("redis_server").url
-    opened = RedisLink(url, timeout=10)
-    yield opened
-    await opened.aclose()
-    assert not opened.is_down
+    link = RedisLink(url, timeout=10)
+    yield link
+    await link.aclose()
+    assert not link.is_down
 
 
 @pytest.fixture(params=["embedded", pytest.param("services", marks=pytest.mark.external)])

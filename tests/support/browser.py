@@ -27,7 +27,7 @@ from persona_lab.server import COOKIE
 from persona_lab.settings import ROOT
 from persona_lab.translations import Translations
 from persona_lab.types import now
-from support.app_process import Served
+from support.app_process import RunningApp
 
 PAGE = Translations(ROOT / "templates" / "ui.yaml")
 FALLBACKS = Translations(ROOT / "templates" / "fallbacks.yaml")
@@ -55,7 +55,7 @@ class BrowserUser:
     the like read the app's database.
     """
 
-    def __init__(self, served: Served, context: BrowserContext, language: str) -> None:
+    def __init__(self, served: RunningApp, context: BrowserContext, language: str) -> None:
         self.served = served
         self.context = context
         self.language = language
@@ -230,7 +230,7 @@ class PageOpener:
         served: The app that visitors use unless a test starts its own.
     """
 
-    def __init__(self, chromium: Browser, served: Served) -> None:
+    def __init__(self, chromium: Browser, served: RunningApp) -> None:
         self.chromium = chromium
         self.served = served
         self.contexts: list[BrowserContext] = []
@@ -242,7 +242,7 @@ class PageOpener:
         *,
         width: int = 1280,
         dark: bool = False,
-        app: Served | None = None,
+        app: RunningApp | None = None,
         time_zone: str | None = None,
     ) -> BrowserUser:
         """Return a new visitor at the open page."""

@@ -1,4 +1,4 @@
-"""Options and prompts for clients, and what they answer."""
+"""Options and prompts for the tests of clients, and helpers that collect their answers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from support.fake_servers import (
 OPTIONS = Options(timeout=30, seed=7)
 
 
-EVERYTHING = Options(
+ALL_OPTIONS = Options(
     temperature=1.5,
     max_tokens=50,
     top_p=0.9,
@@ -36,7 +36,7 @@ EVERYTHING = Options(
 )
 
 
-ALL = frozenset(
+OPTION_NAMES = frozenset(
     {"temperature", "max_tokens", "top_p", "top_k", "min_p", "repeat_penalty", "seed", "stop"}
 )
 
@@ -49,7 +49,7 @@ TRANSCRIPT = Prompt(
 )
 
 
-PICTURED = replace(
+PROMPT_WITH_IMAGES = replace(
     PROMPT,
     turns=(
         PromptMessage(
@@ -59,21 +59,21 @@ PICTURED = replace(
         ),
     ),
 )
-"""Two images, one at an address and one at hand."""
+"""A prompt with two images: one by URL and one as bytes."""
 
 
-async def chunks_of(
+async def collect_chunks(
     client: LLMClientInterface, prompt: Prompt = PROMPT, options: Options = OPTIONS
 ) -> list[Chunk]:
     async with contextlib.aclosing(client.stream(prompt, options)) as chunks:
         return [chunk async for chunk in chunks]
 
 
-async def failure_of(client: LLMClientInterface, timeout: float = 30) -> ProviderError:  # noqa: ASYNC109 - the model's, not the test's
+async def catch_error(client: LLMClientInterface, timeout: float = 30) -> ProviderError:  # noqa: ASYNC109 - the timeout of the model
     with pytest.raises(ProviderError) as caught:
-        await chunks_of(client, options=Options(timeout=timeout))
+        await collect_chunks(client, options=Options(timeout=timeout))
     return caught.value
 
 
-def mock(name: str, **fakes: object) -> MockClient:
-    return MockClient(ModelInfo(provider="mock", name=name), Settings(), **fakes)
+def mock_client(name: str, **dependencies: object) -> MockClient:
+    return MockClient(ModelInfo(provider="mock", name=name), Settings(), **dependencies)

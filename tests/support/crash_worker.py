@@ -1,9 +1,9 @@
-"""Processes that are there to be killed. Run by test_crash.py, not by pytest.
+"""Worker processes for test_crash.py, which kills them.
 
-For each address of a database on its input it forks a child, which opens a lab on it and talks in
-four conversations at a time until it is killed. Forking spares each the second of importing. What
-the child says, a line of JSON each, is what a user would have seen: that a message was taken
-("kept"), and that an answer was whole ("done").
+For each database URL on standard input it forks a child. The child opens a lab and sends
+messages in four chats at once until it is killed. A fork saves the second that the imports take.
+The child writes what a user would have seen, a line of JSON each: a stored message ("kept"), or a
+complete answer ("done").
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from persona_lab.settings import Settings
 MODEL = "echo?rate=400&tokens=120"
 
 
-def say(**what: Any) -> None:
-    os.write(1, (json.dumps(what) + "\n").encode())
+def write_line(**fields: Any) -> None:
+    os.write(1, (json.dumps(fields) + "\n").encode())
 
 
-async def talk(url: str) -> None:
+async def run_chats(url: str) -> None:
     settings = Settings(
         database_url=url, llm_provider="mock", llm_model=MODEL, requests_per_minute=0
     )
@@ -34,24 +34,24 @@ async def talk(url: str) -> None:
         user = lab.store.create_user().id
         agent = lab.store.create_agent(user_id=user, name="さくら").id
 
-        async def chat() -> None:
-            where = {"user_id": user, "agent_id": agent}
-            where["chat_id"] = lab.store.create_chat(**where).id
+        async def run_chat() -> None:
+            ids = {"user_id": user, "agent_id": agent}
+            ids["chat_id"] = lab.store.create_chat(**ids).id
             for number in itertools.count():
                 message = f"{number}番目のメッセージ 👩‍👩‍👧"
-                async for event in lab.service.generate_streaming(message, **where):
+                async for event in lab.service.generate_streaming(message, **ids):
                     if event.type == "start":
-                        say(kept=event.metadata["user_message_id"], message=message, **where)
+                        write_line(kept=event.metadata["user_message_id"], message=message, **ids)
                     elif event.type == "done":
-                        say(done=event.message_id, content=event.content, **where)
+                        write_line(done=event.message_id, content=event.content, **ids)
 
-        await asyncio.gather(*(chat() for _ in range(4)))
+        await asyncio.gather(*(run_chat() for _ in range(4)))
 
 
 for line in sys.stdin:
     child = os.fork()
     if child == 0:
-        asyncio.run(talk(line.strip()))
-    say(pid=child)
+        asyncio.run(run_chats(line.strip()))
+    write_line(pid=child)
     os.waitpid(child, 0)
-    say(ended=child)
+    write_line(ended=child)

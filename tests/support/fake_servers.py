@@ -1,7 +1,7 @@
-"""Fake wires: what the providers' servers send, byte for byte, for the real SDKs to read.
+"""Fake providers: they send the bytes that the real servers send, and the real SDKs read them.
 
-Every wire makes clients that meet the same scenes: an answer, or one of :data:`FAULTS`. The
-contract of the clients is tested through them, and so can be whatever stands on a client.
+Each fake makes clients for the same cases: an answer, or one of :data:`FAULTS`. They test the
+contract of all clients, and code that uses a client.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ PROMPT = Prompt(
     message=MESSAGE,
 )
 PIECES = ("こんにちは", "、ミナ", "です😊。")
-SAMPLED = SamplerOptions(temperature=0.7, top_k=40, top_p=0.95, min_p=0.05, seed=7)
-"""As the client samples with OPTIONS of the contract: seed 7, and else what it takes itself."""
-COUNTED = Usage(prompt_tokens=120, completion_tokens=7, cached_tokens=100)
+SAMPLER_OPTIONS = SamplerOptions(temperature=0.7, top_k=40, top_p=0.95, min_p=0.05, seed=7)
+"""The sampler options of the local client for a request with seed 7 and no other options."""
+USAGE = Usage(prompt_tokens=120, completion_tokens=7, cached_tokens=100)
 
 FAULTS: dict[str, type[ProviderError]] = {
     "401": BadKey,
@@ -78,8 +78,8 @@ MID_STREAM = ("drop", "drop that looks like an end", "timeout in mid-stream", "e
 """Faults after the first of PIECES."""
 
 
-class Body(httpx2.AsyncByteStream):
-    """A response's body in parts; an error among them is raised when its turn comes."""
+class StreamBody(httpx2.AsyncByteStream):
+    """The body of a response: parts to send, and errors to raise between them."""
 
     def __init__(self, parts: Sequence[bytes | Exception], *, then: bytes = b"") -> None:
         self.parts = parts
@@ -99,8 +99,8 @@ class Body(httpx2.AsyncByteStream):
         self.closed = True
 
 
-class Wire(ABC):
-    """Clients of one provider, and what they sent (``requests``, ``paths``)."""
+class FakeProvider(ABC):
+    """Makes clients of one provider, and records their requests (``requests``, ``paths``)."""
 
     provider: Any
     name = "some-model"
@@ -108,7 +108,7 @@ class Wire(ABC):
     def __init__(self) -> None:
         self.requests: list[dict[str, Any]] = []
         self.paths: list[str] = []
-        self.body = Body([])
+        self.body = StreamBody([])
 
     def info(self, **facts: Any) -> ModelInfo:
         return ModelInfo(**{"provider": self.provider, "name": self.name, **facts})
@@ -119,15 +119,15 @@ class Wire(ABC):
         return "".join(PIECES)
 
     @abstractmethod
-    def answering(self) -> LLMClientInterface:
-        """A client whose model answers PROMPT with ``text``."""
+    def answering_client(self) -> LLMClientInterface:
+        """Return a client whose model answers PROMPT with ``text``."""
 
     @abstractmethod
-    def failing(self, fault: str) -> LLMClientInterface:
-        """A client that meets one of FAULTS."""
+    def failing_client(self, fault: str) -> LLMClientInterface:
+        """Return a client whose request ends with one of FAULTS."""
 
 
-class MockWire(Wire):
+class FakeMock(FakeProvider):
     provider = "mock"
     name = "echo"
 
@@ -135,17 +135,17 @@ class MockWire(Wire):
     def text(self) -> str:
         return ANSWERS["ja"].format(message=MESSAGE)
 
-    def answering(self) -> MockClient:
+    def answering_client(self) -> MockClient:
         return MockClient(self.info(), Settings())
 
-    def failing(self, fault: str) -> MockClient:
+    def failing_client(self, fault: str) -> MockClient:
         after = 1 if fault in MID_STREAM else 0
         name = f"echo?fail={FAULTS[fault].code}&after={after}"
         return MockClient(self.info(name=name), Settings())
 
 
-class LocalWire(Wire):
-    """llama.cpp with a few random weights, which always say the same after the same seed."""
+class FakeLocal(FakeProvider):
+    """llama.cpp with random weights. The same seed always gives the same answer."""
 
     provider = "local"
     name = "tiny"
@@ -157,24 +157,26 @@ class LocalWire(Wire):
 
     @property
     def text(self) -> str:
-        """As the engine says it, without the client."""
+        """The answer of the engine without the client."""
         engine = open_engine(self.weights, context=512, threads=1, owner=self)
         tokens = engine.model.tokenize(plain_transcript(PROMPT), bos=True)
         steps: queue.Queue[Any] = queue.Queue()
-        engine.submit(tokens, steps.put, max_tokens=1000, options=SAMPLED, stop=PLAIN_STOP_STRINGS)
-        said = ""
+        engine.submit(
+            tokens, steps.put, max_tokens=1000, options=SAMPLER_OPTIONS, stop=PLAIN_STOP_STRINGS
+        )
+        text = ""
         while (step := steps.get(timeout=30)).finish is None:
-            said += step.text
-        return said + str(step.text)
+            text += step.text
+        return text + str(step.text)
 
-    def answering(self) -> LocalClient:
+    def answering_client(self) -> LocalClient:
         return LocalClient(self.info(source=str(self.weights)), self.settings)
 
-    def failing(self, fault: str) -> LLMClientInterface:
-        raise AssertionError("no wire, no fault of it")
+    def failing_client(self, fault: str) -> LLMClientInterface:
+        raise AssertionError("the local engine has no server that can fail")
 
 
-class HttpWire(Wire):
+class FakeHttpProvider(FakeProvider):
     """A real SDK over ``httpx2.MockTransport``."""
 
     client_class: Callable[..., LLMClientInterface]
@@ -200,73 +202,73 @@ class HttpWire(Wire):
             http_client=httpx2.AsyncClient(transport=httpx2.MockTransport(handle)),
         )
 
-    def streaming(
+    def streaming_client(
         self, parts: Sequence[bytes | Exception], *, then: bytes = b"", **facts: Any
     ) -> LLMClientInterface:
-        self.body = Body(parts, then=then)
+        self.body = StreamBody(parts, then=then)
         headers = {"content-type": "text/event-stream"}
         return self.client(httpx2.Response(200, headers=headers, stream=self.body), **facts)
 
-    def answering(self) -> LLMClientInterface:
-        return self.streaming(self.answer())
+    def answering_client(self) -> LLMClientInterface:
+        return self.streaming_client(self.answer_events())
 
-    def failing(self, fault: str) -> LLMClientInterface:
-        begun = self.answer()[: self.events_to_first_word]
+    def failing_client(self, fault: str) -> LLMClientInterface:
+        start = self.answer_events()[: self.events_to_first_text]
         match fault:
             case "401" | "403" | "404" | "429" | "quota" | "500" | "529":
-                return self.client(self.refusal(fault))
+                return self.client(self.error_response(fault))
             case "timeout":
                 return self.client(httpx2.ReadTimeout("slow"))
             case "connection refused":
                 return self.client(httpx2.ConnectError("refused"))
             case "keep-alive without end":
-                return self.streaming([], then=self.ping)
+                return self.streaming_client([], then=self.ping)
             case "drop":
-                return self.streaming([*begun, httpx2.RemoteProtocolError("peer closed")])
+                return self.streaming_client([*start, httpx2.RemoteProtocolError("peer closed")])
             case "drop that looks like an end":
-                return self.streaming(begun)
+                return self.streaming_client(start)
             case "timeout in mid-stream":
-                return self.streaming([*begun, httpx2.ReadTimeout("slow")])
+                return self.streaming_client([*start, httpx2.ReadTimeout("slow")])
             case "error event":
-                return self.streaming([*begun, self.error_event()])
+                return self.streaming_client([*start, self.error_event()])
             case "broken JSON":
-                return self.streaming([b'event: message_start\ndata: {"type": \n\n'])
+                return self.streaming_client([b'event: message_start\ndata: {"type": \n\n'])
             case "broken UTF-8":
-                return self.streaming([b'event: message_start\ndata: {"type": "\xff"}\n\n'])
+                return self.streaming_client([b'event: message_start\ndata: {"type": "\xff"}\n\n'])
             case "wrong shape":
-                return self.streaming([self.misshapen()])
+                return self.streaming_client([self.malformed_event()])
             case "not a stream":
                 return self.client(httpx2.Response(200, html="<h1>Welcome</h1>"))
         raise AssertionError(fault)
 
-    events_to_first_word: int
+    events_to_first_text: int
 
     @abstractmethod
-    def answer(
+    def answer_events(
         self,
         pieces: Sequence[str] = PIECES,
         *,
         finish: str = "stop",
-        usage: Usage | None = COUNTED,
+        usage: Usage | None = USAGE,
     ) -> list[bytes]:
-        """The events of an answer. ``finish`` by the provider's name, or "stop"."""
+        """Return the events of an answer. ``finish`` is the provider's name for it, or "stop"."""
 
     @abstractmethod
-    def refusal(self, fault: str) -> httpx2.Response: ...
+    def error_response(self, fault: str) -> httpx2.Response: ...
 
     @abstractmethod
     def error_event(self) -> bytes: ...
 
     @abstractmethod
-    def misshapen(self) -> bytes: ...
+    def malformed_event(self) -> bytes: ...
 
 
-class OpenAIWire(HttpWire):
+class FakeOpenAI(FakeHttpProvider):
     provider = "openai"
     client_class = OpenAIClient
     key = "openai_api_key"
     ping = b": keep-alive\n\n"
-    events_to_first_word = 2
+    events_to_first_text = 2
 
     def event(self, **fields: Any) -> bytes:
         chunk = {
@@ -282,7 +284,7 @@ class OpenAIWire(HttpWire):
     def delta(self, finish: str | None = None, **delta: Any) -> bytes:
         return self.event(choices=[{"index": 0, "delta": delta, "finish_reason": finish}])
 
-    def counted(self, usage: Usage) -> bytes:
+    def usage_event(self, usage: Usage) -> bytes:
         return self.event(
             usage={
                 "prompt_tokens": usage.prompt_tokens,
@@ -292,22 +294,22 @@ class OpenAIWire(HttpWire):
             }
         )
 
-    def answer(
+    def answer_events(
         self,
         pieces: Sequence[str] = PIECES,
         *,
         finish: str = "stop",
-        usage: Usage | None = COUNTED,
+        usage: Usage | None = USAGE,
     ) -> list[bytes]:
         return [
             self.delta(role="assistant", content=""),
             *(self.delta(content=piece) for piece in pieces),
             self.delta(finish),
-            *([self.counted(usage)] if usage else []),
+            *([self.usage_event(usage)] if usage else []),
             b"data: [DONE]\n\n",
         ]
 
-    def refusal(self, fault: str) -> httpx2.Response:
+    def error_response(self, fault: str) -> httpx2.Response:
         code = {
             "401": "invalid_api_key",
             "404": "model_not_found",
@@ -329,27 +331,27 @@ class OpenAIWire(HttpWire):
     def error_event(self) -> bytes:
         return b'data: {"error": {"message": "busy", "type": "server_error", "code": null}}\n\n'
 
-    def misshapen(self) -> bytes:
+    def malformed_event(self) -> bytes:
         return self.event(choices=[{"index": 0, "delta": {"content": {"text": "?"}}}])
 
 
-class AnthropicWire(HttpWire):
+class FakeAnthropic(FakeHttpProvider):
     provider = "anthropic"
     client_class = AnthropicClient
     key = "anthropic_api_key"
     ping = b'event: ping\ndata: {"type": "ping"}\n\n'
-    events_to_first_word = 3
+    events_to_first_text = 3
 
     def event(self, kind: str, **fields: Any) -> bytes:
         data = json.dumps({"type": kind, **fields}, ensure_ascii=False)
         return f"event: {kind}\ndata: {data}\n\n".encode()
 
-    def answer(
+    def answer_events(
         self,
         pieces: Sequence[str] = PIECES,
         *,
         finish: str = "stop",
-        usage: Usage | None = COUNTED,
+        usage: Usage | None = USAGE,
     ) -> list[bytes]:
         usage = usage or Usage()
         created = min(5, usage.prompt_tokens - usage.cached_tokens)
@@ -384,7 +386,7 @@ class AnthropicWire(HttpWire):
             self.event("message_stop"),
         ]
 
-    def refusal(self, fault: str) -> httpx2.Response:
+    def error_response(self, fault: str) -> httpx2.Response:
         kind = {
             "401": "authentication_error",
             "403": "permission_error",
@@ -406,25 +408,25 @@ class AnthropicWire(HttpWire):
     def error_event(self) -> bytes:
         return self.event("error", error={"type": "overloaded_error", "message": "Overloaded"})
 
-    def misshapen(self) -> bytes:
+    def malformed_event(self) -> bytes:
         return self.event("content_block_delta", index=0, delta={"type": "text_delta", "text": 5})
 
 
-WIRES: dict[str, type[Wire]] = {
-    "openai": OpenAIWire,
-    "anthropic": AnthropicWire,
-    "mock": MockWire,
+FAKE_PROVIDERS: dict[str, type[FakeProvider]] = {
+    "openai": FakeOpenAI,
+    "anthropic": FakeAnthropic,
+    "mock": FakeMock,
 }
 
 
-class Server:
-    """A real server on a local port: it sends ``events`` and then waits for the client to go."""
+class HangingServer:
+    """A real server on a local port: it sends ``events`` and waits until the client disconnects."""
 
     def __init__(self, events: Sequence[bytes]) -> None:
         self.events = events
         self.left = asyncio.Event()
 
-    async def __aenter__(self) -> Server:
+    async def __aenter__(self) -> HangingServer:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self
@@ -442,7 +444,7 @@ class Server:
         for event in self.events:
             writer.write(b"%x\r\n%s\r\n" % (len(event), event))
         await writer.drain()
-        with contextlib.suppress(ConnectionResetError):  # left with bytes unread
+        with contextlib.suppress(ConnectionResetError):  # the client left bytes unread
             await reader.read()
         self.left.set()
         writer.close()

@@ -1,4 +1,4 @@
-"""A scripted model, a user with a chat, and texts that look like keys."""
+"""A scripted model, a user with a chat, and texts that look like secrets."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from persona_lab.lab import Lab
 from persona_lab.settings import Settings
 from persona_lab.types import Chunk, Options, Prompt, Usage
 
-Play = Callable[[Prompt, Options], AsyncGenerator[Chunk, None]]
+Script = Callable[[Prompt, Options], AsyncGenerator[Chunk, None]]
 
 
 class ScriptedClient(LLMClientInterface):
-    """Answers as ``play`` does; ``prompts`` are those it was sent. It never touches a network."""
+    """A client that answers as its script does, and records its prompts."""
 
-    def __init__(self, play: Play, *, context: int = 4096, settings: Settings | None = None):
+    def __init__(self, script: Script, *, context: int = 4096, settings: Settings | None = None):
         info = ModelInfo(
             provider="mock", name="scripted", context=context, input_price=1, output_price=2
         )
         super().__init__(info, settings or Settings())
-        self.play = play
+        self.script = script
         self.prompts: list[Prompt] = []
 
     async def stream(self, prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
         self.prompts.append(prompt)
-        chunks = self.play(prompt, options)
+        chunks = self.script(prompt, options)
         try:
             async for chunk in chunks:
                 yield chunk
@@ -36,30 +36,30 @@ class ScriptedClient(LLMClientInterface):
             await chunks.aclose()
 
 
-def says(*pieces: str, error: Exception | None = None, finish: str = "stop") -> Play:
-    """A script: the pieces, then the error or the last chunk."""
+def reply_with(*pieces: str, error: Exception | None = None, finish: str = "stop") -> Script:
+    """Return a script that yields ``pieces``, then raises ``error`` or yields the last chunk."""
 
-    async def play(prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
+    async def script(prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
         for piece in pieces:
             yield Chunk(piece)
         if error is not None:
             raise error
         yield Chunk(finish_reason=finish, usage=Usage(12, len(pieces)), model="scripted-1")
 
-    return play
+    return script
 
 
-AS_SAID: dict[str, Any] = {
+NO_PROCESSING: dict[str, Any] = {
     "tone_adjustment": False,
     "mask_personal_data": False,
     "word_filter": False,
     "role_limits": False,
 }
-"""Scripts say where a stream is cut; tone and guards would hold back what is unfinished."""
+"""Settings without steps that hold back unfinished sentences: chunks stay as in the script."""
 
 
-class Visitor:
-    """A user with a persona and a chat of their own."""
+class ChatUser:
+    """A user with a persona and a chat."""
 
     def __init__(self, lab: Lab, name: str = "テスト太郎", language: str = "ja") -> None:
         self.lab = lab
@@ -75,20 +75,20 @@ class Visitor:
         self.chat: Chat = lab.store.create_chat(user_id=self.user_id, agent_id=self.agent.id)
 
     @property
-    def where(self) -> dict[str, str]:
+    def ids(self) -> dict[str, str]:
         return {"agent_id": self.agent.id, "chat_id": self.chat.id, "user_id": self.user_id}
 
     def thread(self) -> list[tuple[str, str, str]]:
-        """The chat as it is stored: sender, content, status."""
+        """The stored chat: sender, content and status of each message."""
         rows = self.lab.store.messages(self.chat.id, user_id=self.user_id)
         return [(row.sender, row.content, row.status) for row in rows]
 
 
 _LETTERS = "abcdefghij0123456789ABCDEFGHIJ"
-KEYS = [  # none as it would stand in a file that somebody's scanner reads
+SECRETS = [  # split, so that secret scanners don't report this file
     *(
-        begin + _LETTERS
-        for begin in (
+        prefix + _LETTERS
+        for prefix in (
             "sk-", "sk-proj-", "sk-ant-api03-", "sk_live_", "rk_test_", "pk-lf-", "ghp_", "gho_",
             "glpat-", "xoxp-", "xapp-1-", "AIza", "ya29.", "GOCSPX-", "hf_", "gsk_", "xai-",
             "pplx-", "nvapi-", "r8_", "hvs.", "npm_", "pypi-", "dckr_pat_", "whsec_",
@@ -105,8 +105,8 @@ KEYS = [  # none as it would stand in a file that somebody's scanner reads
     "-----BEGIN RSA " + "PRIVATE KEY-----\nMIIabcdef\n-----END RSA PRIVATE KEY-----",
     "-----BEGIN " + 'PRIVATE KEY-----\nMIIabcdef\nMIIghijkl\n-----END PRIVATE KEY-----',
 ]  # fmt: skip
-"""Texts with the look of keys."""
-NO_KEYS = [
+"""Texts that look like secrets."""
+NO_SECRETS = [
     "sk-learn", "sk_SK_2024_locale", "task-sk-1", "risk-assessment-2024-plan", "sk_live_",
     "AKIA1",
     "AKIAmono2024nomachi", "ghp_short1", "ghz_abcdefghij0123456789abc", "github_pat_1",

@@ -1,4 +1,4 @@
-"""A server on a local port that fails exactly as told: plain sockets, nothing in between."""
+"""A server on a local port that fails as a test asks for, on plain sockets."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ from typing import Any, Literal
 
 
 @dataclass(frozen=True, slots=True)
-class Act:
-    """What one request meets.
+class FaultyResponse:
+    """The response to one request.
 
-    ``status`` 0: not even a head comes. ``then``, after ``parts``: the answer's proper end; a
-    connection that breaks; silence; or the last part again and again, slowly.
+    Attributes:
+        parts: Parts of the body.
+        status: The status; 0 sends no headers.
+        headers: Further headers.
+        then: What follows the parts: the end of the body (``end``), a broken connection (``drop``),
+            nothing (``hang``), or the last part again and again (``drip``).
     """
 
     parts: Sequence[bytes] = ()
@@ -25,20 +29,20 @@ class Act:
     then: Literal["end", "drop", "hang", "drip"] = "end"
 
 
-class Faulty:
-    """Does its ``acts`` to the requests in turn, the last one to all that follow."""
+class FaultyServer:
+    """Sends one of its responses to each request in turn, and the last one to all later ones."""
 
     PAUSE = 0.005
-    """Seconds between two drops of a drip."""
+    """Seconds between two parts of a drip."""
 
-    def __init__(self, *acts: Act) -> None:
-        self.acts = acts
+    def __init__(self, *responses: FaultyResponse) -> None:
+        self.responses = responses
         self.requests: list[dict[str, Any]] = []
         self.left = asyncio.Event()
-        """Set when a client has closed a connection on which it could still have waited."""
+        """Set when a client closes a connection whose response isn't complete."""
         self._serving: set[asyncio.Task[None]] = set()
 
-    async def __aenter__(self) -> Faulty:
+    async def __aenter__(self) -> FaultyServer:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self
@@ -58,26 +62,26 @@ class Faulty:
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).lower()
             length = head.partition(b"content-length:")[2].split(maxsplit=1)[0]
-            act = self.acts[min(len(self.requests), len(self.acts) - 1)]
+            response = self.responses[min(len(self.requests), len(self.responses) - 1)]
             self.requests.append(json.loads(await reader.readexactly(int(length))))
-            await self._do(act, reader, writer)
+            await self._send(response, reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError):
             self.left.set()
         finally:
             writer.close()
 
-    async def _do(
-        self, act: Act, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    async def _send(
+        self, response: FaultyResponse, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        if act.status:
-            writer.write(f"HTTP/1.1 {act.status} x\r\nconnection: close\r\n".encode())
-            headers = {"content-type": "text/event-stream"} | act.headers
+        if response.status:
+            writer.write(f"HTTP/1.1 {response.status} x\r\nconnection: close\r\n".encode())
+            headers = {"content-type": "text/event-stream"} | response.headers
             writer.writelines(f"{name}: {value}\r\n".encode() for name, value in headers.items())
             writer.write(b"transfer-encoding: chunked\r\n\r\n")
-        for part in act.parts:
+        for part in response.parts:
             writer.write(_chunk(part))
         await writer.drain()
-        match act.then:
+        match response.then:
             case "end":
                 writer.write(b"0\r\n\r\n")
                 await writer.drain()
@@ -87,9 +91,9 @@ class Faulty:
                 await reader.read()
                 self.left.set()
             case "drip":
-                gone = asyncio.ensure_future(reader.read())
-                while not (await asyncio.wait([gone], timeout=self.PAUSE))[0]:
-                    writer.write(_chunk(act.parts[-1]))
+                disconnect = asyncio.ensure_future(reader.read())
+                while not (await asyncio.wait([disconnect], timeout=self.PAUSE))[0]:
+                    writer.write(_chunk(response.parts[-1]))
                 self.left.set()
 
 
@@ -98,22 +102,22 @@ def _chunk(part: bytes) -> bytes:
 
 
 @contextlib.contextmanager
-def nobody_listens() -> Iterator[str]:
-    """The URL of a port at which every connection is refused."""
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        yield f"http://127.0.0.1:{held.getsockname()[1]}"
+def refusing_url() -> Iterator[str]:
+    """Yield a URL at which every connection is refused."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
 
 
 @contextlib.contextmanager
-def nobody_accepts() -> Iterator[str]:
-    """The URL of a port at which connecting takes for ever: its queue is full."""
-    with contextlib.ExitStack() as open_:
-        listening = open_.enter_context(socket.socket())
+def unresponsive_url() -> Iterator[str]:
+    """Yield a URL at which connecting never ends, because the queue of the port is full."""
+    with contextlib.ExitStack() as stack:
+        listening = stack.enter_context(socket.socket())
         listening.bind(("127.0.0.1", 0))
         listening.listen(0)
         for _ in range(3):
-            waiting = open_.enter_context(socket.socket())
+            waiting = stack.enter_context(socket.socket())
             waiting.setblocking(False)
             waiting.connect_ex(listening.getsockname())
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"

@@ -1,4 +1,4 @@
-"""The doors for programs, served over a lab of the test's own in a thread of their own."""
+"""Serve the HTTP interfaces of a test's lab in a thread."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from persona_lab.db.tables import Agent, Chat
 from persona_lab.lab import Lab
 from persona_lab.server import AllowGradioRoutes, RequestIdHeader, VisitorCookie
 from persona_lab.server.routes import routes
-from support.app_process import free_port, until
+from support.app_process import free_port, wait_until
 
 
 @dataclass(frozen=True)
-class Program:
-    """A user with a token, a persona and a chat."""
+class ApiUser:
+    """A user with an API token, a persona and a chat."""
 
     user_id: str
     token: str
@@ -36,7 +36,9 @@ class Program:
 
 
 @dataclass(frozen=True)
-class Doors:
+class ApiServer:
+    """A running server and its lab."""
+
     lab: Lab
     address: str
 
@@ -44,26 +46,26 @@ class Doors:
     def url(self) -> str:
         return f"http://{self.address}"
 
-    def socket(self, chat_id: str) -> str:
+    def socket_url(self, chat_id: str) -> str:
         return f"ws://{self.address}/ws/{chat_id}"
 
-    def program(self, name: str = "テスト太郎") -> Program:
-        """A new one."""
-        return new_program(self.lab, name)
+    def create_user(self, name: str = "テスト太郎") -> ApiUser:
+        """Return a new user."""
+        return create_api_user(self.lab, name)
 
-    def thread(self, program: Program) -> list[tuple[str, str, str]]:
-        """The program's chat as it is stored: sender, content, status."""
-        rows = self.lab.store.messages(program.chat.id, user_id=program.user_id)
+    def thread(self, user: ApiUser) -> list[tuple[str, str, str]]:
+        """The stored chat of a user: sender, content and status of each message."""
+        rows = self.lab.store.messages(user.chat.id, user_id=user.user_id)
         return [(row.sender, row.content, row.status) for row in rows]
 
 
-def new_program(lab: Lab, name: str = "テスト太郎") -> Program:
+def create_api_user(lab: Lab, name: str = "テスト太郎") -> ApiUser:
     store = lab.store
     user_id = store.create_user().id
     agent = store.create_agent(user_id=user_id, name=name, roles=["教師"])
     chat = store.create_chat(user_id=user_id, agent_id=agent.id)
     _, token = store.create_token(user_id=user_id)
-    return Program(user_id, token, agent, chat)
+    return ApiUser(user_id, token, agent, chat)
 
 
 async def _page(request: Request) -> PlainTextResponse:
@@ -71,8 +73,8 @@ async def _page(request: Request) -> PlainTextResponse:
 
 
 @contextmanager
-def opened(lab: Lab, **config: object) -> Iterator[Doors]:
-    """``config`` is uvicorn's."""
+def serve_api(lab: Lab, **config: object) -> Iterator[ApiServer]:
+    """Serve a lab until the block ends. ``config`` has options of uvicorn."""
     own = routes(lab)
     app = Starlette(
         routes=[*own, Route("/", _page)],
@@ -89,9 +91,9 @@ def opened(lab: Lab, **config: object) -> Iterator[Doors]:
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
-        until(lambda: server.started or not thread.is_alive(), what="the doors didn't open")
-        yield Doors(lab, f"127.0.0.1:{port}")
+        wait_until(lambda: server.started or not thread.is_alive(), what="the server didn't start")
+        yield ApiServer(lab, f"127.0.0.1:{port}")
     finally:
         server.should_exit = True
         thread.join(20)
-        assert not thread.is_alive(), "the doors didn't close"
+        assert not thread.is_alive(), "the server didn't stop"

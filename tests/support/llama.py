@@ -1,4 +1,4 @@
-"""Requests to an engine, and what tests ask of its answers."""
+"""Helpers for tests of the local engine, and a KV cache without memory of llama.cpp."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ from persona_lab.llama.kv_cache import (
 from persona_lab.llama.prefix_cache import BLOCK_TOKENS
 from persona_lab.settings import ROOT, Settings
 from support import tiny_gguf as tiny_gguf
-from support.app_process import missing
+from support.app_process import skip_if_missing
 
 GREEDY = SamplerOptions(temperature=0)
 
 
-class Answer:
-    """Listens to a generation until it is over."""
+class GenerationListener:
+    """Collects the steps of a generation."""
 
     def __init__(self) -> None:
-        self.news: queue.SimpleQueue[Step | Exception] = queue.SimpleQueue()
+        self.steps: queue.SimpleQueue[Step | Exception] = queue.SimpleQueue()
         self.pieces: list[str] = []
-        self.ahead: list[int] = []
+        self.queue_positions: list[int] = []
         self.generation: Generation | None = None
 
     def wait(self) -> Step:
         while True:
-            news = self.news.get(timeout=60)
-            if isinstance(news, Exception):
-                raise news
-            self.pieces.append(news.text)
-            if news.queue_position is not None:
-                self.ahead.append(news.queue_position)
-            if news.finish:
-                return news
+            step = self.steps.get(timeout=60)
+            if isinstance(step, Exception):
+                raise step
+            self.pieces.append(step.text)
+            if step.queue_position is not None:
+                self.queue_positions.append(step.queue_position)
+            if step.finish:
+                return step
 
     @property
     def text(self) -> str:
@@ -61,59 +61,59 @@ class Answer:
         return self.generation.tokens[self.generation.prompt_tokens :]
 
 
-def ask(engine: Engine, prompt: list[int], **options: object) -> Answer:
-    answer = Answer()
+def submit(engine: Engine, prompt: list[int], **options: object) -> GenerationListener:
+    answer = GenerationListener()
     options = {"options": GREEDY, "max_tokens": 24} | options
-    answer.generation = engine.submit(prompt, answer.news.put, **options)  # type: ignore[arg-type]
+    answer.generation = engine.submit(prompt, answer.steps.put, **options)  # type: ignore[arg-type]
     return answer
 
 
 @contextlib.contextmanager
-def held_up(engine: Engine, tokens: int = 1) -> Iterator[None]:
-    """The worker waits inside while it writes an answer of ``tokens``, and then goes on with it.
+def pause_worker(engine: Engine, tokens: int = 1) -> Iterator[None]:
+    """Pause the worker of the engine during an answer of ``tokens``, until the block ends.
 
-    What is asked for meanwhile arrives together.
+    Requests that are submitted meanwhile are scheduled together.
     """
-    there, go = threading.Event(), threading.Event()
+    paused, resume = threading.Event(), threading.Event()
 
     def wait(_: object) -> None:
-        there.set()
-        assert go.wait(60)
+        paused.set()
+        assert resume.wait(60)
 
     engine.submit(engine.model.tokenize("wait"), wait, max_tokens=tokens, options=GREEDY)
-    assert there.wait(60)
+    assert paused.wait(60)
     try:
         yield
     finally:
-        go.set()
+        resume.set()
 
 
-def prompt(engine: Engine, text: str) -> list[int]:
+def tokenize(engine: Engine, text: str) -> list[int]:
     return engine.model.tokenize(text, bos=True)
 
 
-def whole(tokens: Sequence[int]) -> int:
-    """How many of ``tokens`` can be taken over by what begins with them."""
+def reusable_length(tokens: Sequence[int]) -> int:
+    """Return how many of ``tokens`` another sequence that begins with them can reuse."""
     return prefillable_length(len(tokens))
 
 
-def known(engine: Engine, tokens: Sequence[int]) -> int:
-    """How many of ``tokens`` a request that begins with them needn't read."""
+def cached_length(engine: Engine, tokens: Sequence[int]) -> int:
+    """Return how many of ``tokens`` are cached for a request that begins with them."""
     return engine.cache.find_prefix([*tokens, *[-1] * MIN_CHUNK])[1]
 
 
-PACKAGED = ("gemma-3-270m", "smollm2-135m-instruct")
+PACKAGED_MODELS = ("gemma-3-270m", "smollm2-135m-instruct")
 
 
-def packaged(name: str) -> Path:
+def find_packaged_weights(name: str) -> Path:
     info = Catalog(ROOT / "data" / "models.yaml").find(f"local:{name}")
     if importlib.util.find_spec(info.source.removeprefix("package:")) is None:
-        missing(info.source)
+        skip_if_missing(info.source)
     return find_weights(info, Settings())
 
 
-class Paper:
-    """Cells that only exist on paper: what each sequence has read, an entry for each token."""
+class FakeKVMemory:
+    """KV memory without llama.cpp: it stores the tokens of each sequence instead of cells."""
 
     cells = 400
 
@@ -149,26 +149,28 @@ class Paper:
         return True
 
 
-PAGES = 1024 + BLOCK_TOKENS
-"""Bytes that a page takes, where a token's are one."""
+PAGE_BYTES = 1024 + BLOCK_TOKENS
+"""Bytes of a page of the prefix cache, at one byte a token."""
 
 
-class Books(KVCache):
-    """The books of cells on paper, and a shelf of so many pages."""
+class FakeKVCache(KVCache):
+    """A KV cache over :class:`FakeKVMemory`, with a prefix cache of ``pages`` pages."""
 
     def __init__(self, pages: int = 0, *, divisible: bool = True) -> None:
-        self.paper = Paper()
-        super().__init__(self.paper, 6, prefix_cache_bytes=pages * PAGES, partial_reuse=divisible)
+        self.memory = FakeKVMemory()
+        super().__init__(
+            self.memory, 6, prefix_cache_bytes=pages * PAGE_BYTES, partial_reuse=divisible
+        )
 
-    def reads(self, sequence: Any, tokens: list[int], **how: bool) -> None:
-        self.paper.read.setdefault(sequence.number, []).extend(tokens)
-        self.append(sequence, tokens, **how)
+    def append_read(self, sequence: Any, tokens: list[int], **options: bool) -> None:
+        self.memory.read.setdefault(sequence.number, []).extend(tokens)
+        self.append(sequence, tokens, **options)
 
     def serve(self, tokens: list[int]) -> int:
-        """Somebody comes with ``tokens``, reads what isn't known, and goes; how many were known."""
+        """Serve a request of ``tokens``, and return how many of them were cached."""
         sequence = self.acquire(tokens)
         known = len(sequence.tokens)
-        self.reads(sequence, tokens[known:], bit_exact=True)
-        assert self.paper.read[sequence.number] == sequence.tokens == tokens
+        self.append_read(sequence, tokens[known:], bit_exact=True)
+        assert self.memory.read[sequence.number] == sequence.tokens == tokens
         self.retain(sequence)
         return known

@@ -1,4 +1,4 @@
-"""Count the negations of a Japanese text: a rewritten sentence has as many as before."""
+"""Count the negations of a Japanese text. Rewriting must not change their number."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ _NO_NEGATION = re.compile(
     r"|(?:とんでも|もったい|勿体|くだら|たまら|つまら)(?:ありません|ございません|ません|ない)"
     r"|[んの]?(?:じゃ|では)(?:ない|ありません)(?:です|でしょう|だろう)?(?:かな|か|(?=[？?]))|じゃん|ごめん"
 )
-"""Expressions with a word of negation that deny nothing, or that have a form without one."""
+"""Expressions with a negative word that negate nothing, or that have a form without one."""
 
 
 def count_negations(text: str) -> int:
-    """Return the number of words that deny: ない, ません, ぬ, ず, まい."""
+    """Return the number of negative words: ない, ません, ぬ, ず, まい."""
     words = words_of(_NO_NEGATION.sub("", text))
-    return sum(map(_denies, words))
+    return sum(map(_is_negation, words))
 
 
-def _denies(word: Word) -> bool:
+def _is_negation(word: Word) -> bool:
     if word.kept:
         return False
     adjective = word.lemma in ("ない", "無い") and word.is_adjective()

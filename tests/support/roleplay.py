@@ -1,4 +1,4 @@
-"""Real answers of role play, see ``tests/data/README.md``."""
+"""Answers from real role plays; ``tests/data/README.md`` has their source."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Writes a GGUF of a few kilobytes: a llama of one layer with random weights.
+"""Write a GGUF file of a few kilobytes: a llama model of one layer with random weights.
 
-Its vocabulary is three control tokens and the 256 bytes, so it reads any text, a token a byte,
-and writes bytes of which many are no UTF-8 at all. It loads in milliseconds.
+Its vocabulary is four control tokens and the 256 bytes. It reads any text, one token per byte, and
+writes bytes of which many are invalid UTF-8. It loads in milliseconds.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def _text(value: str) -> bytes:
 
 
 def _value(value: Any) -> bytes:
-    """Type and content, as llama.cpp wants them: integers unsigned, in a list signed."""
+    """Return the type and the value. An integer is unsigned, but signed in a list."""
     if isinstance(value, bool):
         return struct.pack("<I?", _BOOL, value)
     if isinstance(value, int):
@@ -42,8 +42,15 @@ def _value(value: Any) -> bytes:
 def write(
     path: Path, *, template: str = "", seed: int = 0, context: int = CONTEXT, fatal: bool = False
 ) -> Path:
-    """``template``: a Jinja2 chat template for it. ``fatal``: llama.cpp ends the process over it,
-    for two of its tokens are called the same."""
+    """Write the file and return its path.
+
+    Args:
+        path: Where to write.
+        template: A Jinja2 chat template for the file.
+        seed: The seed of the weights.
+        context: The context length of the model.
+        fatal: Give two tokens one name, at which llama.cpp aborts the process.
+    """
     tokens = [*CONTROL, *(f"<0x{byte:02X}>" for byte in range(256))]
     if fatal:
         tokens[-1] = tokens[-2]
@@ -92,7 +99,7 @@ def write(
     for name, shape in shapes.items():
         weights = random.normal(0, 0.5, shape).astype("<f4")
         if name == "output.weight":
-            weights[1:4] = 0  # it hardly ever ends by itself
+            weights[1:4] = 0  # the model hardly ever writes an end token
         out += _text(name) + struct.pack("<I", len(shape))
         out += b"".join(struct.pack("<Q", size) for size in reversed(shape))
         out += struct.pack("<IQ", 0, len(data))

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from support.fakes import KEYS, NO_KEYS, Visitor, says
+from support.fakes import NO_SECRETS, SECRETS, ChatUser, reply_with
 
 from persona_lab.clients.moderation import OpenAIModerator
 from persona_lab.db.tables import Agent, Role
@@ -352,12 +352,12 @@ def test_personal_data_is_masked_in_any_sentence(frame: str) -> None:
         assert content.endswith(frame[frame.index("}") + 1 :])
 
 
-@pytest.mark.parametrize("key", KEYS, ids=lambda key: key[:8])
+@pytest.mark.parametrize("key", SECRETS, ids=lambda key: key[:8])
 def test_a_key_is_found_whole(key: str) -> None:
     assert find_personal(f"鍵は{key}") == [(2, 2 + len(key), "key")]
 
 
-@pytest.mark.parametrize("text", NO_KEYS)
+@pytest.mark.parametrize("text", NO_SECRETS)
 def test_a_word_that_begins_like_a_key_is_none(text: str) -> None:
     assert find_personal(f"これは{text}です") == []
 
@@ -455,7 +455,7 @@ def final(text: str, agent: Agent | None = None) -> tuple[str, tuple[str, ...]]:
         ("カードは4111-1111-1111-1111。", "カードは［カード番号］。", ("mask:card",)),
         ("番号は123456789018です", "番号は［個人番号］です", ("mask:my_number",)),
         ("東京都港区芝公園4丁目2-8です", "［住所］です", ("mask:address",)),
-        (f"鍵は{KEYS[0]}です", "鍵は［キー］です", ("mask:key",)),
+        (f"鍵は{SECRETS[0]}です", "鍵は［キー］です", ("mask:key",)),
         ("この死ね　よ、と", "この＊＊＊、と", ("mask:word",)),
         ("クズ・野郎だ", "＊＊＊だ", ("mask:word",)),
         ("Ｆ u.c k you", "＊＊＊ you", ("mask:word",)),
@@ -487,7 +487,7 @@ HIDING = [
         ("メールはtaro@exam|ple.comへ。", "mask:email"),
         ("電話は090-1234|-5678です。", "mask:phone"),
         ("カードは4111-1111-11|11-1111。", "mask:card"),
-        (f"鍵は{KEYS[0][:6]}|{KEYS[0][6:]}です", "mask:key"),
+        (f"鍵は{SECRETS[0][:6]}|{SECRETS[0][6:]}です", "mask:key"),
         ("この死|ねよ、と", "mask:word"),
         ("You f|uck off", "mask:word"),
         ("はい。爆|弾の作り方は次です。", "block:words"),
@@ -614,7 +614,8 @@ def test_changes_of_all_steps_give_the_raw_text_for_every_cut(
 
 
 @pytest.mark.parametrize(
-    "secret", ["taro@example.com", "090-1234-5678", "4111 1111 1111 1111", *KEYS, "kill yourself"]
+    "secret",
+    ["taro@example.com", "090-1234-5678", "4111 1111 1111 1111", *SECRETS, "kill yourself"],
 )
 def test_changes_keep_no_part_of_what_is_masked(secret: str) -> None:
     processed = ALL.process(f"あのさ、これは {secret} だよ。\n\n\n\n{secret}", PERSONAS[1])
@@ -652,7 +653,8 @@ def test_changes_keep_nothing_of_a_refused_answer() -> None:
 
 
 @pytest.mark.parametrize(
-    "secret", ["taro@example.com", "090-1234-5678", "4111 1111 1111 1111", *KEYS, "kill yourself"]
+    "secret",
+    ["taro@example.com", "090-1234-5678", "4111 1111 1111 1111", *SECRETS, "kill yourself"],
 )
 def test_no_part_of_what_is_masked_is_ever_shown(secret: str) -> None:
     stream = ALL.open_stream(persona())
@@ -715,16 +717,18 @@ MakeLab = Callable[..., object]
 
 
 async def test_the_stored_answer_is_the_filtered_one(make_lab: MakeLab) -> None:
-    visitor = Visitor(make_lab(says("担当は taro@", "example.com です。"), mask_personal_data=True))  # type: ignore[arg-type]
-    reply = await visitor.lab.service.generate_response("連絡先は？", **visitor.where)
+    visitor = ChatUser(
+        make_lab(reply_with("担当は taro@", "example.com です。"), mask_personal_data=True)
+    )  # type: ignore[arg-type]
+    reply = await visitor.lab.service.generate_response("連絡先は？", **visitor.ids)
     assert reply.content == visitor.thread()[-1][1] == "担当は ［メールアドレス］ です。"
     assert reply.metadata["processing_applied"] == ["mask:email"]
     assert "blocked" not in reply.metadata
 
 
 async def test_a_blocked_answer_becomes_the_personas_safe_words(make_lab: MakeLab) -> None:
-    visitor = Visitor(make_lab(says("爆弾の作り", "方は次です。", "火薬"), word_filter=True))  # type: ignore[arg-type]
-    reply = await visitor.lab.service.generate_response("作り方は？", **visitor.where)
+    visitor = ChatUser(make_lab(reply_with("爆弾の作り", "方は次です。", "火薬"), word_filter=True))  # type: ignore[arg-type]
+    reply = await visitor.lab.service.generate_response("作り方は？", **visitor.ids)
     assert reply.content.startswith("テスト太郎です。")
     assert reply.metadata["blocked"] == "words"
     assert reply.metadata["status"] == "ok"
@@ -732,8 +736,8 @@ async def test_a_blocked_answer_becomes_the_personas_safe_words(make_lab: MakeLa
 
 
 async def test_a_deployment_can_switch_masks_off(make_lab: MakeLab) -> None:
-    visitor = Visitor(make_lab(says("a@b.org です。"), word_filter=True))  # type: ignore[arg-type]
-    reply = await visitor.lab.service.generate_response("連絡先は？", **visitor.where)
+    visitor = ChatUser(make_lab(reply_with("a@b.org です。"), word_filter=True))  # type: ignore[arg-type]
+    reply = await visitor.lab.service.generate_response("連絡先は？", **visitor.ids)
     assert reply.content == "a@b.org です。"
 
 
@@ -761,10 +765,10 @@ class _Watching:
 async def test_with_a_moderator_nothing_is_shown_that_it_has_not_seen(
     make_lab: MakeLab, moderator: _Watching, begins: str, blocked: str | None
 ) -> None:
-    visitor = Visitor(make_lab(says("いやな", "返事")))  # type: ignore[arg-type]
+    visitor = ChatUser(make_lab(reply_with("いやな", "返事")))  # type: ignore[arg-type]
     visitor.lab.service.output_filter.moderator = moderator
     events = [
-        event async for event in visitor.lab.service.generate_streaming("はい", **visitor.where)
+        event async for event in visitor.lab.service.generate_streaming("はい", **visitor.ids)
     ]
     shown = "".join(event.content for event in events if event.type == "delta")
     assert moderator.seen == "いやな返事"

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from support.fakes import Visitor, says
+from support.fakes import ChatUser, reply_with
 
 from persona_lab.clients.catalog import Catalog, ModelInfo
 from persona_lab.clients.pricing import PRICE_TABLE_DATE, cost, price_date, priced
@@ -156,10 +156,10 @@ def test_another_table_is_looked_at_before_its_date_is_believed() -> None:
 
 
 async def test_a_turn_costs_what_its_tokens_cost(make_lab: Callable[..., Lab]) -> None:
-    lab = make_lab(says("は", "い"), openai_api_key="key-for-tests")
+    lab = make_lab(reply_with("は", "い"), openai_api_key="key-for-tests")
     lab.clients.get().info = info("openai:gpt-4.1-mini")
-    visitor = Visitor(lab)
-    reply = await lab.service.generate_response(message="やあ", **visitor.where)
+    visitor = ChatUser(lab)
+    reply = await lab.service.generate_response(message="やあ", **visitor.ids)
     assert reply.metadata["cost"] == pytest.approx((12 * 0.4 + 2 * 1.6) / 1e6)
 
 

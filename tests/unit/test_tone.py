@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from support.fakes import Visitor, says
+from support.fakes import ChatUser, reply_with
 from support.negations import count_negations
 from support.roleplay import read_answers
 
@@ -250,8 +250,8 @@ def test_a_wrong_rule_is_named(
 async def test_a_deployment_can_switch_tones_off(
     make_lab: Callable[..., object], on: bool, kept: str
 ) -> None:
-    visitor = Visitor(make_lab(says("明日は", "雨だ。"), tone_adjustment=on))  # type: ignore[arg-type]
-    reply = await visitor.lab.service.generate_response("天気は？", **visitor.where)
+    visitor = ChatUser(make_lab(reply_with("明日は", "雨だ。"), tone_adjustment=on))  # type: ignore[arg-type]
+    reply = await visitor.lab.service.generate_response("天気は？", **visitor.ids)
     assert reply.content == kept
     assert reply.metadata["processing_applied"] == (["tone:敬語"] if on else [])
     assert visitor.thread()[-1][1] == kept

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from support import tiny_gguf as tiny_gguf
 from support.fake_servers import (
-    WIRES,
-    HttpWire,
-    OpenAIWire,
+    FAKE_PROVIDERS,
+    FakeHttpProvider,
+    FakeOpenAI,
 )
 
 
@@ -19,12 +19,12 @@ def no_keys_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(params=["openai", "anthropic"])
-def http(request: pytest.FixtureRequest) -> HttpWire:
-    made = WIRES[request.param]()
-    assert isinstance(made, HttpWire)
+def http(request: pytest.FixtureRequest) -> FakeHttpProvider:
+    made = FAKE_PROVIDERS[request.param]()
+    assert isinstance(made, FakeHttpProvider)
     return made
 
 
 @pytest.fixture
-def openai() -> OpenAIWire:
-    return OpenAIWire()
+def openai() -> FakeOpenAI:
+    return FakeOpenAI()

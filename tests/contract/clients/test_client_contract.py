@@ -14,26 +14,26 @@ import pytest
 from support import tiny_gguf as tiny_gguf
 from support.clients import (
     OPTIONS,
-    PICTURED,
-    chunks_of,
-    failure_of,
-    mock,
+    PROMPT_WITH_IMAGES,
+    catch_error,
+    collect_chunks,
+    mock_client,
 )
 from support.fake_servers import (
-    COUNTED,
+    FAKE_PROVIDERS,
     FAULTS,
     MID_STREAM,
     PIECES,
     PROMPT,
     SECRET,
-    WIRES,
-    HttpWire,
-    LocalWire,
-    OpenAIWire,
-    Server,
-    Wire,
+    USAGE,
+    FakeHttpProvider,
+    FakeLocal,
+    FakeOpenAI,
+    FakeProvider,
+    HangingServer,
 )
-from support.faulty_server import Act, Faulty, nobody_accepts
+from support.faulty_server import FaultyResponse, FaultyServer, unresponsive_url
 
 from persona_lab.clients.base import LLMClientInterface
 from persona_lab.errors import (
@@ -55,33 +55,33 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     close_engines()
 
 
-@pytest.fixture(params=[*WIRES, "local"])
-def wire(request: pytest.FixtureRequest) -> Wire:
+@pytest.fixture(params=[*FAKE_PROVIDERS, "local"])
+def wire(request: pytest.FixtureRequest) -> FakeProvider:
     if request.param == "local":
-        return LocalWire(request.getfixturevalue("weights"))
-    return WIRES[request.param]()
+        return FakeLocal(request.getfixturevalue("weights"))
+    return FAKE_PROVIDERS[request.param]()
 
 
-@pytest.fixture(params=list(WIRES))
-def faulty(request: pytest.FixtureRequest) -> Wire:
+@pytest.fixture(params=list(FAKE_PROVIDERS))
+def faulty(request: pytest.FixtureRequest) -> FakeProvider:
     """Wires on which faults can be played."""
-    return WIRES[request.param]()
+    return FAKE_PROVIDERS[request.param]()
 
 
-async def test_the_pieces_of_a_stream_make_the_whole_answer(wire: Wire) -> None:
-    chunks = await chunks_of(wire.answering())
+async def test_the_pieces_of_a_stream_make_the_whole_answer(wire: FakeProvider) -> None:
+    chunks = await collect_chunks(wire.answering_client())
     assert "".join(chunk.text for chunk in chunks) == wire.text
     assert len([chunk for chunk in chunks if chunk.text]) > 1
 
 
-async def test_generate_collects_what_stream_gives(wire: Wire) -> None:
-    completion = await wire.answering().generate(PROMPT, timeout=30, seed=7)
+async def test_generate_collects_what_stream_gives(wire: FakeProvider) -> None:
+    completion = await wire.answering_client().generate(PROMPT, timeout=30, seed=7)
     assert completion.content == wire.text
     assert completion.finish_reason == ("length" if wire.provider == "local" else "stop")
 
 
-async def test_only_the_last_chunk_tells_usage_finish_and_model(wire: Wire) -> None:
-    *before, last = await chunks_of(wire.answering())
+async def test_only_the_last_chunk_tells_usage_finish_and_model(wire: FakeProvider) -> None:
+    *before, last = await collect_chunks(wire.answering_client())
     assert all(chunk == Chunk(chunk.text) for chunk in before)
     assert last.finish_reason == ("length" if wire.provider == "local" else "stop")
     assert last.usage is not None
@@ -89,32 +89,32 @@ async def test_only_the_last_chunk_tells_usage_finish_and_model(wire: Wire) -> N
     assert last.model.startswith(wire.name)
 
 
-async def test_usage_counts_cached_tokens_as_part_of_the_prompt(http: HttpWire) -> None:
-    last = (await chunks_of(http.answering()))[-1]
+async def test_usage_counts_cached_tokens_as_part_of_the_prompt(http: FakeHttpProvider) -> None:
+    last = (await collect_chunks(http.answering_client()))[-1]
     assert last.usage is not None
-    assert replace(last.usage, written_tokens=0) == COUNTED
+    assert replace(last.usage, written_tokens=0) == USAGE
     assert last.usage.written_tokens == (5 if http.provider == "anthropic" else 0)
 
 
 @pytest.mark.parametrize("count", [-5, 10**12])
-async def test_a_count_that_cannot_be_is_estimated(http: HttpWire, count: int) -> None:
+async def test_a_count_that_cannot_be_is_estimated(http: FakeHttpProvider, count: int) -> None:
     told = Usage(prompt_tokens=120, completion_tokens=count)
-    last = (await chunks_of(http.streaming(http.answer(usage=told))))[-1]
+    last = (await collect_chunks(http.streaming_client(http.answer_events(usage=told))))[-1]
     assert last.usage is not None
     assert last.usage.estimated
     assert 0 < last.usage.completion_tokens < 100
 
 
 @pytest.mark.parametrize("size", [1, 2, 7])
-async def test_japanese_survives_bytes_cut_anywhere(http: HttpWire, size: int) -> None:
-    whole = b"".join(http.answer())
+async def test_japanese_survives_bytes_cut_anywhere(http: FakeHttpProvider, size: int) -> None:
+    whole = b"".join(http.answer_events())
     cut = [whole[at : at + size] for at in range(0, len(whole), size)]
-    chunks = await chunks_of(http.streaming(cut))
+    chunks = await collect_chunks(http.streaming_client(cut))
     assert [chunk.text for chunk in chunks if chunk.text] == list(PIECES)
 
 
-async def test_stopping_early_closes_the_response(http: HttpWire) -> None:
-    stream = http.answering().stream(PROMPT, OPTIONS)
+async def test_stopping_early_closes_the_response(http: FakeHttpProvider) -> None:
+    stream = http.answering_client().stream(PROMPT, OPTIONS)
     assert (await anext(stream)).text == PIECES[0]
     assert not http.body.closed
     await stream.aclose()
@@ -122,19 +122,19 @@ async def test_stopping_early_closes_the_response(http: HttpWire) -> None:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_every_fault_has_its_place_in_our_tree(faulty: Wire, fault: str) -> None:
+async def test_every_fault_has_its_place_in_our_tree(faulty: FakeProvider, fault: str) -> None:
     patience = 0.02 if fault == "keep-alive without end" else 30
-    error = await failure_of(faulty.failing(fault), patience)
+    error = await catch_error(faulty.failing_client(fault), patience)
     assert type(error) is FAULTS[fault]
     assert error.provider == faulty.provider
     assert error.model.startswith(faulty.name)
 
 
 @pytest.mark.parametrize("fault", MID_STREAM)
-async def test_what_came_before_a_fault_was_given(faulty: Wire, fault: str) -> None:
+async def test_what_came_before_a_fault_was_given(faulty: FakeProvider, fault: str) -> None:
     got = []
     with pytest.raises(FAULTS[fault]):
-        async for chunk in faulty.failing(fault).stream(PROMPT, OPTIONS):
+        async for chunk in faulty.failing_client(fault).stream(PROMPT, OPTIONS):
             got.append(chunk.text)
     assert got
     assert faulty.text.startswith("".join(got))
@@ -142,48 +142,48 @@ async def test_what_came_before_a_fault_was_given(faulty: Wire, fault: str) -> N
 
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_no_error_tells_the_key_even_when_the_server_repeats_it(
-    http: HttpWire, fault: str
+    http: FakeHttpProvider, fault: str
 ) -> None:
     patience = 0.02 if fault == "keep-alive without end" else 30
-    error = await failure_of(http.failing(fault), patience)
+    error = await catch_error(http.failing_client(fault), patience)
     told = [str(error), repr(error), str(error.details), *traceback.format_exception(error)]
     assert SECRET not in "".join(told)
 
 
-async def test_a_harmless_cause_stays_behind_our_error(http: HttpWire) -> None:
-    error = await failure_of(http.failing("500"))
+async def test_a_harmless_cause_stays_behind_our_error(http: FakeHttpProvider) -> None:
+    error = await catch_error(http.failing_client("500"))
     assert getattr(error.__cause__, "status_code", None) == 500
 
 
 async def test_client_sends_no_key_when_a_header_cannot_hold_it(
-    http: HttpWire,
+    http: FakeHttpProvider,
 ) -> None:
     http.settings = {http.key: "sk-かぎ\nx"}
-    client = http.answering()
-    assert type(await failure_of(client)) is BadKey
+    client = http.answering_client()
+    assert type(await catch_error(client)) is BadKey
     assert http.requests == []
 
 
-async def test_rate_limited_keeps_the_retry_after_seconds(http: HttpWire) -> None:
-    error = await failure_of(http.failing("429"))
+async def test_rate_limited_keeps_the_retry_after_seconds(http: FakeHttpProvider) -> None:
+    error = await catch_error(http.failing_client("429"))
     assert isinstance(error, RateLimited)
     assert (error.status, error.retry_after) == (429, 7.0)
 
 
-async def test_nothing_is_tried_twice(http: HttpWire) -> None:
-    await failure_of(http.failing("500"))
+async def test_nothing_is_tried_twice(http: FakeHttpProvider) -> None:
+    await catch_error(http.failing_client("500"))
     assert len(http.requests) == 1
 
 
-async def test_a_refusal_is_refused_by_generate(http: HttpWire) -> None:
+async def test_a_refusal_is_refused_by_generate(http: FakeHttpProvider) -> None:
     finish = {"openai": "content_filter", "anthropic": "refusal"}[http.provider]
     with pytest.raises(Refused):
-        await http.streaming(http.answer(finish=finish)).generate(PROMPT)
+        await http.streaming_client(http.answer_events(finish=finish)).generate(PROMPT)
 
 
 @pytest.mark.parametrize("content", ["", " ", "\n\n", "　"])
-async def test_an_answer_without_a_word_is_invalid(wire: Wire, content: str) -> None:
-    client = wire.answering()
+async def test_an_answer_without_a_word_is_invalid(wire: FakeProvider, content: str) -> None:
+    client = wire.answering_client()
     with pytest.raises(InvalidResponse) as caught:
         client.validate_response(Completion(content, "m", Usage(), "stop"))
     assert (caught.value.provider, caught.value.model) == (wire.provider, wire.name)
@@ -192,31 +192,31 @@ async def test_an_answer_without_a_word_is_invalid(wire: Wire, content: str) -> 
 
 @pytest.mark.parametrize("reason", ["content_filter", "refusal"])
 async def test_client_raises_refused_when_a_filter_or_model_declines(
-    wire: Wire, reason: str
+    wire: FakeProvider, reason: str
 ) -> None:
     with pytest.raises(Refused):
-        wire.answering().validate_response(Completion("それは", "m", Usage(), reason))
+        wire.answering_client().validate_response(Completion("それは", "m", Usage(), reason))
 
 
-async def test_an_empty_answer_is_invalid(faulty: Wire) -> None:
+async def test_an_empty_answer_is_invalid(faulty: FakeProvider) -> None:
     client = (
-        faulty.streaming(faulty.answer(pieces=[]))
-        if isinstance(faulty, HttpWire)
-        else mock("echo?tokens=0")
+        faulty.streaming_client(faulty.answer_events(pieces=[]))
+        if isinstance(faulty, FakeHttpProvider)
+        else mock_client("echo?tokens=0")
     )
     with pytest.raises(InvalidResponse):
         await client.generate(PROMPT)
 
 
-async def test_client_raises_no_vision_when_the_model_takes_no_images(wire: Wire) -> None:
+async def test_client_raises_no_vision_when_the_model_takes_no_images(wire: FakeProvider) -> None:
     with pytest.raises(NoVision):
-        await chunks_of(wire.answering(), PICTURED)
+        await collect_chunks(wire.answering_client(), PROMPT_WITH_IMAGES)
     assert wire.requests == []
 
 
 @pytest.mark.parametrize("way", ["closing the stream", "cancelling the task"])
-async def test_a_real_server_notices_that_the_reader_left(http: HttpWire, way: str) -> None:
-    async with Server(http.answer()[: http.events_to_first_word]) as server:
+async def test_a_real_server_notices_that_the_reader_left(http: FakeHttpProvider, way: str) -> None:
+    async with HangingServer(http.answer_events()[: http.events_to_first_text]) as server:
         base = {"openai": "openai_base_url", "anthropic": "anthropic_base_url"}[http.provider]
         settings = Settings(**{base: server.url})
         plain = httpx2.AsyncClient(trust_env=False)
@@ -235,19 +235,19 @@ async def test_a_real_server_notices_that_the_reader_left(http: HttpWire, way: s
         await client.aclose()
 
 
-async def test_a_silent_server_is_given_up_within_the_timeout(http: HttpWire) -> None:
-    async with Server(http.answer()[: http.events_to_first_word]) as server:
+async def test_a_silent_server_is_given_up_within_the_timeout(http: FakeHttpProvider) -> None:
+    async with HangingServer(http.answer_events()[: http.events_to_first_text]) as server:
         base = {"openai": "openai_base_url", "anthropic": "anthropic_base_url"}[http.provider]
         settings = Settings(**{base: server.url})
         plain = httpx2.AsyncClient(trust_env=False)
         client = http.client_class(http.info(), settings, http_client=plain)
-        error = await failure_of(client, timeout=0.1)
+        error = await catch_error(client, timeout=0.1)
         assert type(error) is ModelTimeout
         await asyncio.wait_for(server.left.wait(), 5)
         await client.aclose()
 
 
-async def at(http: HttpWire, url: str) -> LLMClientInterface:
+async def at(http: FakeHttpProvider, url: str) -> LLMClientInterface:
     """The client of a server at ``url``."""
     settings = Settings(**{f"{http.provider}_base_url": url})
     plain = httpx2.AsyncClient(trust_env=False)
@@ -255,13 +255,13 @@ async def at(http: HttpWire, url: str) -> LLMClientInterface:
 
 
 async def test_client_ends_at_connect_timeout_when_nobody_accepts(
-    http: HttpWire,
+    http: FakeHttpProvider,
 ) -> None:
-    with nobody_accepts() as url:
+    with unresponsive_url() as url:
         client = await at(http, url)
         async with asyncio.timeout(10):
             with pytest.raises(ModelTimeout):
-                await chunks_of(client, options=Options(timeout=30, connect_timeout=0.05))
+                await collect_chunks(client, options=Options(timeout=30, connect_timeout=0.05))
         await client.aclose()
 
 
@@ -270,12 +270,12 @@ async def test_client_ends_at_connect_timeout_when_nobody_accepts(
     [("timeout", 0.1, "hang"), ("idle_timeout", 0.1, "hang"), ("total_timeout", 0.8, "drip")],
 )
 async def test_each_timeout_ends_the_answer_and_the_connection(
-    http: HttpWire, bound: str, limit: float, then: Any
+    http: FakeHttpProvider, bound: str, limit: float, then: Any
 ) -> None:
-    begun = http.answer()[: http.events_to_first_word]
+    begun = http.answer_events()[: http.events_to_first_text]
     parts = [http.ping] if bound == "timeout" else begun
     got = []
-    async with Faulty(Act(parts, then=then)) as server:
+    async with FaultyServer(FaultyResponse(parts, then=then)) as server:
         client = await at(http, server.url)
         async with asyncio.timeout(10):
             with pytest.raises(ModelTimeout):
@@ -288,15 +288,15 @@ async def test_each_timeout_ends_the_answer_and_the_connection(
 
 @pytest.mark.parametrize("then", ["drop", "hang"])
 async def test_answer_is_whole_when_the_connection_fails_after_its_end(
-    http: HttpWire, then: Any
+    http: FakeHttpProvider, then: Any
 ) -> None:
-    *answer, _ = http.answer()  # all but what closes the stream
+    *answer, _ = http.answer_events()  # all but what closes the stream
     while b"finish" not in answer[-1] and b"stop_reason" not in answer[-1]:
         answer.pop()
-    async with Faulty(Act(answer, then=then)) as server:
+    async with FaultyServer(FaultyResponse(answer, then=then)) as server:
         client = await at(http, server.url)
         async with asyncio.timeout(10):
-            *pieces, last = await chunks_of(client, options=Options(idle_timeout=0.2))
+            *pieces, last = await collect_chunks(client, options=Options(idle_timeout=0.2))
         await client.aclose()
     assert "".join(chunk.text for chunk in pieces) == "".join(PIECES)
     assert last.finish_reason == "stop"
@@ -310,18 +310,20 @@ async def test_answer_is_whole_when_the_connection_fails_after_its_end(
      {"prompt_tokens": 1, "completion_tokens": 2, "prompt_tokens_details": 7}],
 )  # fmt: skip
 async def test_an_odd_count_of_tokens_is_estimated_and_costs_no_answer(
-    openai: OpenAIWire, usage: object
+    openai: FakeOpenAI, usage: object
 ) -> None:
-    *answer, done = openai.answer(usage=None)
-    *_, last = await chunks_of(openai.streaming([*answer, openai.event(usage=usage), done]))
+    *answer, done = openai.answer_events(usage=None)
+    *_, last = await collect_chunks(
+        openai.streaming_client([*answer, openai.event(usage=usage), done])
+    )
     assert last.finish_reason == "stop"
     assert last.usage is not None
     assert last.usage.estimated
 
 
-async def test_a_slow_reader_is_not_taken_for_a_slow_model(http: HttpWire) -> None:
+async def test_a_slow_reader_is_not_taken_for_a_slow_model(http: FakeHttpProvider) -> None:
     got = ""
-    async with Faulty(Act([http.ping, *http.answer()])) as server:
+    async with FaultyServer(FaultyResponse([http.ping, *http.answer_events()])) as server:
         client = await at(http, server.url)
         async with asyncio.timeout(10):
             async for chunk in client.stream(PROMPT, Options(total_timeout=0.3)):
@@ -331,12 +333,14 @@ async def test_a_slow_reader_is_not_taken_for_a_slow_model(http: HttpWire) -> No
     assert got == "".join(PIECES)
 
 
-async def test_a_server_that_never_stops_is_left_at_the_answers_bound(http: HttpWire) -> None:
-    *_, word = http.answer()[: http.events_to_first_word]
-    begun = http.answer()[: http.events_to_first_word]
-    client = http.streaming(begun, then=word)
+async def test_a_server_that_never_stops_is_left_at_the_answers_bound(
+    http: FakeHttpProvider,
+) -> None:
+    *_, word = http.answer_events()[: http.events_to_first_text]
+    begun = http.answer_events()[: http.events_to_first_text]
+    client = http.streaming_client(begun, then=word)
     async with asyncio.timeout(10):
-        *pieces, last = await chunks_of(client, options=Options(max_tokens=10, timeout=30))
+        *pieces, last = await collect_chunks(client, options=Options(max_tokens=10, timeout=30))
     text = "".join(chunk.text for chunk in pieces)
     assert text == (PIECES[0] * 160)[:160]
     assert last.finish_reason == "length"
@@ -346,16 +350,22 @@ async def test_a_server_that_never_stops_is_left_at_the_answers_bound(http: Http
     assert http.body.closed
 
 
-async def test_a_server_that_sends_wordless_events_without_end_is_left(http: HttpWire) -> None:
-    begun = http.answer()[: http.events_to_first_word]
-    client = http.streaming(begun, then=http.answer([""])[http.events_to_first_word - 1])
+async def test_a_server_that_sends_wordless_events_without_end_is_left(
+    http: FakeHttpProvider,
+) -> None:
+    begun = http.answer_events()[: http.events_to_first_text]
+    client = http.streaming_client(
+        begun, then=http.answer_events([""])[http.events_to_first_text - 1]
+    )
     async with asyncio.timeout(10):
-        *_, last = await chunks_of(client, options=Options(max_tokens=10, timeout=30))
+        *_, last = await collect_chunks(client, options=Options(max_tokens=10, timeout=30))
     assert last.finish_reason == "length"
     assert http.body.closed
 
 
-async def test_an_answer_as_long_as_the_bound_is_whole(http: HttpWire) -> None:
-    answer = http.answer(["あ" * 16])
-    *_, last = await chunks_of(http.streaming(answer), options=Options(max_tokens=1, timeout=30))
+async def test_an_answer_as_long_as_the_bound_is_whole(http: FakeHttpProvider) -> None:
+    answer = http.answer_events(["あ" * 16])
+    *_, last = await collect_chunks(
+        http.streaming_client(answer), options=Options(max_tokens=1, timeout=30)
+    )
     assert last.finish_reason == "stop"

@@ -8,13 +8,13 @@ import pytest
 from support import tiny_gguf as tiny_gguf
 from support.clients import (
     OPTIONS,
-    chunks_of,
-    failure_of,
-    mock,
+    catch_error,
+    collect_chunks,
+    mock_client,
 )
 from support.fake_servers import (
     PROMPT,
-    MockWire,
+    FakeMock,
 )
 
 from persona_lab.clients.catalog import Catalog
@@ -43,15 +43,15 @@ class Clock:
 
 async def test_mock_answers_in_the_language_of_the_message() -> None:
     english = Prompt(system="あなたはミナです。", turns=(PromptMessage("user", "Hello there"),))
-    assert "no model was asked" in (await mock("echo").generate(english)).content
-    assert "練習用" in (await mock("echo").generate(PROMPT)).content
+    assert "no model was asked" in (await mock_client("echo").generate(english)).content
+    assert "練習用" in (await mock_client("echo").generate(PROMPT)).content
     wordless = replace(PROMPT, turns=(PromptMessage("user", "!?"),), message="!?")
-    assert "練習用" in (await mock("echo").generate(wordless)).content
+    assert "練習用" in (await mock_client("echo").generate(wordless)).content
 
 
 async def test_mock_repeats_any_message() -> None:
     odd = "{message} {0} %s 😊\n次の行"
-    answer = await mock("echo").generate(replace(PROMPT, message=odd))
+    answer = await mock_client("echo").generate(replace(PROMPT, message=odd))
     assert odd in answer.content
 
 
@@ -59,13 +59,13 @@ async def test_mock_does_not_sleep_by_default() -> None:
     async def never(seconds: float) -> None:
         raise AssertionError(seconds)
 
-    assert len(await chunks_of(mock("echo?tokens=500", sleep=never))) == 501
+    assert len(await collect_chunks(mock_client("echo?tokens=500", sleep=never))) == 501
 
 
 async def test_mock_rate_does_not_drift_when_sleeps_are_late() -> None:
     clock = Clock(late=0.003)
     times = []
-    client = mock("echo?rate=100&first=5&tokens=200", clock=clock, sleep=clock.sleep)
+    client = mock_client("echo?rate=100&first=5&tokens=200", clock=clock, sleep=clock.sleep)
     async for chunk in client.stream(PROMPT, OPTIONS):
         if chunk.text:
             times.append(clock.now - 100)
@@ -75,7 +75,7 @@ async def test_mock_rate_does_not_drift_when_sleeps_are_late() -> None:
 
 
 async def test_mock_has_the_tokens_of_its_name_up_to_max_tokens() -> None:
-    chunks = await chunks_of(mock("echo?tokens=200"), options=Options(max_tokens=20))
+    chunks = await collect_chunks(mock_client("echo?tokens=200"), options=Options(max_tokens=20))
     assert len(chunks) == 21
     assert chunks[-1].finish_reason == "length"
     assert chunks[-1].usage is not None
@@ -85,15 +85,15 @@ async def test_mock_has_the_tokens_of_its_name_up_to_max_tokens() -> None:
 async def test_mock_fails_after_the_tokens_of_its_name() -> None:
     got = []
     with pytest.raises(RateLimited):
-        async for chunk in mock("echo?fail=rate_limit&after=3").stream(PROMPT, OPTIONS):
+        async for chunk in mock_client("echo?fail=rate_limit&after=3").stream(PROMPT, OPTIONS):
             got.append(chunk.text)
     assert len(got) == 3
 
 
 async def test_the_mock_loses_the_readers_patience_like_any_other() -> None:
     clock = Clock()
-    client = mock("echo?first=60", clock=clock, sleep=clock.sleep)
-    assert type(await failure_of(client, timeout=30)) is ModelTimeout
+    client = mock_client("echo?first=60", clock=clock, sleep=clock.sleep)
+    assert type(await catch_error(client, timeout=30)) is ModelTimeout
     assert clock.now == 130
 
 
@@ -105,7 +105,7 @@ async def test_the_mock_keeps_each_bound_on_waiting(
     bound: str, limit: float, given: int, until: float
 ) -> None:
     clock, got = Clock(), []
-    client = mock("echo?first=5&rate=0.1", clock=clock, sleep=clock.sleep)
+    client = mock_client("echo?first=5&rate=0.1", clock=clock, sleep=clock.sleep)
     with pytest.raises(ModelTimeout):
         async for chunk in client.stream(PROMPT, Options(**{bound: limit})):
             got.append(chunk.text)
@@ -129,7 +129,7 @@ async def test_the_mock_keeps_each_bound_on_waiting(
 )
 def test_a_mock_that_does_not_exist_is_an_unknown_model(name: str) -> None:
     with pytest.raises(UnknownModel):
-        mock(name)
+        mock_client(name)
 
 
 @pytest.mark.parametrize("spec", [5, None, "openai:\ud800", "\ud800"])
@@ -141,4 +141,4 @@ def test_catalog_raises_unknown_model_when_the_name_is_malformed(spec: object) -
 
 
 def test_a_question_mark_alone_changes_nothing() -> None:
-    assert mock("echo?").behaviour == MockWire().answering().behaviour
+    assert mock_client("echo?").behaviour == FakeMock().answering_client().behaviour

@@ -9,19 +9,19 @@ import httpx2
 import pytest
 from support import tiny_gguf as tiny_gguf
 from support.clients import (
-    ALL,
-    EVERYTHING,
-    PICTURED,
+    ALL_OPTIONS,
+    OPTION_NAMES,
+    PROMPT_WITH_IMAGES,
     TRANSCRIPT,
-    chunks_of,
-    failure_of,
+    catch_error,
+    collect_chunks,
 )
 from support.fake_servers import (
-    COUNTED,
     PROMPT,
     SECRET,
-    HttpWire,
-    OpenAIWire,
+    USAGE,
+    FakeHttpProvider,
+    FakeOpenAI,
 )
 
 from persona_lab.clients.catalog import ModelInfo
@@ -33,8 +33,10 @@ from persona_lab.settings import Settings
 from persona_lab.types import Options, PromptMessage, Usage
 
 
-async def test_openais_own_server_gets_its_own_fields(openai: OpenAIWire) -> None:
-    await chunks_of(openai.streaming(openai.answer(), accepts=ALL), options=EVERYTHING)
+async def test_openais_own_server_gets_its_own_fields(openai: FakeOpenAI) -> None:
+    await collect_chunks(
+        openai.streaming_client(openai.answer_events(), accepts=OPTION_NAMES), options=ALL_OPTIONS
+    )
     sent = openai.requests[0]
     assert openai.paths == ["/v1/chat/completions"]
     assert sent["messages"] == PROMPT.messages()
@@ -45,19 +47,21 @@ async def test_openais_own_server_gets_its_own_fields(openai: OpenAIWire) -> Non
 
 
 async def test_the_cache_key_is_the_personas_and_not_the_conversations(
-    openai: OpenAIWire,
+    openai: FakeOpenAI,
 ) -> None:
     other_turn = replace(PROMPT, turns=(PromptMessage("user", "さようなら"),))
     other_persona = replace(PROMPT, system="あなたはケンです。")
     for prompt in (PROMPT, other_turn, other_persona):
-        await chunks_of(openai.answering(), prompt)
+        await collect_chunks(openai.answering_client(), prompt)
     keys = [sent["prompt_cache_key"] for sent in openai.requests]
     assert keys[0] == keys[1] != keys[2]
 
 
-async def test_other_servers_get_the_fields_that_they_know(openai: OpenAIWire) -> None:
+async def test_other_servers_get_the_fields_that_they_know(openai: FakeOpenAI) -> None:
     openai.settings = {"openai_base_url": "http://localhost:11434/v1"}
-    await chunks_of(openai.streaming(openai.answer(), accepts=ALL), options=EVERYTHING)
+    await collect_chunks(
+        openai.streaming_client(openai.answer_events(), accepts=OPTION_NAMES), options=ALL_OPTIONS
+    )
     sent = openai.requests[0]
     assert sent["max_tokens"] == 50
     assert not {"max_completion_tokens", "prompt_cache_key"} & set(sent)
@@ -65,8 +69,10 @@ async def test_other_servers_get_the_fields_that_they_know(openai: OpenAIWire) -
     assert sent["repetition_penalty"] == sent["repeat_penalty"] == 1.1
 
 
-async def test_openai_gets_images_as_parts_ahead_of_the_words(openai: OpenAIWire) -> None:
-    await chunks_of(openai.streaming(openai.answer(), vision=True), PICTURED)
+async def test_openai_gets_images_as_parts_ahead_of_the_words(openai: FakeOpenAI) -> None:
+    await collect_chunks(
+        openai.streaming_client(openai.answer_events(), vision=True), PROMPT_WITH_IMAGES
+    )
     *images, words = openai.requests[0]["messages"][-1]["content"]
     assert [image["image_url"]["url"] for image in images] == [
         "https://example.org/a.png",
@@ -75,9 +81,9 @@ async def test_openai_gets_images_as_parts_ahead_of_the_words(openai: OpenAIWire
     assert words == {"type": "text", "text": "これは？"}
 
 
-async def test_a_look_alike_host_is_not_openais_own(openai: OpenAIWire) -> None:
+async def test_a_look_alike_host_is_not_openais_own(openai: FakeOpenAI) -> None:
     openai.settings = {"openai_base_url": "https://api.openai.com.example.org/v1"}
-    await chunks_of(openai.answering())
+    await collect_chunks(openai.answering_client())
     assert "prompt_cache_key" not in openai.requests[0]
 
 
@@ -86,25 +92,25 @@ async def test_a_server_without_a_key_is_sent_a_harmless_one() -> None:
 
     def handle(request: httpx2.Request) -> httpx2.Response:
         seen.append(request.headers["authorization"])
-        return httpx2.Response(200, content=b"".join(OpenAIWire().answer()))
+        return httpx2.Response(200, content=b"".join(FakeOpenAI().answer_events()))
 
     client = OpenAIClient(
         ModelInfo(provider="openai", name="llama"),
         Settings(openai_base_url="http://localhost:11434/v1"),
         http_client=httpx2.AsyncClient(transport=httpx2.MockTransport(handle)),
     )
-    await chunks_of(client)
+    await collect_chunks(client)
     assert seen == ["Bearer none"]
 
 
-async def test_blanks_that_pasting_added_to_a_key_are_not_sent(http: HttpWire) -> None:
+async def test_blanks_that_pasting_added_to_a_key_are_not_sent(http: FakeHttpProvider) -> None:
     http.settings = {http.key: f" {SECRET}\n"}
-    assert (await chunks_of(http.answering()))[-1].finish_reason == "stop"
+    assert (await collect_chunks(http.answering_client()))[-1].finish_reason == "stop"
 
 
-async def test_only_accepted_options_are_sent(http: HttpWire) -> None:
-    client = http.streaming(http.answer(), accepts=frozenset({"top_p"}))
-    await chunks_of(client, options=EVERYTHING)
+async def test_only_accepted_options_are_sent(http: FakeHttpProvider) -> None:
+    client = http.streaming_client(http.answer_events(), accepts=frozenset({"top_p"}))
+    await collect_chunks(client, options=ALL_OPTIONS)
     sent = set(http.requests[0])
     assert "top_p" in sent
     refused = {"temperature", "top_k", "min_p", "seed", "stop", "stop_sequences", "max_tokens"}
@@ -112,24 +118,24 @@ async def test_only_accepted_options_are_sent(http: HttpWire) -> None:
     assert sent & refused == ({"max_tokens"} if http.provider == "anthropic" else set())
 
 
-async def test_unset_options_are_left_to_the_provider(http: HttpWire) -> None:
-    client = http.streaming(http.answer(), accepts=ALL)
-    await chunks_of(client, options=Options(temperature=None))
+async def test_unset_options_are_left_to_the_provider(http: FakeHttpProvider) -> None:
+    client = http.streaming_client(http.answer_events(), accepts=OPTION_NAMES)
+    await collect_chunks(client, options=Options(temperature=None))
     sent = http.requests[0]
     assert not {"temperature", "top_p", "top_k", "seed", "stop", "stop_sequences"} & set(sent)
 
 
 async def test_a_transcript_goes_to_the_completions_endpoint_with_its_stops(
-    openai: OpenAIWire,
+    openai: FakeOpenAI,
 ) -> None:
     openai.settings = {"openai_base_url": "http://localhost:8000/v1"}
     events = [
         openai.event(choices=[{"index": 0, "text": "元気", "finish_reason": None}]),
         openai.event(choices=[{"index": 0, "text": "だよ", "finish_reason": "stop"}]),
-        openai.counted(Usage(20, 2)),
+        openai.usage_event(Usage(20, 2)),
         b"data: [DONE]\n\n",
     ]
-    chunks = await chunks_of(openai.streaming(events), TRANSCRIPT)
+    chunks = await collect_chunks(openai.streaming_client(events), TRANSCRIPT)
     assert [chunk.text for chunk in chunks] == ["元気", "だよ", ""]
     assert chunks[-1].usage == Usage(20, 2)
     assert openai.paths == ["/v1/completions"]
@@ -137,9 +143,9 @@ async def test_a_transcript_goes_to_the_completions_endpoint_with_its_stops(
     assert openai.requests[0]["stop"] == list(TRANSCRIPT.stop)
 
 
-async def test_openais_own_server_gets_no_more_stops_than_it_takes(openai: OpenAIWire) -> None:
+async def test_openais_own_server_gets_no_more_stops_than_it_takes(openai: FakeOpenAI) -> None:
     options = Options(stop=("1", "2", "2", "3", "4", "5"))
-    await chunks_of(openai.answering(), options=options)
+    await collect_chunks(openai.answering_client(), options=options)
     assert openai.requests[0]["stop"] == ["1", "2", "3", "4"]
 
 
@@ -154,41 +160,41 @@ async def test_openais_own_server_gets_no_more_stops_than_it_takes(openai: OpenA
     ],
 )
 async def test_openais_finish_reasons_become_ours(
-    openai: OpenAIWire, theirs: str, ours: str
+    openai: FakeOpenAI, theirs: str, ours: str
 ) -> None:
-    chunks = await chunks_of(openai.streaming(openai.answer(finish=theirs)))
+    chunks = await collect_chunks(openai.streaming_client(openai.answer_events(finish=theirs)))
     assert chunks[-1].finish_reason == ours
 
 
-async def test_refusal_text_is_not_part_of_the_answer(openai: OpenAIWire) -> None:
+async def test_refusal_text_is_not_part_of_the_answer(openai: FakeOpenAI) -> None:
     events = [
         openai.delta(role="assistant", refusal=""),
         openai.delta(refusal="I'm sorry"),
         openai.delta("stop"),
     ]
-    chunks = await chunks_of(openai.streaming(events))
+    chunks = await collect_chunks(openai.streaming_client(events))
     assert [(chunk.text, chunk.finish_reason) for chunk in chunks] == [("", "refusal")]
 
 
-async def test_a_server_that_counts_nothing_is_estimated(openai: OpenAIWire) -> None:
-    last = (await chunks_of(openai.streaming(openai.answer(usage=None))))[-1]
+async def test_a_server_that_counts_nothing_is_estimated(openai: FakeOpenAI) -> None:
+    last = (await collect_chunks(openai.streaming_client(openai.answer_events(usage=None))))[-1]
     assert last.usage is not None
     assert last.usage.estimated
     assert last.usage.prompt_tokens > 0
     assert last.usage.completion_tokens > 0
 
 
-async def test_usage_is_kept_when_it_comes_before_the_end(openai: OpenAIWire) -> None:
-    events = [openai.delta(content="はい"), openai.counted(COUNTED), openai.delta("stop")]
-    assert (await chunks_of(openai.streaming(events)))[-1].usage == COUNTED
+async def test_usage_is_kept_when_it_comes_before_the_end(openai: FakeOpenAI) -> None:
+    events = [openai.delta(content="はい"), openai.usage_event(USAGE), openai.delta("stop")]
+    assert (await collect_chunks(openai.streaming_client(events)))[-1].usage == USAGE
 
 
 @pytest.mark.parametrize("code", [502, "server_error"])
 async def test_error_event_is_mapped_by_the_code_in_its_body(
-    openai: OpenAIWire, code: int | str
+    openai: FakeOpenAI, code: int | str
 ) -> None:
     event = openai.event(error={"code": code, "message": "gone"})
-    error = await failure_of(openai.streaming([event]))
+    error = await catch_error(openai.streaming_client([event]))
     assert type(error) is Overloaded
 
 
@@ -203,7 +209,7 @@ async def test_a_real_compatible_server_answers() -> None:
     )
     name = os.environ.get("OPENAI_COMPATIBLE_MODEL", "default")
     client = OpenAIClient(ModelInfo(provider="openai", name=name), settings)
-    chunks = await chunks_of(client, options=Options(max_tokens=16, timeout=120))
+    chunks = await collect_chunks(client, options=Options(max_tokens=16, timeout=120))
     await client.aclose()
     assert "".join(chunk.text for chunk in chunks).strip()
     assert chunks[-1].finish_reason in ("stop", "length")

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 from support import tiny_gguf as tiny_gguf
-from support.app_process import until
+from support.app_process import wait_until
 from support.llama import (
-    PACKAGED,
-    ask,
-    packaged,
-    prompt,
-    whole,
+    PACKAGED_MODELS,
+    find_packaged_weights,
+    reusable_length,
+    submit,
+    tokenize,
 )
 
 from persona_lab.llama import (
@@ -41,24 +41,24 @@ def greedy_by_llama(path: Path, tokens: list[int], count: int, *, flash: bool = 
 
 
 def test_greedy_answer_is_the_llama_classes_token_for_token(engine: Engine, tiny: Path) -> None:
-    tokens = prompt(engine, "みさき：こんにちは。\nYou: Hello there!")
-    answer = ask(engine, tokens, max_tokens=60)
+    tokens = tokenize(engine, "みさき：こんにちは。\nYou: Hello there!")
+    answer = submit(engine, tokens, max_tokens=60)
     answer.wait()
     assert len(answer.tokens) == 60
     assert answer.tokens == greedy_by_llama(tiny, tokens, 60)
 
 
 @pytest.mark.parametrize("flash", [True, False])
-@pytest.mark.parametrize("name", PACKAGED)
+@pytest.mark.parametrize("name", PACKAGED_MODELS)
 def test_greedy_answer_of_a_packaged_model_is_the_llama_classes(name: str, flash: bool) -> None:
-    path = packaged(name)
+    path = find_packaged_weights(name)
     engine = Engine(path, context=512, threads=1, flash=flash)
     for said in ("Tell me about the sea.", "海について教えてください。"):
-        tokens = prompt(engine, f"User: {said}\nAI:")
+        tokens = tokenize(engine, f"User: {said}\nAI:")
         engine.cache.clear()  # alone: nothing was read before
-        answer = ask(engine, tokens, max_tokens=40)
+        answer = submit(engine, tokens, max_tokens=40)
         answer.wait()
-        until(lambda: engine.idle)
+        wait_until(lambda: engine.idle)
         assert len(answer.tokens) > 10
         assert answer.tokens == greedy_by_llama(path, tokens, 40, flash=flash)
     engine.close()
@@ -68,24 +68,24 @@ def test_reuse_of_a_beginning_never_changes_the_answer(engine: Engine, tiny: Pat
     persona = "A persona that is long enough to be worth sharing with others. "
     texts = [persona + end for end in ("One", "Two?", "One more", "", "Three…")]
     for text in texts * 2:
-        tokens = prompt(engine, text)
-        answer = ask(engine, tokens)
+        tokens = tokenize(engine, text)
+        answer = submit(engine, tokens)
         last = answer.wait()
         assert answer.tokens == greedy_by_llama(tiny, tokens, 24)
-    assert last.cached_tokens >= whole(prompt(engine, persona)) - ALIGNMENT
+    assert last.cached_tokens >= reusable_length(tokenize(engine, persona)) - ALIGNMENT
 
 
-@pytest.mark.parametrize("name", PACKAGED)
+@pytest.mark.parametrize("name", PACKAGED_MODELS)
 @pytest.mark.slow
 def test_reuse_never_changes_an_answer_of_a_quantized_model(name: str) -> None:
     """Personas in turn, their chats, and what was read ahead, whole or broken off."""
     dice = random.Random(name)
-    engine = Engine(packaged(name), context=2048, threads=2)
+    engine = Engine(find_packaged_weights(name), context=2048, threads=2)
     facts = (
         "She runs a small café by the sea. 海辺の小さなカフェの店主です。よく笑い、よく話します。"
     )
     length = {"Misaki": 4, "レン": 30, "Grace": 4}  # one is longer than a window and a batch
-    personas = [prompt(engine, f"{who}. " + facts * length[who])[:700] for who in length]
+    personas = [tokenize(engine, f"{who}. " + facts * length[who])[:700] for who in length]
     chats, asked = list(personas), []
     for turn in range(12):
         who = dice.randrange(3)
@@ -96,35 +96,35 @@ def test_reuse_never_changes_an_answer_of_a_quantized_model(name: str) -> None:
         if turn % 3 == 1:
             engine.prefill(tokens[: dice.randrange(20, len(tokens))])
             if dice.random() < 0.5:
-                until(lambda: engine.idle)
-        answer = ask(engine, tokens, max_tokens=16)
+                wait_until(lambda: engine.idle)
+        answer = submit(engine, tokens, max_tokens=16)
         asked.append((tokens, answer, answer.wait().cached_tokens))
         chats[who] = tokens + answer.tokens
     assert sum(cached for *_, cached in asked) > sum(len(tokens) for tokens, *_ in asked) / 2
     for tokens, answer, _ in asked:
-        until(lambda: engine.idle)
+        wait_until(lambda: engine.idle)
         engine.cache.clear()
-        again = ask(engine, tokens, max_tokens=16)
+        again = submit(engine, tokens, max_tokens=16)
         assert again.wait().cached_tokens == 0
         assert again.tokens == answer.tokens
     engine.close()
 
 
 def test_same_seed_same_answer_and_another_seed_another(engine: Engine) -> None:
-    tokens = prompt(engine, "Dice")
+    tokens = tokenize(engine, "Dice")
     said = []
     for seed in (7, 7, 8):
-        answer = ask(engine, tokens, options=SamplerOptions(temperature=1.5, min_p=0, seed=seed))
+        answer = submit(engine, tokens, options=SamplerOptions(temperature=1.5, min_p=0, seed=seed))
         answer.wait()
         said.append(answer.tokens)
     assert said[0] == said[1] != said[2]
 
 
 def test_repetition_penalty_makes_an_answer_repeat_less(engine: Engine) -> None:
-    tokens = prompt(engine, "Again")
+    tokens = tokenize(engine, "Again")
     kinds = []
     for penalty in (1.0, 3.0):
-        answer = ask(
+        answer = submit(
             engine, tokens, max_tokens=60, options=SamplerOptions(0, repeat_penalty=penalty)
         )
         answer.wait()

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from support import tiny_gguf as tiny_gguf
 from support.llama import (
-    ask,
-    prompt,
+    submit,
+    tokenize,
 )
 
 from persona_lab.errors import (
@@ -26,7 +26,7 @@ from persona_lab.llama.sampling import grammar_from_schema
 def test_an_answer_by_a_grammar_is_one_of_its_words(engine: Engine, temperature: float) -> None:
     options = SamplerOptions(temperature, seed=1, grammar='root ::= ("yes" | "no") "!"')
     for number in range(5):
-        answer = ask(engine, prompt(engine, f"Question {number}?"), options=options)
+        answer = submit(engine, tokenize(engine, f"Question {number}?"), options=options)
         assert answer.wait().finish == "stop"
         assert answer.text in ("yes!", "no!")
 
@@ -39,7 +39,7 @@ def test_an_answer_by_a_schema_is_json_that_keeps_to_it(engine: Engine) -> None:
         "additionalProperties": False,
     }
     options = SamplerOptions(1.0, seed=3, grammar=grammar_from_schema(schema))
-    answer = ask(engine, prompt(engine, "How polite?"), options=options, max_tokens=200)
+    answer = submit(engine, tokenize(engine, "How polite?"), options=options, max_tokens=200)
     assert answer.wait().finish == "stop"
     said = json.loads(answer.text)
     assert (type(said["polite"]), said["level"] in (1, 2, 3, 4), len(said)) == (bool, True, 2)
@@ -48,8 +48,8 @@ def test_an_answer_by_a_schema_is_json_that_keeps_to_it(engine: Engine) -> None:
 @pytest.mark.parametrize("grammar", ["root ::= (", "nonsense", 'other ::= "x"'])
 def test_what_is_no_grammar_is_refused(engine: Engine, grammar: str) -> None:
     with pytest.raises(BadRequest):
-        ask(engine, prompt(engine, "Hello"), options=SamplerOptions(grammar=grammar))
-    assert ask(engine, prompt(engine, "Hello")).wait().finish
+        submit(engine, tokenize(engine, "Hello"), options=SamplerOptions(grammar=grammar))
+    assert submit(engine, tokenize(engine, "Hello")).wait().finish
 
 
 def _alike(depth: int) -> dict[str, Any]:

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 from support import tiny_gguf as tiny_gguf
-from support.app_process import until
+from support.app_process import wait_until
 from support.llama import (
-    PAGES,
-    Books,
-    ask,
-    held_up,
-    known,
-    prompt,
-    whole,
+    PAGE_BYTES,
+    FakeKVCache,
+    cached_length,
+    pause_worker,
+    reusable_length,
+    submit,
+    tokenize,
 )
 
 from persona_lab.llama import (
@@ -43,8 +43,8 @@ def test_concurrent_requests_prefill_a_shared_prefix_once(
     roomy: Engine,
 ) -> None:
     persona = "x" * 300
-    with held_up(roomy):
-        answers = [ask(roomy, prompt(roomy, f"{persona}{n}"), max_tokens=4) for n in range(8)]
+    with pause_worker(roomy):
+        answers = [submit(roomy, tokenize(roomy, f"{persona}{n}"), max_tokens=4) for n in range(8)]
     cached = sorted(answer.wait().cached_tokens for answer in answers)
     assert cached[0] == 0
     assert cached[1] >= 300 - 2 * ALIGNMENT
@@ -60,30 +60,30 @@ def test_long_prompt_is_prefilled_in_chunks_beside_an_answer(
         steps.append(len(entries))
         decode(entries)  # type: ignore[arg-type]
 
-    with held_up(roomy, tokens=60):
+    with pause_worker(roomy, tokens=60):
         monkeypatch.setattr(roomy.context, "decode", count)
-        reader = ask(roomy, prompt(roomy, "y" * 400), max_tokens=1)
+        reader = submit(roomy, tokenize(roomy, "y" * 400), max_tokens=1)
     reader.wait()
     assert steps[:6] == [1 + PREFILL_CHUNK] * 6  # the writer's token, and a piece of the prompt
 
 
 def test_next_turn_reads_only_what_was_written_and_said_since(engine: Engine) -> None:
-    first = prompt(engine, "Persona. Hello.")
-    answer = ask(engine, first)
+    first = tokenize(engine, "Persona. Hello.")
+    answer = submit(engine, first)
     answer.wait()
     turn = first + answer.tokens + engine.model.tokenize("And now?")
-    assert ask(engine, turn).wait().cached_tokens == whole(first)
+    assert submit(engine, turn).wait().cached_tokens == reusable_length(first)
 
 
 def test_an_engine_tells_what_was_read_reused_and_written(engine: Engine) -> None:
     assert (engine.stats.reuse_ratio, engine.stats.tokens_per_second) == (0, 0)
-    first = prompt(engine, "Persona. Hello.")
-    one = ask(engine, first)
+    first = tokenize(engine, "Persona. Hello.")
+    one = submit(engine, first)
     one.wait()
     turn = first + one.tokens + engine.model.tokenize("And now?")
-    two = ask(engine, turn)
+    two = submit(engine, turn)
     reused = two.wait().cached_tokens
-    until(lambda: engine.idle)
+    wait_until(lambda: engine.idle)
     told = engine.stats
     assert told.prompt_tokens == len(first) + len(turn)
     assert told.reused_tokens == reused
@@ -95,28 +95,28 @@ def test_an_engine_tells_what_was_read_reused_and_written(engine: Engine) -> Non
 
 
 def test_figures_are_had_while_the_worker_is_busy(engine: Engine) -> None:
-    with held_up(engine, tokens=8):
-        ask(engine, prompt(engine, "Somebody who comes meanwhile"))
+    with pause_worker(engine, tokens=8):
+        submit(engine, tokenize(engine, "Somebody who comes meanwhile"))
         assert (engine.stats.live, engine.stats.waiting) == (1, 1)
 
 
 def test_memory_keeps_what_was_used_last(engine: Engine) -> None:
-    prompts = [prompt(engine, letter * 200) for letter in "abcde"]
+    prompts = [tokenize(engine, letter * 200) for letter in "abcde"]
     for tokens in prompts:
-        ask(engine, tokens, max_tokens=1).wait()
-    until(lambda: engine.idle)
-    assert known(engine, prompts[-1]) == whole(prompts[-1])
-    assert known(engine, prompts[-2]) == 3 * BLOCK_TOKENS
-    assert known(engine, prompts[0]) == 0
+        submit(engine, tokens, max_tokens=1).wait()
+    wait_until(lambda: engine.idle)
+    assert cached_length(engine, prompts[-1]) == reusable_length(prompts[-1])
+    assert cached_length(engine, prompts[-2]) == 3 * BLOCK_TOKENS
+    assert cached_length(engine, prompts[0]) == 0
 
 
 def test_shared_cells_are_counted_once_and_freed_by_their_last_holder() -> None:
-    memory = Books()
+    memory = FakeKVCache()
     one = memory.acquire([1] * 32)
-    memory.reads(one, [1] * 32)
+    memory.append_read(one, [1] * 32)
     two = memory.acquire([1] * 24 + [2] * 9)
     assert len(two.tokens) == 24
-    memory.reads(two, [2])
+    memory.append_read(two, [2])
     assert memory.cells_used == 33
     memory.release(one)
     assert memory.cells_used == 25
@@ -125,11 +125,11 @@ def test_shared_cells_are_counted_once_and_freed_by_their_last_holder() -> None:
 
 
 def test_what_is_live_is_never_let_go() -> None:
-    memory = Books()
+    memory = FakeKVCache()
     live = memory.acquire([1] * 240)
-    memory.reads(live, [1] * 240)
+    memory.append_read(live, [1] * 240)
     held = memory.acquire([2] * 128)
-    memory.reads(held, [2] * 128)
+    memory.append_read(held, [2] * 128)
     memory.retain(held)
     assert not memory.ensure_free(161)
     assert memory.cells_used == 368
@@ -138,7 +138,7 @@ def test_what_is_live_is_never_let_go() -> None:
 
 
 def test_idle_sequence_is_offloaded_and_restored() -> None:
-    memory = Books(8)
+    memory = FakeKVCache(8)
     memory.serve([1] * 180)
     memory.serve([2] * 100)
     assert memory.cells_used == 100
@@ -149,7 +149,7 @@ def test_idle_sequence_is_offloaded_and_restored() -> None:
 
 def test_full_prefix_cache_still_finds_correct_prefixes() -> None:
     dice = random.Random(2)
-    memory = Books(7)
+    memory = FakeKVCache(7)
     personas = [[n] * 150 for n in range(1, 6)]
     known = 0
     for turn in range(300):
@@ -160,7 +160,7 @@ def test_full_prefix_cache_still_finds_correct_prefixes() -> None:
 
 
 def test_prefix_cache_stores_a_shared_prefix_once() -> None:
-    memory = Books(20)
+    memory = FakeKVCache(20)
     for said in range(1, 6):
         memory.serve([9] * 4 * BLOCK_TOKENS + [said] * 40)
     memory.save_idle()
@@ -168,12 +168,14 @@ def test_prefix_cache_stores_a_shared_prefix_once() -> None:
 
 
 def test_lone_request_reuses_only_bit_exact_tokens() -> None:
-    memory = Books(20)
+    memory = FakeKVCache(20)
     memory.serve([1] * BLOCK_TOKENS)
     other = memory.acquire([3] * 40)
-    memory.reads(other, [3] * 40)
+    memory.append_read(other, [3] * 40)
     beside = memory.acquire([1] * 120)
-    memory.reads(beside, [1] * 56, bit_exact=True)  # in a batch of its own, among the other's cells
+    memory.append_read(
+        beside, [1] * 56, bit_exact=True
+    )  # in a batch of its own, among the other's cells
     assert memory.find_prefix([1] * 130)[1] == 120
     memory.retain(beside)
     memory.retain(other)
@@ -183,38 +185,38 @@ def test_lone_request_reuses_only_bit_exact_tokens() -> None:
 
 
 def test_what_comes_back_beside_others_is_not_exact() -> None:
-    memory = Books(20)
+    memory = FakeKVCache(20)
     memory.serve([1] * 128)
     other = memory.acquire([3] * 40)
-    memory.reads(other, [3] * 40)
+    memory.append_read(other, [3] * 40)
     back = memory.acquire([1] * 140)
     assert (len(back.tokens), back.bit_exact) == (128, 0)
 
 
 def test_pages_that_others_replace_are_not_loaded_in_their_place() -> None:
-    memory = Books(20)
+    memory = FakeKVCache(20)
     persona, chat = [1] * 2 * BLOCK_TOKENS, [2] * 100
     memory.serve([9] * BLOCK_TOKENS)  # how large a page is
     other = memory.acquire([8] * 8)
-    memory.reads(other, [8] * 8)
+    memory.append_read(other, [8] * 8)
     beside = memory.acquire(persona + chat)
-    memory.reads(beside, persona + chat)
+    memory.append_read(beside, persona + chat)
     memory.retain(beside)
     memory.retain(other)
     memory.acquire([7] * 8).live = False  # all is put away
     alone = memory.acquire(persona + [3] * 80)
     assert alone.tokens == []
-    memory.reads(alone, persona + [3] * 80, bit_exact=True)
+    memory.append_read(alone, persona + [3] * 80, bit_exact=True)
     joins = memory.acquire([6] * 8)
-    memory.reads(joins, [6] * 8)
+    memory.append_read(joins, [6] * 8)
     memory.retain(alone)
     back = memory.acquire(persona + chat + [4] * 20)
-    assert memory.paper.read[back.number] == back.tokens
+    assert memory.memory.read[back.number] == back.tokens
     assert len(back.tokens) >= len(persona)
 
 
 def test_too_long_pin_is_cut_and_others_stay() -> None:
-    memory = Books(3)
+    memory = FakeKVCache(3)
     memory.pin([1] * BLOCK_TOKENS)
     memory.pin([2] * 300)
     assert [len(pin) for pin in memory.pins] == [BLOCK_TOKENS, 100]
@@ -222,17 +224,17 @@ def test_too_long_pin_is_cut_and_others_stay() -> None:
 
 @pytest.mark.parametrize("length", [516, 511, 510, 520, 504, 512, 7, 8, 13])
 def test_reading_ahead_comes_to_an_end_at_any_length(roomy: Engine, length: int) -> None:
-    tokens = prompt(roomy, "q" * length)[:length]
+    tokens = tokenize(roomy, "q" * length)[:length]
     roomy.prefill(tokens)
-    until(lambda: roomy.idle)
-    assert known(roomy, tokens) == whole(tokens)
-    assert whole(tokens) >= length - 12
+    wait_until(lambda: roomy.idle)
+    assert cached_length(roomy, tokens) == reusable_length(tokens)
+    assert reusable_length(tokens) >= length - 12
 
 
 def test_a_memory_that_cannot_be_cut_forgets_the_whole() -> None:
-    memory = Books()
+    memory = FakeKVCache()
     memory.serve([1] * 40)
-    memory.paper.truncate = lambda sequence, length=0: not length  # type: ignore[method-assign]
+    memory.memory.truncate = lambda sequence, length=0: not length  # type: ignore[method-assign]
     assert memory.acquire([1] * 20 + [2] * 20).tokens == []
     assert memory.cells_used == 0
 
@@ -266,13 +268,13 @@ def test_pieces_are_whole_grains(begun: int, end: int, most: int, size: int) -> 
     ],
 )
 def test_remaining_chunk_is_never_below_the_minimum(length: int, known: int) -> None:
-    memory = Books(20)
+    memory = FakeKVCache(20)
     memory.serve([1] * 1000)
     assert memory.find_prefix([1] * length)[1] == known
 
 
 def test_prefix_cache_evicts_least_recently_used_and_pins_last() -> None:
-    shelf = PrefixCache(4 * PAGES)
+    shelf = PrefixCache(4 * PAGE_BYTES)
 
     def put(number: int, length: int = BLOCK_TOKENS) -> None:
         tokens = [number] * length
@@ -299,7 +301,7 @@ def test_prefix_cache_evicts_least_recently_used_and_pins_last() -> None:
 
 
 def test_a_recurrent_state_is_taken_over_whole_or_not_at_all() -> None:
-    memory = Books(divisible=False)
+    memory = FakeKVCache(divisible=False)
     memory.serve([1] * 40)
     memory.serve([2] * 40)
     assert memory.find_prefix([1] * 39 + [2])[1] == 0

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 from support import tiny_gguf as tiny_gguf
-from support.app_process import until
+from support.app_process import wait_until
 from support.llama import (
-    PACKAGED,
-    ask,
-    held_up,
-    packaged,
-    prompt,
+    PACKAGED_MODELS,
+    find_packaged_weights,
+    pause_worker,
+    submit,
+    tokenize,
 )
 
 from persona_lab.errors import (
@@ -30,27 +30,27 @@ def test_idle_engine_is_unloaded_when_another_needs_memory(
     shelf: Callable[..., Engine],
 ) -> None:
     one, two = shelf("one"), shelf("two")
-    ask(one, prompt(one, "Hello")).wait()  # so that the other is the one used longest ago
-    until(lambda: one.idle and two.idle)
+    submit(one, tokenize(one, "Hello")).wait()  # so that the other is the one used longest ago
+    wait_until(lambda: one.idle and two.idle)
     shelf("three")
     assert two.unloaded
     assert not one.unloaded
     assert shelf("one") is one
     with pytest.raises(ModelUnavailable, match="closed"):
-        ask(two, [1])
+        submit(two, [1])
     again = shelf("two")
     assert again is not two
-    assert ask(again, prompt(again, "Hello")).wait().finish
+    assert submit(again, tokenize(again, "Hello")).wait().finish
 
 
 def test_busy_engine_stays_and_the_error_names_the_memory(
     shelf: Callable[..., Engine],
 ) -> None:
     one, two = shelf("one"), shelf("two")
-    with held_up(one), held_up(two):
+    with pause_worker(one), pause_worker(two):
         with pytest.raises(ModelUnavailable) as refused:
             shelf("three")
-        assert ask(one, prompt(one, "Still there?")) is not None
+        assert submit(one, tokenize(one, "Still there?")) is not None
     assert refused.value.details["why"] == "no_room"
     assert refused.value.details["needed"] >= 250
     assert refused.value.details["free"] == 0
@@ -59,7 +59,7 @@ def test_busy_engine_stays_and_the_error_names_the_memory(
 
 def test_model_that_never_fits_unloads_no_engine(shelf: Callable[..., Engine]) -> None:
     one = shelf("one")
-    until(lambda: one.idle)
+    wait_until(lambda: one.idle)
     with pytest.raises(ModelUnavailable):
         shelf("two", most=1_000_000)
     assert not one.unloaded
@@ -90,9 +90,11 @@ def test_a_container_has_what_its_bound_leaves_it(
     assert engines.available_memory() > 5_000_000
 
 
-@pytest.mark.parametrize(("name", "size"), [(PACKAGED[0], 18 * 1024), (PACKAGED[1], 30 * 768)])
+@pytest.mark.parametrize(
+    ("name", "size"), [(PACKAGED_MODELS[0], 18 * 1024), (PACKAGED_MODELS[1], 30 * 768)]
+)
 def test_cell_bytes_match_the_header_of_a_packaged_model(name: str, size: int) -> None:
-    model = Model(packaged(name), vocab_only=True)
+    model = Model(find_packaged_weights(name), vocab_only=True)
     assert model.cell_bytes == size
     model.close()
 

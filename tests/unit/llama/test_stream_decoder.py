@@ -7,8 +7,8 @@ import random
 import pytest
 from support import tiny_gguf as tiny_gguf
 from support.llama import (
-    ask,
-    prompt,
+    submit,
+    tokenize,
 )
 
 from persona_lab.llama import (
@@ -46,10 +46,10 @@ def test_stop_strings_and_characters_survive_any_cut(
 
 
 def test_a_stop_string_ends_the_answer_before_it(engine: Engine) -> None:
-    tokens = prompt(engine, "Where to stop")
-    whole = ask(engine, tokens, max_tokens=60)
+    tokens = tokenize(engine, "Where to stop")
+    whole = submit(engine, tokens, max_tokens=60)
     whole.wait()
     stop = whole.text[7:10]
-    answer = ask(engine, tokens, max_tokens=60, stop=(stop,))
+    answer = submit(engine, tokens, max_tokens=60, stop=(stop,))
     assert answer.wait().finish == "stop"
     assert answer.text == whole.text[: whole.text.index(stop)]
