@@ -66,6 +66,16 @@ class ModelInfo(StrictModel):
         return f"{self.provider}:{self.name}"
 
     @property
+    def is_local(self) -> bool:
+        """Whether the model runs in this process."""
+        return get_provider(self.provider).is_local
+
+    @property
+    def is_practice(self) -> bool:
+        """Whether the model makes up its answers, without weights or a server."""
+        return get_provider(self.provider).is_practice
+
+    @property
     def free(self) -> bool:
         """Whether the tokens of the model cost nothing."""
         return get_provider(self.provider).free

@@ -63,7 +63,10 @@ class LocalClient(LLMClientInterface):
     """A local model, usable from any event loop. Clients of the same file share its engine."""
 
     provider = Provider(
-        name="local", free=True, structured_output=frozenset({"json_schema", "grammar"})
+        name="local",
+        free=True,
+        is_local=True,
+        structured_output=frozenset({"json_schema", "grammar"}),
     )
     bound: ClassVar[bool] = False
 

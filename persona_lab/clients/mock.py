@@ -65,7 +65,7 @@ class Behaviour(BaseModel):
 class MockClient(LLMClientInterface):
     """The client for ``mock:echo``. The same message always gets the same answer."""
 
-    provider = Provider(name="mock", free=True, structured_output=frozenset())
+    provider = Provider(name="mock", free=True, is_practice=True, structured_output=frozenset())
 
     def __init__(
         self,

@@ -135,7 +135,7 @@ class ClientPool:
         if self._injected is not None:
             return self._injected.info
         info = self.catalog.find(spec or self.settings.default_model)
-        if info.provider != "local":
+        if not info.is_local:
             return info
         if info.spec not in self.catalog.models:
             info = self._named_file(info)
@@ -252,7 +252,7 @@ class ClientPool:
         given = self.settings
         chosen: dict[str, Any] = info.sampling.model_dump(exclude_none=True)
         chosen |= {
-            "timeout": given.local_timeout if info.provider == "local" else given.llm_timeout,
+            "timeout": given.local_timeout if info.is_local else given.llm_timeout,
             "connect_timeout": given.llm_connect_timeout,
             "idle_timeout": given.llm_idle_timeout or given.llm_timeout,
             "total_timeout": given.llm_total_timeout,
@@ -297,7 +297,7 @@ class ClientPool:
         """
         for info in map(self.info, self.settings.fallback_models):
             self._check_key(info)
-            if info.provider == "mock":
+            if info.is_practice:
                 _client_class(info)(info, self.settings)
 
     def check(self) -> None:
@@ -310,7 +310,7 @@ class ClientPool:
             ModelUnavailable: The file of a local model can't be read.
         """
         for info in self.listed():
-            if info.provider == "mock" and self._injected is None:
+            if info.is_practice and self._injected is None:
                 _client_class(info)(info, self.settings)
 
     def listed(self) -> list[ModelInfo]:

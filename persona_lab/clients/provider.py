@@ -27,6 +27,8 @@ class Provider:
         default_url: Address of the provider's official server.
         libraries: Slow libraries that the client imports when it is created.
         free: Whether its tokens cost nothing.
+        is_local: Whether its models run in this process.
+        is_practice: Whether its models need no weights and no server: their answers are made up.
         structured_output: Options that can constrain the form of an answer.
         error_types: Our error for each machine-readable name of an error in its responses.
     """
@@ -38,6 +40,8 @@ class Provider:
     default_url: str = ""
     libraries: tuple[str, ...] = ()
     free: bool = False
+    is_local: bool = False
+    is_practice: bool = False
     structured_output: frozenset[str] = frozenset({"json_schema"})
     error_types: Mapping[str, type[ProviderError]] = field(default_factory=dict)
 

@@ -74,7 +74,7 @@ async def first_comparison(lab: Lab, opened: str, visitor: Visitor) -> tuple[lis
     others = [
         info.spec
         for info in lab.clients.listed()
-        if info.provider == "local" and info.spec != default.spec
+        if info.is_local and info.spec != default.spec
         if supports_language(info, visitor.language)
     ]
     personas = [CURRENT] * MAX_COLUMNS

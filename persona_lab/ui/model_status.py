@@ -44,7 +44,7 @@ def model_choices(
 
     def label(info: ModelInfo) -> str:
         name = info.label or Path(info.name).name
-        if info.provider == "mock":
+        if info.is_practice:
             return f"{name} · {translate('model.practice')}"
         if not clients.available(info):
             return f"{name} · {translate('model.needs_key')}"

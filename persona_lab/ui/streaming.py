@@ -34,7 +34,7 @@ async def waiting_text(model: str, visitor: Visitor) -> str:
     """
     with suppress(PersonaLabError):  # the answer itself will report the error
         clients = visitor.service.clients
-        if clients.info(model).provider == "local":
+        if clients.info(model).is_local:
             client = await clients.open(model)
             if client.waiting:
                 return visitor.translate("waiting.queue", count=client.waiting)

@@ -186,7 +186,7 @@ class CircuitBreakerClient(ClientWrapper):
             healthy = True
         except Exception as error:
             healthy = False
-            if _is_outage(error):
+            if not self.info.is_local and _is_outage(error):
                 circuit.record_failure(caller)
                 if circuit.state == "open":
                     log_provider_event(logging.WARNING, "circuit_open", self.info, error)
@@ -196,10 +196,6 @@ class CircuitBreakerClient(ClientWrapper):
 
 
 def _is_outage(error: Exception) -> TypeGuard[ProviderError]:
-    """Return whether the error counts as a failure.
-
-    A full queue of the local engine doesn't: the model works, but is busy.
-    """
-    if not isinstance(error, OUTAGES) or error.provider == "local":
+    if not isinstance(error, OUTAGES):
         return False
     return error.status is None or not 400 <= error.status < 500

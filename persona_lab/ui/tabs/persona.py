@@ -67,7 +67,7 @@ class EditorActions:
             prompt,
             visitor,
             tokens=tokens,
-            about=info.provider != "local" or not client or not client.is_loaded,
+            about=not info.is_local or not client or not client.is_loaded,
             price=price_with_date(cost, price_date(info), visitor),
         )
 
