@@ -528,9 +528,9 @@ async def test_summary_has_no_thoughts(
         yield Chunk(finish_reason="stop", usage=Usage(7, 3), model="m")
 
     lab = make_lab(play, max_context_length=2, context_summary=True)
-    visitor = Visitor(lab)
+    visitor = ChatUser(lab)
     for number in range(3):
-        reply = await lab.service.generate_response(f"質問{number}", **visitor.where)
+        reply = await lab.service.generate_response(f"質問{number}", **visitor.ids)
         await lab.service.summarizer.wait()
     assert reply.metadata["summary"] == summary
 

@@ -536,8 +536,8 @@ async def test_an_answer_without_a_word_is_an_invalid_response(
 async def test_answer_spent_on_thinking_says_so(
     make_lab: MakeLab, pieces: tuple[str, ...], finish: str
 ) -> None:
-    visitor = Visitor(make_lab(says(*pieces, finish=finish)))
-    reply = await visitor.lab.service.generate_response(message=ASKED, **visitor.where)
+    visitor = ChatUser(make_lab(reply_with(*pieces, finish=finish)))
+    reply = await visitor.lab.service.generate_response(message=ASKED, **visitor.ids)
     assert reply.metadata["code"] == "only_thoughts"
     assert reply.metadata["error_type"] == "invalid_response"
     assert "考える" in reply.content
@@ -546,8 +546,10 @@ async def test_answer_spent_on_thinking_says_so(
 
 
 async def test_thought_is_no_part_of_the_answer(make_lab: MakeLab) -> None:
-    visitor = Visitor(make_lab(says("<think>\nx", "</think>\nテスト太郎：", "はい。<|im_end|>")))
-    reply = await visitor.lab.service.generate_response(message=ASKED, **visitor.where)
+    visitor = ChatUser(
+        make_lab(reply_with("<think>\nx", "</think>\nテスト太郎：", "はい。<|im_end|>"))
+    )
+    reply = await visitor.lab.service.generate_response(message=ASKED, **visitor.ids)
     assert reply.content == "はい。"
     assert visitor.thread() == [("user", ASKED, "ok"), ("ai", "はい。", "ok")]
 
