@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -51,6 +53,30 @@ class Subject(StrictModel):
 
     advice: tuple[Annotated[tuple[_Text, ...], Field(min_length=2)], ...]
     unless: tuple[_Text, ...] = ()
+
+    def applies_to(self, sentence: str) -> bool:
+        """Return whether ``sentence``, normalized and casefolded, gives such advice."""
+        allowed, advice = self._patterns
+        if allowed is not None and allowed.search(sentence):
+            return False
+        return any(all(word.search(sentence) for word in group) for group in advice)
+
+    @cached_property
+    def _patterns(self) -> tuple[re.Pattern[str] | None, list[list[re.Pattern[str]]]]:
+        """The pattern of ``unless``, None without any, and one for each word of ``advice``."""
+        allowed = "|".join(re.escape(word.casefold()) for word in self.unless)
+        return re.compile(allowed) if allowed else None, [
+            [re.compile("|".join(map(_word_pattern, word.split("|")))) for word in group]
+            for group in self.advice
+        ]
+
+
+def _word_pattern(word: str) -> str:
+    """Return the pattern of ``word``. Latin words match as a whole: "sue" isn't in "issue"."""
+    text = word.casefold()
+    before = "(?<![a-z])" if text[0].isascii() and text[0].isalpha() else ""
+    after = "(?![a-z])" if text[-1].isascii() and text[-1].isalpha() else ""
+    return before + re.escape(text) + after
 
 
 class RoleLimit(StrictModel):

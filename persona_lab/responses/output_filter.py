@@ -15,7 +15,6 @@ stream.
 
 from __future__ import annotations
 
-import functools
 import re
 import unicodedata
 from collections.abc import Callable
@@ -298,14 +297,8 @@ class SafetyFilter(Filter):
         if self._subjects:
             sentence = normalized(unit)[0].casefold()
             for name, subject in self._subjects.items():
-                if any(word.casefold() in sentence for word in subject.unless):
-                    continue
-                for words_together in subject.advice:
-                    if all(
-                        any(_has_word(sentence, either) for either in word.split("|"))
-                        for word in words_together
-                    ):
-                        return "limits", name
+                if subject.applies_to(sentence):
+                    return "limits", name
         return None
 
     def _masked(self, unit: str, has_sign: bool, may_have_words: bool) -> str:
@@ -344,15 +337,6 @@ class SafetyFilter(Filter):
         return self._persona_text
 
 
-@functools.lru_cache(maxsize=1024)
-def _word_pattern(word: str) -> re.Pattern[str]:
-    """Return the pattern of ``word``. Latin words match as a whole: "sue" isn't in "issue"."""
-    text = word.casefold()
-    before = "(?<![a-z])" if text[0].isascii() and text[0].isalpha() else ""
-    after = "(?![a-z])" if text[-1].isascii() and text[-1].isalpha() else ""
-    return re.compile(before + re.escape(text) + after)
-
-
 def _find_begun(text: str, word: str) -> int:
     """Return where ``word`` is in ``text``, or begins at its end; the length without it."""
     found = text.find(word)
@@ -363,10 +347,6 @@ def _find_begun(text: str, word: str) -> int:
 
 
 _UNFINISHED_WORD = re.compile(r"[a-zA-Z0-9_'-]+$")
-
-
-def _has_word(sentence: str, word: str) -> bool:
-    return _word_pattern(word).search(sentence) is not None
 
 
 def _may_hold_key(unit: str, has_latin: bool) -> bool:

@@ -311,15 +311,13 @@ def normalized(text: str) -> tuple[str, list[int] | None]:
     """
     if text.isascii():
         return text, None
-    out: list[str] = []
-    places: list[int] = []
-    for at, character in enumerate(text):
-        same = plain(character)
-        if same in _VOICING_MARKS and not (at and _KANA.match(text[at - 1])):
-            same = ""
-        out.append(same)
-        places += [at] * len(same)
-    return "".join(out), places
+    characters = list(map(plain, text))
+    for mark in _LONE_VOICING_MARK.finditer(text):
+        characters[mark.start()] = ""
+    normal = "".join(characters)
+    if normal == text:
+        return text, None
+    return normal, [at for at, same in enumerate(characters) for _ in same]
 
 
 @lru_cache(maxsize=8192)
@@ -332,7 +330,8 @@ def plain(character: str) -> str:
 
 _VOICING_MARKS = ("\u3099", "\u309a")
 """Combining marks that change a kana into another one."""
-_KANA = re.compile("[ぁ-ヿｦ-ﾝ]")
+_LONE_VOICING_MARK = re.compile("(?<![ぁ-ヿｦ-ﾝ])[\u3099\u309aﾞﾟ]")
+"""Such a mark without a kana before it, as wide or half as wide."""
 
 
 def _first_index_at(places: list[int], start: int) -> int:
