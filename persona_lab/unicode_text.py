@@ -20,6 +20,7 @@ _LONG_MARK_RUN = re.compile(
     f"{{{MAX_COMBINING_MARKS + 1}}}"
 )
 """A long run of characters that may be marks; in some scripts they are letters."""
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _UNSTORABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -61,8 +62,15 @@ def is_blank(text: str) -> bool:
 
 
 def without_surrogates(text: str) -> str:
-    """Remove halves of surrogate pairs, which can't be encoded."""
-    return text if text.isascii() else text.encode("utf-8", "ignore").decode()
+    """Join the halves of surrogate pairs, and remove single halves, which can't be encoded."""
+    if not _SURROGATE.search(text):
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "ignore")
+
+
+def ends_in_half_pair(text: str) -> bool:
+    """Return whether the last character is the first half of a surrogate pair."""
+    return text[-1:] >= "\ud800" and text[-1:] < "\udc00"
 
 
 def _limit_marks(text: str) -> str:

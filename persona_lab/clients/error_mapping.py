@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
+from persona_lab.clients.event_stream import ErrorEvent, EventTooLong
 from persona_lab.clients.registry import list_providers
 from persona_lab.db.error_mapping import map_storage_error
 from persona_lab.errors import (
@@ -49,6 +50,8 @@ def map_error(error: BaseException, *, provider: str = "", model: str = "") -> P
     if isinstance(error, PersonaLabError):
         return error
     context: dict[str, Any] = {"provider": provider, "model": model}
+    if isinstance(error, ErrorEvent):
+        return _map_described(error, None, context)
     if (sdk := _sdk_of(error)) is not None:
         return _map_sdk_error(sdk, error, context)
     for name in ("httpx2", "httpx"):
@@ -67,7 +70,7 @@ def map_error(error: BaseException, *, provider: str = "", model: str = "") -> P
         return ModelTimeout(**context)
     if isinstance(error, ConnectionError) or _is(error, "ssl.SSLError", "anyio.EndOfStream"):
         return Offline(**context)
-    if provider and isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
+    if provider and isinstance(error, json.JSONDecodeError | UnicodeDecodeError | EventTooLong):
         return InvalidResponse(**context)  # the SDKs don't wrap these errors
     if (storage := map_storage_error(error)) is not None:
         return storage
@@ -113,8 +116,13 @@ def _map_sdk_error(sdk: ModuleType, error: Any, context: dict[str, Any]) -> Prov
         return Offline(**context)
     if isinstance(error, sdk.APIResponseValidationError):
         return InvalidResponse(**context)
-    names, code = _names(error)
     status = int(error.status_code) if isinstance(error, sdk.APIStatusError) else None
+    return _map_described(error, status, context)
+
+
+def _map_described(error: Any, status: int | None, context: dict[str, Any]) -> ProviderError:
+    """Map an error by the server's description in its ``body`` and by the status, if any."""
+    names, code = _names(error)
     if status is None or status < 400:  # an error event in a stream that began with status 200
         status = code
     types = _error_types()
@@ -185,7 +193,7 @@ def _names(error: Any) -> tuple[list[str], int | None]:
     narrow = details.get("error_code") if isinstance(details, dict) else None
     code = inner.get("code")
     names = [name for name in (narrow, code, inner.get("type")) if isinstance(name, str)]
-    return names, code if isinstance(code, int) else None
+    return names, int(str(code)) if str(code).isdecimal() else None
 
 
 def _retry_after(error: Any) -> float | None:

@@ -10,17 +10,22 @@ import base64
 import contextlib
 import copy
 import functools
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
-from typing import TYPE_CHECKING, Protocol, Self, TypeVar
+from abc import abstractmethod
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import SecretStr
 
 from persona_lab.clients.base import LLMClientInterface, estimate_tokens
 from persona_lab.clients.catalog import ModelInfo
 from persona_lab.clients.error_mapping import map_error
-from persona_lab.errors import BadKey, ProviderError
+from persona_lab.clients.event_stream import ErrorEvent, Event, EventDecoder
+from persona_lab.clients.finish_reasons import BROKEN_OFF, UNKNOWN, normalize_finish_reason
+from persona_lab.errors import BadKey, InvalidResponse, Offline, Overloaded, ProviderError
 from persona_lab.settings import Settings
-from persona_lab.types import Image, Options, Prompt, Usage
+from persona_lab.types import Chunk, Image, Options, Prompt, Usage
+from persona_lab.unicode_text import ends_in_half_pair, without_surrogates
 
 if TYPE_CHECKING:
     import httpx2
@@ -34,6 +39,12 @@ text, in case the server ignores ``max_tokens``.
 
 MAX_USAGE_TOKENS = 10_000_000
 """Highest plausible token count in the usage of one answer."""
+
+MAX_WAIT_FOR_USAGE = 1.0
+"""Seconds after the finish reason in which the server may send the usage."""
+
+MAX_WAIT_AFTER_END = 0.2
+"""Seconds after the mark of the end in which the server may end the response."""
 
 NO_KEY = "none"
 """The key for servers that need none. The SDKs require a key."""
@@ -52,23 +63,43 @@ def _transport_errors() -> tuple[type[Exception], ...]:
         anyio.EndOfStream,
         OSError,
         ValueError,
+        ErrorEvent,
     )
 
 
-T_co = TypeVar("T_co", covariant=True)
+@dataclass(slots=True)
+class AnswerEvent:
+    """What one event of a provider says about the answer.
 
+    Attributes:
+        text: The next part of the answer.
+        finish_reason: Why the answer ends, in the provider's word; "" if it doesn't end.
+        is_refused: Whether the model refuses to answer.
+        is_last: Whether the event marks the end of the answer.
+        model: The model's name.
+        counts: Token counts by the provider's names. They are totals: later ones replace earlier
+            ones.
+    """
 
-class EventStream(Protocol[T_co]):
-    """A stream of server-sent events, as both SDKs return it."""
-
-    async def __anext__(self) -> T_co: ...
-    def __aiter__(self) -> AsyncIterator[T_co]: ...
-    async def __aenter__(self) -> Self: ...
-    async def __aexit__(self, *exception: object) -> None: ...
+    text: str = ""
+    finish_reason: str = ""
+    is_refused: bool = False
+    is_last: bool = False
+    model: str = ""
+    counts: dict[str, int] = field(default_factory=dict)
 
 
 class HttpClient(LLMClientInterface):
-    """A client for one model. The clients of one provider share their connections."""
+    """A client for one model. The clients of one provider share their connections.
+
+    A subclass says what is sent and how an event is read. The SDK sends the request and maps
+    refusals to its errors. The events are read here and not by the SDK, which stops at the first
+    event that it doesn't expect, and takes twice the time.
+    """
+
+    _sdk: Any
+    _sdk_error: type[Exception]
+    """The base class of the SDK's errors."""
 
     def __init__(self, info: ModelInfo, settings: Settings) -> None:
         """Read the key and the server from the settings that the provider declares.
@@ -86,28 +117,132 @@ class HttpClient(LLMClientInterface):
         """The address of the server."""
         return self._base_url
 
+    @abstractmethod
+    def request(self, prompt: Prompt, options: Options) -> tuple[str, dict[str, Any]]:
+        """Return the path and the body of the request."""
+
+    @abstractmethod
+    def read_event(self, event: Event) -> AnswerEvent:
+        """Read an event. Fields of an unexpected type are passed over.
+
+        Raises:
+            ErrorEvent: The event is an error.
+        """
+
+    @abstractmethod
+    def read_usage(self, counts: dict[str, int]) -> Usage:
+        """Return the usage. Counts that the provider didn't send are 0."""
+
+    async def stream(self, prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
+        """Stream an answer. See :meth:`LLMClientInterface.stream`."""
+        check_key(self.info, self._key)
+        self.check_images(prompt)
+        answer, text, half, is_cut, empty_events = AnswerEvent(), "", "", False, 0
+        max_characters = options.max_tokens * MAX_TOKEN_LENGTH
+        decoder = EventDecoder()
+
+        def is_complete() -> bool:
+            return bool(answer.finish_reason) or decoder.is_ended or answer.is_last
+
+        opening = self._send(prompt, options)
+        with (
+            translate_errors(self.info, self._key, self._sdk_error),
+            ignore_errors_after_end(is_complete, self._sdk_error),
+        ):
+            pieces = with_deadlines(opening, options, decoder, is_complete)
+            async with contextlib.aclosing(pieces) as events:
+                async for event in events:
+                    read = self.read_event(event)
+                    answer.model = read.model or answer.model
+                    answer.finish_reason = read.finish_reason or answer.finish_reason
+                    answer.is_refused = answer.is_refused or read.is_refused
+                    answer.is_last = answer.is_last or read.is_last
+                    answer.counts |= read.counts
+                    new = half + read.text
+                    half = new[-1] if ends_in_half_pair(new) else ""
+                    new = without_surrogates(new[: len(new) - len(half)])
+                    if shown := new[: max_characters - len(text)]:
+                        text += shown
+                        yield Chunk(shown)
+                    empty_events += not read.text
+                    if is_cut := shown != new or empty_events > max_characters:
+                        answer.finish_reason = "length"
+                        break
+        reason = self._finish_reason(answer, bool(text), is_complete())
+        usage = self.read_usage(answer.counts)
+        if is_cut:  # the provider counts at the end
+            usage = replace(usage, completion_tokens=0)
+        yield Chunk(
+            finish_reason=reason,
+            usage=complete_usage(usage, prompt, text),
+            model=answer.model or self.info.name,
+        )
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._sdk.close()
+
     def for_model(self, info: ModelInfo) -> Self:
         """Return a client for another model that shares this client's connections."""
         other = copy.copy(self)
         other.info = info
         return other
 
+    async def _send(self, prompt: Prompt, options: Options) -> httpx2.Response:
+        """Send the request and return the response, whose body isn't read yet."""
+        import httpx2
 
-def validated_usage(usage: Usage | None, prompt: Prompt, text: str) -> Usage:
+        path, body = self.request(prompt, options)
+        response: httpx2.Response = await self._sdk.post(
+            path,
+            cast_to=httpx2.Response,
+            body=body,
+            stream=True,
+            options={"timeout": http_timeout(options)},
+        )
+        return response
+
+    def _finish_reason(self, answer: AnswerEvent, has_text: bool, is_complete: bool) -> str:
+        """Return our finish reason for a whole answer.
+
+        Raises:
+            InvalidResponse: The server sent no text.
+            Offline: The connection was closed before the end of the answer.
+            Overloaded: The provider broke the answer off.
+        """
+        context: dict[str, Any] = {"provider": self.info.provider, "model": self.info.name}
+        reason = normalize_finish_reason(answer.finish_reason)
+        if answer.is_refused:
+            return "refusal"
+        if reason == BROKEN_OFF:
+            raise Overloaded(**context)
+        if reason:
+            return reason
+        if is_complete and has_text:
+            return UNKNOWN
+        # A closed connection looks like the end of the answer. Only a reason or a mark is proof.
+        raise Offline(**context) if has_text else InvalidResponse(**context)
+
+
+def complete_usage(usage: Usage, prompt: Prompt, text: str) -> Usage:
     """Return a usage that quotas and costs can rely on.
 
     Args:
-        usage: The token counts of the provider, None if it sent none.
+        usage: The token counts of the provider. 0 means that it sent none.
         prompt: The prompt.
         text: The text of the answer.
 
     Returns:
-        ``usage`` if its counts are plausible, otherwise an estimate.
+        ``usage``, in which an estimate replaces each count that is missing or not plausible.
     """
-    if usage is None or not all(
-        0 <= count <= MAX_USAGE_TOKENS for count in usage.as_dict().values()
-    ):
-        return Usage(estimate_tokens(str(prompt)), estimate_tokens(text), estimated=True)
+    sent, received = usage.prompt_tokens, usage.completion_tokens
+    if not 0 < sent <= MAX_USAGE_TOKENS:
+        usage = replace(usage, prompt_tokens=estimate_tokens(str(prompt)), estimated=True)
+    if not 0 < received <= MAX_USAGE_TOKENS and (text or received):
+        usage = replace(usage, completion_tokens=estimate_tokens(text), estimated=True)
+    cached, written = usage.cached_tokens, usage.written_tokens
+    if cached < 0 or written < 0 or cached + written > usage.prompt_tokens:
+        usage = replace(usage, cached_tokens=0, written_tokens=0)
     return usage
 
 
@@ -120,41 +255,53 @@ def http_timeout(options: Options) -> httpx2.Timeout:
 
 
 async def with_deadlines(
-    opening: Awaitable[EventStream[T_co]], options: Options
-) -> AsyncGenerator[T_co, None]:
-    """Iterate over the events of a stream, each within the timeouts of the options.
+    opening: Awaitable[httpx2.Response],
+    options: Options,
+    decoder: EventDecoder,
+    is_complete: Callable[[], bool],
+) -> AsyncGenerator[Event, None]:
+    """Iterate over the events of a response, each within the timeouts of the options.
 
     The wait for the first event includes the connection. A socket's read timeout doesn't bound
-    the wait: a server may send keep-alive lines for minutes, and the SDKs skip them. The time
-    that the reader needs for an event doesn't count. Closing this generator closes the
-    connection.
+    the wait: a server may send keep-alive lines for minutes, which aren't events. The time that
+    the reader needs for an event doesn't count. A complete answer waits only briefly for the end
+    of the response, which has the usage and lets the connection be used again. Closing this
+    generator closes the response.
 
     Args:
-        opening: The request, which returns the stream.
+        opening: The request, which returns the response.
         options: The timeouts, in seconds.
+        decoder: Decodes the body.
+        is_complete: Returns whether the answer is complete.
 
     Yields:
         The events.
 
     Raises:
+        ErrorEvent: The server sent an error.
         TimeoutError: A timeout ran out.
     """
     loop = asyncio.get_running_loop()
     end = loop.time() + options.total_timeout
     deadline = min(loop.time() + options.timeout, end)
     async with asyncio.timeout_at(deadline):
-        stream = await opening
-    async with stream:
-        while True:
+        response = await opening
+    is_whole = False
+    async with contextlib.aclosing(response), contextlib.aclosing(response.aiter_bytes()) as body:
+        while not is_whole:
             try:
                 async with asyncio.timeout_at(deadline):
-                    event = await anext(stream)
+                    piece = await anext(body)
             except StopAsyncIteration:
-                return
-            given = loop.time()
-            yield event
-            end += loop.time() - given  # the reader's time doesn't count
-            deadline = min(loop.time() + options.idle, end)
+                is_whole = True
+            for event in decoder.finish() if is_whole else decoder.feed(piece):
+                given = loop.time()
+                yield event
+                end += loop.time() - given  # the reader's time doesn't count
+                deadline = min(loop.time() + options.idle, end)
+            if is_complete():
+                wait = MAX_WAIT_AFTER_END if decoder.is_ended else MAX_WAIT_FOR_USAGE
+                deadline = min(deadline, loop.time() + wait)
 
 
 @contextlib.contextmanager

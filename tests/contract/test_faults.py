@@ -356,3 +356,22 @@ async def test_leaving_reader_closes_connection_and_opens_no_circuit(
     await at.server.left.wait()
     assert at.circuits == ["closed"]
     assert at.visitor.thread()[-1] == ("ai", WORD, "stopped")
+
+
+async def test_answer_without_a_finish_reason_is_kept_and_opens_no_circuit(
+    house: Open, wire: FakeHttpProvider
+) -> None:
+    reason, marked = b'"finish_reason": "stop"', b'"finish_reason": ""'
+    events = [
+        event.replace(reason, marked)
+        for event in wire.answer_events()
+        if b"event: message_delta" not in event
+    ]
+    at = await house(wire, [FaultyResponse(events)])
+    for _ in range(2):
+        reply = await at.say()
+        assert reply.content == "".join(PIECES)
+        assert (reply.metadata["finish_reason"], reply.metadata["status"]) == ("unknown", "ok")
+    assert at.asked == 2
+    assert at.circuits == ["closed"]
+    assert [status for _, _, status in at.visitor.thread()] == ["ok"] * 4

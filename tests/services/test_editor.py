@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from datetime import date
+from html import escape
 from html.parser import HTMLParser
 from typing import Any
 
@@ -372,6 +373,12 @@ async def test_answer_figures_note_cut_answer(visitor: Visitor) -> None:
     )
     assert visitor.translate("figures.cut") in cut
     assert visitor.translate("figures.cut") not in whole
+
+
+async def test_answer_figures_show_an_unknown_finish_reason(visitor: Visitor) -> None:
+    figures = {"total_ms": 5.0, "first_token_ms": 1.0, "finish_reason": "<b>moon"}
+    shown = answer_figures_html(figures, visitor)
+    assert escape(visitor.translate("figures.unknown_end", reason="<b>moon")) in shown
 
 
 async def test_thread_notes_unanswered_message(visitor: Visitor) -> None:

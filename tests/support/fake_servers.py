@@ -332,7 +332,7 @@ class FakeOpenAI(FakeHttpProvider):
         return b'data: {"error": {"message": "busy", "type": "server_error", "code": null}}\n\n'
 
     def malformed_event(self) -> bytes:
-        return self.event(choices=[{"index": 0, "delta": {"content": {"text": "?"}}}])
+        return self.event(choices=[{"index": 0, "delta": {"content": 5}}])
 
 
 class FakeAnthropic(FakeHttpProvider):

@@ -118,7 +118,16 @@ def answer_figures_html(metadata: dict[str, Any], visitor: Visitor) -> str:
     if failed_models and not metadata.get("fallback"):
         names = {"model": metadata["spec"], "absent": failed_models[0]["model"]}
         parts.insert(0, visitor.translate("figures.stands_in", **names))
-    cut = metadata.get("finish_reason") == "length" and not metadata.get("fallback")
-    note = f'<p class="cut">{escape(visitor.translate("figures.cut"))}</p>' if cut else ""
+    note = "" if metadata.get("fallback") else _end_note(metadata.get("finish_reason"), visitor)
+    note = note and f'<p class="cut">{escape(note)}</p>'
     spans = "".join(f"<span>{escape(part)}</span>" for part in parts)
     return f'{note}<div class="figures">{spans}</div>'
+
+
+def _end_note(reason: str | None, visitor: Visitor) -> str:
+    """Return what the page says about the end of an answer; "" if the model was finished."""
+    if reason in (None, "stop"):
+        return ""
+    if reason == "length":
+        return visitor.translate("figures.cut")
+    return visitor.translate("figures.unknown_end", reason=reason)
