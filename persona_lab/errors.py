@@ -6,7 +6,8 @@
     ├── ConfigurationError      the deployment is wrong; stops the start with one line
     │   └── TemplateError       a template, rule or text file is wrong, named by file and number
     ├── InputError              what a user typed or chose can't be used; nothing was lost
-    │   ├── EmptyMessage · MessageTooLong · InvalidPersona · UnknownModel · InvalidOption
+    │   ├── EmptyMessage · MessageTooLong · InvalidPersona · NothingToCommit
+    │   ├── UnknownModel · InvalidOption
     │   └── InvalidRequest      a program's request doesn't have the form that its route takes
     ├── Unauthorized            the caller is unknown
     ├── PageOnly                a program may not do this with its token
@@ -105,6 +106,12 @@ class InvalidPersona(InputError):
     code = "invalid_persona"
 
 
+class NothingToCommit(InputError):
+    """The persona equals its newest version; ``number`` is that version's."""
+
+    code = "nothing_to_commit"
+
+
 class UnknownModel(InputError):
     """No such model; ``model`` is the requested name."""
 
@@ -151,7 +158,7 @@ class Forbidden(PersonaLabError):
 
 
 class NotFound(PersonaLabError):
-    """No such row for this user; ``kind`` is "agent", "chat", "message" or "token"."""
+    """No such row for this user; ``kind`` is "agent", "version", "chat", "message" or "token"."""
 
     code = "not_found"
     type = ErrorType.INVALID_INPUT

@@ -5,6 +5,7 @@ They run inside the caller's transaction.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
@@ -13,12 +14,13 @@ from sqlalchemy import bindparam, literal, union_all
 from sqlalchemy import select as columns
 from sqlalchemy.orm import lazyload
 from sqlalchemy.orm.attributes import set_committed_value
-from sqlmodel import Session, SQLModel, col, delete, select
+from sqlmodel import Session, SQLModel, col, delete, func, select
 
 from persona_lab.db.rows import insert_new, is_id
-from persona_lab.db.tables import Agent, AgentRevision, Personality, Role, Tone
+from persona_lab.db.tables import Agent, AgentRevision, AgentVersion, Personality, Role, Tone
 from persona_lab.errors import NotFound
 from persona_lab.personas.persona import TRAITS
+from persona_lab.personas.versions import Snapshot
 
 BURST = timedelta(seconds=2)
 """Changes of one text field with no longer pause between them are one revision."""
@@ -30,6 +32,21 @@ _TRAIT_TABLES: dict[str, type[SQLModel]] = {
     "roles": Role,
     "tones": Tone,
 }
+
+
+def unsaved_agent(persona: Mapping[str, Any], known_as: str = "") -> Agent:
+    """Return a persona as an unsaved row.
+
+    Args:
+        persona: The fields of the persona. Missing fields are empty.
+        known_as: The id of a stored persona; its statistics include the row's answers.
+    """
+    traits = {
+        field: [row(name=name) for name in persona.get(field, ())]
+        for field, row in _TRAIT_TABLES.items()
+    }
+    known = {"id": known_as} if known_as else {}
+    return Agent(**{**persona, **traits, **known})
 
 
 def find_agent(
@@ -65,9 +82,9 @@ def readable_agent(
     return agent
 
 
-def own_agent(session: Session, agent_id: str, user_id: str) -> Agent:
+def own_agent(session: Session, agent_id: str, user_id: str, *, lock: bool = False) -> Agent:
     """Return a persona of the user, deleted or not; NotFound for any other."""
-    agent = find_agent(session, agent_id)
+    agent = find_agent(session, agent_id, lock=lock)
     if agent.owner_id is None or agent.owner_id != user_id:
         raise NotFound(kind="agent")
     return agent
@@ -124,6 +141,34 @@ def add_revision(
             agent_id=agent.id, owner_id=str(agent.owner_id), persona=former, created_at=moment
         )
     )
+
+
+def add_version(
+    session: Session,
+    agent: Agent,
+    snapshot: Snapshot,
+    message: str,
+    moment: datetime,
+    *,
+    restored_from: int | None = None,
+) -> AgentVersion:
+    """Insert the next version of a persona. The caller has locked the persona's row."""
+    last = select(func.max(AgentVersion.number)).where(AgentVersion.agent_id == agent.id)
+    version = AgentVersion(
+        agent_id=agent.id,
+        owner_id=str(agent.owner_id),
+        number=(session.exec(last).one() or 0) + 1,
+        message=message,
+        persona=dict(snapshot.persona),
+        options=dict(snapshot.options),
+        templates=dict(snapshot.templates),
+        hash=snapshot.hash,
+        restored_from=restored_from,
+        created_at=moment,
+    )
+    session.add(version)
+    session.flush()
+    return version
 
 
 def revisions_of(agent_id: str) -> Any:

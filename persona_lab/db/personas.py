@@ -15,6 +15,7 @@ from sqlmodel import SQLModel, col, func, select, update
 from persona_lab.db.base import RESTORABLE, StoreBase
 from persona_lab.db.persona_rows import (
     add_revision,
+    add_version,
     change_agent,
     insert_agent,
     own_agent,
@@ -24,6 +25,7 @@ from persona_lab.db.persona_rows import (
 from persona_lab.db.tables import Agent, Chat
 from persona_lab.errors import ConfigurationError, InvalidPersona, NotFound
 from persona_lab.personas.persona import TRAITS, clean_line, clean_persona, persona_of
+from persona_lab.personas.versions import Snapshot
 
 CHOICES_FROM = 200
 """Number of personas, last changed first, whose traits are suggested for another persona."""
@@ -158,7 +160,8 @@ class PersonaQueries(StoreBase):
         """Change fields of a persona, and keep its former state for undo.
 
         A demo never changes. Instead the user gets a copy with the change, and the user's chats
-        with the demo move to the copy: callers continue with the returned ``id``. Values that are
+        with the demo move to the copy: callers continue with the returned ``id``. The copy's first
+        version is the demo. Values that are
         the same as before cause no change and no copy. A deleted persona is changed too, and stays
         deleted, so that no typed text is lost.
 
@@ -179,6 +182,7 @@ class PersonaQueries(StoreBase):
                 return agent
             if agent.owner_id is None:
                 agent = insert_agent(session, former | changes, self._clock(), owner_id=user_id)
+                add_version(session, agent, Snapshot(former), "", self._clock())
                 theirs = (col(Chat.user_id) == user_id, col(Chat.agent_id) == agent_id)
                 session.connection().execute(update(Chat).where(*theirs).values(agent_id=agent.id))
                 add_revision(session, agent, former, changes, self._clock())
@@ -206,6 +210,8 @@ class PersonaQueries(StoreBase):
     def duplicate_agent(self, agent_id: str, *, user_id: str, name: str) -> Agent:
         """Create a copy, called ``name``, of a persona of the user or of a demo.
 
+        The copy's first version is its state at the copy.
+
         Raises:
             InvalidPersona: The name is not valid.
             NotFound: There is no such persona, or it belongs to another user.
@@ -213,9 +219,10 @@ class PersonaQueries(StoreBase):
         renamed = clean_persona({"name": name})
         with self._write() as session:
             agent = readable_agent(session, agent_id, user_id)
-            return insert_agent(
-                session, persona_of(agent) | renamed, self._clock(), owner_id=user_id
-            )
+            persona = persona_of(agent) | renamed
+            copy = insert_agent(session, persona, self._clock(), owner_id=user_id)
+            add_version(session, copy, Snapshot(persona), "", self._clock())
+            return copy
 
     def delete_agent(self, agent_id: str, *, user_id: str) -> None:
         """Mark the user's persona as deleted. Its chats stay."""

@@ -1,8 +1,9 @@
 """The store: one object with every query.
 
 The queries are in one file per aggregate: :mod:`~persona_lab.db.users`,
-:mod:`~persona_lab.db.personas`, :mod:`~persona_lab.db.chats`, :mod:`~persona_lab.db.messages`,
-:mod:`~persona_lab.db.turns` and :mod:`~persona_lab.db.generations`. :class:`Store` inherits them.
+:mod:`~persona_lab.db.personas`, :mod:`~persona_lab.db.versions`, :mod:`~persona_lab.db.chats`,
+:mod:`~persona_lab.db.messages`, :mod:`~persona_lab.db.turns` and
+:mod:`~persona_lab.db.generations`. :class:`Store` inherits them.
 
 - Each query takes the user that it works for. No user reads or changes the rows of another.
 - Methods are synchronous and short. Async code calls them through ``asyncio.to_thread``.
@@ -34,6 +35,7 @@ from persona_lab.db.prompt_parts import convert_old_rows, count_old_rows, is_unu
 from persona_lab.db.tables import StoredPrompt
 from persona_lab.db.turns import TurnQueries
 from persona_lab.db.users import LAST_USED_PRECISION, MAX_API_TOKENS, TOKEN_PREFIX, UserQueries
+from persona_lab.db.versions import VersionQueries
 from persona_lab.deprecated import former_method
 from persona_lab.errors import StorageError
 from persona_lab.types import now
@@ -64,6 +66,7 @@ CHATS_AT_ONCE = 100
 class Store(
     UserQueries,
     PersonaQueries,
+    VersionQueries,
     ChatQueries,
     MessageQueries,
     TurnQueries,

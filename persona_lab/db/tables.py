@@ -166,6 +166,28 @@ class AgentRevision(SQLModel, table=True):
     created_at: datetime = Field(default_factory=now)
 
 
+class AgentVersion(SQLModel, table=True):
+    """A committed state of a persona. The persona's own row is the draft.
+
+    ``hash`` is that of the persona's fields. ``templates`` has the hashes of the templates that it
+    used, by file name; it is empty if they aren't known.
+    """
+
+    __table_args__ = (UniqueConstraint("agent_id", "number"),)
+
+    id: str = Field(default_factory=new_id, primary_key=True)
+    agent_id: str = Field(foreign_key="agent.id", ondelete="CASCADE")
+    owner_id: str = Field(foreign_key="user.id", index=True)
+    number: int
+    message: str = ""
+    persona: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
+    options: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
+    templates: dict[str, str] = Field(sa_column=Column(JSON, nullable=False))
+    hash: str
+    restored_from: int | None = None
+    created_at: datetime = Field(default_factory=now)
+
+
 class Chat(SQLModel, table=True):
     """A conversation. ``revision`` counts changes other than a new message at its end.
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from persona_lab.db.tables import Agent
 from persona_lab.personas.persona import Persona
-from persona_lab.prompts.templates import Kind, PromptTemplateEngine
+from persona_lab.prompts.templates import Choice, Kind, PromptTemplateEngine
 from persona_lab.prompts.trace import strip_marks
 from persona_lab.prompts.variables import template_variables, traced_examples, traced_list
 from persona_lab.types import Prompt, PromptMessage, Trace
@@ -44,13 +44,7 @@ class PromptBuilder:
         kind: Kind = info.prompt if info is not None else "chat"
         as_turns = kind == "chat" and info is not None and info.examples == "turns"
         persona = Persona.from_agent(agent)
-        choice = self.engine.get_template(
-            traced_list(persona.personalities, "personalities"),
-            traced_list(persona.roles, "roles"),
-            tones=traced_list(persona.tones, "tones"),
-            language=persona.language,
-            kind=kind,
-        )
+        choice = self._choose_template(persona, kind)
         user_label, persona_label, stop = self.engine.labels(persona.language, persona.name)
         history = [
             {"sender": entry["sender"], "content": strip_marks(entry["content"])}
@@ -83,3 +77,18 @@ class PromptBuilder:
         if message:
             turns.append(PromptMessage("user", message))
         return Prompt(system, tuple(turns), kind, message, (), trace)
+
+    def template_hashes(self, agent: Agent) -> dict[str, str]:
+        """Return the hashes of the templates that a persona uses, by the name of the file."""
+        persona = Persona.from_agent(agent)
+        choices = [self._choose_template(persona, kind) for kind in get_args(Kind)]
+        return {choice.file: self.engine.source_hash(choice) for choice in choices}
+
+    def _choose_template(self, persona: Persona, kind: Kind) -> Choice:
+        return self.engine.get_template(
+            traced_list(persona.personalities, "personalities"),
+            traced_list(persona.roles, "roles"),
+            tones=traced_list(persona.tones, "tones"),
+            language=persona.language,
+            kind=kind,
+        )

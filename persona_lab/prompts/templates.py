@@ -10,6 +10,7 @@ the prompt's trace. So a trace needs no support from templates.
 
 from __future__ import annotations
 
+import hashlib
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
 import jinja2
+from jinja2 import meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from persona_lab.errors import TemplateError
@@ -88,6 +90,7 @@ class PromptTemplateEngine:
             for name in self._environment.list_templates(extensions=["j2"])
         }
         self._check_files_exist()
+        self._hashes = {name: self._hash(f"{name}.j2") for name in self._templates}
         for key in self.names:
             for sample in (_sample_variables(full=True), _sample_variables(full=False)):
                 self._render(key, sample)
@@ -135,6 +138,10 @@ class PromptTemplateEngine:
                 break
         reasons = self._reasons(found, "" if number else prefix)
         return self._choice(name, number, reasons, language)
+
+    def source_hash(self, choice: Choice) -> str:
+        """Return the hash of the template's text and of the templates that it refers to."""
+        return self._hashes[f"{choice.name}.{choice.language}"]
 
     def render(self, choice: Choice, variables: Mapping[str, Any]) -> tuple[str, tuple[Span, ...]]:
         """Return the rendered text, and its spans that are traced values.
@@ -186,6 +193,18 @@ class PromptTemplateEngine:
         return _translate_template_errors(
             f"{key}.j2", lambda: self._templates[key].render(variables)
         )
+
+    def _hash(self, file: str) -> str:
+        digest, seen, waiting = hashlib.sha256(), {file}, [file]
+        loader = self._environment.loader
+        while waiting and loader is not None:
+            source, *_ = loader.get_source(self._environment, waiting.pop())
+            digest.update(source.encode())
+            parsed = self._environment.parse(source)
+            found = {name for name in meta.find_referenced_templates(parsed) if name} - seen
+            seen |= found
+            waiting += sorted(found)
+        return digest.hexdigest()
 
     def _check_files_exist(self) -> None:
         needed = [("rules.yaml: default", "default"), ("rules.yaml: transcript", "transcript")]

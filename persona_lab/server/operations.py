@@ -8,17 +8,22 @@ knows neither HTTP nor components, and leaves validation to the store and the se
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from persona_lab.clients.catalog import ModelInfo
 from persona_lab.comparison.runner import Cell, Comparison, Contestant
 from persona_lab.db.generations import GenerationRow
+from persona_lab.db.persona_rows import unsaved_agent
 from persona_lab.db.store import AgentName, Store
-from persona_lab.db.tables import Agent, ApiToken, Chat, Message
+from persona_lab.db.tables import Agent, AgentVersion, ApiToken, Chat, Message
+from persona_lab.db.versions import info_of, snapshot_of
 from persona_lab.insights import Summary
 from persona_lab.lab import Lab
+from persona_lab.personas.diff import changed_fields
+from persona_lab.personas.persona import persona_of
+from persona_lab.personas.versions import DraftState, Snapshot, VersionDiff, VersionInfo
 from persona_lab.pipeline.service import LLMService
 from persona_lab.types import Event, Language, Prompt
 
@@ -91,6 +96,81 @@ class Operations:
     async def undo_persona(self, persona_id: str) -> Agent | None:
         """Undo the last change; None where there is none."""
         return await asyncio.to_thread(self.store.undo_agent, persona_id, user_id=self.user_id)
+
+    # ── versions ──────────────────────────────────────────────────────────────────────────
+
+    async def list_versions(self, persona_id: str) -> list[VersionInfo]:
+        """The versions of a persona, the newest first. A demo has none."""
+        return await asyncio.to_thread(self.store.list_versions, persona_id, user_id=self.user_id)
+
+    async def get_version(self, persona_id: str, number: int) -> AgentVersion:
+        """A version of a persona, with its content."""
+        return await asyncio.to_thread(
+            self.store.get_version, persona_id, number, user_id=self.user_id
+        )
+
+    async def draft_state(self, agent: Agent) -> DraftState:
+        """How the present state of a persona differs from its newest version."""
+        newest = await asyncio.to_thread(self.store.newest_version, agent.id, user_id=self.user_id)
+        if newest is None:
+            return DraftState(None, [], is_committed=False)
+        kept, draft = snapshot_of(newest), self._snapshot(agent, newest.options)
+        changes = changed_fields(kept.persona, draft.persona)
+        return DraftState(info_of(newest), changes, kept.is_same(draft))
+
+    async def commit_version(self, persona_id: str, message: str = "") -> AgentVersion:
+        """Keep the present state of a persona as its next version. Raises NothingToCommit."""
+        agent = await self.get_persona(persona_id, deleted=True)
+        newest = await asyncio.to_thread(self.store.newest_version, agent.id, user_id=self.user_id)
+        return await asyncio.to_thread(
+            self.store.commit_version,
+            persona_id,
+            user_id=self.user_id,
+            message=message,
+            options=newest.options if newest else {},
+            templates=self.lab.prompt_builder.template_hashes(agent),
+        )
+
+    async def restore_version(
+        self, persona_id: str, number: int, draft_message: str = ""
+    ) -> tuple[Agent, AgentVersion]:
+        """Make a version the present state, as a new version. A draft becomes a version first."""
+        wanted = await self.get_version(persona_id, number)
+        return await asyncio.to_thread(
+            self.store.restore_version,
+            persona_id,
+            number,
+            user_id=self.user_id,
+            draft_message=draft_message,
+            templates=self.lab.prompt_builder.template_hashes(unsaved_agent(wanted.persona)),
+        )
+
+    async def diff_versions(
+        self, persona_id: str, before: int, after: int | None = None, *, model: str = ""
+    ) -> VersionDiff:
+        """The difference between two versions; None stands for the present state.
+
+        Args:
+            persona_id: The persona.
+            before: The number of the earlier version; 0 stands for an empty persona.
+            after: The number of the later one.
+            model: The model that the prompts are for, as provider:name; "" is the default.
+        """
+        states = [await self._state(persona_id, number) for number in (before or None, after)]
+        if not before:
+            states[0] = unsaved_agent({"name": states[1].name, "language": states[1].language})
+        earlier, later = [str(await self.preview(agent, "", model=model)) for agent in states]
+        changes = changed_fields(persona_of(states[0]), persona_of(states[1]))
+        return VersionDiff(changes, (earlier, later))
+
+    async def _state(self, persona_id: str, number: int | None) -> Agent:
+        if number is None:
+            return await self.get_persona(persona_id, deleted=True)
+        return unsaved_agent((await self.get_version(persona_id, number)).persona)
+
+    def _snapshot(self, agent: Agent, options: Mapping[str, Any]) -> Snapshot:
+        templates = self.lab.prompt_builder.template_hashes(agent)
+        return Snapshot(persona_of(agent), options, templates)
 
     # ── conversations ─────────────────────────────────────────────────────────────────────
 

@@ -12,13 +12,14 @@ from datetime import datetime
 from functools import partial
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, FastAPI, Query, Request, Response
+from fastapi import APIRouter, FastAPI, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse
 
-from persona_lab.db.tables import Agent, ApiToken, Chat
+from persona_lab.db.tables import Agent, AgentVersion, ApiToken, Chat
 from persona_lab.errors import PageOnly, PersonaLabError
 from persona_lab.lab import Lab
+from persona_lab.personas.versions import MAX_VERSION, MESSAGE_LENGTH
 from persona_lab.server.answer_events import (
     AnswerEvent,
     MessageIn,
@@ -34,7 +35,7 @@ from persona_lab.server.error_responses import (
     to_lab_error,
 )
 from persona_lab.server.persona_schema import request_fields, response_fields
-from persona_lab.server.serializers import model_data, persona_data
+from persona_lab.server.serializers import diff_data, model_data, persona_data, version_data
 from persona_lab.server.sse import (
     EventStreamResponse,
     cancel_on_disconnect,
@@ -100,6 +101,56 @@ class AgentOut(_AgentFields):
     def from_row(cls, agent: Agent) -> AgentOut:
         """Return the persona of a row."""
         return cls(**persona_data(agent), created_at=agent.created_at, updated_at=agent.updated_at)
+
+
+class NewVersion(BaseModel):
+    """A version to commit."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    message: str = Field("", description=f"At most {MESSAGE_LENGTH} characters.")
+
+
+class VersionOut(BaseModel):
+    """A version of a persona."""
+
+    number: int = Field(description="Counts from 1 for each persona.")
+    message: str
+    created_at: datetime
+    restored_from: int | None = Field(description="The version that it restores.")
+
+
+class VersionWithPersona(VersionOut):
+    """A version with the fields of the persona."""
+
+    persona: dict[str, Any]
+
+    @classmethod
+    def from_row(cls, version: AgentVersion) -> VersionWithPersona:
+        """Return the version of a row."""
+        return cls(**version_data(version), persona=version.persona)
+
+
+class FieldChangeOut(BaseModel):
+    """A field of the persona that differs."""
+
+    field: str
+    before: Any
+    after: Any
+
+
+class TextPartOut(BaseModel):
+    """A part of a text."""
+
+    kind: Literal["same", "added", "removed"]
+    text: str
+
+
+class DiffOut(BaseModel):
+    """The difference between two versions of a persona."""
+
+    changes: list[FieldChangeOut]
+    prompt: list[TextPartOut] = Field(description="Both prompts, part by part.")
 
 
 class NewChat(BaseModel):
@@ -260,6 +311,57 @@ async def change_agent(
 async def delete_agent(agent_id: str, operations: OperationsDep) -> None:
     """Delete a persona of your own. Its conversations stay readable."""
     await operations.delete_persona(agent_id)
+
+
+_VersionNumber = Annotated[int, Path(ge=1, le=MAX_VERSION)]
+
+
+@agents.get("/{agent_id}/versions", responses=_error_responses(404))
+async def list_versions(agent_id: str, operations: OperationsDep) -> list[VersionOut]:
+    """List the versions of a persona, the newest first. The persona itself is the draft."""
+    versions = await operations.list_versions(agent_id)
+    return [VersionOut(**version_data(version)) for version in versions]
+
+
+@agents.post("/{agent_id}/versions", status_code=201, responses=_error_responses(404))
+async def commit_version(
+    agent_id: str, new: NewVersion, operations: OperationsDep
+) -> VersionWithPersona:
+    """Keep the draft as the next version. 422 (nothing_to_commit) if the newest is the same."""
+    return VersionWithPersona.from_row(await operations.commit_version(agent_id, new.message))
+
+
+@agents.get("/{agent_id}/versions/{number}", responses=_error_responses(404))
+async def read_version(
+    agent_id: str, number: _VersionNumber, operations: OperationsDep
+) -> VersionWithPersona:
+    """Read a version."""
+    return VersionWithPersona.from_row(await operations.get_version(agent_id, number))
+
+
+@agents.post("/{agent_id}/versions/{number}/restore", responses=_error_responses(404))
+async def restore_version(
+    agent_id: str, number: _VersionNumber, operations: OperationsDep
+) -> VersionWithPersona:
+    """Make a version the draft, as a new version. A changed draft becomes a version first."""
+    _, version = await operations.restore_version(agent_id, number)
+    return VersionWithPersona.from_row(version)
+
+
+@agents.get("/{agent_id}/versions/{number}/diff", responses=_error_responses(404))
+async def diff_versions(
+    agent_id: str,
+    number: _VersionNumber,
+    operations: OperationsDep,
+    to: Annotated[
+        int | None,
+        Query(ge=1, le=MAX_VERSION, description="The later version; the draft if left out."),
+    ] = None,
+    model: Annotated[str, Query(description="The model of the prompts, as provider:name.")] = "",
+) -> DiffOut:
+    """Compare two versions: their fields, and the prompts that they make."""
+    diff = await operations.diff_versions(agent_id, number, to, model=model)
+    return DiffOut(**diff_data(diff))
 
 
 @chats.get("", responses=_error_responses())

@@ -7,9 +7,11 @@ from typing import Any
 
 from persona_lab.clients.catalog import ModelInfo
 from persona_lab.comparison.runner import Cell, Contestant
-from persona_lab.db.tables import Agent, Chat, Message
+from persona_lab.db.tables import Agent, AgentVersion, Chat, Message
 from persona_lab.insights import Summary, UsageStats
+from persona_lab.personas.diff import diff_text
 from persona_lab.personas.persona import persona_of
+from persona_lab.personas.versions import VersionDiff, VersionInfo
 from persona_lab.responses.changes import metadata_with_raw
 from persona_lab.types import Prompt
 
@@ -17,6 +19,27 @@ from persona_lab.types import Prompt
 def persona_data(agent: Agent) -> dict[str, Any]:
     """Return the id, whether it is a demo, and all editable fields of a persona."""
     return {"id": agent.id, "demo": agent.owner_id is None, **persona_of(agent)}
+
+
+def version_data(version: VersionInfo | AgentVersion) -> dict[str, Any]:
+    """Return a version without its content."""
+    return {
+        "number": version.number,
+        "message": version.message,
+        "created_at": version.created_at.isoformat(),
+        "restored_from": version.restored_from,
+    }
+
+
+def diff_data(diff: VersionDiff) -> dict[str, Any]:
+    """Return the fields and the parts of the prompt that differ between two versions."""
+    return {
+        "changes": [
+            {"field": change.field, "before": change.before, "after": change.after}
+            for change in diff.changes
+        ],
+        "prompt": [{"kind": part.kind, "text": part.text} for part in diff_text(*diff.prompts)],
+    }
 
 
 def prompt_data(prompt: Prompt) -> dict[str, Any]:

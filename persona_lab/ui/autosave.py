@@ -10,11 +10,11 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
+from persona_lab.db.persona_rows import unsaved_agent
 from persona_lab.db.tables import Agent
 from persona_lab.errors import PersonaLabError
 from persona_lab.personas.persona import TRAITS, persona_of
 from persona_lab.ui.events import Update
-from persona_lab.ui.persona_form import unsaved_agent
 from persona_lab.ui.persona_view import PersonaView
 from persona_lab.ui.render.persona import head_html, hints_html, saved_html
 from persona_lab.ui.session import Visitor

@@ -13,6 +13,7 @@ from typing import Any
 import gradio as gr
 
 from persona_lab.comparison.runner import Contestant
+from persona_lab.db.persona_rows import unsaved_agent
 from persona_lab.db.tables import Agent
 from persona_lab.errors import InputError
 from persona_lab.insights import DEFAULT_SPAN, generations_to_csv, parse_time_zone
@@ -30,7 +31,6 @@ from persona_lab.server.serializers import (
     summary_data,
 )
 from persona_lab.ui.endpoint_adapter import accumulate, describe_parameters, endpoint
-from persona_lab.ui.persona_form import unsaved_agent
 from persona_lab.ui.session import Visitor, Visitors
 
 

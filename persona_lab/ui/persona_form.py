@@ -12,14 +12,7 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from persona_lab.db.tables import Agent, Personality, Role, Tone
 from persona_lab.personas.persona import PERSONA_FIELDS, PersonaField, Section
-
-_TRAIT_ROWS: dict[str, type[Personality | Role | Tone]] = {
-    "personalities": Personality,
-    "roles": Role,
-    "tones": Tone,
-}
 
 
 @dataclass(frozen=True)
@@ -75,20 +68,6 @@ def parse_examples(text: str) -> list[dict[str, str]]:
             examples.append({"user": [], "ai": [line]})
     joined = [{k: "\n".join(v).strip() for k, v in example.items()} for example in examples]
     return [example for example in joined if example["user"] or example["ai"]]
-
-
-def unsaved_agent(persona: Mapping[str, Any], known_as: str = "") -> Agent:
-    """Return the persona of the form as an unsaved row.
-
-    Args:
-        persona: The fields of the persona.
-        known_as: The id of the open persona; its statistics include the tried messages.
-    """
-    traits = {
-        field: [row(name=name) for name in persona[field]] for field, row in _TRAIT_ROWS.items()
-    }
-    known = {"id": known_as} if known_as else {}
-    return Agent(**{**persona, **traits, **known})
 
 
 def build_section(section: Section, fields: dict[str, Component], i18n: gr.I18n) -> None:

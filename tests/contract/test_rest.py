@@ -102,6 +102,34 @@ async def test_a_persona_is_made_read_changed_listed_and_deleted(http: httpx.Asy
     refused(await http.get(where), 404, "not_found")
 
 
+async def test_a_persona_is_committed_compared_and_restored(http: httpx.AsyncClient) -> None:
+    made = (await http.post("/agents", json=WHOLE)).json()
+    where = f"/agents/{made['id']}"
+    first = await http.post(f"{where}/versions", json={"message": "最初"})
+    assert (first.status_code, first.json()["number"]) == (201, 1)
+    assert first.json()["persona"] == WHOLE
+    refused(await http.post(f"{where}/versions", json={}), 422, "nothing_to_commit")
+    await http.patch(where, json={"background": "山里で育った。"})
+    diff = (await http.get(f"{where}/versions/1/diff")).json()
+    assert diff["changes"] == [
+        {"field": "background", "before": WHOLE["background"], "after": "山里で育った。"}
+    ]
+    assert {"kind": "added", "text": "山里"} in diff["prompt"]
+    restored = (await http.post(f"{where}/versions/1/restore")).json()
+    assert (restored["number"], restored["restored_from"]) == (3, 1)
+    assert (await http.get(where)).json()["background"] == WHOLE["background"]
+    listed = (await http.get(f"{where}/versions")).json()
+    assert [version["number"] for version in listed] == [3, 2, 1]
+    assert (await http.get(f"{where}/versions/2")).json()["persona"]["background"] != WHOLE[
+        "background"
+    ]
+    between = (await http.get(f"{where}/versions/1/diff", params={"to": 3})).json()
+    assert between["changes"] == []
+    for number in (0, -1, 2**31, "x"):
+        refused(await http.get(f"{where}/versions/{number}"), 422, "invalid_request")
+    refused(await http.get(f"{where}/versions/9"), 404, "not_found")
+
+
 async def test_a_changed_demo_becomes_a_copy_and_cannot_be_deleted(http: httpx.AsyncClient) -> None:
     demo = (await http.get("/agents")).json()[-1]
     copy = (await http.patch(f"/agents/{demo['id']}", json={"name": "わたしの"})).json()
@@ -253,11 +281,24 @@ Call = tuple[str, str, dict[str, Any] | None]
 
 def foreign(agent: str, chat: str, token: str) -> dict[tuple[str, str], Call]:
     """A call of every operation that takes an id, with ids of another's."""
-    said = {"content": "やあ"}
+    said, versions = {"content": "やあ"}, f"/agents/{agent}/versions"
     return {
         ("GET", "/agents/{agent_id}"): ("GET", f"/agents/{agent}", None),
         ("PATCH", "/agents/{agent_id}"): ("PATCH", f"/agents/{agent}", {"name": "乗っ取り"}),
         ("DELETE", "/agents/{agent_id}"): ("DELETE", f"/agents/{agent}", None),
+        ("GET", "/agents/{agent_id}/versions"): ("GET", f"{versions}", None),
+        ("POST", "/agents/{agent_id}/versions"): ("POST", f"{versions}", {"message": "乗っ取り"}),
+        ("GET", "/agents/{agent_id}/versions/{number}"): ("GET", f"{versions}/1", None),
+        ("POST", "/agents/{agent_id}/versions/{number}/restore"): (
+            "POST",
+            f"{versions}/1/restore",
+            None,
+        ),
+        ("GET", "/agents/{agent_id}/versions/{number}/diff"): (
+            "GET",
+            f"{versions}/1/diff",
+            None,
+        ),
         ("GET", "/chats"): ("GET", f"/chats?agent_id={agent}", None),
         ("POST", "/chats"): ("POST", "/chats", {"agent_id": agent}),
         ("GET", "/chats/{chat_id}"): ("GET", f"/chats/{chat}", None),
@@ -281,6 +322,7 @@ async def test_anothers_ids_are_refused_like_missing_ones(
 ) -> None:
     theirs = api.create_user("ひみつの人")
     store = api.lab.store
+    store.commit_version(theirs.agent.id, user_id=theirs.user_id, message="ひみつ")
     store.add_message(theirs.chat.id, user_id=theirs.user_id, sender="user", content="ひみつ")
     [token] = store.list_tokens(user_id=theirs.user_id)
 

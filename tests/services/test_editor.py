@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from support.app_process import GEMMA, SMOLLM
 from support.fakes import reply_with
 
+from persona_lab.db.persona_rows import unsaved_agent
 from persona_lab.db.tables import Agent, Message
 from persona_lab.errors import EmptyMessage, NotFound, RateLimited, UnknownModel
 from persona_lab.lab import Lab
@@ -27,7 +28,7 @@ from persona_lab.translations import Translations
 from persona_lab.types import Event, Prompt, PromptMessage, Span, Trace
 from persona_lab.ui import streaming as stream
 from persona_lab.ui.comparison_columns import CURRENT, first_comparison
-from persona_lab.ui.persona_form import Form, format_examples, parse_examples, unsaved_agent
+from persona_lab.ui.persona_form import Form, format_examples, parse_examples
 from persona_lab.ui.render.chat import build_thread
 from persona_lab.ui.render.persona import head_html, hints_html
 from persona_lab.ui.render.text import (

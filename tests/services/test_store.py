@@ -42,7 +42,7 @@ from persona_lab.errors import (
 from persona_lab.lab import Lab
 from persona_lab.personas.persona import Persona, persona_of
 from persona_lab.server.health import Readiness
-from persona_lab.types import now
+from persona_lab.types import new_id, now
 
 
 @dataclass
@@ -155,6 +155,17 @@ BY_ID: dict[str, tuple[str, Callable[[Store, World, str], object]]] = {
     "duplicate_agent": ("agent", lambda s, w, u: s.duplicate_agent(w.agent, user_id=u, name="x")),
     "delete_agent": ("agent", lambda s, w, u: s.delete_agent(w.agent, user_id=u)),
     "restore_agent": ("agent", lambda s, w, u: s.restore_agent(w.agent, user_id=u)),
+    "commit_version": ("agent", lambda s, w, u: s.commit_version(w.agent, user_id=u)),
+    "list_versions": ("agent", lambda s, w, u: s.list_versions(w.agent, user_id=u)),
+    "newest_version": ("agent", lambda s, w, u: s.newest_version(w.agent, user_id=u)),
+    "get_version": (
+        "agent",
+        lambda s, w, u: s.get_version(w.agent, _commit(s, w), user_id=u),
+    ),
+    "restore_version": (
+        "agent",
+        lambda s, w, u: s.restore_version(w.agent, _commit(s, w), user_id=u),
+    ),
     "create_chat": ("agent", lambda s, w, u: s.create_chat(agent_id=w.agent, user_id=u)),
     "get_chat": ("chat", lambda s, w, u: s.get_chat(w.chat, user_id=u)),
     "delete_chat": ("chat", lambda s, w, u: s.delete_chat(w.chat, user_id=u)),
@@ -202,6 +213,15 @@ FOR_NOBODY = {
     "mark_interrupted": "at start, for all",
     "close": "no rows",
 }
+
+
+def _commit(store: Store, world: World) -> int:
+    """Commit two versions with different options, and return the number of the first."""
+    first, _ = (
+        store.commit_version(world.agent, user_id=world.user, options={"id": new_id()})
+        for _ in range(2)
+    )
+    return first.number
 
 
 def _everything_of(store: Store, world: World) -> object:

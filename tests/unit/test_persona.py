@@ -6,6 +6,7 @@ from typing import Any, get_args
 import gradio as gr
 import pytest
 
+from persona_lab.db.persona_rows import unsaved_agent
 from persona_lab.db.tables import Agent
 from persona_lab.errors import InvalidPersona
 from persona_lab.personas.demos import load_demos
@@ -22,7 +23,7 @@ from persona_lab.prompts.variables import template_variables
 from persona_lab.server.rest import AgentOut, NewPersona, PersonaFields
 from persona_lab.settings import ROOT
 from persona_lab.translations import Translations
-from persona_lab.ui.persona_form import Form, build_section, unsaved_agent
+from persona_lab.ui.persona_form import Form, build_section
 
 NAMES = list(PERSONA_FIELDS)
 EVERY_FIELD = pytest.mark.parametrize("name", NAMES)

@@ -3,15 +3,15 @@
 from typing import Any, Literal
 
 from alembic import context
-from sqlalchemy import False_, TextClause, True_
-from sqlmodel import AutoString, SQLModel
+from sqlalchemy import False_, TextClause, True_, TypeDecorator
+from sqlmodel import SQLModel
 
 from persona_lab.db import tables  # noqa: F401  (its tables are what the metadata holds)
 
 
 def _render_item(kind: str, item: Any, _context: Any) -> str | Literal[False]:
     """Write what alembic would write for SQLite or with SQLModel's name; False for all else."""
-    if kind == "type" and isinstance(item, AutoString):
+    if kind == "type" and isinstance(item, TypeDecorator):
         return f"sa.{item.impl!r}"
     if kind == "server_default" and isinstance(item.arg, False_ | True_):
         return f"sa.{item.arg}()"

@@ -18,6 +18,7 @@ from gradio.components import Component
 
 from persona_lab.clients.base import estimate_tokens
 from persona_lab.clients.pricing import price_date, priced
+from persona_lab.db.persona_rows import unsaved_agent
 from persona_lab.db.tables import Agent
 from persona_lab.errors import PersonaLabError
 from persona_lab.lab import Lab
@@ -26,7 +27,7 @@ from persona_lab.responses.changes import restore
 from persona_lab.types import Usage
 from persona_lab.ui.events import PRIVATE_EVENT, Update
 from persona_lab.ui.page_context import PageContext
-from persona_lab.ui.persona_form import Form, build_section, unsaved_agent
+from persona_lab.ui.persona_form import Form, build_section
 from persona_lab.ui.render.answer import raw_answer_html
 from persona_lab.ui.render.persona import stopped_html
 from persona_lab.ui.render.text import (
