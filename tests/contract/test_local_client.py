@@ -282,11 +282,13 @@ def test_clients_on_several_loops_share_an_engine(base: Path) -> None:
 
 async def test_answers_stream_side_by_side(base: Path) -> None:
     one = client(base)
+    await one.load()
+    tokens = 150  # long enough that the other three begin before the first one ends
     prompts = [Prompt(f"{n} speaks: ", kind="transcript") for n in range(4)]
     order: list[int] = []
 
     async def column(number: int) -> None:
-        options = Options(temperature=0, max_tokens=60)
+        options = Options(temperature=0, max_tokens=tokens)
         async for _ in one.stream(prompts[number], options):
             order.append(number)
 
