@@ -1,12 +1,12 @@
 """The Gradio page: one tab, one file. It receives a Lab and knows no SDK and no SQL.
 
 ``page.py`` builds the page: ``header.py`` and the tabs of ``tabs/``; ``workspace.py`` connects
-them. Opening, editing and changing a persona is in ``persona_view.py``, ``autosave.py`` and
-``persona_actions.py``; the state of the model is in ``model_status.py``. ``session.py`` identifies
-the visitor; ``visitor_keys.py`` stores visitors' provider keys. ``streaming.py`` paces streams,
-``prefetch.py`` makes a local model prefill a prompt, and ``render/`` turns values into HTML.
-``gradio_api.py`` declares the endpoints for programs. ``theme.py`` and ``static/`` hold the style
-and the browser's scripts.
+them. ``page_blocks.py`` turns each error of a call into a message. Opening, editing and changing a
+persona is in ``persona_view.py``, ``autosave.py`` and ``persona_actions.py``; the state of the
+model is in ``model_status.py``. ``session.py`` identifies the visitor; ``visitor_keys.py`` stores
+visitors' provider keys. ``streaming.py`` paces streams, ``prefetch.py`` makes a local model prefill
+a prompt, and ``render/`` turns values into HTML. ``gradio_api.py`` declares the endpoints for
+programs. ``theme.py`` and ``static/`` hold the style and the browser's scripts.
 """
 
 from __future__ import annotations

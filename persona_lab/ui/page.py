@@ -24,6 +24,7 @@ from persona_lab.ui.gradio_api import input_finder, name_endpoints
 from persona_lab.ui.header import build_header
 from persona_lab.ui.labels import bilingual_html, build_i18n
 from persona_lab.ui.model_status import model_choices
+from persona_lab.ui.page_blocks import PageBlocks
 from persona_lab.ui.page_context import PageContext
 from persona_lab.ui.prefetch import PromptPrefetcher
 from persona_lab.ui.session import Visitors
@@ -53,7 +54,9 @@ def build(lab: Lab, *, shared: bool = False) -> tuple[gr.Blocks, gr.I18n]:
     default_model = lab.clients.info().spec
     shows_alerts = is_local_only(lab, shared=shared)
 
-    with gr.Blocks(title="Persona Lab", fill_width=True, analytics_enabled=False) as page:
+    with PageBlocks(
+        visitors, title="Persona Lab", fill_width=True, analytics_enabled=False
+    ) as page:
         name_endpoints(page, lab, visitors)  # first: an event of the page could take a name
         with gr.Row(elem_id="topbar", equal_height=False):
             header = build_header(i18n, bilingual, choices, default_model)

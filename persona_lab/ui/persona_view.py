@@ -117,12 +117,14 @@ class PersonaView:
         agents = await visitor.operations(self.lab).list_persona_names()
         agents.sort(key=lambda agent: (agent.demo, agent.language != visitor.language))
         listed = [(persona_label(agent, visitor), agent.id) for agent in agents]
-        name = next((agent.name for agent in agents if agent.id == open_id), "…")
+        opened = next((agent for agent in agents if agent.id == open_id), None)
+        name = opened.name if opened else "…"
         current = (visitor.translate("compare.current", name=name), CURRENT)
         update: Update = {
             column.persona: gr.update(choices=[current, *listed]) for column in self.compare.columns
         }
-        return update | {self.header.persona: gr.update(choices=listed, value=open_id)}
+        value = opened.id if opened else None
+        return update | {self.header.persona: gr.update(choices=listed, value=value)}
 
     async def open(self, persona_id: str, model: str, visitor: Visitor) -> Update:
         """Return updates of all components for a persona, with its newest chat."""

@@ -36,7 +36,7 @@ class Visitor:
         user_id: The id of the user, who owns the visitor's personas and chats.
         session: The Gradio session of the open page; a reload begins a new one.
         language: The language of the page's texts.
-        words: The texts of ``templates/ui.yaml``.
+        translations: The texts of ``templates/ui.yaml``.
         error_handler: Writes error texts.
         service: Answers the visitor, with the page's own provider keys where it has any.
     """
@@ -123,20 +123,24 @@ class Visitors:
         """
         # A call with neither cookie nor session gets a user that no later request can reach.
         secret = _visitor_secret(request) or f"session:{secrets.token_hex()}"
-        visitor = Visitor(
-            self._known.get(secret, ""),
-            request.session_hash or "",
-            language_of(dict(request.cookies), request.headers),
-            self._translations,
-            self._lab.error_handler,
-            self._lab.service,
-        )
+        visitor = replace(self.unidentified(request), user_id=self._known.get(secret, ""))
         if visitor.user_id:
             return self.with_current_keys(visitor)
         with visitor.error_toasts():  # a new visitor is a new row: a full disk fails here
             user = await asyncio.to_thread(self._lab.store.user_for_secret, secret)
         self._known[secret] = user.id
         return self.with_current_keys(replace(visitor, user_id=user.id))
+
+    def unidentified(self, request: gr.Request) -> Visitor:
+        """Return the visitor of ``request`` without a user: enough for texts in their language."""
+        return Visitor(
+            "",
+            request.session_hash or "",
+            language_of(dict(request.cookies), request.headers),
+            self._translations,
+            self._lab.error_handler,
+            self._lab.service,
+        )
 
     def with_current_keys(self, visitor: Visitor) -> Visitor:
         """Return the visitor with the service for their page's current keys."""
