@@ -13,14 +13,21 @@ import contextlib
 import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from persona_lab.clients.error_mapping import map_error
 from persona_lab.clients.middleware.wrapper import CallContext, log_provider_event
-from persona_lab.errors import InputError, InvalidResponse, NotFound, OnlyThoughts, PersonaLabError
+from persona_lab.errors import (
+    InputError,
+    InvalidResponse,
+    NotFound,
+    OnlyThoughts,
+    PersonaLabError,
+    ProviderError,
+    Refused,
+)
 from persona_lab.monitor.request_context import bind_fields
 from persona_lab.pipeline.drafts import finish_despite_cancel
-from persona_lab.pipeline.fallback_chain import can_fall_back
 from persona_lab.pipeline.prompt_size import build_fitting_prompt
 from persona_lab.pipeline.turn_metadata import language_of, message_metadata
 from persona_lab.pipeline.turn_state import TurnRequest, TurnState
@@ -315,3 +322,12 @@ class Turn:
         client.validate_response(
             Completion(text, model, state.usage_or_estimate, state.finish_reason)
         )
+
+
+def can_fall_back(error: Exception) -> TypeGuard[ProviderError]:
+    """Return whether the next model of the fallback chain may be called after ``error``.
+
+    The chain continues after a failure of one provider. It stops at our own errors, at invalid
+    input and at a refusal: a refused message must not go from model to model until one accepts it.
+    """
+    return isinstance(error, ProviderError) and not isinstance(error, Refused)
