@@ -45,11 +45,11 @@ def main() -> int:
             from persona_lab.ui import serve
 
             serve(settings, share=share)
-    except ConfigurationError as wrong:
-        return stopped(str(wrong))
-    except (StorageError, OSError) as wrong:
-        full = isinstance(map_error(wrong), DiskFull)
-        reason = "the disk is full" if full else str(wrong)
+    except ConfigurationError as error:
+        return stopped(str(error))
+    except (StorageError, OSError) as error:
+        full = isinstance(map_error(error), DiskFull)
+        reason = "the disk is full" if full else str(error)
         return stopped(f"DATABASE_URL: the database can't be written: {reason}")
     return 0
 

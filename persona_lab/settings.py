@@ -284,7 +284,7 @@ def load_settings() -> Settings:
     """
     try:
         return Settings()
-    except ValidationError as wrong:
-        first = wrong.errors(include_url=False, include_input=False)[0]
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
         name = str(first["loc"][0]).upper() if first["loc"] else "settings"
         raise ConfigurationError(f"{name}: {first['msg']}") from None

@@ -53,8 +53,8 @@ class Translations:
             for key, texts in _leaves(tree):
                 self._texts[key] = texts
                 self._blanks[key] = _placeholders_of(key, texts)
-        except _InvalidKeyError as wrong:
-            raise ConfigurationError(f"{path.name}: {wrong}") from wrong
+        except _InvalidKeyError as error:
+            raise ConfigurationError(f"{path.name}: {error}") from error
 
     def __call__(self, key: str, language: str, /, **details: Any) -> str:
         """Return the text for ``key``, in Japanese for every language but "en".
@@ -129,8 +129,8 @@ def _placeholders_of(key: str, texts: dict[str, str]) -> frozenset[str]:
     for language, text in texts.items():
         try:
             parts = list(string.Formatter().parse(text))
-        except ValueError as wrong:
-            raise _InvalidKeyError(key, f"{language}: {wrong}") from wrong
+        except ValueError as error:
+            raise _InvalidKeyError(key, f"{language}: {error}") from error
         names = [name for _, name, _, _ in parts if name is not None]
         for name in names:
             if not name.isidentifier():

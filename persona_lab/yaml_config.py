@@ -82,7 +82,7 @@ def load(
     path: Path,
     model: type[_Model],
     *,
-    error: type[ConfigurationError] = ConfigurationError,
+    error_class: type[ConfigurationError] = ConfigurationError,
     place: Callable[[Location], str] = numbered_place,
 ) -> _Model:
     """Return the content of a YAML file as ``model``.
@@ -90,13 +90,13 @@ def load(
     Args:
         path: The file.
         model: What the file must hold. It should forbid unknown keys, as :class:`StrictModel`.
-        error: The class of the errors that are raised.
+        error_class: The class of the errors that are raised.
         place: Writes where in the file a fault is.
 
     Raises:
-        ConfigurationError: As ``error``; one line that names the file, the place and the fault.
+        ConfigurationError: As ``error_class``, in one line: file, place and fault.
     """
-    content = read_yaml(path, error=error)
+    content = read_yaml(path, error_class=error_class)
     try:
         return model.model_validate(content)
     except ValidationError as invalid:
@@ -107,29 +107,29 @@ def load(
             reason = f"must be a mapping with {', '.join(model.model_fields)}"
         where = place(location)
         line = ": ".join(part for part in (path.name, where, reason) if part)
-        raise error(line, file=path.name, where=where) from None
+        raise error_class(line, file=path.name, where=where) from None
 
 
-def read_yaml(path: Path, *, error: type[ConfigurationError] = ConfigurationError) -> Any:
+def read_yaml(path: Path, *, error_class: type[ConfigurationError] = ConfigurationError) -> Any:
     """Return the plain values of a YAML file.
 
     Raises:
-        ConfigurationError: As ``error``; one line that names the file, and the line or the key.
+        ConfigurationError: As ``error_class``, in one line: file, and line or key.
     """
     try:
         with path.open(encoding="utf-8") as file:
             return yaml.load(file, _Loader)  # noqa: S506 - a subclass of the safe loader
-    except _WrongKeyError as wrong:
-        raise error(f"{path.name}: {wrong}", file=path.name) from None
-    except yaml.YAMLError as wrong:
-        mark = getattr(wrong, "problem_mark", None)
+    except _WrongKeyError as error:
+        raise error_class(f"{path.name}: {error}", file=path.name) from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}" if mark else ""
-        problem = getattr(wrong, "problem", None) or getattr(wrong, "reason", None)
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None)
         line = ": ".join(part for part in (path.name, where, problem or "isn't YAML") if part)
-        raise error(line, file=path.name, where=where) from wrong
-    except (OSError, UnicodeDecodeError) as wrong:
-        why = getattr(wrong, "strerror", None) or "not UTF-8"
-        raise error(f"{path.name}: can't be read: {why}", file=path.name) from wrong
+        raise error_class(line, file=path.name, where=where) from error
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "not UTF-8"
+        raise error_class(f"{path.name}: can't be read: {why}", file=path.name) from error
 
 
 def unfold(text: str) -> str:

@@ -75,9 +75,9 @@ class Vault:
             status = answer.status_code
             if status == 200:
                 return {str(k): str(v) for k, v in answer.json()["data"]["data"].items()}
-        except (httpx2.HTTPError, httpx2.InvalidURL, ValueError, LookupError, TypeError) as wrong:
+        except (httpx2.HTTPError, httpx2.InvalidURL, ValueError, LookupError, TypeError) as error:
             # The cause is dropped: h11 prints a header that it can't send.
-            raise ConnectionError(f"the vault gave no answer: {type(wrong).__name__}") from None
+            raise ConnectionError(f"the vault gave no answer: {type(error).__name__}") from None
         if 400 <= status < 500:
             raise PermissionError(f"the vault refused: HTTP {status}")
         raise ConnectionError(f"the vault can't answer: HTTP {status}")
@@ -217,8 +217,8 @@ class ApiKeys:
     def _read(self, file: _File, variable: str, first: bool) -> str:
         try:
             key = file.read()
-        except (OSError, ValueError) as wrong:
-            why = getattr(wrong, "strerror", None) or "not UTF-8"
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or "not UTF-8"
             if first:
                 raise ConfigurationError(f"{variable}: {file.path}: {why}") from None
             self._warn_unreadable(variable, why)
@@ -230,10 +230,10 @@ class ApiKeys:
         self._next_vault_read = self._clock() + self._given.keys_ttl
         try:
             found = vault.read()
-        except (OSError, ValueError) as wrong:
-            if first and isinstance(wrong, PermissionError):
-                raise ConfigurationError(f"VAULT_ADDR: {wrong}") from None
-            self._warn_unreadable("VAULT_ADDR", str(wrong))
+        except (OSError, ValueError) as error:
+            if first and isinstance(error, PermissionError):
+                raise ConfigurationError(f"VAULT_ADDR: {error}") from None
+            self._warn_unreadable("VAULT_ADDR", str(error))
             return
         self._unreadable.discard("VAULT_ADDR")
         self._from_vault = {name.lower(): key.strip() for name, key in found.items()}

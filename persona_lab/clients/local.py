@@ -297,8 +297,8 @@ class LocalClient(LLMClientInterface):
             pass  # some templates have no system role: use the first user message
         try:
             return render(messages=_without_system(messages))
-        except _TEMPLATE_ERRORS as wrong:
-            raise BadRequest(str(wrong), provider="local", model=self.info.name) from wrong
+        except _TEMPLATE_ERRORS as error:
+            raise BadRequest(str(error), provider="local", model=self.info.name) from error
 
 
 Client = LocalClient

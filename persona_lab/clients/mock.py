@@ -93,8 +93,8 @@ class MockClient(LLMClientInterface):
         try:
             options = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
             self.behaviour = Behaviour.model_validate(options)
-        except (ValidationError, ValueError) as wrong:
-            raise UnknownModel(model=info.spec) from wrong
+        except (ValidationError, ValueError) as error:
+            raise UnknownModel(model=info.spec) from error
         if name != "echo":
             raise UnknownModel(model=info.spec)
 

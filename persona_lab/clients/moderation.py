@@ -67,10 +67,10 @@ class OpenAIModerator:
                 found = answer.results[0]
                 names = found.categories.model_dump(by_alias=True)
                 flagged = bool(found.flagged)
-            except (AttributeError, TypeError, IndexError) as wrong:
+            except (AttributeError, TypeError, IndexError) as error:
                 raise InvalidResponse(
                     provider=self._info.provider, model=self._info.name
-                ) from wrong
+                ) from error
             finally:
                 if self._http_client is None:
                     await sdk.close()

@@ -104,8 +104,8 @@ def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """
     try:
         return Overrides.model_validate(dict(options)).model_dump(exclude_none=True)
-    except ValidationError as wrong:
-        first = wrong.errors(include_url=False)[0]
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
         name = str(first["loc"][0])
         why = "unknown_option" if first["type"] == "extra_forbidden" else "option_value"
         value = repr(options[name])[:40]

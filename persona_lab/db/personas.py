@@ -268,8 +268,8 @@ class PersonaQueries(StoreBase):
             values = {field: value for field, value in fields.items() if field not in ("id", "try")}
             try:
                 personas_by_seed[seed] = clean_persona(blank | values)
-            except InvalidPersona as wrong:
-                raise ConfigurationError(f"personas: {seed}: {wrong}") from wrong
+            except InvalidPersona as error:
+                raise ConfigurationError(f"personas: {seed}: {error}") from error
         with self._write() as session:
             if self.engine.dialect.name == "postgresql":
                 session.connection().exec_driver_sql("SELECT pg_advisory_xact_lock(7266)")

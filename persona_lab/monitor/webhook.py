@@ -77,8 +77,8 @@ class Webhook:
         while (make_message := self._queue.get()) is not None:
             try:
                 self._deliver(make_message())
-            except Exception as wrong:  # noqa: BLE001 - the next message is worth another try
-                _log_failure(error_class=type(wrong).__name__)
+            except Exception as error:  # noqa: BLE001 - the next message is worth another try
+                _log_failure(error_class=type(error).__name__)
 
     def _deliver(self, message: Message) -> None:
         import httpx2

@@ -110,4 +110,4 @@ def read_rules(path: Path) -> RuleFile:
     Raises:
         TemplateError: One line that names the file and the rule.
     """
-    return load(path, RuleFile, error=TemplateError)
+    return load(path, RuleFile, error_class=TemplateError)

@@ -229,21 +229,21 @@ def _translate_template_errors(file: str, work: Callable[[], _T]) -> _T:
     """Do ``work``. A template can raise any error (1/0); name its file and line."""
     try:
         return work()
-    except jinja2.TemplateSyntaxError as wrong:
-        raise _template_error(wrong.name or file, wrong.lineno, wrong.message) from wrong
-    except jinja2.TemplateNotFound as wrong:
+    except jinja2.TemplateSyntaxError as error:
+        raise _template_error(error.name or file, error.lineno, error.message) from error
+    except jinja2.TemplateNotFound as error:
         raise _template_error(
-            *_error_location(file, wrong), f"there is no prompts/{wrong.name}"
-        ) from wrong
-    except Exception as wrong:
+            *_error_location(file, error), f"there is no prompts/{error.name}"
+        ) from error
+    except Exception as error:
         raise _template_error(
-            *_error_location(file, wrong), str(wrong) or type(wrong).__name__
-        ) from wrong
+            *_error_location(file, error), str(error) or type(error).__name__
+        ) from error
 
 
-def _error_location(file: str, wrong: Exception) -> tuple[str, int | None]:
+def _error_location(file: str, error: Exception) -> tuple[str, int | None]:
     """Return file and line of the error: those of the innermost template in the traceback."""
-    for frame in reversed(traceback.extract_tb(wrong.__traceback__)):
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if frame.filename.endswith(".j2"):
             return Path(frame.filename).name, frame.lineno
     return file, None

@@ -132,7 +132,7 @@ class Tones:
         Raises:
             TemplateError: The file is invalid. The message names the file, the tone and the rule.
         """
-        self.tones = load(path, _File, error=TemplateError).tones
+        self.tones = load(path, _File, error_class=TemplateError).tones
 
     def of(self, agent: Agent) -> Tone | None:
         """Return the tone for the first tone of the persona that has one; None without one.

@@ -45,7 +45,7 @@ def test_load_returns_the_model(path: Path) -> None:
 def test_load_names_the_place_in_one_line(path: Path, text: str, line: str) -> None:
     path.write_text(text + "\n", "utf-8")
     with pytest.raises(TemplateError) as raised:
-        load(path, File, error=TemplateError)
+        load(path, File, error_class=TemplateError)
     assert str(raised.value).startswith(line)
     assert "\n" not in str(raised.value)
 
