@@ -150,19 +150,22 @@ class MessageQueries(StoreBase):
         with self._write() as session:
             return supersede(session, own_chat(session, chat_id, user_id, lock=True))
 
-    def restore_answer(self, asked_id: str, *, user_id: str) -> None:
+    def restore_answer(self, question_id: str, *, user_id: str) -> None:
         """Restore the newest complete or stopped answer to a message; supersede its other answers.
 
         Raises:
             NotFound: There is no such message, or it belongs to another user.
         """
         with self._write() as session:
-            asked = session.get(Message, asked_id) if is_id(asked_id) else None
-            chat = session.get(Chat, asked.chat_id, with_for_update=True) if asked else None
-            if asked is None or chat is None or chat.user_id != user_id:
+            question = session.get(Message, question_id) if is_id(question_id) else None
+            chat = session.get(Chat, question.chat_id, with_for_update=True) if question else None
+            if question is None or chat is None or chat.user_id != user_id:
                 raise NotFound(kind="message")
             chat.revision = next_revision()
-            after = [col(Message.chat_id) == asked.chat_id, col(Message.position) > asked.position]
+            after = [
+                col(Message.chat_id) == question.chat_id,
+                col(Message.position) > question.position,
+            ]
             following = session.exec(
                 select(func.min(Message.position)).where(*after, col(Message.sender) == "user")
             ).one()
@@ -305,14 +308,14 @@ def insert_message(
     if sender == "ai":
         strip_details(session, message, full_details, chat.user_id)
     if instead:
-        asked = (
+        question_position = (
             select(func.max(Message.position))
             .where(Message.chat_id == chat.id, Message.sender == "user")
             .scalar_subquery()
         )
         session.exec(
             update(Message)
-            .where(col(Message.chat_id) == chat.id, col(Message.position) > asked)
+            .where(col(Message.chat_id) == chat.id, col(Message.position) > question_position)
             .values(superseded=True)
         )
     session.add(message)
@@ -356,37 +359,37 @@ def change_message(
 
 def supersede(session: Session, chat: Chat) -> Message:
     """Supersede the answers to the last question of a locked chat, and return the question."""
-    asked = session.exec(
+    question = session.exec(
         select(Message)
         .where(Message.chat_id == chat.id, Message.sender == "user")
         .order_by(col(Message.position).desc())
     ).first()
-    if asked is None:
+    if question is None:
         raise NotFound(kind="message")
     session.exec(
         update(Message)
-        .where(col(Message.chat_id) == chat.id, col(Message.position) > asked.position)
+        .where(col(Message.chat_id) == chat.id, col(Message.position) > question.position)
         .values(superseded=True)
     )
     chat.revision = next_revision()
-    if chat.summary_through >= asked.position:
+    if chat.summary_through >= question.position:
         chat.summary, chat.summary_through = "", -1
-    return asked
+    return question
 
 
 def _oldest_first(rows: Iterable[Message]) -> Iterator[tuple[Message, Message]]:
     """Yield questions with the last of their answers, from messages in ascending order."""
-    asked: Message | None = None
+    question: Message | None = None
     answer: Message | None = None
     for message in rows:
         if message.sender == "ai":
             answer = message
         else:
-            if asked is not None and answer is not None:
-                yield asked, answer
-            asked, answer = message, None
-    if asked is not None and answer is not None:
-        yield asked, answer
+            if question is not None and answer is not None:
+                yield question, answer
+            question, answer = message, None
+    if question is not None and answer is not None:
+        yield question, answer
 
 
 def _newest_first(rows: Iterable[Message]) -> Iterator[tuple[Message, Message]]:

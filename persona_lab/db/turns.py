@@ -23,12 +23,12 @@ class TurnStart:
 
     Attributes:
         agent: The persona of the chat.
-        asked: The stored message to answer.
+        question: The stored message to answer.
         state: The state of the chat with that message.
     """
 
     agent: Agent
-    asked: Message
+    question: Message
     state: ChatState
 
 
@@ -56,7 +56,7 @@ class TurnQueries(StoreBase):
                 raise NotFound(kind="agent")
             agent = readable_agent(session, chat.agent_id, user_id)
             state = read_state(session, chat)
-            asked = insert_message(
+            question = insert_message(
                 session,
                 chat,
                 sender="user",
@@ -64,7 +64,7 @@ class TurnQueries(StoreBase):
                 moment=self._clock(),
                 position=state.last + 1,
             )
-            return TurnStart(agent, asked, replace(state, last=asked.position))
+            return TurnStart(agent, question, replace(state, last=question.position))
 
     def begin_regeneration(self, chat_id: str, *, user_id: str) -> TurnStart:
         """Supersede the answers to the user's last message, and return it like :meth:`begin_turn`.
@@ -76,9 +76,9 @@ class TurnQueries(StoreBase):
         with self._write() as session:
             chat = own_chat(session, chat_id, user_id, deleted=False, lock=True)
             agent = readable_agent(session, chat.agent_id, user_id)
-            asked = supersede(session, chat)
+            question = supersede(session, chat)
             session.flush()
-            return TurnStart(agent, asked, read_state(session, chat))
+            return TurnStart(agent, question, read_state(session, chat))
 
     def finish_turn(
         self,

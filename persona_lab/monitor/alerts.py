@@ -174,14 +174,14 @@ class Alerts:
         record = outcome.record
         if record.user_key:  # faults and costs of a visitor's own account don't count
             return
-        asked = [(outcome.spec, outcome.code), *(each[:2] for each in outcome.failed_attempts)]
+        attempts = [(outcome.spec, outcome.code), *(each[:2] for each in outcome.failed_attempts)]
         turn = _TurnSample(
             at=self._clock(),
             counted=self._is_watched(outcome.spec)
             and outcome.code not in SERVER_LIMITS
             and record.error_type not in _UNCOUNTED_ERRORS,
             failed=record.status == "failed",
-            limits=sum(code in _LIMITS and self._is_watched(spec) for spec, code in asked),
+            limits=sum(code in _LIMITS and self._is_watched(spec) for spec, code in attempts),
             seconds=record.total_ms / 1000,
         )
         with self._lock:

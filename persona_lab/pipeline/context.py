@@ -184,15 +184,15 @@ class ContextManager:
         entries = (window["entries"] + exchange)[-2 * self._exchanges :] if self._exchanges else []
         await self._windows.put(chat_id, {**window, "entries": [], "unstored": entries})
 
-    async def _append_exchange(self, chat_id: str, asked: Message, answer: Message) -> None:
+    async def _append_exchange(self, chat_id: str, question: Message, answer: Message) -> None:
         window = await self._windows.get(chat_id)
         if window is None:
             return
-        follows = window["through"] + 1 == asked.position == answer.position - 1
+        follows = window["through"] + 1 == question.position == answer.position - 1
         if not follows or answer.status not in ("ok", "stopped") or not answer.content:
             await self._windows.drop(chat_id)
             return
-        entries = [*window["entries"], _entry(asked), _entry(answer)]
+        entries = [*window["entries"], _entry(question), _entry(answer)]
         entries = entries[max(0, len(entries) - 2 * self._exchanges) :]
         updated = {**window, "through": answer.position, "entries": entries, "unstored": []}
         await self._windows.put(chat_id, updated)

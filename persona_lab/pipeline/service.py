@@ -258,7 +258,9 @@ class LLMService:
             if start is None or has_text:
                 return
             try:
-                await asyncio.to_thread(self.store.restore_answer, start.asked.id, user_id=user_id)
+                await asyncio.to_thread(
+                    self.store.restore_answer, start.question.id, user_id=user_id
+                )
             except StorageError:  # the next start of the app restores it
                 log.warning("a previous answer isn't restored", extra={"event": "restore_failed"})
 
@@ -420,11 +422,11 @@ class LLMService:
             "chat",
             user_id,
             start.agent,
-            start.asked.content,
+            start.question.content,
             target=target,
             language=language,
-            chat_id=start.asked.chat_id,
-            asked=start.asked,
+            chat_id=start.question.chat_id,
+            question=start.question,
             chat_state=start.state,
             regenerates=regenerates,
             pending=pending,

@@ -103,11 +103,11 @@ class Summarizer:
         The calls use the user's quota. A task makes a few calls when many exchanges were trimmed,
         for example after summaries were enabled. After a failure the next turn tries again.
         """
-        info, asked = state.info, request.asked
-        if asked is None:
+        info, question = state.info, request.question
+        if question is None:
             return
         positions = (entry["position"] for entry in state.context if "position" in entry)
-        sent_from = min(positions, default=asked.position)
+        sent_from = min(positions, default=question.position)
         try:
             for _ in range(_MAX_CALLS):
                 if not await self._summarize_next(info, request, chat_id, sent_from, clients):

@@ -96,7 +96,7 @@ class Turn:
         draft = self._parts.storage.draft(request)
         held_back = ""
         try:
-            yield Event("start", metadata=message_metadata(request.asked))
+            yield Event("start", metadata=message_metadata(request.question))
             state.started_at = self._clock()
             async with contextlib.aclosing(self._answer()) as texts:
                 async for text in texts:
@@ -180,12 +180,12 @@ class Turn:
 
     async def _context(self) -> Sequence[Entry]:
         request = self._request
-        if request.chat_id is None or request.asked is None:
+        if request.chat_id is None or request.question is None:
             return request.context
         return await self._parts.context_manager.get_context(
             request.chat_id,
             user_id=request.user_id,
-            before=request.asked,
+            before=request.question,
             language=language_of(request.agent),
             state=request.chat_state,
         )

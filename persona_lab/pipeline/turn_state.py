@@ -35,7 +35,7 @@ class TurnRequest:
         context: The exchanges before the message. In a chat it is empty, and the turn reads the
             context from the store.
         chat_id: The chat, or None for a turn without one.
-        asked: The stored message of the user, in a chat.
+        question: The stored message of the user, in a chat.
         chat_state: The state of the chat with that message.
         regenerates: Whether the answer replaces another one. Such an answer bypasses the response
             cache.
@@ -51,7 +51,7 @@ class TurnRequest:
     language: Language | None
     context: Sequence[Entry] = ()
     chat_id: str | None = None
-    asked: Message | None = None
+    question: Message | None = None
     chat_state: ChatState | None = None
     regenerates: bool = False
     pending: bool = False

@@ -101,8 +101,8 @@ class TurnStorage:
     ) -> None:
         """Call ``store`` on a thread. Add the answer that it returns to the cached context."""
         answer = await finish_despite_cancel(asyncio.to_thread(store))
-        if answer is not None and request.chat_id is not None and request.asked is not None:
-            await self.context_manager.update_context(request.chat_id, request.asked, answer)
+        if answer is not None and request.chat_id is not None and request.question is not None:
+            await self.context_manager.update_context(request.chat_id, request.question, answer)
             if state.status == "ok":
                 self.summarizer.start(request.chat_id, request, state, self.clients)
 

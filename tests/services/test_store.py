@@ -808,9 +808,9 @@ def test_a_deleted_conversation_is_hidden_keeps_a_late_answer_and_comes_back(
 def test_a_turn_begins_with_all_it_needs_in_one_transaction(store: Store, world: World) -> None:
     start = store.begin_turn(world.chat, user_id=world.user, content="次は？", agent_id=world.agent)
     assert persona_of(start.agent) == persona_of(store.get_agent(world.agent, user_id=world.user))
-    assert (start.asked.position, start.asked.content) == (2, "次は？")
+    assert (start.question.position, start.question.content) == (2, "次は？")
     assert start.state == store.chat_state(world.chat, user_id=world.user)
-    assert store.messages(world.chat, user_id=world.user)[-1].id == start.asked.id
+    assert store.messages(world.chat, user_id=world.user)[-1].id == start.question.id
 
 
 def test_a_turn_of_a_deleted_row_or_another_persona_stores_nothing(

@@ -11,7 +11,7 @@ import { NEXT } from "./focus.js";
 import { forgetEdited, watchPreview } from "./preview.js";
 
 let unlocking; // timer that unlocks the form
-let asked = ""; // the persona that was chosen and isn't open yet
+let requested = ""; // the persona that was chosen and isn't open yet
 let choice = ""; // its id and the time of the choice
 let focused; // what had the focus when the form was locked
 let patience; // timer after which the page shows that it is opening a persona
@@ -36,8 +36,8 @@ const lockForOpening = () => {
 
 // A chooser reports a choice twice, and also when it is only left: a real choice gets a new value.
 export const chosen = (persona) => {
-  if (persona && persona !== (asked || editing())) {
-    choice = `${(asked = persona)} ${Date.now()}`;
+  if (persona && persona !== (requested || editing())) {
+    choice = `${(requested = persona)} ${Date.now()}`;
     lockForOpening();
   }
   return choice;
@@ -66,7 +66,7 @@ export const reopening = async (values) => {
 };
 
 export const opened = (field) => {
-  asked = "";
+  requested = "";
   resumeFollowing();
   if (!form.arrived && window.innerWidth <= 760) {
     // On a phone the prompt starts folded under the editor.
