@@ -12,7 +12,10 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 from persona_lab.clients.error_mapping import map_error
 from persona_lab.errors import ConfigurationError, DiskFull, StorageError
 from persona_lab.server import check_port, only_instance
-from persona_lab.settings import load_settings
+from persona_lab.settings import Settings, load_settings
+
+LOGGING = ("ANTHROPIC_LOG", "OPENAI_LOG")
+"""Variables that make an SDK log what it sends, and with it the text of messages."""
 
 OPENING = (
     "GRADIO_ALLOWED_PATHS",
@@ -22,6 +25,17 @@ OPENING = (
     "GRADIO_WATCH_DIRS",
 )
 """Variables that let Gradio show files of this machine to visitors, or let them change it."""
+
+
+def adjust_environment(settings: Settings) -> None:
+    """Write what libraries read from the environment in the form that all of them understand."""
+    for name in LOGGING:
+        os.environ.pop(name, None)
+    for name, value in settings.proxies.environment(settings.gradio_server_name).items():
+        for spelling in (name, name.upper()):
+            os.environ.pop(spelling, None)
+        if value:
+            os.environ[name] = value
 
 
 def stopped(reason: str) -> int:
@@ -40,6 +54,7 @@ def main() -> int:
         print(f"Persona Lab: no files are served: {', '.join(dropped)} ignored", file=sys.stderr)
     try:
         settings = load_settings()
+        adjust_environment(settings)
         check_port(settings.gradio_server_name, settings.gradio_server_port)
         with only_instance(settings.database_url):
             from persona_lab.ui import serve

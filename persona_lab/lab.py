@@ -277,7 +277,7 @@ def _monitor(settings: Settings, store: Store, metrics: Metrics, known: frozense
         return Monitor(
             metrics, Alerts(settings, cost_today=cost_today, is_watched=known.__contains__)
         )
-    webhook = Webhook(settings.alert_webhook.get_secret_value())
+    webhook = Webhook(settings.alert_webhook.get_secret_value(), proxies=settings.proxies)
     texts = load_texts(settings.templates_dir, "ui.yaml")
 
     def send(change: Change) -> None:

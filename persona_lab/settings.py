@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, AnyUrl, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from persona_lab.addresses import normalize_address
 from persona_lab.errors import ConfigurationError
+from persona_lab.proxies import Proxies, normalize_proxy
 
 ROOT = Path(__file__).resolve().parent.parent
 """The project's folder, which has ``templates/`` and ``data/``."""
@@ -27,6 +37,16 @@ def _is_provider(name: str) -> str:
 
 
 ProviderName = Annotated[str, AfterValidator(_is_provider)]
+
+
+_ENDPOINTS = {
+    "openai_base_url": (
+        *("/chat/completions", "/completions", "/responses", "/embeddings", "/moderations"),
+        "/models",
+    ),
+    "anthropic_base_url": ("/v1/messages", "/messages", "/v1/complete", "/v1/models", "/v1"),
+}
+"""Paths that the clients add to an address. Documentation of servers often shows the whole."""
 
 
 class Settings(BaseSettings):
@@ -62,11 +82,21 @@ class Settings(BaseSettings):
     """API key for OpenAI or for the server at `OPENAI_BASE_URL`."""
     openai_base_url: str | None = None
     """Address of a server with OpenAI's protocol, with the `/v1`: Ollama, vLLM, llama-server,
-    LM Studio, OpenRouter. Such a server may work without a key."""
+    LM Studio, OpenRouter. Such a server may work without a key. A `?query` goes with each
+    request."""
     anthropic_api_key: SecretStr | None = None
     """API key for Anthropic or for the server at `ANTHROPIC_BASE_URL`."""
     anthropic_base_url: str | None = None
     """Address of another server with Anthropic's protocol."""
+    openai_org_id: str | None = None
+    """Organization that OpenAI bills. A visitor's own key goes without it, and without the next
+    three."""
+    openai_project_id: str | None = None
+    """Project that OpenAI bills."""
+    openai_custom_headers: SecretStr | None = None
+    """Headers for the server with OpenAI's protocol, one `Name: value` a line."""
+    anthropic_custom_headers: SecretStr | None = None
+    """Headers for the server with Anthropic's protocol, one `Name: value` a line."""
     openai_api_key_file: Path | None = None
     """File with OpenAI's key. It is read again when it changes."""
     anthropic_api_key_file: Path | None = None
@@ -83,6 +113,21 @@ class Settings(BaseSettings):
     """Mount of the vault's KV engine (version 2), and the path in it."""
     keys_ttl: float = Field(default=60, gt=0)
     """Seconds that a key from the vault is used before the vault is asked again."""
+
+    http_proxy: str | None = Field(default=None, repr=False)
+    """Proxy for addresses that begin with `http://`. Requests to this machine use no proxy."""
+    https_proxy: str | None = Field(default=None, repr=False)
+    """Proxy for addresses that begin with `https://`."""
+    all_proxy: str | None = Field(default=None, repr=False)
+    """Proxy for either, where its own is not set. Proxies begin with `http://`, `https://`,
+    `socks5://` or `socks5h://`."""
+    no_proxy: str = ""
+    """Hosts without a proxy, separated by commas: names, which include their subdomains,
+    addresses, networks (`10.0.0.0/8`), or `*`."""
+    ssl_cert_file: Path | None = None
+    """File with the certificates to trust instead of the system's."""
+    ssl_cert_dir: Path | None = None
+    """Folder with the certificates to trust instead of the system's."""
 
     llm_timeout: float = Field(default=30, gt=0)
     """Seconds that a remote model may be silent before its answer begins, all tries together."""
@@ -202,18 +247,44 @@ class Settings(BaseSettings):
     models_dir: Path = ROOT / "data" / "models"
     """Folder where weights that come in parts are put together."""
 
-    @field_validator("secrets_dir", "templates_dir", "data_dir")
+    @field_validator("secrets_dir", "templates_dir", "data_dir", "ssl_cert_dir")
     @classmethod
     def _is_folder(cls, value: Path | None) -> Path | None:
         if value is not None and not value.is_dir():
             raise ValueError(f"there is no folder {value}")
         return value
 
+    @field_validator("ssl_cert_file")
+    @classmethod
+    def _is_file(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_file():
+            raise ValueError(f"there is no file {value}")
+        return value
+
     @field_validator("openai_base_url", "anthropic_base_url", "vault_addr")
     @classmethod
-    def _is_http(cls, value: str | None) -> str | None:
-        if value is not None and AnyUrl(value).scheme not in ("http", "https"):
-            raise ValueError("must begin with http:// or https://")
+    def _is_http(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None:
+            return None
+        return normalize_address(value, _ENDPOINTS.get(info.field_name or "", ()))
+
+    @field_validator("http_proxy", "https_proxy", "all_proxy")
+    @classmethod
+    def _is_proxy(cls, value: str | None) -> str | None:
+        return normalize_proxy(value) if value is not None and value.strip() else None
+
+    @field_validator("openai_org_id", "openai_project_id")
+    @classmethod
+    def _is_header_value(cls, value: str | None) -> str | None:
+        if value is not None and not (value.isascii() and value.strip().isprintable()):
+            raise ValueError("has characters that a header can't contain")
+        return value.strip() or None if value is not None else None
+
+    @field_validator("openai_custom_headers", "anthropic_custom_headers")
+    @classmethod
+    def _is_header_list(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            parse_headers(value.get_secret_value())
         return value
 
     @field_validator("alert_webhook")
@@ -249,6 +320,13 @@ class Settings(BaseSettings):
         return value
 
     @property
+    def proxies(self) -> Proxies:
+        """The proxies for requests of this process."""
+        return Proxies(
+            self.http_proxy or "", self.https_proxy or "", self.all_proxy or "", self.no_proxy
+        )
+
+    @property
     def local_models(self) -> list[str]:
         """The local models that the settings name."""
         names = [self.llm_model] if self.llm_provider == "local" else []
@@ -270,6 +348,23 @@ class Settings(BaseSettings):
         """The default model as ``provider:model``; ``provider:`` means the provider's first."""
         local = self.local_models if self.llm_provider == "local" else []
         return f"{self.llm_provider}:{self.llm_model or next(iter(local), '')}"
+
+
+def parse_headers(text: str) -> dict[str, str]:
+    """Return the headers in ``text``, one ``Name: value`` a line.
+
+    Raises:
+        ValueError: A line isn't a header.
+    """
+    headers = {}
+    for line in filter(None, map(str.strip, text.splitlines())):
+        name, colon, value = map(str.strip, line.partition(":"))
+        if not (colon and re.fullmatch(r"[!#$%&'*+.^_`|~\w-]+", name, re.ASCII)):
+            raise ValueError("must have one header a line, as Name: value")
+        if not (value.isascii() and value.isprintable()):
+            raise ValueError("has characters that a header can't contain")
+        headers[name] = value
+    return headers
 
 
 def _split_names(text: str) -> list[str]:

@@ -77,7 +77,8 @@ def _folder(path: Path) -> str:
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in Settings.model_fields:
-        monkeypatch.delenv(name.upper(), raising=False)
+        for spelling in (name, name.upper()):
+            monkeypatch.delenv(spelling, raising=False)
 
 
 @pytest.fixture

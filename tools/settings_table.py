@@ -25,6 +25,7 @@ TARGET = ROOT / "docs" / "settings.md"
 SECTIONS = {
     "llm_provider": "Default model",
     "openai_api_key": "Providers and keys",
+    "http_proxy": "Proxies and certificates",
     "llm_timeout": "Time limits, retries and circuit breaker",
     "local_model": "Local models",
     "database_url": "Database and Redis",

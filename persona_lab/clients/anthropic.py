@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from persona_lab.clients.catalog import ModelInfo
 from persona_lab.clients.event_stream import Event, integers, string, text_of
-from persona_lab.clients.http import NO_KEY, AnswerEvent, HttpClient
+from persona_lab.clients.http import AnswerEvent, HttpClient, open_sdk
 from persona_lab.clients.provider import Provider
 from persona_lab.errors import (
     BadKey,
@@ -34,6 +34,7 @@ PROVIDER = Provider(
     label="Anthropic",
     key_setting="anthropic_api_key",
     url_setting="anthropic_base_url",
+    headers_setting="anthropic_custom_headers",
     default_url="https://api.anthropic.com",
     libraries=("anthropic",),
     error_types={
@@ -70,12 +71,7 @@ class AnthropicClient(HttpClient):
 
         super().__init__(info, settings)
         self._sdk_error = anthropic.AnthropicError
-        self._sdk = anthropic.AsyncAnthropic(
-            api_key=self._key or NO_KEY,
-            base_url=self._base_url,
-            max_retries=0,
-            http_client=http_client,
-        )
+        self._sdk = open_sdk(anthropic.AsyncAnthropic, PROVIDER, settings, http_client)
 
     def request(self, prompt: Prompt, options: Options) -> tuple[str, dict[str, Any]]:
         """Return the path and the body of the request.

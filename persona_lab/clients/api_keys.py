@@ -26,6 +26,7 @@ from pydantic import SecretStr
 
 from persona_lab.clients.registry import get_provider, list_keyed_providers
 from persona_lab.errors import ConfigurationError
+from persona_lab.proxies import Proxies
 from persona_lab.settings import Settings
 
 log = logging.getLogger("persona_lab.keys")
@@ -53,12 +54,20 @@ class Vault:
         address: The URL of the vault.
         secret: The mount of the engine and the path in it: ``secret/persona-lab``.
         token: Returns the current access token. It is called for each request.
+        proxies: The proxies of the settings.
     """
 
-    def __init__(self, address: str, secret: str, token: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        address: str,
+        secret: str,
+        token: Callable[[], str],
+        proxies: Proxies = Proxies(),  # noqa: B008 - it is immutable
+    ) -> None:
         mount, _, path = secret.strip("/").partition("/")
         self._url = f"{address.rstrip('/')}/v1/{mount}/data/{path}"
         self._token = token
+        self._proxies = proxies
 
     def read(self) -> Mapping[str, str]:
         """Return the keys by the names of their settings.
@@ -71,7 +80,8 @@ class Vault:
 
         headers = {"X-Vault-Token": self._token(), "X-Vault-Request": "true"}
         try:
-            answer = httpx2.get(self._url, headers=headers, timeout=VAULT_TIMEOUT_S)
+            with httpx2.Client(**self._proxies.client_options(self._url)) as client:
+                answer = client.get(self._url, headers=headers, timeout=VAULT_TIMEOUT_S)
             status = answer.status_code
             if status == 200:
                 return {str(k): str(v) for k, v in answer.json()["data"]["data"].items()}
@@ -263,7 +273,7 @@ class ApiKeys:
             self._secrets[read] = None
             return read
 
-        return Vault(given.vault_addr, given.vault_secret, token)
+        return Vault(given.vault_addr, given.vault_secret, token, given.proxies)
 
 
 class UserKeys:
@@ -298,11 +308,13 @@ class UserKeys:
 
     @property
     def settings(self) -> Settings:
-        """The settings with the visitor's keys."""
-        user_keys = {
-            get_provider(provider).key_setting: key for provider, key in self._user_keys.items()
-        }
-        return self._shared.settings.model_copy(update=user_keys)
+        """The settings with the visitor's keys, without the rest of the operator's account."""
+        changed: dict[str, SecretStr | None] = {}
+        for name, key in self._user_keys.items():
+            provider = get_provider(name)
+            changed |= dict.fromkeys(provider.account_settings)
+            changed[provider.key_setting] = key
+        return self._shared.settings.model_copy(update=changed)
 
     @property
     def changing(self) -> bool:

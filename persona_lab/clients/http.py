@@ -13,7 +13,7 @@ import functools
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from pydantic import SecretStr
 
@@ -22,6 +22,7 @@ from persona_lab.clients.catalog import ModelInfo
 from persona_lab.clients.error_mapping import map_error
 from persona_lab.clients.event_stream import ErrorEvent, Event, EventDecoder
 from persona_lab.clients.finish_reasons import BROKEN_OFF, UNKNOWN, normalize_finish_reason
+from persona_lab.clients.provider import Provider
 from persona_lab.errors import BadKey, InvalidResponse, Offline, Overloaded, ProviderError
 from persona_lab.settings import Settings
 from persona_lab.types import Chunk, Image, Options, Prompt, Usage
@@ -222,6 +223,49 @@ class HttpClient(LLMClientInterface):
             return UNKNOWN
         # A closed connection looks like the end of the answer. Only a reason or a mark is proof.
         raise Offline(**context) if has_text else InvalidResponse(**context)
+
+
+SDK_T = TypeVar("SDK_T")
+
+
+def open_sdk(
+    kind: Callable[..., SDK_T],
+    provider: Provider,
+    settings: Settings,
+    http_client: httpx2.AsyncClient | None = None,
+    **options: Any,
+) -> SDK_T:
+    """Create the client of an SDK with an explicit value for everything that it would look up.
+
+    The SDKs read proxies, keys, the account and further headers from the environment. These are
+    the operator's, and a request may have a visitor's key.
+
+    Args:
+        kind: The class of the SDK's client.
+        provider: The declaration of the provider.
+        settings: The settings.
+        http_client: Replaces the HTTP client.
+        **options: Further arguments of ``kind``.
+    """
+    import httpx2
+
+    url = provider.base_url(settings)
+    if http_client is None:
+        http_client = httpx2.AsyncClient(
+            follow_redirects=True,
+            limits=httpx2.Limits(max_connections=1000, max_keepalive_connections=100),
+            **settings.proxies.client_options(url),
+        )
+    sdk: Any = kind(
+        api_key=plain_key(provider.api_key(settings)) or NO_KEY,
+        base_url=url,
+        default_query=provider.query(settings),
+        http_client=http_client,
+        **{"max_retries": 0, **options},
+    )
+    # An argument would be added to the headers of the environment.
+    sdk._custom_headers = provider.headers(settings)
+    return cast("SDK_T", sdk)
 
 
 def complete_usage(usage: Usage, prompt: Prompt, text: str) -> Usage:

@@ -10,8 +10,8 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from persona_lab.clients.catalog import ModelInfo
-from persona_lab.clients.http import NO_KEY, check_key, http_timeout, plain_key, translate_errors
-from persona_lab.clients.openai import PROVIDER
+from persona_lab.clients.http import check_key, http_timeout, plain_key, translate_errors
+from persona_lab.clients.openai import PROVIDER, open_openai
 from persona_lab.errors import InvalidResponse
 from persona_lab.types import Options
 
@@ -54,12 +54,11 @@ class OpenAIModerator:
         key, patience = plain_key(PROVIDER.api_key(settings)), settings.llm_timeout
         check_key(self._info, key)
         with translate_errors(self._info, key, openai.OpenAIError):
-            sdk = openai.AsyncOpenAI(
-                api_key=key or NO_KEY,
-                base_url=PROVIDER.base_url(settings),
+            sdk = open_openai(
+                settings,
+                self._http_client,
                 max_retries=settings.llm_retries,
                 timeout=http_timeout(Options(timeout=patience)),
-                http_client=self._http_client,
             )
             try:
                 async with asyncio.timeout(patience):

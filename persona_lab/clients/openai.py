@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from persona_lab.clients.catalog import ModelInfo
 from persona_lab.clients.event_stream import ErrorEvent, Event, integers, string, text_of
-from persona_lab.clients.http import NO_KEY, AnswerEvent, HttpClient, data_url
+from persona_lab.clients.http import AnswerEvent, HttpClient, data_url, open_sdk
 from persona_lab.clients.provider import Provider
 from persona_lab.errors import (
     BadKey,
@@ -29,6 +29,7 @@ from persona_lab.types import Options, Prompt, PromptMessage, Usage
 
 if TYPE_CHECKING:
     import httpx2
+    import openai
 
     from persona_lab.settings import Settings
 
@@ -41,6 +42,11 @@ PROVIDER = Provider(
     label="OpenAI",
     key_setting="openai_api_key",
     url_setting="openai_base_url",
+    header_settings={
+        "OpenAI-Organization": "openai_org_id",
+        "OpenAI-Project": "openai_project_id",
+    },
+    headers_setting="openai_custom_headers",
     default_url="https://api.openai.com/v1",
     libraries=("openai",),
     error_types={
@@ -59,6 +65,17 @@ PROVIDER = Provider(
         "rate_limit_exceeded": RateLimited,
     },
 )
+
+
+def open_openai(
+    settings: Settings, http_client: httpx2.AsyncClient | None = None, **options: Any
+) -> openai.AsyncOpenAI:
+    """Create the SDK's client. Its account comes from the settings, not from the environment."""
+    import openai
+
+    sdk = open_sdk(openai.AsyncOpenAI, PROVIDER, settings, http_client, **options)
+    sdk.organization = sdk.project = None
+    return sdk
 
 
 class OpenAIClient(HttpClient):
@@ -88,12 +105,7 @@ class OpenAIClient(HttpClient):
         host = urlsplit(self._base_url).hostname or ""
         self._is_official = host == "openai.com" or host.endswith(".openai.com")
         self._sdk_error = openai.OpenAIError
-        self._sdk = openai.AsyncOpenAI(
-            api_key=self._key or NO_KEY,
-            base_url=self._base_url,
-            max_retries=0,
-            http_client=http_client,
-        )
+        self._sdk = open_openai(settings, http_client)
 
     def request(self, prompt: Prompt, options: Options) -> tuple[str, dict[str, Any]]:
         """Return the path and the body of the request."""

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl
+
+from persona_lab.addresses import split_query
+from persona_lab.settings import parse_headers
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
@@ -24,6 +28,9 @@ class Provider:
             "" if it needs none. The field ``<key_setting>_file`` names a file with the key.
         url_setting: The field that holds the address of another server, which may need no key;
             "" if the server is fixed.
+        header_settings: The fields that hold headers of the operator's account, by the name of the
+            header. They never go out with a visitor's key.
+        headers_setting: The field with further headers of the operator; "" if there is none.
         default_url: Address of the provider's official server.
         libraries: Slow libraries that the client imports when it is created.
         free: Whether its tokens cost nothing.
@@ -37,6 +44,8 @@ class Provider:
     label: str = ""
     key_setting: str = ""
     url_setting: str = ""
+    header_settings: Mapping[str, str] = field(default_factory=dict)
+    headers_setting: str = ""
     default_url: str = ""
     libraries: tuple[str, ...] = ()
     free: bool = False
@@ -56,8 +65,26 @@ class Provider:
         return url or ""
 
     def base_url(self, settings: Settings) -> str:
-        """Return the address of the server to call."""
-        return self.custom_url(settings) or self.default_url
+        """Return the address of the server to call, without its query."""
+        return split_query(self.custom_url(settings) or self.default_url)[0]
+
+    def query(self, settings: Settings) -> dict[str, str]:
+        """Return the query that goes with each request."""
+        return dict(parse_qsl(split_query(self.custom_url(settings))[1], keep_blank_values=True))
+
+    def headers(self, settings: Settings) -> dict[str, str]:
+        """Return the headers of the operator's account."""
+        given: SecretStr | None = (
+            getattr(settings, self.headers_setting) if self.headers_setting else None
+        )
+        named = {name: getattr(settings, of) for name, of in self.header_settings.items()}
+        further = parse_headers(given.get_secret_value()) if given is not None else {}
+        return {name: value for name, value in named.items() if value} | further
+
+    @property
+    def account_settings(self) -> tuple[str, ...]:
+        """The fields of the operator's account beside the key."""
+        return (*self.header_settings.values(), *filter(None, (self.headers_setting,)))
 
     def is_configured(self, settings: Settings) -> bool:
         """Return whether ``settings`` hold a key or another server, if it needs one."""

