@@ -294,6 +294,7 @@ class LLMService:
         kind: str = "try",
         language: Language | None = None,
         pending: bool = False,
+        validator: InputValidator | None = None,
         **options: Any,
     ) -> AsyncGenerator[Event, None]:
         """Answer a message without a chat, and stream the answer. No message is stored.
@@ -308,6 +309,7 @@ class LLMService:
             language: The language of error texts; None for the persona's language.
             pending: Whether "delta" events have the unfinished text too. See
                 :class:`~persona_lab.types.Event`.
+            validator: Checks the message; None for the service's own.
             **options: Fields of :class:`~persona_lab.types.Options`.
 
         Yields:
@@ -317,7 +319,7 @@ class LLMService:
             InputError: The message, the model or an option is invalid.
         """
         target = resolve_target(self.clients, model, options, with_fallback=False)
-        text = self.input_validator.validate_message(message)
+        text = (validator or self.input_validator).validate_message(message)
         request = TurnRequest(
             kind,
             user_id,

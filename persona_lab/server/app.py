@@ -5,7 +5,8 @@ It authenticates each request, limits its body, sets the request id and answers 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Security
@@ -64,13 +65,27 @@ def get_operations(lab: LabDep, caller: CallerDep) -> Operations:
 OperationsDep = Annotated[Operations, Depends(get_operations)]
 
 
+@dataclass(frozen=True, slots=True)
+class Attachments:
+    """How the parts of a body are dropped that no route reads.
+
+    Attributes:
+        drop: Returns a body without them.
+        max_body: The largest body with them, in bytes.
+    """
+
+    drop: Callable[[bytes], bytes]
+    max_body: int
+
+
 def create_api_app(
     lab: Lab,
     routers: Sequence[APIRouter],
     *,
     error_body: ErrorBody,
     max_body: int,
-    statuses: Mapping[int, int] | None = None,
+    status_of_error: Callable[[PersonaLabError], int] = status_of,
+    attachments: Attachments | None = None,
     **openapi: Any,
 ) -> FastAPI:
     """Return an app whose routes all require authentication.
@@ -80,15 +95,15 @@ def create_api_app(
         routers: The routes.
         error_body: Returns the body of an error response.
         max_body: The largest body of a request, in bytes.
-        statuses: Status codes that this app replaces by others.
+        status_of_error: Returns the status of an error response.
+        attachments: What is dropped from a body before its size is checked.
         openapi: Arguments of ``FastAPI``, such as ``title`` and ``version``.
     """
 
     def respond(scope: Scope, error: Exception) -> Response:
         lab_error = to_lab_error(error)
         body = error_body(lab_error, lab, client_language(HTTPConnection(scope)))
-        status = status_of(lab_error)
-        return JSONResponse(body, (statuses or {}).get(status, status), headers_of(lab_error))
+        return JSONResponse(body, status_of_error(lab_error), headers_of(lab_error))
 
     async def handle(request: Request, error: Exception) -> Response:
         return respond(request.scope, error)
@@ -103,7 +118,11 @@ def create_api_app(
             RequestValidationError: handle,
             PersonaLabError: handle,
         },
-        middleware=[Middleware(_RequestMiddleware, respond=respond, max_body=max_body)],
+        middleware=[
+            Middleware(
+                _RequestMiddleware, respond=respond, max_body=max_body, attachments=attachments
+            )
+        ],
         **openapi,
     )
     app.state.lab = lab
@@ -113,22 +132,28 @@ def create_api_app(
 
 
 class _RequestMiddleware:
-    """Limit the body, answer unexpected errors, and set the request id.
+    """Limit the body, answer unexpected errors, set the request id, and clean the path.
 
     A body that is too large is refused before it is read if its length is declared, else while it
-    is read. Log lines and the response carry the client's ``X-Request-ID``, or a new id.
+    is read. Log lines and the response carry the client's ``X-Request-ID``, or a new id. Slashes
+    that a client's base URL adds to the path are ignored.
     """
 
     def __init__(
-        self, app: ASGIApp, respond: Callable[[Scope, Exception], Response], max_body: int
+        self,
+        app: ASGIApp,
+        respond: Callable[[Scope, Exception], Response],
+        max_body: int,
+        attachments: Attachments | None = None,
     ) -> None:
         self.app = app
         self._respond = respond
         self._max_body = max_body
+        self._attachments = attachments
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with request_context(HTTPConnection(scope).headers.get("x-request-id")) as request_id:
-            await self._serve(scope, receive, send, request_id)
+            await self._serve(_without_extra_slashes(scope), receive, send, request_id)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         started = False
@@ -151,8 +176,12 @@ class _RequestMiddleware:
 
         try:
             length = HTTPConnection(scope).headers.get("content-length", "0")
-            if length.isascii() and length.isdigit() and int(length[:20]) > self._max_body:
+            attachments = self._attachments
+            max_length = attachments.max_body if attachments else self._max_body
+            if length.isascii() and length.isdigit() and int(length[:20]) > max_length:
                 raise HTTPException(413)
+            if attachments:
+                receive = await _receive_without(attachments, receive)
             await self.app(scope, receive_limited, send_with_id)
         except ClientDisconnect:
             return
@@ -160,3 +189,41 @@ class _RequestMiddleware:
             response = self._respond(scope, error)  # also logs the error
             if not started:
                 await response(scope, receive, send_with_id)
+
+
+async def _receive_without(attachments: Attachments, receive: Receive) -> Receive:
+    """Read the body, and return a function that receives it without ``attachments``."""
+    body = bytearray()
+    more_body = True
+    while more_body:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise ClientDisconnect
+        body.extend(message.get("body", b""))
+        more_body = message.get("more_body", False)
+        if len(body) > attachments.max_body:
+            raise HTTPException(413)
+    shortened: Message | None = {
+        "type": "http.request",
+        "body": attachments.drop(bytes(body)),
+        "more_body": False,
+    }
+
+    async def replay() -> Message:
+        nonlocal shortened
+        message, shortened = shortened, None
+        return message if message is not None else await receive()
+
+    return replay
+
+
+def _without_extra_slashes(scope: Scope) -> Scope:
+    """Return ``scope`` without a trailing slash, and with one slash after the root path."""
+    root = scope.get("root_path", "")
+    path: str = scope["path"]
+    if scope["type"] != "http" or not path.startswith(f"{root}/"):
+        return scope
+    route = "/" + path[len(root) :].lstrip("/")
+    if scope.get("raw_path", b"/").endswith(b"/"):  # not a name's own slash, which is "%2F" there
+        route = route.removesuffix("/")
+    return {**scope, "path": root + route}

@@ -20,24 +20,32 @@ from starlette.exceptions import HTTPException
 
 from persona_lab.clients.error_mapping import map_error
 from persona_lab.errors import (
+    BadKey,
     BadRequest,
     CircuitOpen,
+    ConfigurationError,
     ContextTooLong,
+    DiskFull,
     Forbidden,
     InputError,
     InvalidRequest,
+    InvalidResponse,
     MessageTooLong,
+    MissingKey,
     ModelNotFound,
     ModelTimeout,
+    ModelUnavailable,
     NotFound,
     NoVision,
     PageOnly,
     PersonaLabError,
     ProviderError,
+    QuotaExceeded,
     RateLimited,
     RateLimitError,
     Refused,
     StorageError,
+    TokenQuotaExceeded,
     Unauthorized,
     errors_by_code,
 )
@@ -66,6 +74,15 @@ STATUS: dict[type[PersonaLabError], int] = {
 }
 """The status of each class of errors. A subclass that is not listed has its parent's status."""
 
+FINAL: tuple[type[PersonaLabError], ...] = (
+    MissingKey, BadKey, QuotaExceeded, InvalidResponse, ModelUnavailable,
+    TokenQuotaExceeded, DiskFull, ConfigurationError,
+)  # fmt: skip
+"""Errors that an immediate second attempt can't mend, though their status suggests one.
+
+An empty answer is among them: each attempt costs its tokens.
+"""
+
 _PUBLIC_DETAILS = (
     "field", "reason", "limit", "length", "option", "model", "kind", "lifts_at", "problems",
 )  # fmt: skip
@@ -83,21 +100,35 @@ class AnswerFailed(PersonaLabError):
 
 def status_of(error: PersonaLabError) -> int:
     """Return the HTTP status of an error."""
-    if isinstance(error, AnswerFailed):
-        kind = errors_by_code().get(error.metadata["code"], PersonaLabError)
-    elif error.details.get("status") and isinstance(error, InvalidRequest):
+    if error.details.get("status") and isinstance(error, InvalidRequest):
         return int(error.details["status"])
-    else:
-        kind = type(error)
-    return next(STATUS[ancestor] for ancestor in kind.__mro__ if ancestor in STATUS)
+    return next(
+        STATUS[ancestor] for ancestor in class_of_error(error).__mro__ if ancestor in STATUS
+    )
+
+
+def class_of_error(error: PersonaLabError) -> type[PersonaLabError]:
+    """Return the class of an error; of a failed answer, the class of what failed."""
+    if isinstance(error, AnswerFailed):
+        return errors_by_code().get(error.metadata["code"], PersonaLabError)
+    return type(error)
+
+
+def is_final(error: PersonaLabError) -> bool:
+    """Return whether an immediate second attempt can't succeed."""
+    return issubclass(class_of_error(error), FINAL)
 
 
 def headers_of(error: PersonaLabError) -> dict[str, str]:
-    """Return the additional headers of an error response."""
+    """Return the additional headers of an error response.
+
+    OpenAI's clients repeat a request unless ``x-should-retry`` forbids it.
+    """
     if isinstance(error, Unauthorized):
         return {"www-authenticate": "Bearer"}
+    headers = {"x-should-retry": "false"} if is_final(error) else {}
     seconds = _retry_after(error)
-    return {} if seconds is None else {"retry-after": str(seconds)}
+    return headers if seconds is None else headers | {"retry-after": str(seconds)}
 
 
 def error_response(error: PersonaLabError, error_handler: ErrorHandler, language: Language) -> Any:

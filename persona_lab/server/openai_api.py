@@ -4,19 +4,20 @@ The model is a persona of the caller or a demo, by name or id. The lab's default
 the one after an ``@``. The conversation is what ``messages`` has. Only the record of the generation
 is stored (kind "api").
 
-System and developer messages become a first exchange of the conversation, in which the persona
-agrees to them. They don't change the persona's system prompt, which stays the one that the page
-shows.
+``openai_messages.py`` turns the messages into a conversation. System messages don't change the
+persona's system prompt, which stays the one that the page shows.
 
 A failed answer is an error in OpenAI's form, not a fallback text, because clients retry by
-themselves. With ``response_format`` the answer is JSON, and its tone isn't adjusted. Fields that a
-persona doesn't use (tools, logprobs, …) are ignored.
+themselves. An error that another attempt can't mend has a 4xx status, so that they don't.
+
+With ``response_format`` the answer is JSON, and its tone isn't adjusted. Fields that a persona
+doesn't use (tools, logprobs, …) are ignored.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -26,14 +27,31 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.responses import JSONResponse
 
 from persona_lab.db.tables import Agent
-from persona_lab.errors import InvalidRequest, NotFound, PersonaLabError
+from persona_lab.errors import (
+    InvalidRequest,
+    NotFound,
+    PersonaLabError,
+    ProviderError,
+    UnknownModel,
+)
 from persona_lab.lab import Lab
-from persona_lab.pipeline.context import Entry
-from persona_lab.server.app import CallerDep, LabDep, OperationsDep, create_api_app
-from persona_lab.server.error_responses import AnswerFailed, error_response, status_of, to_lab_error
+from persona_lab.server.app import Attachments, CallerDep, LabDep, OperationsDep, create_api_app
+from persona_lab.server.error_responses import (
+    AnswerFailed,
+    class_of_error,
+    error_response,
+    is_final,
+    status_of,
+    to_lab_error,
+)
+from persona_lab.server.openai_messages import (
+    MAX_ATTACHMENTS,
+    MAX_CONVERSATION,
+    conversation,
+    drop_attachments,
+    long_text,
+)
 from persona_lab.server.openai_schemas import (
-    MAX_BODY,
-    ChatMessage,
     CompletionRequest,
     ErrorOut,
     ModelList,
@@ -46,52 +64,8 @@ from persona_lab.server.sse import (
     encode_event,
     to_json_line,
 )
-from persona_lab.translations import Translations, load_texts
+from persona_lab.translations import load_texts
 from persona_lab.types import Event, Language, new_id
-
-# ── conversation ──────────────────────────────────────────────────────────────────────────────
-
-
-def conversation(
-    messages: Sequence[ChatMessage], texts: Translations, language: str
-) -> tuple[list[Entry], str]:
-    """Split messages into the context, as whole exchanges, and the message to answer.
-
-    Consecutive messages of one sender are joined.
-
-    Args:
-        messages: At least one message.
-        texts: The texts that complete exchanges.
-        language: The language of these texts.
-
-    Raises:
-        InvalidRequest: The last message isn't the user's, or a part isn't text.
-    """
-    turns = [(message.role, message.text()) for message in messages]
-    if turns[-1][0] != "user":
-        raise InvalidRequest(why="not_ending", field="messages")
-    context: list[Entry] = []
-
-    def add(sender: str, text: str) -> None:
-        if context and context[-1]["sender"] == sender:
-            context[-1]["content"] += "\n\n" + text
-        elif text:
-            context.append({"sender": sender, "content": text, "timestamp": ""})
-
-    instructions = [text for role, text in turns if role in ("system", "developer") and text]
-    if instructions:
-        add("user", "\n\n".join(instructions))
-        add("ai", texts("heard", language))
-    for role, text in turns:
-        if role == "assistant" and text:
-            if not context:
-                add("user", texts("opening", language))
-            add("ai", text)
-        elif role == "user":
-            add("user", text)
-    message = context.pop()["content"] if context and context[-1]["sender"] == "user" else ""
-    return context, message
-
 
 # ── routes ────────────────────────────────────────────────────────────────────────────────────
 
@@ -102,6 +76,7 @@ _ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
         401: "The caller is unknown.",
         404: "The caller has no such persona.",
         413: "The body or the message is too long.",
+        424: "The model failed, and another attempt would fail too.",
         429: "A rate limit or quota of the caller is used up; see Retry-After.",
         500: "Unexpected error.",
         503: "The database or the model is unavailable.",
@@ -133,7 +108,7 @@ async def list_models(operations: OperationsDep) -> ModelList:
 @router.get("/models/{model:path}")
 async def read_model(model: str, operations: OperationsDep) -> ModelOut:
     """Read a persona by its name or id."""
-    return _model_out(await operations.find_persona(model), model)
+    return _model_out((await _persona_and_model(operations, model))[0], model)
 
 
 @router.post("/chat/completions", response_model=None, responses=_COMPLETION_RESPONSE)
@@ -145,9 +120,12 @@ async def complete(
         raise InvalidRequest(why="one_answer", field="n")
     operations = caller.operations(lab)
     agent, model = await _persona_and_model(operations, body.model)
-    context, message = conversation(body.messages, request.app.state.texts, agent.language)
+    context, message = conversation(
+        body.messages, request.app.state.texts, agent.language, lab.input_validator.clean
+    )
+    options = body.options(operations.longest_answer(model))
     events = operations.answer(
-        agent, message, model=model, context=context, kind="api", **body.options()
+        agent, message, model=model, context=context, kind="api", validator=long_text, **options
     )
     completion = _Completion(body.model, "chatcmpl-" + new_id(), int(time.time()))
     if body.stream:
@@ -267,11 +245,21 @@ async def _persona_and_model(operations: Operations, name: str) -> tuple[Agent, 
     try:
         return await operations.find_persona(name), ""
     except NotFound:
-        persona, _, model = name.rpartition("@")
-        if not (persona and model):
+        at_signs = [index for index, char in enumerate(name) if char == "@"]
+        if not at_signs:
             raise
-    agent = await operations.find_persona(persona)
-    return agent, operations.service.clients.info(model).spec
+    # A persona's name and a model's name may both contain "@". The longest name of a persona wins.
+    wrong: PersonaLabError = NotFound(kind="agent")
+    for index in reversed(at_signs):
+        persona, model = name[:index], name[index + 1 :]
+        if not (persona and model):
+            continue
+        try:
+            agent = await operations.find_persona(persona)
+            return agent, operations.service.clients.info(model).spec
+        except (NotFound, UnknownModel) as error:
+            wrong = error
+    raise wrong
 
 
 def _model_out(agent: Agent, name: str) -> ModelOut:
@@ -290,9 +278,17 @@ _OPENAI_CODES = {
 """A code of Persona Lab → the code that OpenAI's clients know."""
 
 
+def _status_of_error(error: PersonaLabError) -> int:
+    """Return the status of an error. Clients of OpenAI repeat requests that failed with 5xx."""
+    status = status_of(error)
+    if status == 422:
+        return 400
+    return 424 if issubclass(class_of_error(error), ProviderError) and is_final(error) else status
+
+
 def _error_body(error: PersonaLabError, lab: Lab, language: Language) -> Any:
     fields = error_response(error, lab.error_handler, language)["error"]
-    status = status_of(error)
+    status = status_of(error)  # a failure of the model is the server's, also as 424
     kind = "server_error" if status >= 500 else "invalid_request_error"
     return {
         "error": {
@@ -314,8 +310,9 @@ def completions_app(lab: Lab) -> FastAPI:
         lab,
         [router],
         error_body=_error_body,
-        statuses={422: 400},
-        max_body=MAX_BODY,
+        status_of_error=_status_of_error,
+        max_body=MAX_CONVERSATION,
+        attachments=Attachments(drop_attachments, MAX_ATTACHMENTS),
         title="Persona Lab, OpenAI-compatible",
         version="1",
     )

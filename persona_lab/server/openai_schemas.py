@@ -8,39 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from persona_lab.clients.options import check_options, refuse_bool
 from persona_lab.errors import InvalidRequest
-from persona_lab.pipeline.input import InputValidator
+from persona_lab.server.openai_messages import ChatMessage
 
-MAX_BODY = 1024 * 1024
-"""The largest body in bytes, with the whole conversation."""
-
-_VALIDATOR = InputValidator(MAX_BODY)
-"""Cleans earlier messages. Only the model's context window limits their length."""
-
-
-class ContentPart(BaseModel):
-    """A part of a message. Only text is supported."""
-
-    type: str
-    text: str | None = None
-
-
-class ChatMessage(BaseModel):
-    """A message of the conversation."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[ContentPart] | None = None
-
-    def text(self) -> str:
-        """Return the text of the message.
-
-        Raises:
-            InvalidRequest: A part isn't text.
-        """
-        if self.content is None or isinstance(self.content, str):
-            return _VALIDATOR.clean(self.content or "")
-        if any(part.type != "text" for part in self.content):
-            raise InvalidRequest(why="only_text", field="messages")
-        return _VALIDATOR.clean("\n".join(part.text or "" for part in self.content))
+MIN_TOP_P = 0.001
+"""Replaces a ``top_p`` of 0, which OpenAI takes and other providers refuse."""
 
 
 class StreamOptions(BaseModel):
@@ -50,11 +21,9 @@ class StreamOptions(BaseModel):
 
 
 class JsonSchema(BaseModel):
-    """A JSON schema."""
+    """A JSON schema. Without a definition, any object matches it."""
 
-    model_config = ConfigDict(extra="ignore")
-
-    definition: dict[str, Any] = Field(alias="schema")
+    definition: dict[str, Any] | None = Field(None, alias="schema")
 
 
 class ResponseFormat(BaseModel):
@@ -72,7 +41,7 @@ class ResponseFormat(BaseModel):
         if self.type == "json_schema":
             if self.json_schema is None:
                 raise InvalidRequest(why="no_schema", field="response_format")
-            return self.json_schema.definition
+            return self.json_schema.definition or {"type": "object"}
         return {"type": "object"} if self.type == "json_object" else None
 
 
@@ -88,7 +57,7 @@ class CompletionRequest(BaseModel):
     messages: list[ChatMessage] = Field(
         min_length=1,
         max_length=2000,
-        description="The conversation; the last message is the user's.",
+        description="The conversation, in any order of roles.",
         examples=[[{"role": "user", "content": "こんにちは"}]],
     )
     stream: bool | None = False
@@ -113,20 +82,25 @@ class CompletionRequest(BaseModel):
             raise ValueError("an empty text can't end an answer")
         return value
 
-    def options(self) -> dict[str, Any]:
+    def options(self, longest_answer: int) -> dict[str, Any]:
         """Return the sampling options that the request contains.
+
+        Args:
+            longest_answer: The most tokens that an answer of the model can have. Clients ask for
+                more when they know another model by that name.
 
         Raises:
             InvalidOption: An option is out of range.
             InvalidRequest: As :meth:`ResponseFormat.requested_schema` does.
         """
         stop = [self.stop] if isinstance(self.stop, str) else self.stop
+        max_tokens = (
+            self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+        )
         options = {
             "temperature": self.temperature,
-            "top_p": self.top_p,
-            "max_tokens": self.max_tokens
-            if self.max_completion_tokens is None
-            else self.max_completion_tokens,
+            "top_p": MIN_TOP_P if self.top_p == 0 else self.top_p,
+            "max_tokens": None if max_tokens is None else min(max_tokens, longest_answer),
             "seed": self.seed,
             "stop": tuple(stop) if stop else None,
             "json_schema": self.response_format and self.response_format.requested_schema(),

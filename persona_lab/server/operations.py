@@ -221,6 +221,15 @@ class Operations:
             agent, message, user_id=self.user_id, model=model, language=self.language, **options
         )
 
+    def longest_answer(self, model: str) -> int:
+        """The most tokens that an answer of ``model`` can have beside its prompt.
+
+        Raises:
+            UnknownModel: No such model is listed.
+        """
+        info = self.service.clients.info(model)
+        return max(info.context // 2, self.service.clients.options(info).max_tokens)
+
     async def chat_for(
         self, message: str, chat_id: str, persona_id: str, *, model: str = ""
     ) -> tuple[str, Chat]:

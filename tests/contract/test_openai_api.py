@@ -17,20 +17,19 @@ from support.fakes import NO_PROCESSING, ScriptedClient, reply_with
 from support.http_server import ApiServer, ApiUser, serve_api
 
 from persona_lab.clients.options import check_options
-from persona_lab.errors import InvalidOption, InvalidRequest, Overloaded
+from persona_lab.errors import InvalidOption, Overloaded
 from persona_lab.lab import Lab, open_lab
 from persona_lab.server.openai_api import (
     completions_app,
-    conversation,
     finish_reason,
 )
-from persona_lab.server.openai_schemas import ChatMessage, CompletionRequest
+from persona_lab.server.openai_schemas import CompletionRequest
 from persona_lab.settings import ROOT, Settings
 from persona_lab.translations import Translations
 from persona_lab.types import Chunk, Options, Prompt, Usage
 
 WORDS = Translations(ROOT / "templates" / "doors.yaml")
-HEARD, OPENING = WORDS("heard", "ja"), WORDS("opening", "ja")
+HEARD = WORDS("heard", "ja")
 
 
 class Scripted:
@@ -236,49 +235,6 @@ def test_the_reason_of_an_end_is_in_openais_words(metadata: dict[str, str], reas
 
 # ── the conversation ──────────────────────────────────────────────────────────────────────
 
-Turns = list[tuple[str, str]]
-
-
-@pytest.mark.parametrize(
-    ("said", "context", "asked"),
-    [
-        ([("user", "a")], [], "a"),
-        ([("user", "a"), ("user", "b")], [], "a\n\nb"),
-        ([("system", "s"), ("user", "a")], [("user", "s"), ("ai", HEARD)], "a"),
-        ([("system", "s"), ("user", "a"), ("developer", "d"), ("user", "b")],
-         [("user", "s\n\nd"), ("ai", HEARD)], "a\n\nb"),
-        ([("assistant", "g"), ("user", "a")], [("user", OPENING), ("ai", "g")], "a"),
-        ([("system", "s"), ("assistant", "g"), ("user", "a")],
-         [("user", "s"), ("ai", f"{HEARD}\n\ng")], "a"),
-        ([("user", "a"), ("assistant", "b"), ("assistant", "c"), ("user", "d")],
-         [("user", "a"), ("ai", "b\n\nc")], "d"),
-        ([("user", "a"), ("assistant", ""), ("user", "d")], [], "a\n\nd"),
-        ([("system", ""), ("user", "")], [], ""),
-        ([("user", "a"), ("assistant", "b"), ("user", "")], [("user", "a"), ("ai", "b")], ""),
-    ],
-)  # fmt: skip
-def test_a_conversation_becomes_whole_exchanges_and_a_message(
-    said: Turns, context: Turns, asked: str
-) -> None:
-    messages = [ChatMessage.model_validate({"role": role, "content": text}) for role, text in said]
-    entries, message = conversation(messages, WORDS, "ja")
-    assert [(entry["sender"], entry["content"]) for entry in entries] == context
-    assert message == asked
-
-
-@pytest.mark.parametrize(
-    ("messages", "why"),
-    [
-        ([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "not_ending"),
-        ([{"role": "system", "content": "a"}], "not_ending"),
-        ([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}], "only_text"),
-    ],
-)
-def test_what_is_no_conversation_is_said(messages: list[dict[str, Any]], why: str) -> None:
-    with pytest.raises(InvalidRequest) as wrong:
-        conversation([ChatMessage.model_validate(message) for message in messages], WORDS, "ja")
-    assert wrong.value.details == {"why": why, "field": "messages"}
-
 
 async def test_oldest_messages_are_cut_when_the_context_is_full(
     make_lab: Callable[..., Lab],
@@ -319,8 +275,8 @@ async def test_errors_are_those_that_the_client_knows(
         ({"temperature": 9}, "temperature"),
         ({"n": 2}, "n"),
         ({"messages": []}, "messages"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role"),
-        ({"messages": [{"role": "assistant", "content": "x"}]}, "messages"),
+        ({"messages": [{"role": "narrator", "content": "x"}]}, "messages.0.role"),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages.0.content.str"),
         ({"messages": [{"role": "user", "content": ""}]}, None),
         ({"seed": "x"}, "seed"),
     ):
