@@ -8,7 +8,8 @@
     ├── InputError              what a user typed or chose can't be used; nothing was lost
     │   ├── EmptyMessage · MessageTooLong · InvalidPersona · NothingToCommit
     │   ├── UnknownModel · InvalidOption
-    │   └── InvalidRequest      a program's request doesn't have the form that its route takes
+    │   ├── InvalidRequest      a program's request doesn't have the form that its route takes
+    │   └── CardError           a file is no character card, or a damaged or too large one
     ├── Unauthorized            the caller is unknown
     ├── PageOnly                a program may not do this with its token
     ├── Forbidden               the row belongs to another user, where a route must say so
@@ -134,6 +135,18 @@ class InvalidRequest(InputError):
     """
 
     code = "invalid_request"
+
+
+class CardError(InputError):
+    """A file can't be read as a character card, or a card can't be written in a format.
+
+    ``why`` is the key of the reason's text under ``reasons.``; ``limit`` and ``part`` fill it.
+    """
+
+    code = "card"
+
+    def __init__(self, why: str, **details: Any) -> None:
+        super().__init__(why, why=why, **details)
 
 
 class Unauthorized(PersonaLabError):

@@ -1,0 +1,39 @@
+"""Character cards: read, show what goes where, edit and write.
+
+``reader.py`` and ``writer.py`` are the entrance. ``document.py`` repairs V1, V2 and V3 documents
+and writes them strictly. ``png.py`` and ``charx.py`` open the files that hold them,
+``plain_data.py`` reads JSON and YAML within bounds, ``sheet.py`` reads pasted text. ``mapping.py``
+turns a card into a persona and back. No address in a card is ever opened.
+"""
+
+from persona_lab.personas.cards.mapping import Plan, card_of, edit_card, map_card
+from persona_lab.personas.cards.model import Card, Format, Note, Row
+from persona_lab.personas.cards.reader import read_archive, read_card, read_sheet
+from persona_lab.personas.cards.writer import (
+    FORMATS,
+    file_name,
+    write_archive,
+    write_card,
+    write_original,
+    write_sheet,
+)
+
+__all__ = [
+    "FORMATS",
+    "Card",
+    "Format",
+    "Note",
+    "Plan",
+    "Row",
+    "card_of",
+    "edit_card",
+    "file_name",
+    "map_card",
+    "read_archive",
+    "read_card",
+    "read_sheet",
+    "write_archive",
+    "write_card",
+    "write_original",
+    "write_sheet",
+]
