@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from persona_lab.japanese.morphology import NO_WORD, Form, Word, conjugate, words_of
-from persona_lab.japanese.plain import has_question_word_before
+from persona_lab.japanese.plain import QUESTION_WORDS, has_question_word_before
 
 _SENTENCE_ENDS = "。！？!?…\n"
 _BUT_PARTICLES = ("が", "けど", "けれど", "けれども")
@@ -85,10 +85,17 @@ _POLITE_PARTICLES = {
     "さ": "",
     "なあ": "ね",
     "なぁ": "ね",
+    "なー": "ねー",
     "な": "ね",
     "や": "",
 }
 """A final particle → the particle of polite speech."""
+_DEMONSTRATIVES = ("こんな", "そんな", "あんな", "どんな")
+_DIALECT_PARTICLES = ("で", "ねん", "のう", "べ", "ばい", "たい", "がな", "とも")
+"""Final particles after which a plain predicate isn't standard Japanese."""
+_DIALECT_TYPES = ("助動詞-ジャ", "助動詞-ヤ", "助動詞-ヘン", "文語")
+_MAY = ("よい", "いい", "良い", "よろしい", "宜しい")
+"""Adjectives that form a command with が: 行くがよい."""
 
 
 def to_polite(text: str, *, keep: Sequence[str] = ()) -> str:
@@ -123,7 +130,9 @@ def _rewrite_sentence(words: list[Word], mark: str) -> list[str]:
         if but.surface == "、" and _is_inverted(words[start:at], words[at + 1 : at + 2]):
             clauses += [*_Clause(words[start:at]).rewrite(), "、"]
             start = at + 1
-        if but.surface in _BUT_PARTICLES and but.pos == "助詞-接続助詞" and not but.kept:
+        commands = at + 1 < end and words[at + 1].lemma in _MAY  # 行くがよい
+        joins = but.surface in _BUT_PARTICLES and but.pos == "助詞-接続助詞" and not commands
+        if joins and not but.kept:
             clauses += [
                 *_Clause(words[start:at], final=False).rewrite(),
                 but.surface,
@@ -132,7 +141,10 @@ def _rewrite_sentence(words: list[Word], mark: str) -> list[str]:
     last = _Clause(
         words[start:end], question=question, breaks_off=breaks_off, exclaims=mark in ("！", "!")
     )
-    return [*clauses, *last.rewrite(), *closing]
+    final = last.rewrite()
+    if last.stays_plain():  # it isn't polite after a polite clause: 著しいですが、運命じゃ
+        return [word.surface for word in words]
+    return [*clauses, *final, *closing]
 
 
 def _is_dots(words: Sequence[Word]) -> bool:
@@ -164,6 +176,8 @@ def count_spoken_words(words: Sequence[Word]) -> int:
             begun = next(opens, 0)
             if not begun:
                 return end - 1 if end == len(words) else end
+            if last.surface in "」』":  # 君が言う「力」。
+                break
             end = begun
         elif last.pos.startswith(("補助記号", "空白", "記号")) or (
             end > 1 and last.surface in _LAUGH_MARKS and words[end - 2].is_predicate()
@@ -198,6 +212,8 @@ class _Clause:
         self.question = question
         self.breaks_off = breaks_off
         self.exclaims = exclaims
+        self.is_unchanged = False
+        """Whether the predicate stays as it is."""
         self.predicate_end = len(words)
         while self.predicate_end and (
             words[self.predicate_end - 1].pos == "助詞-終助詞"
@@ -208,6 +224,13 @@ class _Clause:
     def word(self, back: int = 1) -> Word:
         """Return the word at ``back`` words before the predicate's end."""
         return self.words[self.predicate_end - back] if 0 < back <= self.predicate_end else NO_WORD
+
+    def stays_plain(self) -> bool:
+        """Tell whether the rewritten clause still ends in a plain predicate."""
+        last = self.word()
+        states = last.is_predicate() and last.form.startswith(("終止形", "連体形", "命令形"))
+        polite = last.type in ("助動詞-マス", "助動詞-デス") or self._is_polite_past()
+        return self.is_unchanged and states and not polite
 
     def rewrite(self) -> list[str]:
         surfaces = [word.surface for word in self.words]
@@ -227,6 +250,7 @@ class _Clause:
             return surfaces
         found = self._rewrite_predicate()
         if found is None:
+            self.is_unchanged = True
             return surfaces
         length, polite, tail = found
         return [*surfaces[: self.predicate_end - length], polite, *tail]
@@ -248,6 +272,8 @@ class _Clause:
             _, polite, tail = self._rewrite_explanation(tail)
             return 1, _SLURRED_ENDS[last.surface] + polite, tail
         if last.type in ("助動詞-マス", "助動詞-デス") or self._is_polite_past():
+            return None
+        if self._is_dialect() or self._wonders():
             return None
         if self.final and last.surface in ("ちょうだい", "頂戴"):
             return 1, "ください", [mark for mark in tail if mark == "ね"]
@@ -279,6 +305,32 @@ class _Clause:
             tail = ["か", *[mark for mark in tail if mark == "ね"]]
         return length, polite, tail
 
+    def _is_dialect(self) -> bool:
+        """Tell whether the predicate isn't standard Japanese: しとるで, ええねん."""
+        last, before = self.word(), self.word(2)
+        return (
+            bool({*_DIALECT_PARTICLES} & {*self._particles()})
+            or last.type.startswith(_DIALECT_TYPES)
+            or last.lemma == "ええ"
+            or (before.surface == "や" and last.lemma in ("ない", "無い"))
+            or (before.surface == "んか" and last.is_adjective())
+        )
+
+    def _wonders(self) -> bool:
+        """Tell whether a か doesn't ask the listener: 何か…, どうしたものか。, 敵か、味方か…."""
+        tail = self._particles()
+        if "か" not in tail or self.question or _count_doubt(tail) or _count_doubt(tail[1:]):
+            return False
+        if self.word().form.startswith("意志推量形"):  # 何を着ていこうか。
+            return False
+        if self.breaks_off or self.word().surface in (*QUESTION_WORDS, "べき"):
+            return True
+        asked = tail[:1] in (["の"], ["ん"])
+        chooses = {"どの", "どんな"} & {word.surface for word in self.words}
+        return not asked and (
+            bool(chooses) or has_question_word_before(self.words, self.predicate_end)
+        )
+
     def _particles(self) -> list[str]:
         """Return the particles after the predicate, without the い of かい and だい."""
         return [word.surface for word in self.words[self.predicate_end :] if word.surface != "い"]
@@ -293,6 +345,8 @@ class _Clause:
         """Rewrite 行くの？ as 行くんですか？, and 行くのかな as 行くんでしょうか."""
         if doubt := _count_doubt(tail[1:]):
             return 0, "んでしょうか", tail[1 + doubt :]
+        if "か" in tail and has_question_word_before(self.words, self.predicate_end):
+            return 0, "んですか" if self.question else "のでしょうか", []  # 何を意味するのか。
         rest = [mark for mark in tail[1:] if mark in ("よ", "ね", "か")]
         if self.question and "か" not in rest:
             rest = ["か", *rest]
@@ -308,7 +362,8 @@ class _Clause:
         if last.is_verb():
             return self._rewrite_verb(last, before)
         if last.lemma in ("ない", "無い") and last.is_adjective():
-            return self._rewrite_negative("negative", 1)
+            states = last.form.startswith(("終止", "連体"))  # not ご心配なく
+            return self._rewrite_negative("negative", 1) if states else None
         if last.type == "助動詞-ヌ" and last.surface == "ん" and before.surface != "いか":
             return (2, _masu_form(before, "negative")) if before.is_verb() else None  # 知らん
         if last.is_adjective() and last.lemma in _SLURRED_ENDS:
@@ -316,7 +371,9 @@ class _Clause:
                 return 1, "ないです"
             return self._rewrite_negative("negative", 1)
         if last.is_adjective():
-            return (1, last.surface + "です") if last.form.startswith(("終止", "連体")) else None
+            commands = last.lemma in _MAY and before.surface == "が" and third.is_verb()
+            states = last.form.startswith(("終止", "連体")) and not commands
+            return (1, last.surface + "です") if states else None
         if last.type == "助動詞-ダ":
             if last.form.startswith("意志推量形"):
                 return 1, "でしょう"
@@ -324,8 +381,11 @@ class _Clause:
                 forbidden = self._forbidden(before)
                 return (2, forbidden[1]) if forbidden else None
             recalls = self._particles()[:1] == ["っけ"]
-            return (1, "でした" if recalls else "です") if last.surface in ("だ", "な") else None
+            return (1, "でした" if recalls else "です") if last.surface == "だ" else None
         if last.surface in ("て", "で") and last.pos == "助詞-接続助詞" and self.final:
+            te = before.form.startswith("連用形") or before.type == "助動詞-ナイ"
+            if not te or "さ" in self._particles():  # 待ってるで, なんて言ってさ
+                return None
             if third.surface in ("どう", "こう", "そう", "ああ"):  # どうして？
                 return (0, "です") if self.question else None
             if not self._is_request():
@@ -336,6 +396,8 @@ class _Clause:
         if last.surface == "よう" and before.is_verb() and before.form.startswith("連用形"):
             return 2, _masu_form(before, "volitional")  # 考えよう, taken for two words
         if self.breaks_off and not self._particles():  # 確か…
+            return None
+        if last.surface in _DEMONSTRATIVES:
             return None
         if last.pos.startswith("形状詞"):
             return 1, last.surface + "です"
@@ -364,10 +426,11 @@ class _Clause:
     def _calls_somebody(self) -> bool:
         """Tell whether the clause ends by calling somebody: 大丈夫かい、山田君？."""
         surfaces = [word.surface for word in self.words[: self.predicate_end]]
-        if self._particles() == ["よ"] and "形状詞" not in self.word().pos:
-            return not {"は", "が", "も", "って"} & set(surfaces)
         comma = len(surfaces) - 1 - surfaces[::-1].index("、") if "、" in surfaces else 0
-        return comma > 0 and self.words[comma - 1].is_predicate()
+        if comma > 0 and self.words[comma - 1].is_predicate():
+            return True
+        calls = self._particles() == ["よ"] and "形状詞" not in self.word().pos
+        return calls and not {"は", "が", "も", "って"} & set(surfaces)
 
     def _is_request(self) -> bool:
         """Tell whether a final て asks the listener to do something: 待って, 待ってて, 見てて.
@@ -417,14 +480,20 @@ class _Clause:
     def _rewrite_verb(self, last: Word, before: Word) -> tuple[int, str] | None:
         if last.form.startswith("意志推量形"):
             return 1, _masu_form(last, "volitional")
+        if last.surface.endswith("ん"):  # 生み出せんぞ: a negation, or 生み出せる
+            return None
+        if last.lemma in ("うる", "得る") and before.is_verb():  # 起こりうる
+            return None
         if last.form.startswith("命令形"):
             if last.lemma in ("くれる", "呉れる"):
+                if before.surface == "と":  # 見とくれ
+                    return None
                 return (2 if before.pos == "接頭辞" else 1), "ください"
             if last.lemma in ("なさる",):
-                if before.is_verb():
+                if before.is_verb() and self.word(3).pos != "接頭辞":  # not お帰りなさい
                     return 2, conjugate(before.lemma, before.type, "te") + "ください"
                 return None
-            if last.lemma in ("くださる", "下さる", "いらっしゃる"):
+            if last.lemma in ("くださる", "下さる", "いらっしゃる", "いたす", "致す", "参る"):
                 return None
             return 1, conjugate(last.lemma, last.type, "te") + "ください"
         if last.form.startswith(("終止形", "連体形")):

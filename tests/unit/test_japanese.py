@@ -242,6 +242,12 @@ POLITE = """
 お疲れ。 → お疲れ様です。
 何だよ、それ。 → 何だよ、それ。
 ごちそうさま。 → ごちそうさまでした。
+それが何を意味するのか。 → それが何を意味するのでしょうか。
+誰が来るのか。 → 誰が来るのでしょうか。
+そうだったのか。 → そうだったんですか。
+何を着ていこうか。 → 何を着ていきましょうか。
+これで収まるといいなー。 → これで収まるといいですねー。
+見える、見えるよ。 → 見える、見えますよ。
 """
 CASUAL = """
 お待たせしました。 → お待たせ。
@@ -374,6 +380,60 @@ def test_no_text_breaks_a_conversion(text: str) -> None:
     for convert in (to_plain, to_polite, to_casual):
         assert isinstance(convert(text), str)
     assert politeness_level(text) in (1, 2, 3, 4)
+
+
+IN_DOUBT = {
+    "an adnominal form": ["どこかで見たような…", "懐かしいような…", "まるで夢のような…"],
+    "a word and no predicate": [
+        "そんな！",
+        "こんな…",
+        "ご心配なく。",
+        "お気遣いなく。",
+        "遠慮なく！",
+    ],
+    "an indefinite word": ["何か…", "何かよ。", "誰か！", "いつか。"],
+    "a thought": [
+        "恐れているのか…",
+        "敵か、味方か…",
+        "どうしたものか。",
+        "どこまで続くか。",
+        "行くべきか。",
+    ],
+    "a command with が": [
+        "試練に挑むがよい。",
+        "行くがよかろう。",
+        "好きにするがいい。",
+        "行くがよい、冒険者たちよ。",
+    ],
+    "an old form": [
+        "報告を申せ。",
+        "お越しいたせ。",
+        "そのようなことも起こりうる。",
+        "誰にでもなりうる。",
+    ],
+    "a greeting": ["ようこそお帰りなさい。", "ゆっくりお休みなさい。", "お待ちなさい！"],
+    "a dialect": [
+        *("期待しとるで。", "もうええねん。", "面白いやないか！", "よう頑張るのう。", "運命じゃ。"),
+        *("俺も待ってるで", "笑ってるで！"),
+    ],
+    "a slurred negation": [
+        "そんな安物じゃ生み出せんぞ。",
+        "抜け出せんぞ。",
+        "見逃せんよ。",
+    ],
+    "a quotation after a verb": ["君が言う「均衡を保つ力」。", "皆が呼ぶ『賢者の石』。"],
+    "a final plain clause": [
+        "勢いは著しいが、それが運命じゃ。",
+        "盗み聞きはよくないが、期待しとるで。",
+    ],
+    "a te-form that goes on": ["なんて言っちゃってさ。", "笑って見てさ。"],
+}
+"""Sentences that stay as they are in polite speech, by what makes them doubtful."""
+
+
+@pytest.mark.parametrize("text", [text for texts in IN_DOUBT.values() for text in texts])
+def test_to_polite_leaves_a_sentence_that_is_in_doubt(text: str) -> None:
+    assert to_polite(text) == text
 
 
 def test_what_is_plain_or_polite_already_stays() -> None:
