@@ -141,15 +141,6 @@ class MessageQueries(StoreBase):
                 session, message, chat, content=content, status=status, details=details
             )
 
-    def supersede_answer(self, chat_id: str, *, user_id: str) -> Message:
-        """Supersede the answers to the user's last message, and return that message.
-
-        Raises:
-            NotFound: The user has no such chat, or no message in it (its kind is "message").
-        """
-        with self._write() as session:
-            return supersede(session, own_chat(session, chat_id, user_id, lock=True))
-
     def restore_answer(self, question_id: str, *, user_id: str) -> None:
         """Restore the newest complete or stopped answer to a message; supersede its other answers.
 

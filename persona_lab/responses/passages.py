@@ -90,19 +90,6 @@ _AFTER_SPEECH = re.compile(r"と(?!は|も|いう|いった|か)[^。]*[たる�
 """What follows speech in its sentence: と彼は微笑んだ。"""
 
 
-def passages(text: str, name: str = "") -> list[Passage]:
-    """Return the passages of a whole answer.
-
-    Args:
-        text: The answer.
-        name: The name of the persona that speaks.
-    """
-    parser = PassageParser(name)
-    found = [*parser.feed(text), *parser.finish()]
-    kind = Kind.NARRATION if parser.narrative else Kind.SPEECH
-    return [Passage(kind, passage.text) if passage.doubtful else passage for passage in found]
-
-
 class _State(Enum):
     """What the parser reads."""
 

@@ -175,7 +175,7 @@ async def test_answering_again_sees_neither_the_message_nor_its_former_answer(
         answered = talk.answer(f"a{number}")
         given = (asked.content, answered.content) if as_text else (asked, answered)
         await context.update_context(talk.chat, *given)
-    again = talk.store.supersede_answer(talk.chat, user_id=talk.user)
+    again = talk.store.begin_regeneration(talk.chat, user_id=talk.user).question
     assert words(await context.get_context(talk.chat, before=again)) == ["u0", "a0"]
     await context.update_context(talk.chat, again, talk.answer("better"))
     then = words(await context.get_context(talk.chat, before=talk.say("u2")))
@@ -274,7 +274,7 @@ async def test_a_change_of_what_was_said_reaches_every_replica_at_once(
     talk.say("u0")
     answer = talk.answer("a0", "streaming" if what == "crash" else "ok")
     if what == "restore":
-        talk.store.supersede_answer(talk.chat, user_id=talk.user)
+        talk.store.begin_regeneration(talk.chat, user_id=talk.user)
     asked = talk.say("u1")
     before = [words(await each.get_context(talk.chat, before=asked)) for each in replicas]
     assert before == [[] if what in ("crash", "restore") else ["u0", "a0"]] * 2
@@ -282,7 +282,7 @@ async def test_a_change_of_what_was_said_reaches_every_replica_at_once(
         talk.store.update_message(answer.id, user_id=talk.user, content="a0, 直した")
     elif what == "regenerate":
         talk.answer("a1")
-        talk.store.supersede_answer(talk.chat, user_id=talk.user)
+        talk.store.begin_regeneration(talk.chat, user_id=talk.user)
     elif what == "restore":
         asked_first = talk.store.messages(talk.chat, user_id=talk.user)[0]
         talk.store.restore_answer(asked_first.id, user_id=talk.user)

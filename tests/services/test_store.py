@@ -172,7 +172,6 @@ BY_ID: dict[str, tuple[str, Callable[[Store, World, str], object]]] = {
     "restore_chat": ("chat", lambda s, w, u: s.restore_chat(w.chat, user_id=u)),
     "messages": ("chat", lambda s, w, u: s.messages(w.chat, user_id=u)),
     "list_exchanges": ("chat", lambda s, w, u: s.list_exchanges(w.chat, user_id=u, limit=5)),
-    "supersede_answer": ("chat", lambda s, w, u: s.supersede_answer(w.chat, user_id=u)),
     "begin_turn": ("chat", lambda s, w, u: s.begin_turn(w.chat, user_id=u, content="x")),
     "begin_regeneration": ("chat", lambda s, w, u: s.begin_regeneration(w.chat, user_id=u)),
     "finish_turn": ("chat", lambda s, w, u: _finish(s, w.chat, u)),
@@ -863,8 +862,8 @@ def test_a_turn_whose_row_is_another_users_or_gone_leaves_its_generation(
 
 
 def test_a_replaced_answer_is_set_aside_and_kept(store: Store, world: World) -> None:
-    asked = store.supersede_answer(world.chat, user_id=world.user)
-    assert asked.content == "こんにちは"
+    start = store.begin_regeneration(world.chat, user_id=world.user)
+    assert start.question.content == "こんにちは"
     store.add_message(world.chat, user_id=world.user, sender="ai", content="新しい答え")
     shown = [turn.content for turn in store.messages(world.chat, user_id=world.user)]
     every = store.messages(world.chat, user_id=world.user, superseded=True)
@@ -879,7 +878,7 @@ def test_without_a_message_of_the_users_there_is_no_answer_to_replace(
     chat = store.create_chat(user_id=user, agent_id=agent.id)
     greeting = store.add_message(chat.id, user_id=user, sender="ai", content="ようこそ")
     with pytest.raises(NotFound) as none:
-        store.supersede_answer(chat.id, user_id=user)
+        store.begin_regeneration(chat.id, user_id=user)
     assert none.value.details == {"kind": "message"}
     assert store.messages(chat.id, user_id=user)[0].id == greeting.id
 
@@ -907,7 +906,7 @@ def test_an_answer_that_a_crash_left_set_aside_stands_again_at_start(
     who = {"user_id": world.user}
     asked = store.add_message(world.chat, sender="user", content="もう一度", **who)
     store.add_message(world.chat, sender="ai", content="古い返事", **who)
-    store.supersede_answer(world.chat, **who)
+    store.begin_regeneration(world.chat, **who)
     assert store.messages(world.chat, **who)[-1].id == asked.id
     before = store.chat_state(world.chat, **who).revision
     store.mark_interrupted()
@@ -956,7 +955,7 @@ def test_one_answer_stands_for_a_question_also_where_another_process_started_mea
     chat = store.create_chat(user_id=user, agent_id=agent.id)
     store.add_message(chat.id, user_id=user, sender="user", content="問い")
     store.add_message(chat.id, user_id=user, sender="ai", content="前の答え")
-    store.supersede_answer(chat.id, user_id=user)
+    store.begin_regeneration(chat.id, user_id=user)
     store.mark_interrupted()  # a replica starts before the first word of another answer
     store.add_message(chat.id, user_id=user, sender="ai", content="次の答え", instead=True)
     standing = [message.content for message in store.messages(chat.id, user_id=user)]
@@ -972,7 +971,7 @@ def test_an_answer_set_aside_comes_back_at_a_start_only_where_nothing_else_stand
         chat = store.create_chat(user_id=user, agent_id=agent.id)
         store.add_message(chat.id, user_id=user, sender="user", content="問い")
         store.add_message(chat.id, user_id=user, sender="ai", content="前の答え")
-        store.supersede_answer(chat.id, user_id=user)
+        store.begin_regeneration(chat.id, user_id=user)
         store.add_message(chat.id, user_id=user, sender="ai", content="途中", status=status)
         store.mark_interrupted()
         assert [m.content for m in store.messages(chat.id, user_id=user)] == stands
@@ -1193,7 +1192,7 @@ def test_a_revision_counts_what_changes_a_conversation_and_not_what_is_added(
     assert (mark.revision, mark.last, mark.answering) == (start, growing.position, False)
     changes: list[Callable[[], object]] = [
         lambda: store.update_message(world.message, user_id=world.user, content="直した"),
-        lambda: store.supersede_answer(world.chat, user_id=world.user),
+        lambda: store.begin_regeneration(world.chat, user_id=world.user),
         lambda: store.restore_answer(world.asked, user_id=world.user),
     ]
     for number, change in enumerate(changes, 1):
@@ -1223,7 +1222,7 @@ def test_a_regeneration_takes_back_a_summary_that_tells_of_what_it_replaces(
         mark = store.chat_state(world.chat, user_id=world.user)
         since = dataclasses.replace(mark, summary_through=through)
         store.summarize(world.chat, user_id=world.user, summary="まとめ", since=since)
-        store.supersede_answer(world.chat, user_id=world.user)
+        store.begin_regeneration(world.chat, user_id=world.user)
         assert store.chat_state(world.chat, user_id=world.user).summary == left
 
 

@@ -5,7 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.roleplay import read_answers
 
-from persona_lab.responses.passages import Kind, PassageParser, passages
+from persona_lab.responses.passages import Kind, Passage, PassageParser
+
+
+def passages(text: str, name: str = "") -> list[Passage]:
+    """Return the passages of a whole answer of the persona ``name``."""
+    parser = PassageParser(name)
+    found = [*parser.feed(text), *parser.finish()]
+    kind = Kind.NARRATION if parser.narrative else Kind.SPEECH
+    return [Passage(kind, passage.text) if passage.doubtful else passage for passage in found]
 
 
 def kinds(text: str, name: str = "さくら") -> list[tuple[str, str]]:

@@ -67,12 +67,6 @@ class CacheManager:
         self._counting = threading.Lock()
         self._answers = SharedCache("answer", ttl, size=MAX_ENTRIES, shared=shared, clock=clock)
 
-    @property
-    def hit_rate(self) -> float:
-        """The share of lookups that found an answer; 0 before the first lookup."""
-        asked = self.hits + self.misses
-        return self.hits / asked if asked else 0.0
-
     async def get_cached_response(
         self, info: ModelInfo, prompt: Prompt, options: Options, *, server: str = ""
     ) -> Completion | None:
