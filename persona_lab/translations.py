@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from persona_lab.errors import ConfigurationError
+from persona_lab.types import LANGUAGES
 from persona_lab.yaml_config import read_yaml, unfold
 
-LANGUAGES = ("ja", "en")
 KEYS_FILE = Path(__file__).with_name("text_keys.txt")
 """The keys of each file of texts: ``file key placeholder placeholder …`` a line."""
 

@@ -4,9 +4,11 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 Language = Literal["ja", "en"]
+LANGUAGES: tuple[Language, ...] = get_args(Language)
+"""Languages of personas, templates and texts; the first is the default."""
 Sender = Literal["user", "ai"]
 Status = Literal["ok", "streaming", "stopped", "interrupted", "failed"]
 """Of an answer: complete, in progress, stopped by the user, cut off by a crash, a fallback text."""

@@ -20,6 +20,7 @@ _LONG_MARK_RUN = re.compile(
     f"{{{MAX_COMBINING_MARKS + 1}}}"
 )
 """A long run of characters that may be marks; in some scripts they are letters."""
+_JAPANESE = re.compile("[\u3041-\u30ff\u3400-\u9fff]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _UNSTORABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -32,6 +33,16 @@ def compose_nfc(text: str) -> str:
     if _LONG_MARK_RUN.search(text):
         text = _limit_marks(text)
     return _COMPOSABLE.sub(lambda part: unicodedata.normalize("NFC", part[0]), text)
+
+
+def comparable(name: str) -> str:
+    """Return ``name`` in the form in which two names are compared: width and case don't count."""
+    return unicodedata.normalize("NFKC", name).strip().casefold()
+
+
+def has_japanese(text: str) -> bool:
+    """Return whether ``text`` has a kana or a kanji."""
+    return _JAPANESE.search(text) is not None
 
 
 def is_visible(character: str) -> bool:

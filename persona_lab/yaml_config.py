@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from persona_lab.errors import ConfigurationError
 
@@ -30,6 +30,9 @@ _REASONS = {
     **dict.fromkeys(("tuple_type", "list_type"), "must be a list"),
 }
 """Texts for faults that pydantic describes by the names of classes."""
+
+
+NonEmptyText = Annotated[str, Field(min_length=1)]
 
 
 class StrictModel(BaseModel):

@@ -20,6 +20,7 @@ from persona_lab.clients.catalog import ModelInfo
 from persona_lab.clients.provider import Provider
 from persona_lab.errors import ModelTimeout, ProviderError, UnknownModel, errors_by_code
 from persona_lab.types import Chunk, Language, Options, Prompt, Usage
+from persona_lab.unicode_text import has_japanese
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -31,7 +32,6 @@ ANSWERS: dict[Language, str] = {
     "en": "You said “{message}”. This is a practice answer: no model was asked. ",
 }
 
-_JAPANESE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")
 _TOKEN = re.compile(r"[\u2e80-\uffef]{1,2}|[^\u2e80-\uffef]{1,4}")
 
 
@@ -151,7 +151,7 @@ class MockClient(LLMClientInterface):
         message = prompt.message or (users[-1] if users else "")
         # A message without letters gets the language of the persona.
         language = message if any(map(str.isalpha, message)) else prompt.system
-        answer = ANSWERS["ja" if _JAPANESE.search(language) else "en"].format(message=message)
+        answer = ANSWERS["ja" if has_japanese(language) else "en"].format(message=message)
         length = self.behaviour.tokens
         if length is None:
             return _TOKEN.findall(answer.strip())

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from persona_lab.errors import ErrorType
 from persona_lab.monitor.metrics import SERVER_LIMITS
-from persona_lab.translations import LANGUAGES
+from persona_lab.types import LANGUAGES
 
 if TYPE_CHECKING:
     from persona_lab.db.generations import GenerationResult

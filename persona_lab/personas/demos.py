@@ -11,16 +11,16 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
 
-from persona_lab.personas.persona import LANGUAGES, PERSONA_FIELDS, TRAITS, PersonaField
-from persona_lab.yaml_config import dotted_place, load, unfold
+from persona_lab.personas.persona import PERSONA_FIELDS, TRAITS, PersonaField
+from persona_lab.types import LANGUAGES
+from persona_lab.yaml_config import NonEmptyText, dotted_place, load, unfold
 
 
 def _folded(value: object) -> object:
     return unfold(value) if isinstance(value, str) else value
 
 
-_Text = Annotated[str, Field(min_length=1)]
-_Lines = list[_Text]
+_Lines = list[NonEmptyText]
 _Base = TypeVar("_Base", bound=BaseModel)
 
 
@@ -29,8 +29,8 @@ class _Strict(BaseModel):
 
 
 class _Exchange(_Strict):
-    user: _Text
-    ai: _Text
+    user: NonEmptyText
+    ai: NonEmptyText
 
 
 def _definition(field: PersonaField) -> tuple[Any, Any]:
@@ -64,7 +64,7 @@ class _Demo(_Strict):
     """A persona, its id, and messages to begin with."""
 
     id: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
-    messages: Annotated[list[_Text], Field(min_length=1, alias="try")]
+    messages: Annotated[list[NonEmptyText], Field(min_length=1, alias="try")]
 
 
 @_with_fields(dict.fromkeys(TRAITS, (_Lines, ...)))

@@ -400,7 +400,6 @@ def _read_fields() -> dict[str, PersonaField]:
 PERSONA_FIELDS = _read_fields()
 """The fields of a persona by name, in the order of :class:`Persona`."""
 
-LANGUAGES = PERSONA_FIELDS["language"].values
 """The languages that a persona can speak; the first is the default."""
 
 TRAITS = {each.name: each.table for each in PERSONA_FIELDS.values() if each.kind == "traits"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -10,28 +9,24 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from persona_lab.errors import TemplateError
-from persona_lab.yaml_config import StrictModel, load
-
-LANGUAGES = ("ja", "en")
-"""Languages that every template of a rule must have. It may have further ones."""
-
+from persona_lab.unicode_text import comparable
+from persona_lab.yaml_config import NonEmptyText, StrictModel, load
 
 _Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-_Text = Annotated[str, Field(min_length=1)]
 _TRAIT_LISTS = ("personalities", "roles", "tones")
 
 
 class _Localized(StrictModel):
-    ja: _Text
-    en: _Text
+    ja: NonEmptyText
+    en: NonEmptyText
 
 
 class _Condition(StrictModel):
     """Matches if one of its words is in the persona's list of that name."""
 
-    personalities: tuple[_Text, ...] = ()
-    roles: tuple[_Text, ...] = ()
-    tones: tuple[_Text, ...] = ()
+    personalities: tuple[NonEmptyText, ...] = ()
+    roles: tuple[NonEmptyText, ...] = ()
+    tones: tuple[NonEmptyText, ...] = ()
 
     @model_validator(mode="after")
     def _has_a_list(self) -> _Condition:
@@ -42,9 +37,9 @@ class _Condition(StrictModel):
     def match(self, persona: Mapping[str, Sequence[str]]) -> tuple[str, str] | None:
         """Return the list and the persona's word that match, or None."""
         for name in _TRAIT_LISTS:
-            words = {_normalize_word(word) for word in getattr(self, name)}
+            words = {comparable(word) for word in getattr(self, name)}
             for word in persona[name]:
-                if _normalize_word(word) in words:
+                if comparable(word) in words:
                     return name, word
         return None
 
@@ -70,9 +65,9 @@ class _Form(_Matcher):
 class _Label(StrictModel):
     """Labels and stop texts of a transcript; ``persona`` is the label without a name."""
 
-    user: _Text
-    persona: _Text
-    stop: tuple[_Text, ...]
+    user: NonEmptyText
+    persona: NonEmptyText
+    stop: tuple[NonEmptyText, ...]
 
 
 class _Labels(StrictModel):
@@ -98,10 +93,6 @@ class RuleFile(StrictModel):
     forms: tuple[_Form, ...] = ()
     transcript: _Labels
     words: _Words
-
-
-def _normalize_word(word: str) -> str:
-    return unicodedata.normalize("NFKC", word).strip().casefold()
 
 
 def read_rules(path: Path) -> RuleFile:

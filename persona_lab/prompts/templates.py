@@ -24,10 +24,10 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from persona_lab.errors import TemplateError
 from persona_lab.personas.persona import PERSONA_FIELDS, Example, Persona
-from persona_lab.prompts.rules import LANGUAGES, read_rules
+from persona_lab.prompts.rules import read_rules
 from persona_lab.prompts.trace import extract_spans
 from persona_lab.prompts.variables import template_variables
-from persona_lab.types import Span
+from persona_lab.types import LANGUAGES, Span
 
 Kind = Literal["chat", "transcript"]
 _T = TypeVar("_T")
@@ -171,7 +171,7 @@ class PromptTemplateEngine:
         words = self._rules.words
         if not found:
             return words.default.model_dump()
-        reasons = {
+        reasons: dict[str, str] = {
             language: getattr(words.between, language).join(
                 getattr(words.matched, language)
                 .replace("{list}", getattr(getattr(words, name), language))

@@ -10,24 +10,22 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from persona_lab.responses.pii import KINDS, canonical
-from persona_lab.yaml_config import Location, StrictModel, load
-
-_Text = Annotated[str, Field(min_length=1)]
+from persona_lab.yaml_config import Location, NonEmptyText, StrictModel, load
 
 
 class Mask(StrictModel):
     """The text that replaces an item, in both languages."""
 
-    ja: _Text
-    en: _Text
+    ja: NonEmptyText
+    en: NonEmptyText
 
 
 class WordList(StrictModel):
     """Words to mask or to block. They match in any case and spacing, in hiragana and katakana."""
 
     severity: Literal["mask", "block"]
-    ja: tuple[_Text, ...] = ()
-    en: tuple[_Text, ...] = ()
+    ja: tuple[NonEmptyText, ...] = ()
+    en: tuple[NonEmptyText, ...] = ()
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -51,8 +49,8 @@ class Subject(StrictModel):
     b. A sentence with a word of ``unless`` is allowed.
     """
 
-    advice: tuple[Annotated[tuple[_Text, ...], Field(min_length=2)], ...]
-    unless: tuple[_Text, ...] = ()
+    advice: tuple[Annotated[tuple[NonEmptyText, ...], Field(min_length=2)], ...]
+    unless: tuple[NonEmptyText, ...] = ()
 
     def applies_to(self, sentence: str) -> bool:
         """Return whether ``sentence``, normalized and casefolded, gives such advice."""
@@ -82,16 +80,16 @@ def _word_pattern(word: str) -> str:
 class RoleLimit(StrictModel):
     """Subjects on which some roles give no advice."""
 
-    roles: Annotated[tuple[_Text, ...], Field(min_length=1)]
-    subjects: Annotated[tuple[_Text, ...], Field(min_length=1)]
+    roles: Annotated[tuple[NonEmptyText, ...], Field(min_length=1)]
+    subjects: Annotated[tuple[NonEmptyText, ...], Field(min_length=1)]
 
 
 class FilterRules(StrictModel):
     """The content of ``guards.yaml``."""
 
-    masks: dict[_Text, Mask]
+    masks: dict[NonEmptyText, Mask]
     words: tuple[WordList, ...] = ()
-    subjects: dict[_Text, Subject] = Field(default_factory=dict)
+    subjects: dict[NonEmptyText, Subject] = Field(default_factory=dict)
     limits: tuple[RoleLimit, ...] = ()
 
     @model_validator(mode="after")

@@ -16,7 +16,6 @@ stream.
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, Protocol
@@ -28,6 +27,7 @@ from persona_lab.responses.filter_rules import Subject, read_filter_rules
 from persona_lab.responses.filters import Filter, Step
 from persona_lab.responses.listed_words import SEPARATOR_CHARACTERS, ListedWords, skeleton
 from persona_lab.responses.pii import canonical, find_personal, normalized, plain
+from persona_lab.unicode_text import comparable
 
 
 class Moderator(Protocol):
@@ -130,11 +130,11 @@ class OutputFilter:
 
     def subjects(self, agent: Agent) -> dict[str, Subject]:
         """Return the subjects on which ``agent`` gives no advice, by the limits of its roles."""
-        roles = {_normalize_name(role.name) for role in agent.roles}
+        roles = {comparable(role.name) for role in agent.roles}
         return {
             subject: self.rules.subjects[subject]
             for limit in self._limits
-            if roles & set(map(_normalize_name, limit.roles))
+            if roles & set(map(comparable, limit.roles))
             for subject in limit.subjects
         }
 
@@ -142,10 +142,6 @@ class OutputFilter:
         """Return the text that replaces an item of ``kind``."""
         both = self.rules.masks[kind]
         return both.en if language == "en" else both.ja
-
-
-def _normalize_name(word: str) -> str:
-    return unicodedata.normalize("NFKC", word).strip().casefold()
 
 
 class SafetyFilter(Filter):

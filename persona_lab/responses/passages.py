@@ -19,6 +19,7 @@ from enum import Enum, StrEnum, auto
 from typing import NamedTuple
 
 from persona_lab.responses.code_fences import CodeFenceTracker
+from persona_lab.unicode_text import has_japanese
 
 
 class Kind(StrEnum):
@@ -57,7 +58,6 @@ _CLOSERS = "」』）)”"
 _BRACKETS = {"（": "）", "(": ")", "［": "］", "[": "]", "【": "】", "〔": "〕", "〈": "〉"}
 _QUOTES = {"「": "」", "『": "』"}
 _PAIRS = {**_BRACKETS, **_QUOTES, "“": "”", '"': '"', "`": "`"}
-_JAPANESE = re.compile("[\u3041-\u30ff\u3400-\u9fff]")
 _BLOCK_LINE = re.compile(
     r"[|>#※■□◆◇▼▲▽△★☆]|`{3}|~{3}|(?:[-*_＊―—─－=＝] ?){3,}\n?$"
     r"|(?:OOC|P\.?S\.?|注意?書き|注釈?|補足|作者注?|筆者注?|Note) ?[:：]"
@@ -339,7 +339,7 @@ class _SentenceReader:
         if not self._open:
             self._ended = self._ended or character in SENTENCE_MARKS
             latin = character == " " and self.held[-2:-1] in (".", ":")
-            if latin and not _JAPANESE.search(self.held):
+            if latin and not has_japanese(self.held):
                 yield from self._release(Kind.SPEECH)
         if len(self.held) >= _MAX_SENTENCE:
             yield from self._release(Kind.SPEECH)
@@ -412,7 +412,7 @@ def _matching(text: str, start: int, closing: str) -> int:
 def _may_narrate(sentence: str) -> bool:
     """Tell whether a sentence may be narration: an act, without a sign that somebody speaks."""
     text = sentence.strip()
-    if not _JAPANESE.search(text) or text.endswith(("！", "？", "!", "?")):
+    if not has_japanese(text) or text.endswith(("！", "？", "!", "?")):
         return False
     text = text.rstrip(SENTENCE_MARKS + _CLOSERS + "♪～〜 　")
     return bool(_ENDS_IN_VERB.search(text)) and not _SPEAKERS.search(text)

@@ -11,8 +11,6 @@ SudachiPy is imported for the first Japanese sentence of a persona with a tone, 
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -26,28 +24,26 @@ from persona_lab.japanese.rewrite import Rule, Rules
 from persona_lab.responses.changes import Edit, trim
 from persona_lab.responses.filters import Filter, Step
 from persona_lab.responses.passages import SENTENCE_MARKS, Kind, Passage, PassageParser
-from persona_lab.yaml_config import StrictModel, load
+from persona_lab.unicode_text import comparable, has_japanese
+from persona_lab.yaml_config import NonEmptyText, StrictModel, load
 
-_JAPANESE = re.compile("[\u3041-\u30ff\u3400-\u9fff]")
 _MAX_DOUBTFUL_LENGTH = 400
 """Characters that wait at most until it is known whether they are speech or narration."""
 _PLACEHOLDERS = ("ending",)
-
-_Text = Annotated[str, Field(min_length=1)]
 
 
 class Tone(StrictModel):
     """A tone and its rules. ``base`` is applied first; the rules expect sentences in that form."""
 
-    name: _Text
-    words: Annotated[tuple[_Text, ...], Field(min_length=1)]
+    name: NonEmptyText
+    words: Annotated[tuple[NonEmptyText, ...], Field(min_length=1)]
     """Names of a persona's tones that choose this tone."""
     base: Literal["polite", "plain", "casual", "as it is"] = "as it is"
     enabled: bool = True
-    already_matches: tuple[_Text, ...] = ()
+    already_matches: tuple[NonEmptyText, ...] = ()
     """Ends of sentences that are in the tone already."""
     rules: tuple[Rule, ...] = ()
-    examples: dict[_Text, _Text] = Field(default_factory=dict)
+    examples: dict[NonEmptyText, NonEmptyText] = Field(default_factory=dict)
     """Sentences and their rewritten forms. The tests check the rules with them."""
 
     @model_validator(mode="before")
@@ -91,7 +87,7 @@ class Tone(StrictModel):
             keep: Names and catchphrases that must stay unchanged.
             endings: The persona's sentence endings. The rules use the first.
         """
-        if not _JAPANESE.search(sentence) or (self.takes_ending and not endings):
+        if not has_japanese(sentence) or (self.takes_ending and not endings):
             return sentence
         rewritten = self._rewrite_once(sentence, keep, endings)
         if rewritten == sentence or self._rewrite_once(rewritten, keep, endings) == rewritten:
@@ -143,7 +139,7 @@ class Tones:
             return None
         for agent_tone in agent.tones:
             for tone in self.tones:
-                if _normalize_name(agent_tone.name) in map(_normalize_name, tone.words):
+                if comparable(agent_tone.name) in map(comparable, tone.words):
                     return tone if tone.enabled else None
         return None
 
@@ -156,10 +152,6 @@ class Tones:
             return Filter() if tone is None else ToneFilter(tone, agent)
 
         return Step("tone", opened, shows_pending=True)
-
-
-def _normalize_name(word: str) -> str:
-    return unicodedata.normalize("NFKC", word).strip().casefold()
 
 
 class ToneFilter(Filter):

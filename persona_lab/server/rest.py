@@ -82,7 +82,7 @@ class NewPersona(PersonaFields):
     """A persona to create."""
 
     name: str = Field(description="At most 100 characters.", examples=["さくら"])
-    language: Literal["ja", "en"] = "ja"
+    language: Language = "ja"
 
 
 @response_fields

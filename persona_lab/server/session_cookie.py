@@ -10,7 +10,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from persona_lab.types import Language
+from persona_lab.types import LANGUAGES, Language
 
 COOKIE = "persona_lab_visitor"
 LANGUAGE_COOKIE = "persona_lab_language"
@@ -33,7 +33,7 @@ def visitor_secret(cookies: Mapping[str, str]) -> str | None:
 def language_of(cookies: Mapping[str, str], headers: Mapping[str, str]) -> Language:
     """Return the language chosen on the page, or the client's, or Japanese."""
     chosen = cookies.get(LANGUAGE_COOKIE, "")
-    if chosen in ("ja", "en"):
+    if chosen in LANGUAGES:
         return "ja" if chosen == "ja" else "en"
     return _preferred(headers.get("accept-language", "ja"))
 
@@ -52,7 +52,7 @@ def _preferred(accepted: str) -> Language:
             weight = float(quality)
         except ValueError:
             continue
-        if language in ("ja", "en") and weight > highest:
+        if language in LANGUAGES and weight > highest:
             highest, preferred = weight, language
     return "ja" if preferred == "ja" else "en"
 

@@ -7,7 +7,8 @@ from html import escape
 import gradio as gr
 
 from persona_lab.clients.registry import list_keyed_providers
-from persona_lab.translations import LANGUAGES, Translations
+from persona_lab.translations import Translations
+from persona_lab.types import LANGUAGES
 
 
 def build_i18n(words: Translations) -> gr.I18n:

@@ -24,7 +24,8 @@ from persona_lab.lab import Lab
 from persona_lab.monitor.alerts import END_RATIO, Alert, Alerts, Change
 from persona_lab.monitor.webhook import MAX_QUEUED, MAX_TRIES, Webhook
 from persona_lab.settings import ROOT, Settings, load_settings
-from persona_lab.translations import LANGUAGES, Translations
+from persona_lab.translations import Translations
+from persona_lab.types import LANGUAGES
 
 MakeLab = Callable[..., Lab]
 

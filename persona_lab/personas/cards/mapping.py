@@ -18,7 +18,8 @@ from typing import Any
 from persona_lab.personas.cards.document import V3_FIELDS
 from persona_lab.personas.cards.labels import LABELS, is_user, language_of
 from persona_lab.personas.cards.model import OWN, Card, Note, Row, own_part
-from persona_lab.personas.persona import LANGUAGES, PERSONA_FIELDS, Example, Persona, clean_text
+from persona_lab.personas.persona import PERSONA_FIELDS, Example, Persona, clean_text
+from persona_lab.types import LANGUAGES
 from persona_lab.unicode_text import is_blank
 
 _MACRO = re.compile(r"\{\{\s*(char|user)\s*\}\}|<(user|char|bot)>", re.IGNORECASE)
