@@ -90,10 +90,10 @@ class PromptTemplateEngine:
             for name in self._environment.list_templates(extensions=["j2"])
         }
         self._check_files_exist()
-        self._hashes = {name: self._hash(f"{name}.j2") for name in self._templates}
         for key in self.names:
             for sample in (_sample_variables(full=True), _sample_variables(full=False)):
                 self._render(key, sample)
+        self._hashes = {name: self._hash(f"{name}.j2") for name in self._templates}
 
     @property
     def names(self) -> list[str]:
