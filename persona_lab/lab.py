@@ -16,6 +16,7 @@ from persona_lab.clients.catalog import Catalog
 from persona_lab.clients.middleware.rate_limit import RateLimitedClient, RateLimiter
 from persona_lab.clients.middleware.response_cache import CachedClient, CacheManager
 from persona_lab.clients.middleware.stack import ClientStack
+from persona_lab.clients.middleware.wrapper import CallContext
 from persona_lab.clients.pool import ClientPool
 from persona_lab.clients.registry import get_provider
 from persona_lab.comparison.runner import Comparison
@@ -40,7 +41,7 @@ from persona_lab.responses.output_filter import BlockReason, Moderator, OutputFi
 from persona_lab.responses.processor import ResponseProcessor
 from persona_lab.responses.steps import ordered_steps
 from persona_lab.responses.tone import Tones
-from persona_lab.settings import Settings, load_settings
+from persona_lab.settings import LOCAL, Settings, load_settings
 from persona_lab.translations import Translations, load_texts
 
 if TYPE_CHECKING:
@@ -107,44 +108,6 @@ class Lab:
         await self.aclose()
 
 
-def _moderator(clients: ClientPool) -> Moderator | None:
-    """Return the moderator that the settings name.
-
-    Raises:
-        ConfigurationError: It has neither a key nor a server of its own.
-    """
-    settings = clients.settings
-    if settings.moderation == "off":
-        return None
-    from persona_lab.clients.moderation import OpenAIModerator
-
-    if not get_provider("openai").is_configured(settings):
-        raise ConfigurationError("MODERATION: openai needs OPENAI_API_KEY")
-    return OpenAIModerator(lambda: clients.settings)
-
-
-def _output_filter(clients: ClientPool, fallback_texts: Translations) -> OutputFilter:
-    """Return the filter for answers, with the refusal texts of ``fallback_texts``.
-
-    Raises:
-        ConfigurationError: The filter's rules are wrong, or the moderator can't be used.
-    """
-    settings = clients.settings
-
-    def refusal_text(agent: Agent, reason: BlockReason) -> str:
-        name = agent.name.strip() or fallback_texts("blocked.nobody", agent.language)
-        return fallback_texts(f"blocked.{reason}", agent.language, name=name)
-
-    return OutputFilter(
-        settings.templates_dir / "guards.yaml",
-        refusal_text,
-        personal_data=settings.mask_personal_data,
-        words=settings.word_filter,
-        limits=settings.role_limits,
-        moderator=_moderator(clients),
-    )
-
-
 def open_lab(
     settings: Settings | None = None,
     *,
@@ -169,46 +132,18 @@ def open_lab(
     settings = settings if settings is not None else load_settings()
     catalog = Catalog(settings.data_dir / "models.yaml")
     shared = RedisLink(settings.redis_url)
-    cache_manager = CacheManager(settings.response_cache_ttl, shared=shared)
-    rate_limiter = RateLimiter(
-        settings.requests_per_minute,
-        settings.tokens_per_day,
-        total=settings.tokens_per_day_total,
-        shared=shared,
-    )
-    layers = ClientStack(
-        settings,
-        clock=clock,
-        sleep=sleep,
-        outer=[
-            lambda client, call: RateLimitedClient(client, rate_limiter, call),
-            lambda client, call: CachedClient(
-                client, cache_manager, fresh=call.bypass_cache or call.user_key
-            ),
-        ],
-    )
-    clients = ClientPool(settings, catalog, injected=client, wrap=layers.wrap_shared)
-    _check_setting("LLM_FALLBACK", clients.check_fallback_models)
-    _check_setting("LLM_MODEL, LOCAL_MODEL", clients.check)
+    cache_manager, rate_limiter = _cache_and_limits(settings, shared)
+    layers = _middleware(settings, cache_manager, rate_limiter, clock, sleep)
+    clients = _client_pool(settings, catalog, client, layers)
     engine = PromptTemplateEngine(settings.templates_dir)
-    summary_words = load_texts(settings.templates_dir, "summary.yaml")
-    demos = load_demos(settings.data_dir / "personas.yaml")
     prompt_builder = PromptBuilder(engine)
-    tones = Tones(settings.templates_dir / "tones.yaml")
     fallback_texts = load_texts(settings.templates_dir, "fallbacks.yaml")
     error_handler = ErrorHandler(fallback_texts)
     output_filter = _output_filter(clients, fallback_texts)
-    response_processor = ResponseProcessor(
-        ordered_steps(output_filter.step, tones if settings.tone_adjustment else None)
-    )
+    response_processor = _response_processor(settings, output_filter)
     input_validator = InputValidator(settings.max_message_length)
-    store = Store(settings.database_url)
-    try:
-        store.seed_agents(demos)
-        store.mark_interrupted()
-    except BaseException:
-        store.close()
-        raise
+    summary_words = load_texts(settings.templates_dir, "summary.yaml")
+    store = _open_store(settings)
     context_manager = ContextManager(
         store,
         max_context_length=settings.max_context_length,
@@ -216,15 +151,7 @@ def open_lab(
         summary_words=summary_words if settings.context_summary else None,
         shared=shared,
     )
-    known = _named_models(settings, catalog)
-    metrics = Metrics(
-        known,
-        circuits=layers.circuits.states,
-        cache=lambda: (cache_manager.hits, cache_manager.misses),
-        engines=_engines,
-    )
-    watched = {*known, client.info.spec} if client is not None else {*known}
-    monitor = _monitor(settings, store, metrics, frozenset(watched))
+    monitor = _monitor(settings, catalog, store, cache_manager, layers, client)
     service = LLMService(
         store=store,
         clients=clients,
@@ -264,29 +191,151 @@ def open_lab(
     )
 
 
-def _named_models(settings: Settings, catalog: Catalog) -> list[str]:
-    """Return the models that metrics name: those of the catalog and of the settings."""
-    local = [f"local:{name}" for name in settings.local_models]
-    return [*catalog.models, settings.default_model, *settings.fallback_models, *local]
+# ── the parts, in the order of open_lab ───────────────────────────────────────────────────
 
 
-def _monitor(settings: Settings, store: Store, metrics: Metrics, known: frozenset[str]) -> Monitor:
+def _cache_and_limits(settings: Settings, shared: RedisLink) -> tuple[CacheManager, RateLimiter]:
+    return CacheManager(settings.response_cache_ttl, shared=shared), RateLimiter(
+        settings.requests_per_minute,
+        settings.tokens_per_day,
+        total=settings.tokens_per_day_total,
+        shared=shared,
+    )
+
+
+def _middleware(
+    settings: Settings,
+    cache_manager: CacheManager,
+    rate_limiter: RateLimiter,
+    clock: Callable[[], float],
+    sleep: Callable[[float], Awaitable[None]],
+) -> ClientStack:
+    def limited(client: LLMClientInterface, call: CallContext) -> LLMClientInterface:
+        return RateLimitedClient(client, rate_limiter, call)
+
+    def cached(client: LLMClientInterface, call: CallContext) -> LLMClientInterface:
+        return CachedClient(client, cache_manager, fresh=call.bypass_cache or call.user_key)
+
+    return ClientStack(settings, clock=clock, sleep=sleep, outer=[limited, cached])
+
+
+def _client_pool(
+    settings: Settings,
+    catalog: Catalog,
+    injected: LLMClientInterface | None,
+    layers: ClientStack,
+) -> ClientPool:
+    """Return the pool of clients.
+
+    Raises:
+        ConfigurationError: The settings name a model that can't be used.
+    """
+    clients = ClientPool(settings, catalog, injected=injected, wrap=layers.wrap_shared)
+    _check_setting("LLM_FALLBACK", clients.check_fallback_models)
+    _check_setting("LLM_MODEL, LOCAL_MODEL", clients.check)
+    return clients
+
+
+def _output_filter(clients: ClientPool, fallback_texts: Translations) -> OutputFilter:
+    """Return the filter for answers, with the refusal texts of ``fallback_texts``.
+
+    Raises:
+        ConfigurationError: The filter's rules are wrong, or the moderator can't be used.
+    """
+    settings = clients.settings
+
+    def refusal_text(agent: Agent, reason: BlockReason) -> str:
+        name = agent.name.strip() or fallback_texts("blocked.nobody", agent.language)
+        return fallback_texts(f"blocked.{reason}", agent.language, name=name)
+
+    return OutputFilter(
+        settings.templates_dir / "guards.yaml",
+        refusal_text,
+        personal_data=settings.mask_personal_data,
+        words=settings.word_filter,
+        limits=settings.role_limits,
+        moderator=_moderator(clients),
+    )
+
+
+def _moderator(clients: ClientPool) -> Moderator | None:
+    """Return the moderator that the settings name.
+
+    Raises:
+        ConfigurationError: It has neither a key nor a server of its own.
+    """
+    settings = clients.settings
+    if settings.moderation == "off":
+        return None
+    from persona_lab.clients.moderation import OpenAIModerator
+
+    if not get_provider("openai").is_configured(settings):
+        raise ConfigurationError("MODERATION: openai needs OPENAI_API_KEY")
+    return OpenAIModerator(lambda: clients.settings)
+
+
+def _response_processor(settings: Settings, output_filter: OutputFilter) -> ResponseProcessor:
+    tones = Tones(settings.templates_dir / "tones.yaml")  # checked also where it isn't used
+    return ResponseProcessor(
+        ordered_steps(output_filter.step, tones if settings.tone_adjustment else None)
+    )
+
+
+def _open_store(settings: Settings) -> Store:
+    """Open the database, add the demo personas, and mark answers that a crash cut off."""
+    demos = load_demos(settings.data_dir / "personas.yaml")
+    store = Store(settings.database_url)
+    try:
+        store.seed_agents(demos)
+        store.mark_interrupted()
+    except BaseException:
+        store.close()
+        raise
+    return store
+
+
+def _monitor(
+    settings: Settings,
+    catalog: Catalog,
+    store: Store,
+    cache_manager: CacheManager,
+    layers: ClientStack,
+    injected: LLMClientInterface | None,
+) -> Monitor:
+    models = _named_models(settings, catalog)
+    metrics = Metrics(
+        models,
+        circuits=layers.circuits.states,
+        cache=lambda: (cache_manager.hits, cache_manager.misses),
+        engines=_engines,
+    )
+    watched = frozenset([*models, *([injected.info.spec] if injected is not None else [])])
+    webhook = None
+    if settings.alert_webhook is not None:
+        webhook = Webhook(settings.alert_webhook.get_secret_value(), proxies=settings.proxies)
     today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    cost_today = store.total_cost(today) if settings.alert_cost else 0.0
-    if settings.alert_webhook is None:
-        return Monitor(
-            metrics, Alerts(settings, cost_today=cost_today, is_watched=known.__contains__)
-        )
-    webhook = Webhook(settings.alert_webhook.get_secret_value(), proxies=settings.proxies)
+    alerts = Alerts(
+        settings,
+        cost_today=store.total_cost(today) if settings.alert_cost else 0.0,
+        is_watched=watched.__contains__,
+        receivers=[_alert_sender(settings, webhook)] if webhook is not None else [],
+    )
+    return Monitor(metrics, alerts, webhook)
+
+
+def _alert_sender(settings: Settings, webhook: Webhook) -> Callable[[Change], None]:
     texts = load_texts(settings.templates_dir, "ui.yaml")
 
     def send(change: Change) -> None:
         webhook.send(lambda: change.as_message(texts))
 
-    alerts = Alerts(
-        settings, cost_today=cost_today, is_watched=known.__contains__, receivers=[send]
-    )
-    return Monitor(metrics, alerts, webhook)
+    return send
+
+
+def _named_models(settings: Settings, catalog: Catalog) -> list[str]:
+    """Return the models that metrics name: those of the catalog and of the settings."""
+    local = [f"{LOCAL}:{name}" for name in settings.local_models]
+    return [*catalog.models, settings.default_model, *settings.fallback_models, *local]
 
 
 def _engines() -> list[EngineStats]:

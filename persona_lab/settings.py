@@ -25,7 +25,9 @@ ROOT = Path(__file__).resolve().parent.parent
 """The project's folder, which has ``templates/`` and ``data/``."""
 
 
-PROVIDER_NAMES: tuple[str, ...] = ("local", "openai", "anthropic", "mock")
+LOCAL = "local"
+"""The provider whose models run in this process."""
+PROVIDER_NAMES: tuple[str, ...] = (LOCAL, "openai", "anthropic", "mock")
 """Providers of models. Each is a file in ``clients/``, which declares the rest; see
 ``clients/registry.py``."""
 
@@ -64,7 +66,7 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
     )
 
-    llm_provider: ProviderName = "local"
+    llm_provider: ProviderName = LOCAL
     """Provider of the default model."""
     llm_model: str = ""
     """Name of the default model at `LLM_PROVIDER`. If empty, the provider's first model in
@@ -329,9 +331,11 @@ class Settings(BaseSettings):
     @property
     def local_models(self) -> list[str]:
         """The local models that the settings name."""
-        names = [self.llm_model] if self.llm_provider == "local" else []
+        names = [self.llm_model] if self.llm_provider == LOCAL else []
         names += _split_names(self.local_model)
-        names += [spec[6:] for spec in _split_names(self.llm_fallback) if spec.startswith("local:")]
+        for spec in _split_names(self.llm_fallback):
+            provider, _, name = spec.partition(":")
+            names += [name] if provider == LOCAL else []
         return list(dict.fromkeys(filter(None, names)))
 
     @property
@@ -340,13 +344,13 @@ class Settings(BaseSettings):
 
         ``local`` alone means the first of :attr:`local_models`.
         """
-        local = next(iter(self.local_models), "")
-        return [f"local:{local}" if s == "local" else s for s in _split_names(self.llm_fallback)]
+        first_local = f"{LOCAL}:{next(iter(self.local_models), '')}"
+        return [first_local if s == LOCAL else s for s in _split_names(self.llm_fallback)]
 
     @property
     def default_model(self) -> str:
         """The default model as ``provider:model``; ``provider:`` means the provider's first."""
-        local = self.local_models if self.llm_provider == "local" else []
+        local = self.local_models if self.llm_provider == LOCAL else []
         return f"{self.llm_provider}:{self.llm_model or next(iter(local), '')}"
 
 
