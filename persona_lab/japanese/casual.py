@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from persona_lab.japanese.morphology import (
@@ -17,6 +18,7 @@ from persona_lab.japanese.plain import has_question_word_before, to_plain, verb_
 
 _BUT_PARTICLES = ("が", "けど", "けれど", "けれども")
 _APOLOGIES = ("すまない", "申し訳ない")
+_SET_PHRASE_STARTS = frozenset("す申おご大誠ま")
 _CASUAL_VERBS = {
     "なさる": ("する", "サ行変格"),
     "召し上がる": ("食べる", "下一段-バ行"),
@@ -28,6 +30,7 @@ _CASUAL_VERBS = {
     "いただける": ("もらえる", "下一段-ラ行"),
 }
 """Honorific verb → the casual verb, with its conjugation."""
+_POLITE_QUESTION = re.compile("(?:です|ます|ました|でした)か")
 _COME = ("来る", "カ行変格")
 _COME_BACK = ("くる", "カ行変格")
 _BE = ("いる", "上一段-ア行")
@@ -39,6 +42,9 @@ _CASUAL_DIRECTIONS = {
     "どちら": "どっち",
 }
 _GO = ("行く", "五段-カ行")
+_APPROACHING = ("伝わる", "見える", "聞こえる", "浮かぶ", "湧く", "近づく", "迫る", "届く", "出る")
+"""Verbs whose 〜てまいる means 〜てくる."""
+_GO_ON = ("いく", "五段-カ行")
 _HUMBLE = {"参る": _GO, "まいる": _GO, "申す": ("言う", "五段-ワア行")}
 """Humble verb → the casual verb, only in polite sentences: 参った has another meaning."""
 _CASUAL_PRONOUNS = {"どなた": "誰"}
@@ -72,6 +78,7 @@ class _CasualRewriter:
 
     Attributes:
         was_polite: Whether the sentence was polite.
+        asked_politely: Whether it had a polite question: ですか, ますか.
         words: Its words in plain form.
         at: The number of words that are done.
         is_question: Whether the final mark becomes a question mark.
@@ -80,6 +87,7 @@ class _CasualRewriter:
     def __init__(self, sentence: str, keep: Sequence[str]) -> None:
         plain = to_plain(sentence, keep=keep)
         self.was_polite = plain != sentence
+        self.asked_politely = bool(_POLITE_QUESTION.search(sentence))
         self.words = words_of(plain, keep)
         self.at = 0
         self.is_question = False
@@ -123,9 +131,11 @@ class _CasualRewriter:
         return None
 
     def _rewrite_set_phrase(self) -> tuple[int, str] | None:
+        if self.word().surface[:1] not in _SET_PHRASE_STARTS:
+            return None
         for length in (1, 2, 3):
             text = "".join(self.word(by).surface for by in range(length))
-            if text in _APOLOGIES:
+            if text in _APOLOGIES and self._apologizes(self.word(length)):
                 return length, "悪い" if self.word(length).surface in _BUT_PARTICLES else "ごめん"
             if length == 3 and text in ("おやすみなさい", "お休みなさい"):
                 return 3, text[:-3]
@@ -133,7 +143,19 @@ class _CasualRewriter:
                 return 5, text
             if length == 2 and text == "ごめんなさい":
                 return 2, "ごめん"
+        for length, much in ((1, "大変"), (2, "誠に"), (2, "まことに")):
+            following = [self.word(by).surface for by in range(length + 2)]
+            apologizes = "".join(following[length:]) in _APOLOGIES
+            thanked = following[length] == "ありがとう"
+            if "".join(following[:length]) == much and (apologizes or thanked):
+                return length, "本当に"
         return None
+
+    @staticmethod
+    def _apologizes(after: Word) -> bool:
+        """Tell from the word after 申し訳ない whether it apologizes: not 申し訳ないと思う."""
+        particle = after.pos == "助詞-終助詞" or after.surface in _BUT_PARTICLES
+        return after is NO_WORD or particle or not after.is_spoken()
 
     def _rewrite_contraction(self) -> tuple[int, str] | None:
         word, after, third = self.word(), self.word(1), self.word(2)
@@ -143,8 +165,16 @@ class _CasualRewriter:
                 return 2, word.surface + after.surface[1:]
             if after.lemma == "いらっしゃる" and (form := conjugate_like(after, *_BE)) is not None:
                 return 2, word.surface + form[1:]
-            if after.lemma in ("まいる", "参る") and self.word(-1).lemma in ("行く", "いく"):
-                form = conjugate_like(after, *_COME_BACK)
+            if after.lemma in ("まいる", "参る"):
+                back = self.word(-1).lemma in ("行く", "いく")
+                if not (back or self.was_polite):
+                    return None
+                came = (
+                    back
+                    or third.surface in ("た", "て")  # 暖かくなってまいりました
+                    or self.word(-1).lemma in _APPROACHING
+                )
+                form = conjugate_like(after, *(_COME_BACK if came else _GO_ON))
                 return (2, word.surface + form) if form is not None else None
             if after.lemma in ("しまう", "仕舞う") and after.surface[:2] == "しま":
                 return 2, ("じゃ" if voiced else "ちゃ") + after.surface[2:]
@@ -194,6 +224,10 @@ class _CasualRewriter:
         if word.lemma == "いらっしゃる" and before.surface != "て":
             form = conjugate_like(word, *self._meaning_of_irassharu(before))
             return (1, form) if form is not None else None
+        if word.lemma == "存じる" and after.lemma == "上げる" and self.was_polite:
+            te = self.word(2).surface in ("て", "た", "たら")
+            known = "知っ" if te else conjugate_like(after, "知る", "五段-ラ行")
+            return (2, known) if known is not None else None
         if word.lemma in _HUMBLE and self.was_polite and before.pos not in ("", "助詞-接続助詞"):
             others = before.surface == "が" and self.word(-2).pos != "代名詞"  # 電車が参ります
             comes = word.lemma != "申す" and (others or before.surface == "から")
@@ -207,6 +241,8 @@ class _CasualRewriter:
         if given and before.pos.startswith("名詞"):  # お時間いただく
             return None
         if word.lemma in _CASUAL_VERBS and not before.is_verb() and not meal:
+            if word.lemma == "なさる" and after.type == "助動詞-ヌ":  # なさらず
+                return 1, "せ"
             form = conjugate_like(word, *_CASUAL_VERBS[word.lemma])
             return (1, form) if form is not None else None
         if (
@@ -253,6 +289,8 @@ class _CasualRewriter:
             return 2, "だろう" if before.surface == "ん" else "かな"  # どうするんだろう
         if word.surface != "か" or word.pos != "助詞-終助詞":
             return None
+        if self.asked_politely and before.surface == "の" and after.surface[:1] in "、…":
+            return 1, ""  # どうしたんですか、先生
         self.is_question = self.was_polite and after.surface == "。"
         if after.surface in ("？", "?") or self.is_question:
             return 1, word.surface if before.form.startswith("意志推量形") else ""
@@ -262,7 +300,7 @@ class _CasualRewriter:
         word, before, after = self.word(), self.word(-1), self.word(1)
         if word.surface != "だ" or word.type != "助動詞-ダ":
             return None
-        if self.was_polite and has_question_word_before(self.words, self.at):
+        if self.asked_politely and has_question_word_before(self.words, self.at):
             if after.surface == "。":
                 self.is_question = True
                 return 1, ""

@@ -30,6 +30,11 @@ QUESTION_WORDS = (
 )
 _SENTENCE_BREAKS = frozenset("。！？!?…\n 　")
 _CLAUSE_BREAKS = _SENTENCE_BREAKS | {"、", "「", "『", "（"}
+_SORRY = ("恐れ入る", "おそれいる", "恐れいる")
+_LASTING = ("困る", "考える", "悩む", "急ぐ", "待つ", "望む", "探す", "求める")
+"""Verbs whose お〜です means that the act is going on."""
+_HAPPENING = ("ある", "できる", "出来る", "言える", "いえる", "謂える", "思える")
+"""Verbs without a will: their 〜ましょう supposes."""
 _THANKS_FOR_WORK = ("お疲れ様", "お疲れさま", "ご苦労様", "ご苦労さま", "ご馳走様", "ごちそうさま")
 
 
@@ -69,7 +74,8 @@ class _PlainRewriter:
         )
         while self.at < len(self.words):
             word = self.word()
-            if word.kept or not any(step() for step in steps):
+            inflected = word.type != "*"
+            if word.kept or not inflected or not any(step() for step in steps):
                 self.out.append(word.surface)
                 self.at += 1
         return self.out
@@ -129,7 +135,23 @@ class _PlainRewriter:
             return False  # before a meal
         if before.surface == "どう" and verb.lemma in ("いたす", "致す") and form == "te":
             return False  # the answer to thanks
-        if verb.lemma in ("ござる", "御座る"):
+        if self._greets(verb, before, form) or self._wishes(length):
+            return False
+        if verb.lemma in _SORRY and form == "plain":
+            if self.word(2).surface not in ("が", "けど", "けれど"):  # 恐れ入りますが
+                return False
+            self.out.append("すまない")
+            self.at += length
+            return True
+        served = (
+            verb.lemma == "いらっしゃる"
+            and before.surface == "で"
+            and before.pos != "助詞-接続助詞"
+            and form == "past"
+        )
+        if served and self.out[-1:] == ["で"]:  # お疲れ様でいらっしゃいました
+            self.out[-1] = "" if self._thanks_for_work(1) else "だった"
+        elif verb.lemma in ("ござる", "御座る"):
             asked = (before.surface, self.word(2).surface) == ("で", "か") and form == "plain"
             if asked and self.word(-2).surface in QUESTION_WORDS:  # 何でございますか
                 self.out[-1] = "だ"
@@ -148,13 +170,30 @@ class _PlainRewriter:
             lemma, type_ = _HUMBLE.get(verb.lemma, (verb.lemma, verb.type))
             if verb.lemma in ("存じる", "存ずる") and before.is_adjective():  # 伺いたく存じます
                 self.out[-1] = before.lemma + "と"
-            elif verb.lemma in ("存じる", "存ずる") and before.surface != "と":
+            elif verb.lemma in ("存じる", "存ずる") and before.surface not in ("と", "に"):
                 lemma, type_ = "知る", "五段-ラ行"
+            elif verb.lemma == "申し上げる" and "サ変" in before.pos:  # 感謝申し上げます
+                lemma, type_ = "する", "サ行変格"
             if verb.lemma in _RECEIVING_VERBS and not self._rewrite_prefixed_stem():
                 return False
-            self.out.append(conjugate(lemma, type_, form))
+            self.out.append(_conjugate_masu(lemma, type_, form))
         self.at += length
         return True
+
+    def _greets(self, verb: Word, before: Word, form: Form) -> bool:
+        """Tell whether verb and ます are a greeting: はじめまして, ようこそいらっしゃいました."""
+        first = verb.lemma in ("はじめる", "始める", "初める") and form == "te"
+        if first:
+            return verb.surface != "始め" and before.surface not in ("を", "から")
+        return verb.lemma == "いらっしゃる" and before.surface in ("ようこそ", "こそ")
+
+    def _wishes(self, offset: int) -> bool:
+        """Tell whether よう after ます is a wish: 叶いますように, 実りますよう、祈る."""
+        hope, to, after = (self.word(offset + by) for by in range(3))
+        if hope.surface != "よう":
+            return False
+        after = after if to.surface == "に" else to
+        return not after.is_spoken() or after is NO_WORD
 
     def _rewrite_prefixed_stem(self) -> bool:
         """Rewrite お待ちくださ… as 待ってくれ…, and ご連絡いただ… as 連絡してもら….
@@ -217,12 +256,19 @@ class _PlainRewriter:
         if before.is_adjective() and before.form.startswith("連用形-ウ音便"):  # 美しゅう
             self.out[-1] = before.lemma
             return
-        if before.surface == "で" and not negative and self.out[-1:] == ["で"]:
-            self.out[-1] = "だった" if past else "" if self.word(2).surface == "か" else "だ"
+        if before.is_adjective() and before.form == "連用形-一般" and form == "plain":
+            self.out[-1] = before.lemma  # 多くございます
+            return
+        copula = before.surface == "で" or (
+            before.surface == "に" and self.word().surface == "ござり"  # 一品にござります
+        )
+        if copula and not negative and self.out[-1:] == [before.surface]:
+            said = "だろう" if form == "volitional" else "だった" if past else "だ"
+            self.out[-1] = "" if said == "だ" and self.word(2).surface == "か" else said
             return
         if before.surface == "で" and negative:
             self.out.append("は")
-        self.out.append(conjugate("ある", "五段-ラ行", form))
+        self.out.append(_conjugate_masu("ある", "五段-ラ行", form))
 
     def _rewrite_humble_verb(self, form: Form) -> bool:
         """Rewrite お願いします as お願い, and お待ちします as 待つ."""
@@ -244,8 +290,11 @@ class _PlainRewriter:
         do = stem if stem.pos.startswith("動詞") else None
         if do is None and prefix.surface == "お" and "サ変" not in stem.pos:
             do = verb_of_noun(stem)
-        if do is None:
+        if do is None or do.lemma == "持つ":  # 持ってくる or 持つ
             return False
+        if do.lemma == "察す":
+            self.out[-2:] = [conjugate("察する", "サ行変格", form)]
+            return True
         self.out[-2:] = [conjugate(do.lemma, do.type, form)]
         return True
 
@@ -334,7 +383,7 @@ class _PlainRewriter:
 
     def _rewrite_desu(self) -> bool:
         word = self.word()
-        if word.type != "助動詞-デス":
+        if word.type != "助動詞-デス" or word.surface == "す":  # でやんす
             return False
         before, after = self.word(-1), self.word(1)
         drops = not before.kept and (
@@ -367,25 +416,31 @@ class _PlainRewriter:
                 self.out.append("なら")
             elif after.surface == "て":
                 self.out.append("て" if drops else "で")
-            elif not drops and not "".join(self.out[-6:]).endswith(_THANKS_FOR_WORK):
+            elif not drops and not self._thanks_for_work():
                 self.out.append("だった")
         elif not drops:
             length = self._rewrite_desu_after_noun(before, after)
         self.at += length
         return True
 
+    def _thanks_for_work(self, after: int = 0) -> bool:
+        """Tell whether the text, but for its last ``after`` words, ends in お疲れ様."""
+        return "".join(self.out[-6 - after : len(self.out) - after]).endswith(_THANKS_FOR_WORK)
+
     def _progressive_verb(self) -> Word | None:
-        """Return the verb of 探し in 何をお探しです, which means 探している."""
+        """Return the verb of 探し in 何をお探しです, which means 探している; so does お困りです."""
         stem, prefix, object_ = (self.word(-back) for back in (1, 2, 3))
-        if prefix.surface not in ("お", "御") or object_.surface != "を" or stem.kept:
+        if prefix.surface not in ("お", "御") or stem.kept or len(self.out) < 2:
             return None
         verb = stem if stem.is_verb() else verb_of_noun(stem)
-        return verb if verb is not None and verb.lemma != "願う" else None
+        if verb is None or verb.lemma == "願う":
+            return None
+        return verb if object_.surface == "を" or verb.lemma in _LASTING else None
 
     def _rewrite_desu_after_noun(self, before: Word, after: Word) -> int:
         """Rewrite です after a noun or the like as だ; return the number of words read."""
         ends = self.word(2)
-        if "".join(self.out[-6:]).endswith(_THANKS_FOR_WORK):
+        if self._thanks_for_work():
             return 1
         if after.surface == "か":
             what = (self.word(-2).surface, before.surface) == ("な", "ん")
@@ -412,6 +467,13 @@ class _PlainRewriter:
             return 1
         self.out.append("だ")
         return 1
+
+
+def _conjugate_masu(lemma: str, type_: str, form: Form) -> str:
+    """Conjugate a verb like its 〜ます. 言えましょう supposes, it isn't a proposal."""
+    if form == "volitional" and lemma in _HAPPENING:
+        return lemma + "だろう"
+    return conjugate(lemma, type_, form)
 
 
 def has_question_word_before(words: Sequence[Word], at: int) -> bool:

@@ -118,10 +118,11 @@ class Rule(BaseModel):
     def matches(self, words: Sequence[Word], at: int, end: int) -> bool:
         """Return whether the rule applies at ``words[at]``; the sentence's words end at ``end``."""
         stop = at + len(self.pattern)
-        if stop > end or not all(
-            each.matches(word) for each, word in zip(self.pattern, words[at:stop], strict=True)
-        ):
+        if stop > end:
             return False
+        for offset, each in enumerate(self.pattern):
+            if not each.matches(words[at + offset]):
+                return False
         if self.left == "start":
             if any(word.is_spoken() for word in words[:at]):
                 return False
@@ -164,14 +165,16 @@ class Rules:
                 self._by_base.setdefault(base, []).append((number, rule))
             if not (first.word or first.base):
                 self._others.append((number, rule))
+        self._for_any_word = [rule for _, rule in self._others]
+        """The rules for a word that no rule names."""
 
     def at(self, word: Word) -> list[Rule]:
         """Return the rules that may apply at ``word``, in their order."""
-        found = [
-            *self._by_word.get(word.surface, ()),
-            *self._by_base.get(word.lemma, ()),
-            *self._others,
-        ]
+        by_word = self._by_word.get(word.surface)
+        by_base = self._by_base.get(word.lemma)
+        if not by_word and not by_base:
+            return self._for_any_word
+        found = [*(by_word or ()), *(by_base or ()), *self._others]
         return [rule for _, rule in sorted(found, key=itemgetter(0))]
 
 
