@@ -23,15 +23,16 @@
     └── ProviderError           a model gave no usable answer
         ├── MissingKey · BadKey · QuotaExceeded · RateLimited · BadRequest
         ├── ModelTimeout · Offline · Overloaded · ModelNotFound · ModelUnavailable
+        ├── WrongAddress        the server has no such path
         ├── ContextTooLong · NoVision · InvalidResponse · Refused
         ├── OptionRefused       a BadRequest that names the option
         ├── OnlyThoughts        an InvalidResponse: the model thought and didn't answer
         └── CircuitOpen         no call was made: the model failed too often just now
 
 Errors of an SDK, of HTTP and of the database are mapped to these in
-``persona_lab/clients/error_mapping.py`` and ``persona_lab/db/error_mapping.py``, by type first and
-status second, never by their text. Every error has a ``code``; ``templates/fallbacks.yaml`` has the
-text for each code.
+``persona_lab/clients/error_mapping.py`` and ``persona_lab/db/error_mapping.py``: by type, by the
+names that a server gives, by its words, and by the status. Every error has a ``code``;
+``templates/fallbacks.yaml`` has the text for each code.
 """
 
 from __future__ import annotations
@@ -314,6 +315,12 @@ class ModelNotFound(ProviderError):
     """The provider doesn't have the model."""
 
     code = "model_not_found"
+
+
+class WrongAddress(ProviderError):
+    """The server answers, but it has no such path: its address in the settings is wrong."""
+
+    code = "wrong_address"
 
 
 class ModelUnavailable(ProviderError):

@@ -1,4 +1,4 @@
-"""Map the errors of provider SDKs to the errors of Persona Lab, by type and status."""
+"""Map the errors of provider SDKs to the errors of Persona Lab."""
 
 from __future__ import annotations
 
@@ -10,6 +10,13 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
+from persona_lab.clients.error_body import (
+    ErrorBody,
+    classify_name,
+    classify_text,
+    is_wrong_address,
+    read_error_body,
+)
 from persona_lab.clients.event_stream import ErrorEvent, EventTooLong
 from persona_lab.clients.registry import list_providers
 from persona_lab.db.error_mapping import map_storage_error
@@ -27,6 +34,7 @@ from persona_lab.errors import (
     ProviderError,
     QuotaExceeded,
     RateLimited,
+    WrongAddress,
 )
 
 if TYPE_CHECKING:
@@ -122,20 +130,31 @@ def _map_sdk_error(sdk: ModuleType, error: Any, context: dict[str, Any]) -> Prov
 
 def _map_described(error: Any, status: int | None, context: dict[str, Any]) -> ProviderError:
     """Map an error by the server's description in its ``body`` and by the status, if any."""
-    names, code = _names(error)
+    body = read_error_body(getattr(error, "body", None))
     if status is None or status < 400:  # an error event in a stream that began with status 200
-        status = code
-    types = _error_types()
-    kind = next((types[name] for name in names if name in types), None)
-    if kind is None and status is not None:
-        kind = _BY_STATUS.get(status)
-        if kind is None and status >= 400:
-            kind = Overloaded if status >= 500 else BadRequest
-    if kind is None:
-        kind = Overloaded if _SERVER_FAULTS.intersection(names) else ProviderError
-    if kind is BadRequest and (option := _refused_option(error)):
+        status = body.status
+    kind = _classify(body, status)
+    if kind is BadRequest and (option := body.option) in _OPTION_NAMES:
         return OptionRefused(**context, status=status, option=option)
     return kind(**context, status=status, retry_after=_retry_after(error))
+
+
+def _classify(body: ErrorBody, status: int | None) -> type[ProviderError]:
+    """Return the class of an error: by names, then by words, then by the status."""
+    if is_wrong_address(body, status):
+        return WrongAddress
+    types = _error_types()
+    kind = next((types[name] for name in body.names if name in types), None)
+    kind = kind or classify_name(body) or classify_text(body, status)
+    if kind is not None:
+        return kind
+    if status == 403 and body.text and not body.is_json:
+        return ProviderError  # a firewall or a proxy refuses, before the provider reads the key
+    if status in _BY_STATUS:
+        return _BY_STATUS[status]
+    if status is not None and status >= 400:
+        return Overloaded if status >= 500 else BadRequest
+    return Overloaded if _SERVER_FAULTS.intersection(body.names) else ProviderError
 
 
 @functools.cache
@@ -156,8 +175,12 @@ _BY_STATUS: dict[int, type[ProviderError]] = {
     403: BadKey,
     404: ModelNotFound,
     408: ModelTimeout,
+    409: Overloaded,
     413: ContextTooLong,
+    425: Overloaded,
     429: RateLimited,
+    498: BadKey,
+    499: Overloaded,
     504: ModelTimeout,
     529: Overloaded,
 }
@@ -170,30 +193,6 @@ _OPTION_NAMES = frozenset(
     }
 )  # fmt: skip
 """The options of a request, as the providers name them."""
-
-
-def _refused_option(error: Any) -> str:
-    """Return the option that OpenAI's error names; "" if it names none of ours."""
-    body = getattr(error, "body", None)
-    inner = body.get("error", body) if isinstance(body, dict) else {}
-    option = inner.get("param") if isinstance(inner, dict) else None
-    return option if isinstance(option, str) and option in _OPTION_NAMES else ""
-
-
-def _names(error: Any) -> tuple[list[str], int | None]:
-    """Return the machine-readable names of the error, most specific first, and a status.
-
-    OpenRouter and llama-server write the status into the body. It is the only usable status if
-    the HTTP response began with 200.
-    """
-    body = getattr(error, "body", None)
-    inner = body.get("error", body) if isinstance(body, dict) else {}
-    inner = inner if isinstance(inner, dict) else {}
-    details = inner.get("details")
-    narrow = details.get("error_code") if isinstance(details, dict) else None
-    code = inner.get("code")
-    names = [name for name in (narrow, code, inner.get("type")) if isinstance(name, str)]
-    return names, int(str(code)) if str(code).isdecimal() else None
 
 
 def _retry_after(error: Any) -> float | None:

@@ -47,6 +47,7 @@ from persona_lab.errors import (
     StorageError,
     TokenQuotaExceeded,
     Unauthorized,
+    WrongAddress,
     errors_by_code,
 )
 from persona_lab.pipeline.fallback import ErrorHandler
@@ -66,6 +67,7 @@ STATUS: dict[type[PersonaLabError], int] = {
     Refused: 422,
     BadRequest: 422,
     ModelNotFound: 422,
+    WrongAddress: 422,
     RateLimitError: 429,
     ModelTimeout: 504,
     ProviderError: 503,
