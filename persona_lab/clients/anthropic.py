@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
-from persona_lab.clients.catalog import ModelInfo
+from persona_lab.clients.catalog import ModelInfo, bare_name
 from persona_lab.clients.event_stream import Event, integers, string, text_of
 from persona_lab.clients.http import AnswerEvent, HttpClient, open_sdk
 from persona_lab.clients.provider import Provider
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     import httpx2
 
     from persona_lab.settings import Settings
+
+_TAKES_BOTH = re.compile(r"claude-(3|2|instant)|(?!claude)")
+"""Models that take ``temperature`` and ``top_p`` together. Claude 4 takes one of them."""
 
 MAX_TEMPERATURE = 1.0
 """The highest temperature that Anthropic accepts. Other providers accept up to 2."""
@@ -59,6 +63,7 @@ class AnthropicClient(HttpClient):
     """
 
     provider = PROVIDER
+    required = frozenset({"max_tokens"})
 
     def __init__(
         self,
@@ -80,9 +85,9 @@ class AnthropicClient(HttpClient):
         endpoint for plain text, and newer models refuse a prefilled answer. The API requires
         ``max_tokens``.
         """
-        accepts = self.info.accepts
+        accepts, model = self.info.accepts, self.info.name
         body: dict[str, Any] = {
-            "model": self.info.name,
+            "model": model,
             "max_tokens": options.max_tokens,
             "stream": True,
         }
@@ -116,6 +121,8 @@ class AnthropicClient(HttpClient):
             "top_k": options.top_k,
         }
         body |= {name: v for name, v in sampling.items() if v is not None and name in accepts}
+        if "temperature" in body and "top_p" in body and not _TAKES_BOTH.match(bare_name(model)):
+            del body["top_p"]
         return "/v1/messages", body
 
     def read_event(self, event: Event) -> AnswerEvent:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import date
 from pathlib import Path
 from typing import Literal
@@ -134,7 +135,35 @@ class Catalog:
         alike = [begins for begins in self._families if spec.startswith(begins)]
         if alike:
             return self._families[max(alike, key=len)].model_copy(update={"name": name})
+        if (hosted := self._hosted(name)) is not None and provider in ("openai", "anthropic"):
+            return hosted.model_copy(update={"provider": provider, "name": name} | _ELSEWHERE)
         return ModelInfo.model_validate({"provider": provider, "name": name, "source": name})
+
+    def _hosted(self, name: str) -> ModelInfo | None:
+        """Return the facts of a model that another server hosts, by its name without prefixes."""
+        bare = bare_name(name)
+        for provider in settings.PROVIDER_NAMES:
+            known = self.models.get(f"{provider}:{bare}")
+            if known is not None and not known.is_local:
+                return known
+        spelled = [f"{provider}:{bare}" for provider in settings.PROVIDER_NAMES]
+        alike = [b for b in self._families if any(spec.startswith(b) for spec in spelled)]
+        longest = max(alike, key=lambda begins: len(begins.partition(":")[2]), default=None)
+        return None if longest is None else self._families[longest]
+
+
+_ELSEWHERE = {
+    "label": "", "input_price": None, "output_price": None, "cached_price": None,
+    "price_date": None,
+}  # fmt: skip
+"""Facts that depend on the server."""
+
+_PREFIXES = re.compile(r".*/|(?:[a-z]{2,6}\.)?(?:anthropic|openai|azure|google|mistral|meta)[.:]")
+
+
+def bare_name(name: str) -> str:
+    """Return a model's name without what hosts put ahead of it: ``openai/``, ``us.anthropic.``."""
+    return _PREFIXES.sub("", name.lower(), count=2)
 
 
 def _sendable(text: str) -> str:

@@ -50,14 +50,14 @@ class ErrorBody:
     Attributes:
         names: Machine-readable names, the most specific first.
         status: The status in the body, None if it has none.
-        option: The parameter that the server names in a field of its own, "" if it names none.
+        options: The parameters that the server names in fields of their own.
         text: All messages.
         is_json: Whether the body is JSON. Servers of models answer in JSON, others in HTML or text.
     """
 
     names: tuple[str, ...] = ()
     status: int | None = None
-    option: str = ""
+    options: tuple[str, ...] = ()
     text: str = ""
     is_json: bool = True
 
@@ -91,7 +91,7 @@ def read_error_body(body: object) -> ErrorBody:
     return ErrorBody(
         names=tuple(name for _, name in sorted(named, key=lambda each: each[0])),
         status=statuses[0] if statuses else None,
-        option=options[0] if options else "",
+        options=tuple(options),
         text=text,
         is_json=not isinstance(parsed, str),
     )
@@ -123,8 +123,10 @@ def _parse(text: str) -> Any:
             found = json.loads(text[start:])
         except (ValueError, RecursionError):
             continue
+        if isinstance(found, list) and not any(isinstance(item, dict) for item in found):
+            continue  # a range of numbers, for example
         before = text[:start].strip()
-        return [before, found] if before and isinstance(found, dict | list) else found
+        return [before, found] if before else found
     return text
 
 
@@ -182,8 +184,8 @@ _PHRASES: dict[type[ProviderError], tuple[str, ...]] = {
         r"too many (input )?tokens|input length[^.]{0,60}exceed|reduce the length",
         r"maximum (input|prompt|model) (length|tokens)|range of input length",
         r"(input|prompt)[^.]{0,40}(longer|larger|greater) than",
-        r"tokens? [^.]{0,40}exceeds? [^.]{0,40}(limit|maximum)",
-        r"tokens?\W[^.]{0,40}must be <=",
+        r"(?<![_\w])tokens? [^.]{0,40}exceeds? [^.]{0,40}(limit|maximum)",
+        r"(?<![_\w])tokens?\W[^.]{0,40}must be <=",
         r"上下文",
     ),
     QuotaExceeded: (

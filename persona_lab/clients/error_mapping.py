@@ -134,7 +134,8 @@ def _map_described(error: Any, status: int | None, context: dict[str, Any]) -> P
     if status is None or status < 400:  # an error event in a stream that began with status 200
         status = body.status
     kind = _classify(body, status)
-    if kind is BadRequest and (option := body.option) in _OPTION_NAMES:
+    option = next((name for name in body.options if name in _OPTION_NAMES), "")
+    if kind is BadRequest and option:
         return OptionRefused(**context, status=status, option=option)
     return kind(**context, status=status, retry_after=_retry_after(error))
 

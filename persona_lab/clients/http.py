@@ -10,26 +10,45 @@ import base64
 import contextlib
 import copy
 import functools
+import logging
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, cast
 
+from cachetools import LRUCache
 from pydantic import SecretStr
 
 from persona_lab.clients.base import LLMClientInterface, estimate_tokens
 from persona_lab.clients.catalog import ModelInfo
+from persona_lab.clients.error_body import read_error_body
 from persona_lab.clients.error_mapping import map_error
 from persona_lab.clients.event_stream import ErrorEvent, Event, EventDecoder
 from persona_lab.clients.finish_reasons import BROKEN_OFF, UNKNOWN, normalize_finish_reason
 from persona_lab.clients.provider import Provider
-from persona_lab.errors import BadKey, InvalidResponse, Offline, Overloaded, ProviderError
+from persona_lab.clients.request_repairs import MAX_REPAIRS, Repairs
+from persona_lab.errors import (
+    BadKey,
+    BadRequest,
+    InvalidResponse,
+    Offline,
+    Overloaded,
+    ProviderError,
+)
 from persona_lab.settings import Settings
 from persona_lab.types import Chunk, Image, Options, Prompt, Usage
 from persona_lab.unicode_text import ends_in_half_pair, without_surrogates
 
 if TYPE_CHECKING:
     import httpx2
+
+log = logging.getLogger(__name__)
+
+MAX_REPAIRED_MODELS = 256
+"""Maximum number of models of which a client remembers what they need."""
+
+LATER_STATUSES = (409, 425, 429, 499, 502, 503, 504, 529)
+"""Statuses of a server that may take the same request later."""
 
 MAX_TOKEN_LENGTH = 16
 """Maximum average length of a token, in characters.
@@ -98,6 +117,9 @@ class HttpClient(LLMClientInterface):
     event that it doesn't expect, and takes twice the time.
     """
 
+    required: ClassVar[frozenset[str]] = frozenset()
+    """Parameters that the protocol requires."""
+
     _sdk: Any
     _sdk_error: type[Exception]
     """The base class of the SDK's errors."""
@@ -112,6 +134,8 @@ class HttpClient(LLMClientInterface):
         super().__init__(info, settings)
         self._key = plain_key(self.provider.api_key(settings))
         self._base_url = self.provider.base_url(settings)
+        self._repairs: LRUCache[str, Repairs] = LRUCache(MAX_REPAIRED_MODELS)
+        """What each model at this server needs. All clients of these connections share it."""
 
     @property
     def base_url(self) -> str:
@@ -190,10 +214,41 @@ class HttpClient(LLMClientInterface):
         return other
 
     async def _send(self, prompt: Prompt, options: Options) -> httpx2.Response:
-        """Send the request and return the response, whose body isn't read yet."""
+        """Send the request and return the response, whose body isn't read yet.
+
+        If the server refuses a part of the request by its name, the request is sent again without
+        that part.
+        """
+        path, body = self.request(prompt, options)
+        for _ in range(MAX_REPAIRS):
+            repairs = self._repairs.get(self.info.name, Repairs())
+            try:
+                return await self._post(path, repairs.apply(body), options)
+            except self._sdk_error as error:
+                learned = self._learn(repairs, error, body)
+                if learned is None:
+                    raise
+                self._repairs[self.info.name] = learned
+        return await self._post(path, self._repairs[self.info.name].apply(body), options)
+
+    def _learn(self, repairs: Repairs, error: Exception, body: dict[str, Any]) -> Repairs | None:
+        """Return the repairs that a refusal asks for, None if it is another error."""
+        mapped = map_error(error, provider=self.info.provider, model=self.info.name)
+        if not isinstance(mapped, BadRequest | Overloaded) or getattr(mapped, "status", None) in (
+            None,
+            *LATER_STATUSES,
+        ):
+            return None
+        said = read_error_body(getattr(error, "body", None))
+        learned = repairs.learn(said, body, self.required)
+        if learned is not None:
+            more = {"event": "request_repaired", "model": self.info.spec, "status": mapped.status}
+            log.info("a request is changed for %s", self.info.spec, extra=more)
+        return learned
+
+    async def _post(self, path: str, body: dict[str, Any], options: Options) -> httpx2.Response:
         import httpx2
 
-        path, body = self.request(prompt, options)
         response: httpx2.Response = await self._sdk.post(
             path,
             cast_to=httpx2.Response,

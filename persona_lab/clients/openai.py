@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from persona_lab.clients.catalog import ModelInfo
+from persona_lab.clients.catalog import ModelInfo, bare_name
 from persona_lab.clients.event_stream import ErrorEvent, Event, integers, string, text_of
 from persona_lab.clients.http import AnswerEvent, HttpClient, data_url, open_sdk
 from persona_lab.clients.provider import Provider
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     import openai
 
     from persona_lab.settings import Settings
+
+_REASONING = re.compile(r"(gpt-[5-9]|o\d)(?![a-z])")
+"""Models of OpenAI that refuse ``max_tokens``, wherever they are hosted."""
 
 MAX_STOP_STRINGS = 4
 """Maximum number of stop strings in a request to OpenAI."""
@@ -166,9 +170,8 @@ class OpenAIClient(HttpClient):
         }
         sent = {name: v for name, v in fields.items() if v is not None and name in accepts}
         if "max_tokens" in accepts:
-            sent["max_completion_tokens" if self._is_official and chat else "max_tokens"] = (
-                options.max_tokens
-            )
+            is_new = self._is_official or _REASONING.match(bare_name(self.info.name))
+            sent["max_completion_tokens" if is_new and chat else "max_tokens"] = options.max_tokens
         extra = {"top_k": options.top_k, "min_p": options.min_p}
         body = {name: v for name, v in extra.items() if v is not None and name in accepts}
         if options.repeat_penalty is not None and "repeat_penalty" in accepts:
