@@ -6,8 +6,9 @@
   (``/ws/{chat_id}``). ``auth.py`` authenticates their callers.
 - For operators: ``health.py`` and ``metrics_endpoint.py``.
 
-``routes.py`` lists all routes. The interfaces act through ``operations.py`` and share
-``serializers.py``, ``answer_events.py``, ``sse.py`` and ``error_responses.py``.
+``routes.py`` lists all routes, and ``root_path.py`` finds them behind a proxy. The interfaces act
+through ``operations.py`` and share ``serializers.py``, ``answer_events.py``, ``sse.py`` and
+``error_responses.py``.
 """
 
 from persona_lab.server.gradio_middleware import (

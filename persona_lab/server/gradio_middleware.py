@@ -9,7 +9,7 @@ from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import HTTPConnection
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Match, compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -18,6 +18,7 @@ from persona_lab.lab import Lab
 from persona_lab.monitor.request_context import request
 from persona_lab.server.auth import client_language
 from persona_lab.server.error_responses import error_response, status_of
+from persona_lab.server.root_path import route_path, with_root_path
 
 GRADIO_ROUTES = {
     ("GET HEAD", "/"): "the page; Gradio's own start asks with HEAD whether it is served",
@@ -62,7 +63,7 @@ class FrontPage:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request; change the front page only."""
-        if scope["type"] != "http" or _path(scope) != "/" or scope["method"] != "GET":
+        if scope["type"] != "http" or route_path(scope) != "/" or scope["method"] != "GET":
             await self.app(scope, receive, send)
             return
         start: Message = {}
@@ -87,6 +88,8 @@ class FrontPage:
 class RequestIdHeader:
     """Gives each response without ``X-Request-ID`` that header: the client's id, or a new one.
 
+    It also tells nginx not to buffer event streams, those of Gradio too.
+
     It sets no id for the log: Gradio starts its queue in a request, and all events of the queue
     would have the id of that request.
     """
@@ -104,7 +107,10 @@ class RequestIdHeader:
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).setdefault("x-request-id", request_id)
+                headers = MutableHeaders(scope=message)
+                headers.setdefault("x-request-id", request_id)
+                if headers.get("content-type", "").startswith("text/event-stream"):
+                    headers.setdefault("x-accel-buffering", "no")
             await send(message)
 
         await self.app(scope, receive, send_with_id)
@@ -114,9 +120,11 @@ class AllowGradioRoutes:
     """Passes on requests to the app's own routes and to :data:`GRADIO_ROUTES`.
 
     Every other request gets 404, or 405 if an own route has no such method, in the shape of
-    :mod:`persona_lab.server.error_responses`. A
-    preflight of another site's page that wants to send ``X-Forwarded-*`` gets 403: those headers
-    are for proxies only.
+    :mod:`persona_lab.server.error_responses`. A preflight of another site's page that wants to send
+    ``X-Forwarded-*`` gets 403: those headers are for proxies only.
+
+    The path and the root path are made uniform first (:mod:`persona_lab.server.root_path`). The
+    root path without a slash redirects to the page, whose links are relative.
 
     Args:
         app: The app behind this middleware.
@@ -131,6 +139,8 @@ class AllowGradioRoutes:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request, or refuse it."""
+        if scope["type"] in ("http", "websocket"):
+            scope = with_root_path(scope)
         if scope["type"] == "http":
             refusal = self._refusal(scope)
             if refusal is not None:
@@ -139,7 +149,10 @@ class AllowGradioRoutes:
         await self.app(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> Response | None:
-        if not is_allowed(scope["method"], _path(scope)):
+        if scope["path"] == scope["root_path"] and scope["method"] in ("GET", "HEAD"):
+            query = scope.get("query_string", b"").decode("latin-1")
+            return RedirectResponse(f"{scope['root_path']}/" + (query and f"?{query}"))
+        if not is_allowed(scope["method"], route_path(scope)):
             match = self._own_match(scope)
             if match == Match.NONE:
                 return self._error(scope, InvalidRequest(why="no_route", status=404))
@@ -175,12 +188,6 @@ def is_allowed(method: str, path: str) -> bool:
         pattern.match(path) and (method == "OPTIONS" or method in methods)
         for methods, pattern in _PATTERNS
     )
-
-
-def _path(scope: Scope) -> str:
-    path: str = scope["path"]
-    root: str = scope.get("root_path", "").rstrip("/")
-    return path.removeprefix(root) if path.startswith(f"{root}/") else path
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +231,7 @@ class CheckGradioCalls:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request, or refuse its body."""
-        path = _path(scope) if scope["type"] == "http" else ""
+        path = route_path(scope) if scope["type"] == "http" else ""
         if not path.startswith(self.PREFIX) or scope["method"] != "POST":
             await self.app(scope, receive, send)
             return

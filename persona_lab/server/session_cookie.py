@@ -10,6 +10,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from persona_lab.server.root_path import route_path
 from persona_lab.types import LANGUAGES, Language
 
 COOKIE = "persona_lab_visitor"
@@ -72,7 +73,7 @@ class VisitorCookie:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        if scope["type"] == "websocket" or scope["path"] != "/":
+        if scope["type"] == "websocket" or route_path(scope) != "/":
             if is_cross_site(headers):
                 remaining = [pair for pair in scope["headers"] if pair[0] != b"cookie"]
                 scope = {**scope, "headers": remaining}
@@ -81,7 +82,7 @@ class VisitorCookie:
         secret = visitor_secret(cookie_parser(headers.get("cookie", ""))) or secrets.token_urlsafe(
             32
         )
-        secure = "https" in (scope.get("scheme"), headers.get("x-forwarded-proto"))
+        secure = "https" in (scope.get("scheme"), _first(headers, "x-forwarded-proto").lower())
         # In a Space the page is in a frame of another site, where other cookies aren't sent.
         same_site = "SameSite=None; Secure; Partitioned" if secure else "SameSite=Lax"
         cookie = f"{COOKIE}={secret}; Path=/; Max-Age={_MAX_AGE_S}; HttpOnly; {same_site}"
@@ -105,5 +106,10 @@ def is_cross_site(headers: Headers) -> bool:
     if site is not None:
         return site not in ("same-origin", "none")
     origin = headers.get("origin")
-    hosts = (headers.get("host"), headers.get("x-forwarded-host"))
-    return origin is not None and origin.partition("://")[2] not in hosts
+    hosts = (headers.get("host"), _first(headers, "x-forwarded-host"))
+    return origin is not None and origin.partition("://")[2] not in filter(None, hosts)
+
+
+def _first(headers: Headers, name: str) -> str:
+    """Return the first value of a list that proxies append to: the browser's side; "" for none."""
+    return headers.get(name, "").partition(",")[0].strip()

@@ -17,6 +17,7 @@ class Header:
     persona: gr.Dropdown
     model: gr.Dropdown
     model_status: gr.HTML
+    no_cookie: gr.HTML
 
 
 def build_header(
@@ -55,5 +56,12 @@ def build_header(
         elem_id="switches",
         js_on_load=(STATIC / "switches.js").read_text("utf-8"),
     )
-    gr.HTML(f'<p class="warning" role="alert">{bilingual("bar.lost")}</p>', elem_id="lost")
-    return Header(persona=persona, model=model, model_status=model_status)
+    for state in ("lost", "unreachable"):  # page.css shows it
+        gr.HTML(f'<p class="warning" role="alert">{bilingual(f"bar.{state}")}</p>', elem_id=state)
+    gr.HTML(f'<p class="warning">{bilingual("bar.no_storage")}</p>', elem_id="no-storage")
+    no_cookie = gr.HTML(
+        f'<p class="warning" role="alert">{bilingual("bar.no_cookie")}</p>',
+        elem_id="no-cookie",
+        visible=False,
+    )
+    return Header(persona=persona, model=model, model_status=model_status, no_cookie=no_cookie)

@@ -14,8 +14,9 @@ from pathlib import Path
 STATIC = Path(__file__).parent / "static"
 
 MODULES = (
-    "early",
     "storage",
+    "address",
+    "early",
     "dom",
     "connection",
     "keyboard",

@@ -39,6 +39,8 @@ class Visitor:
         translations: The texts of ``templates/ui.yaml``.
         error_handler: Writes error texts.
         service: Answers the visitor, with the page's own provider keys where it has any.
+        has_cookie: Whether the browser sent the visitor's cookie. Without it, the visitor is a new
+            one after a reload.
     """
 
     user_id: str
@@ -47,6 +49,7 @@ class Visitor:
     translations: Translations
     error_handler: ErrorHandler
     service: LLMService
+    has_cookie: bool = True
 
     @property
     def page(self) -> Page:
@@ -140,6 +143,7 @@ class Visitors:
             self._translations,
             self._lab.error_handler,
             self._lab.service,
+            has_cookie=visitor_secret(dict(request.cookies)) is not None,
         )
 
     def with_current_keys(self, visitor: Visitor) -> Visitor:

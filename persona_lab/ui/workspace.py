@@ -81,7 +81,10 @@ class Workspace:
             update = await view.open(persona_id or "", model, visitor)
             update |= await self._autosave.restore_draft(draft, update, model, visitor)
             update |= await view.compare.load_columns(layout or "", update, choices, visitor)
-            return update | {view.header.model: gr.update(choices=choices, value=model)}
+            return update | {
+                view.header.model: gr.update(choices=choices, value=model),
+                view.header.no_cookie: gr.update(visible=not visitor.has_cookie),
+            }
 
     async def on_select(
         self, persona_id: str, model: str, draft: str, request: gr.Request
@@ -107,11 +110,14 @@ class Workspace:
     def _wire_load(self, page: gr.Blocks) -> gr.Textbox:
         """Connect the load of the page; return the box of the browser's unsaved draft."""
         view, model = self._view, self._view.header.model
+        changed_in_header = [model, view.header.no_cookie]
         stored = [gr.Textbox(visible="hidden") for _ in ("persona", "model", "draft", "columns")]
         loaded = page.load(
             self.on_load,
             stored,
-            list(dict.fromkeys([*view.components, model, *view.compare.changed_by_load])),
+            list(
+                dict.fromkeys([*view.components, *changed_in_header, *view.compare.changed_by_load])
+            ),
             **{**LOCK_FORM, "js": "() => personaLab.opening(personaLab.last())"},
         )
         loaded.then(None, js=UNLOCK_FORM)

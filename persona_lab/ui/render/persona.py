@@ -26,7 +26,8 @@ def head_html(agent: Agent, visitor: Visitor) -> str:
 def saved_html(agent: Agent, visitor: Visitor) -> str:
     """Return the save state of the form as HTML: saved, an unchanged demo, or deleted elsewhere."""
     deleted = agent.deleted_at is not None
-    state = "deleted_elsewhere" if deleted else "saved" if agent.owner_id else "demo"
+    saved = "saved" if visitor.has_cookie else "saved_in_page"
+    state = "deleted_elsewhere" if deleted else saved if agent.owner_id else "demo"
     return (
         f'<p class="saved{" warning" * deleted}" role="status">'
         f"{escape(visitor.translate('editor.' + state))}</p>"

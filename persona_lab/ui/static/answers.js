@@ -1,4 +1,5 @@
 // Under answers: copy buttons, the address of this page in examples, and the waiting time.
+import { address } from "./address.js";
 
 const copyText = async (text) => {
   if (navigator.clipboard) return navigator.clipboard.writeText(text);
@@ -20,7 +21,7 @@ document.addEventListener("click", async (event) => {
 // Examples for programs show the address of this page.
 setInterval(() => {
   for (const place of document.querySelectorAll("[data-origin]:empty"))
-    place.textContent = location.origin;
+    place.textContent = place.dataset.origin === "ws" ? address.replace(/^http/, "ws") : address;
 }, 500);
 
 // Shows for how long an answer has been waited for.

@@ -75,7 +75,7 @@ for (const kind of ["input", "pointerdown", "keydown", "paste", "drop"])
     addUnsaved(editing(), { [field]: event.target.value });
     clearTimeout(idle); // the same text again is no change, and Gradio sends nothing
     const persona = editing();
-    idle = setTimeout(() => form.typed && !form.saving && page.server !== "lost" && settle(persona), 1500);
+    idle = setTimeout(() => form.typed && !form.saving && !page.server && settle(persona), 1500);
   }, true);
 
 // Before a change is sent. `names` are the names of the values: a field's name, "#persona" for the

@@ -1,6 +1,7 @@
 // Sets the language and the color scheme before Gradio renders, so that nothing flickers.
+import { cookies } from "./storage.js";
 
-const cookie = document.cookie.match(/(?:^|; )persona_lab_language=(ja|en)/);
+const cookie = cookies().match(/(?:^|; )persona_lab_language=(ja|en)/);
 export const language = cookie ? cookie[1] : (navigator.language || "ja").toLowerCase().startsWith("ja") ? "ja" : "en";
 for (const [name, value] of [["language", language], ["languages", [language]]])
   Object.defineProperty(navigator, name, { get: () => value, configurable: true });

@@ -55,7 +55,7 @@ export const opening = async (values) => {
   form.typed = false;
   forgetEdited();
   // What couldn't be saved waits until this persona is opened again.
-  if (form.arrived && page.server !== "lost") settle(!isRefused(after) && after);
+  if (form.arrived && !page.server) settle(!isRefused(after) && after);
   return values.map((value) => (before && value === before ? after : value));
 };
 
@@ -73,6 +73,7 @@ export const opened = (field) => {
     document.querySelector("#prompt-fold button.label-wrap.open")?.click();
   }
   form.arrived = true;
+  page.arrived = "yes";
   watchPreview();
   clearTimeout(unlocking);
   unlocking = setTimeout(() => {

@@ -28,7 +28,7 @@ window.personaLab = {
   },
   toggleLight() {
     const dark = document.body.classList.toggle("dark");
-    localStorage.setItem("persona_lab.light", dark ? "dark" : "light");
+    keep("persona_lab.light", dark ? "dark" : "light", localStorage);
   },
   zone: () => Intl.DateTimeFormat().resolvedOptions().timeZone || "",
   // Saves `text` as a file. It is made here: the server stores and serves no files.
@@ -41,7 +41,7 @@ window.personaLab = {
     return "";
   },
   remember(name, value) {
-    if (value) localStorage.setItem(`persona_lab.${name}`, value);
+    if (value) keep(`persona_lab.${name}`, value, localStorage);
   },
   // The columns of a comparison: how many, and the model and persona of each.
   columns(values) {

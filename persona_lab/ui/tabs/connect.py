@@ -245,7 +245,8 @@ class ConnectTab:
             f'<button type="button" class="copy">{bilingual("chat.copy")}</button></details>'
             f"<p>{bilingual('connect.rest')} <code><span data-origin></span>/api/v1</code> "
             f"{schema}{bilingual('connect.rest_form')}</a></p>"
-            f"<p>{bilingual('connect.socket')} <code>/ws/{{chat_id}}</code></p>",
+            f"<p>{bilingual('connect.socket')} <code><span data-origin='ws'></span>"
+            "/ws/{chat_id}</code></p>",
             elem_id="connect-example",
             js_on_load=_COPY_SCRIPT,
         )
