@@ -81,6 +81,7 @@ class Autosave:
             editor.buttons["revert"]: gr.update(visible=True, interactive=True),
             editor.buttons["redo"]: gr.update(visible=False),
         }
+        update |= await editor.versions.show(agent, visitor)
         if agent.deleted_at is not None:
             update |= self._view.update_restore_button(agent, visitor)
             update[editor.buttons["delete"]] = gr.update(visible=False)

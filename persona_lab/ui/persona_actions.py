@@ -95,6 +95,23 @@ class PersonaActions:
             agent = await operations.update_persona(persona_id, **step.before)
             return await self._show_step(agent, "editor.redone", step, model, visitor)
 
+    async def restore_version(
+        self, persona_id: str, number: int | None, model: str, request: gr.Request
+    ) -> Update:
+        """Restore a version. The chat and the tried message stay."""
+        visitor = await self._visitors.from_request(request)
+        versions = self._editor.versions
+        with visitor.error_toasts():
+            if number is None:
+                return {versions.history_dialog: gr.skip()}
+            agent = await versions.restore(persona_id, number, visitor)
+            update = await self._view.show(agent, model, visitor)
+            text = visitor.translate("versions.restored", number=number)
+            return update | {
+                self._editor.saved: status_html(text),
+                versions.history_dialog: gr.update(visible=False),
+            }
+
     async def _show_step(
         self, agent: Agent, text_key: str, step: UndoStep, model: str, visitor: Visitor
     ) -> Update:

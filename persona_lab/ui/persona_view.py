@@ -162,6 +162,7 @@ class PersonaView:
             editor.buttons["revert"]: gr.update(visible=own, interactive=can_undo),
             editor.buttons["redo"]: gr.update(visible=can_redo),
             **self.update_restore_button(deleted, visitor),
+            **await editor.versions.show(agent, visitor),
         }
 
     def update_restore_button(self, deleted: Agent | None, visitor: Visitor) -> Update:

@@ -28,6 +28,7 @@ MODULES = (
     "message_boxes",
     "tabs",
     "answers",
+    "dialogs",
     "main",
 )
 """The modules in the order in which they run: a module follows those that it imports."""

@@ -175,6 +175,13 @@ class Workspace:
                 **LOCK_FORM,
             )
             stepped.then(None, js=UNLOCK_FORM)
+        restored = editor.versions.restore_button.click(
+            actions.restore_version,
+            editor.versions.restore_inputs,
+            [*view.persona_dropdowns, *editor.changed_by_undo, editor.versions.history_dialog],
+            **LOCK_FORM,
+        )
+        restored.then(None, js=UNLOCK_FORM)
 
     def _wire_form(self) -> None:
         """Connect the fields of the form, the message to try, and the model."""

@@ -200,6 +200,37 @@ def test_undo_and_redo_step_field_by_field_and_name_the_field(user: BrowserUser)
 
 
 @pytest.mark.core
+@pytest.mark.core
+def test_version_is_saved_compared_and_restored(user: BrowserUser) -> None:
+    page, line = user.page, user.page.locator("#version-line")
+    background = user.text_box("field-background")
+    background.fill("港町で育った。")
+    expect(line).to_contain_text("v1")
+    expect(line).to_contain_text("背景")
+    page.click("#version-commit")
+    dialog = page.locator("#commit-dialog")
+    expect(dialog.locator("ins").first).to_contain_text("港町")
+    expect(dialog.locator("textarea")).to_be_focused()
+    expect(dialog.locator("textarea")).to_have_value("背景を変更")
+    dialog.locator("textarea").press("Enter")
+    expect(dialog).to_have_count(0)
+    expect(line).to_contain_text("v2")
+    expect(page.locator("#version-history")).to_be_focused()
+    background.fill("山里で育った。")
+    expect(user.preview).to_contain_text("山里")
+    expect(line).to_contain_text("背景")
+    page.click("#version-history")
+    history = page.locator("#history-dialog")
+    expect(history.locator("ins").first).to_have_text("山里")
+    page.keyboard.press("Escape")
+    expect(history).to_have_count(0)
+    page.click("#version-history")
+    page.click("#history-restore")
+    expect(background).to_have_value("港町で育った。")
+    expect(line).to_contain_text("v4")
+    expect(history).to_have_count(0)
+
+
 def test_new_persona_is_single_and_its_name_is_selected(user: BrowserUser) -> None:
     for _ in range(2):
         user.persona_button("new").click()

@@ -1,4 +1,5 @@
 // What Gradio's events call (`js=` in Python), as window.personaLab.
+import { closeDialog, openDialog } from "./dialogs.js";
 import { byHand, handOver, kept, regained, unsavedFields } from "./draft.js";
 import { language } from "./early.js";
 import { chosen, opened, opening, reopening } from "./form_lock.js";
@@ -17,6 +18,8 @@ window.personaLab = {
   kept,
   regained,
   taken,
+  openDialog,
+  closeDialog,
   // An API key that was entered and the answers of a comparison exist in this page only.
   losesByReload: () =>
     Boolean(document.querySelector("#connect-keys .own")) ||

@@ -38,6 +38,7 @@ from persona_lab.ui.render.text import (
 )
 from persona_lab.ui.session import Visitor, Visitors
 from persona_lab.ui.streaming import batch_events, waiting_text
+from persona_lab.ui.version_panel import VersionPanel
 from persona_lab.ui.visitor_keys import Page
 
 
@@ -194,6 +195,7 @@ class PersonaTab:
     def __init__(self, page: PageContext) -> None:
         self._page = page
         self.actions = EditorActions(page.lab, page.visitors)
+        self.versions = VersionPanel(page)
 
     def build(self, frame: gr.Tab) -> None:
         """Create the components."""
@@ -224,6 +226,7 @@ class PersonaTab:
             for state in ("saving", "opening"):
                 text = self._page.bilingual(f"editor.{state}")
                 gr.HTML(f'<p class="saved" role="status">{text}</p>', elem_id=state)
+        self.versions.build()
         with gr.Row(elem_classes="tools"):
             for name in ("new", "duplicate", "revert", "redo", "delete", "restore"):
                 self.buttons[name] = gr.Button(
@@ -277,7 +280,7 @@ class PersonaTab:
         """The components that may change when the form does."""
         return [
             self.saved, self.head, self.prompt, self.hints, self.persona_id, self.deleted_id,
-            self.buttons["restore"], self.buttons["redo"], *self.own,
+            self.buttons["restore"], self.buttons["redo"], *self.own, *self.versions.components,
         ]  # fmt: skip
 
     @property
@@ -344,6 +347,7 @@ class PersonaTab:
 
     def wire(self) -> None:
         """Connect the events of the box; ``workspace.py`` connects those of the form."""
+        self.versions.wire()
         outputs = [self.tried, self.buttons["try"], self.buttons["try_stop"]]
         trying = gr.on(
             [self.try_message.submit, self.buttons["try"].click],
