@@ -84,7 +84,7 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def home() -> dict[str, str]:
     """Where a test's labs keep what they keep. A file of tests that hold with real servers as
-    well has a ``home`` of its own, which is :func:`services.places`."""
+    well has a ``home`` of its own, which is :func:`support.backends.places`."""
     return {"database_url": "sqlite://"}
 
 

@@ -5,7 +5,7 @@ There are four sources. The first one that has the key is used:
 1. a file named by ``OPENAI_API_KEY_FILE`` (a Docker or Kubernetes secret);
 2. the environment (``OPENAI_API_KEY``);
 3. a file ``openai_api_key`` or ``OPENAI_API_KEY`` in the folder ``SECRETS_DIR``;
-4. a vault (``VAULT_ADDR``), which is a :class:`Source`.
+4. a vault (``VAULT_ADDR``), which is a :class:`KeySource`.
 
 Files are checked before each use and read again after a change. The vault is read again after
 ``KEYS_TTL`` seconds. If a source can't be read later, the keys stay unchanged. Old keys stay in

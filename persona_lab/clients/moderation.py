@@ -1,4 +1,6 @@
-"""A :class:`Moderator` that calls OpenAI's moderation endpoint, or a compatible server.
+"""The moderator that calls OpenAI's moderation endpoint, or a compatible server.
+
+It implements :class:`persona_lab.responses.output_filter.Moderator`.
 
 It uses the key and the address of the OpenAI client. The endpoint is free at OpenAI and adds one
 round trip to each answer. The SDK retries a failed call within ``LLM_TIMEOUT``.

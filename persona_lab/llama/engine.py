@@ -160,8 +160,8 @@ class Engine:
     def prefill(self, tokens: Sequence[int]) -> None:
         """Evaluate ``tokens`` while no request runs, and pin them. Thread-safe.
 
-        A request waits for at most one step of :data:`PREFILL_CHUNK` tokens, and reuses what was
-        evaluated by then.
+        A request waits for at most one step of :data:`~persona_lab.llama.scheduler.PREFILL_CHUNK`
+        tokens, and reuses what was evaluated by then.
 
         Raises:
             ContextTooLong: They don't fit into the context.

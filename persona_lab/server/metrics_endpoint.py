@@ -26,7 +26,7 @@ def is_local_only(lab: Lab, *, shared: bool) -> bool:
 
     Args:
         lab: The lab.
-        shared: A public share link leads to it.
+        shared: Whether a public share link leads to it.
     """
     return lab.settings.gradio_server_name in LOOPBACK and not shared
 

@@ -1,4 +1,4 @@
-"""``/api/v1``: the caller's personas, conversations, messages and tokens, and the models.
+"""``/api/v1``: the caller's personas and their versions, chats, messages, tokens; the models.
 
 Every route acts as the authenticated caller. A row of another user counts as missing (404).
 ``/api/v1/openapi.json`` describes all routes.

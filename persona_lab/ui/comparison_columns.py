@@ -23,7 +23,7 @@ def open_columns(shown: float | None) -> int:
 
 
 def parse_layout(text: str) -> tuple[int, list[str], list[str]] | None:
-    """Parse the JSON of ``CompareTab.layout`` that a browser stored.
+    """Parse the JSON of the layout of the compare tab that a browser stored.
 
     Returns:
         The number of open columns, the models, and the personas; None if the JSON is invalid.

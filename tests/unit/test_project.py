@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import os
 import re
 import subprocess
@@ -339,3 +340,33 @@ def test_no_file_names_a_machine_or_a_package_registry() -> None:
         r"|pypi\.(org|python)|python[h]osted|npmjs\.(com|org)|\bdeb\.debian\."
     )
     assert [name for name, text in _files() if local.search(text)] == []
+
+
+@functools.cache
+def _names_in(path: Path) -> set[str]:
+    """The names that a module defines, imports or uses."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        for attribute in ("id", "attr", "arg", "name"):
+            name = getattr(node, attribute, None)
+            names |= {name} if isinstance(name, str) else set()
+    return names
+
+
+def test_docstrings_refer_to_names_that_exist() -> None:
+    wrong = []
+    for path in sorted((ROOT / "persona_lab").rglob("*.py")):
+        for name in re.findall(r":[a-z]+:`~?([\w.]+)`", path.read_text("utf-8")):
+            module, parts = path, name.split(".")
+            if parts[0] == "persona_lab":
+                module = ROOT
+                while parts and (module / parts[0]).is_dir():
+                    module /= parts.pop(0)
+                inside = module / f"{parts[0]}.py" if parts else module
+                module = inside if inside.is_file() else module / "__init__.py"
+                parts = parts[1:] if inside.is_file() else parts
+            elif (path.parent / f"{name}.py").is_file():
+                continue
+            if not set(parts) <= _names_in(module):
+                wrong.append(f"{path.relative_to(ROOT)}: {name}")
+    assert wrong == []

@@ -2,12 +2,13 @@
 
 ::
 
-    Fallback([Cached(Limited(Breaker(Retrying(sdk)))), …])
+    CachedClient(RateLimitedClient(CircuitBreakerClient(RetryingClient(client of the provider))))
 
 Middleware that keeps state between calls, such as the circuit breaker, wraps a client once, in
 :meth:`ClientStack.wrap_shared`. Middleware that depends on the caller wraps it for each call, in
-:meth:`ClientStack.wrap_for_call`. A prompt is built for one model. The fallback is therefore
-outside of the middleware: it builds the prompt of the next model and calls that model's client.
+:meth:`ClientStack.wrap_for_call`. A prompt is built for one model. The fallback chain is
+therefore outside of the middleware: :mod:`persona_lab.pipeline.turn` builds the prompt of the next
+model and calls that model's client.
 
 No middleware retries after the first text of an answer. The text stays, and then the error is
 raised.

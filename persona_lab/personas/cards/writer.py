@@ -47,9 +47,8 @@ _BACKFILL = (
 def write_card(card: Card, format: Format, *, prompt: str = "") -> bytes:  # noqa: A002 - the public name
     """Return ``card`` as a file.
 
-    Everything that the card has is written, as far as the format has a place for it;
-    :func:`~persona_lab.personas.cards.compatibility` tells the rest. CHARX holds all of it, and so
-    do our own JSON and YAML, unless its files are large.
+    Everything that the card has is written, as far as the format has a place for it. CHARX holds
+    all of it, and so do our own JSON and YAML, unless its files are large.
 
     Args:
         card: The card.

@@ -80,7 +80,7 @@ def format_cost(cost: float | None, visitor: Visitor) -> str:
 
 
 def price_with_date(cost: float | None, day: date | None, visitor: Visitor) -> str:
-    """Format a cost as :func:`money` does, with the ``day`` of its price list."""
+    """Format a cost as :func:`format_cost` does, with the ``day`` of its price list."""
     price = format_cost(cost, visitor)
     if not cost or day is None:
         return price
