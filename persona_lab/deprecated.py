@@ -25,9 +25,9 @@ def warn_of_former_name(old: str, new: str, *, stacklevel: int = 2) -> None:
 def former_method(owner: str, old: str, new: str) -> Callable[..., Any]:
     """Return a method of the class ``owner`` that warns, and calls the method ``new``."""
 
-    def call(self: object, *args: Any, **given: Any) -> Any:
+    def call(self: object, *args: Any, **options: Any) -> Any:
         warn_of_former_name(f"{owner}.{old}", new)
-        return getattr(self, new)(*args, **given)
+        return getattr(self, new)(*args, **options)
 
     call.__name__ = old
     call.__doc__ = f"Deprecated: call ``{new}``."
@@ -59,11 +59,11 @@ def former_fields(**names: str) -> Callable[[_Class], _Class]:
         begin = class_.__init__  # type: ignore[misc]
 
         @functools.wraps(begin)
-        def initialize(self: object, *args: Any, **given: Any) -> None:
-            for old in names.keys() & given.keys():
+        def initialize(self: object, *args: Any, **options: Any) -> None:
+            for old in names.keys() & options.keys():
                 warn_of_former_name(f"{class_.__name__}.{old}", names[old])
-                given[names[old]] = given.pop(old)
-            begin(self, *args, **given)
+                options[names[old]] = options.pop(old)
+            begin(self, *args, **options)
 
         class_.__init__ = initialize  # type: ignore[misc]
         for old, new in names.items():

@@ -85,9 +85,9 @@ def ends_in_half_pair(text: str) -> bool:
 
 
 def _limit_marks(text: str) -> str:
-    kept, marks = [], 0
+    characters, marks = [], 0
     for character in text:
         marks = marks + 1 if unicodedata.combining(character) else 0
         if marks <= MAX_COMBINING_MARKS:
-            kept.append(character)
-    return "".join(kept)
+            characters.append(character)
+    return "".join(characters)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from persona_lab.settings import ROOT
 from persona_lab.translations import KEYS_FILE, Translations
 
-FILES = ("cards.yaml", "doors.yaml", "fallbacks.yaml", "summary.yaml", "ui.yaml")
+FILES = ("cards.yaml", "fallbacks.yaml", "openai_api.yaml", "summary.yaml", "ui.yaml")
 
 
 def render() -> str:

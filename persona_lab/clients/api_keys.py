@@ -141,7 +141,7 @@ class ApiKeys:
         """
         self.settings = settings
         """The settings with the current keys."""
-        self._given = settings
+        self._settings = settings
         self._clock = clock
         self._files = {name: _File(path) for name, path in _named_files(settings)}
         self._folder = {
@@ -195,7 +195,7 @@ class ApiKeys:
                 for name in names
                 for key in [found[name] or self._from_vault.get(name, "")]
             }
-            settings = self._given.model_copy(update=changed)
+            settings = self._settings.model_copy(update=changed)
             secrets = [value for _, value in settings if isinstance(value, SecretStr)]
             # A secret is redacted before its first use.
             self._secrets |= dict.fromkeys(s.get_secret_value().strip() for s in secrets)
@@ -211,9 +211,9 @@ class ApiKeys:
         if name in self._files:
             key = self._read(self._files[name], f"{name.upper()}_FILE", first)
             return key or self._current(name)
-        given: SecretStr | None = getattr(self._given, name)
-        if given is not None:
-            return given.get_secret_value()
+        from_environment: SecretStr | None = getattr(self._settings, name)
+        if from_environment is not None:
+            return from_environment.get_secret_value()
         for file in self._folder.get(name, ()):
             if file.path.exists():
                 return self._read(file, "SECRETS_DIR", first) or self._current(name)
@@ -221,8 +221,8 @@ class ApiKeys:
 
     def _current(self, name: str) -> str:
         """Return the current key; "" if there is none."""
-        held: SecretStr | None = getattr(self.settings, name)
-        return held.get_secret_value() if held is not None else ""
+        key: SecretStr | None = getattr(self.settings, name)
+        return key.get_secret_value() if key is not None else ""
 
     def _read(self, file: _File, variable: str, first: bool) -> str:
         try:
@@ -237,7 +237,7 @@ class ApiKeys:
         return key
 
     def _read_vault(self, vault: KeySource, first: bool) -> None:
-        self._next_vault_read = self._clock() + self._given.keys_ttl
+        self._next_vault_read = self._clock() + self._settings.keys_ttl
         try:
             found = vault.read()
         except (OSError, ValueError) as error:
@@ -260,20 +260,20 @@ class ApiKeys:
             )
 
     def _vault_of_settings(self) -> KeySource | None:
-        given = self._given
-        if given.vault_addr is None:
+        settings = self._settings
+        if settings.vault_addr is None:
             return None
-        token_file = _File(given.vault_token_file) if given.vault_token_file else None
+        token_file = _File(settings.vault_token_file) if settings.vault_token_file else None
 
         def token() -> str:
             if token_file is not None:
                 read = token_file.read()
             else:
-                read = given.vault_token.get_secret_value() if given.vault_token else ""
+                read = settings.vault_token.get_secret_value() if settings.vault_token else ""
             self._secrets[read] = None
             return read
 
-        return Vault(given.vault_addr, given.vault_secret, token, given.proxies)
+        return Vault(settings.vault_addr, settings.vault_secret, token, settings.proxies)
 
 
 class UserKeys:

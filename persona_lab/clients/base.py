@@ -37,9 +37,9 @@ class LLMClientInterface(ABC):
         settings: The settings that the client was created with.
     """
 
-    def __init_subclass__(cls, **given: Any) -> None:
+    def __init_subclass__(cls, **options: Any) -> None:
         """Accept overrides that have former names."""
-        super().__init_subclass__(**given)
+        super().__init_subclass__(**options)
         rename_overrides(cls, _FORMER_NAMES)
 
     bound: ClassVar[bool] = True

@@ -139,11 +139,11 @@ class MockClient(LLMClientInterface):
         if how.rate is None and (number or not how.first):
             return
         due = start + how.first + (number / how.rate if how.rate else 0)
-        left = max(0.0, due - self._clock())
+        delay = max(0.0, due - self._clock())
         until_end = start + options.total_timeout - self._clock()
         timeout = max(0.0, min(options.idle if number else options.timeout, until_end))
-        await self._sleep(min(left, timeout))
-        if left > timeout:
+        await self._sleep(min(delay, timeout))
+        if delay > timeout:
             raise ModelTimeout(provider=self.info.provider, model=self.info.name)
 
     def _tokens(self, prompt: Prompt) -> list[str]:

@@ -181,17 +181,17 @@ class ClientPool:
                 raise _missing_key(info)
         self._check_key(info)
         kind = _client_class(info)
-        kept = self._unbound
+        clients = self._unbound
         if kind.bound:
-            kept = self._open.setdefault(asyncio.get_running_loop(), {})
-        self._retire(kept, info.provider)
-        if info.spec in kept:
-            return kept[info.spec]
-        alike = (c.for_model(info) for c in kept.values() if c.info.provider == info.provider)
-        shared = next(filter(None, alike), None)
+            clients = self._open.setdefault(asyncio.get_running_loop(), {})
+        self._retire(clients, info.provider)
+        if info.spec in clients:
+            return clients[info.spec]
+        same_provider = (c for c in clients.values() if c.info.provider == info.provider)
+        shared = next(filter(None, (c.for_model(info) for c in same_provider)), None)
         if shared is not None:
             return shared
-        return kept.setdefault(info.spec, self._wrap(kind(info, self.settings)))
+        return clients.setdefault(info.spec, self._wrap(kind(info, self.settings)))
 
     async def open(self, spec: str = "") -> LLMClientInterface:
         """Return the client like :meth:`get`, but import the SDK in a thread.
@@ -209,19 +209,19 @@ class ClientPool:
         if self.available(info):
             import_libraries(*provider.libraries)
 
-    def _retire(self, kept: dict[str, LLMClientInterface], provider: str) -> None:
-        """Remove the clients of ``provider`` whose key has changed from ``kept``.
+    def _retire(self, clients: dict[str, LLMClientInterface], provider: str) -> None:
+        """Remove the clients of ``provider`` whose key has changed from ``clients``.
 
         Such a client stays open for its running answers. It is closed after twice the total
         timeout, when these must have ended.
         """
         declared = get_provider(provider)
         retired = self._retired.setdefault(asyncio.get_running_loop(), [])
-        for spec, client in list(kept.items()):
+        for spec, client in list(clients.items()):
             if not declared.key_setting or client.info.provider != provider:
                 continue
             if declared.api_key(client.settings) != declared.api_key(self.settings):
-                retired.append((time.monotonic(), kept.pop(spec)))
+                retired.append((time.monotonic(), clients.pop(spec)))
                 expired = time.monotonic() - 2 * self.settings.llm_total_timeout
                 while retired[0][0] < expired:
                     closing = asyncio.create_task(retired.pop(0)[1].aclose())
@@ -249,19 +249,19 @@ class ClientPool:
             InvalidOption: An override isn't valid, or the provider doesn't support that form of
                 structured output.
         """
-        given = self.settings
+        settings = self.settings
         chosen: dict[str, Any] = info.sampling.model_dump(exclude_none=True)
         chosen |= {
-            "timeout": given.local_timeout if info.is_local else given.llm_timeout,
-            "connect_timeout": given.llm_connect_timeout,
-            "idle_timeout": given.llm_idle_timeout or given.llm_timeout,
-            "total_timeout": given.llm_total_timeout,
-            "retries": given.llm_retries,
+            "timeout": settings.local_timeout if info.is_local else settings.llm_timeout,
+            "connect_timeout": settings.llm_connect_timeout,
+            "idle_timeout": settings.llm_idle_timeout or settings.llm_timeout,
+            "total_timeout": settings.llm_total_timeout,
+            "retries": settings.llm_retries,
         }
-        if given.llm_temperature is not None:
-            chosen["temperature"] = given.llm_temperature
-        if given.llm_max_tokens is not None:
-            chosen["max_tokens"] = given.llm_max_tokens
+        if settings.llm_temperature is not None:
+            chosen["temperature"] = settings.llm_temperature
+        if settings.llm_max_tokens is not None:
+            chosen["max_tokens"] = settings.llm_max_tokens
         options = replace(Options(), **(chosen | check_options(overrides)))
         for form in STRUCTURED_OUTPUT_OPTIONS:
             if getattr(options, form) and form not in get_provider(info.provider).structured_output:
@@ -328,12 +328,13 @@ class ClientPool:
             Exception: The first error of a client.
         """
         here = asyncio.get_running_loop()
-        kept = [(here, [*self._unbound.values()])]
-        kept += [(loop, [client for _, client in held]) for loop, held in self._retired.items()]
-        kept += [(loop, [*clients.values()]) for loop, clients in self._open.items()]
+        to_close = [(here, [*self._unbound.values()])]
+        for loop, retired in self._retired.items():
+            to_close.append((loop, [client for _, client in retired]))
+        to_close += [(loop, [*clients.values()]) for loop, clients in self._open.items()]
         self._reset()
         errors: list[Exception] = []
-        for loop, clients in kept:
+        for loop, clients in to_close:
             for client in clients:
                 try:
                     await _close(client, loop)

@@ -155,8 +155,8 @@ def _progress_bar(progress: Progress) -> Any:
     from tqdm import tqdm  # type: ignore[import-untyped, unused-ignore]
 
     class Bar(tqdm):  # type: ignore[misc, unused-ignore]
-        def __init__(self, *given: Any, **named: Any) -> None:
-            super().__init__(*given, **{**named, "disable": True})
+        def __init__(self, *args: Any, **named: Any) -> None:
+            super().__init__(*args, **{**named, "disable": True})
             self.here = named.get("initial") or 0
 
         def update(self, n: float | None = 1) -> None:

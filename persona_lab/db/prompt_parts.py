@@ -234,8 +234,8 @@ def _look_back(details: Mapping[str, Any]) -> int:
 
 def read_messages(session: Session, chat_id: str, first: int, end: int) -> dict[int, StoredMessage]:
     """Return sender and content of a chat's messages from position ``first`` to before ``end``."""
-    given = {"chat": chat_id, "first": first, "end": end}
-    rows = session.connection().execute(_messages_between(), given)
+    parameters = {"chat": chat_id, "first": first, "end": end}
+    rows = session.connection().execute(_messages_between(), parameters)
     return {position: (sender, content) for position, sender, content in rows}
 
 
@@ -254,8 +254,8 @@ def store_texts(session: Session, chat_id: str, user_id: str, texts: Mapping[str
     if not texts:
         return
     connection = session.connection()
-    given = {"chat": chat_id, "hashes": list(texts)}
-    new = sorted(texts.keys() - set(connection.execute(_linked_hashes(), given).scalars()))
+    parameters = {"chat": chat_id, "hashes": list(texts)}
+    new = sorted(texts.keys() - set(connection.execute(_linked_hashes(), parameters).scalars()))
     if new:
         insert_new(
             session,

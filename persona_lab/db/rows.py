@@ -15,9 +15,9 @@ def insert_new(session: Session, table: str, rows: list[dict[str, Any]]) -> None
     session.connection().execute(insert, rows)
 
 
-def is_id(given: object) -> bool:
-    """Return whether ``given`` can be an id.
+def is_id(value: object) -> bool:
+    """Return whether ``value`` can be an id.
 
     Drivers fail on NUL and on lone surrogates, so such values never reach a query.
     """
-    return isinstance(given, str) and given.isascii() and given.isprintable()
+    return isinstance(value, str) and value.isascii() and value.isprintable()

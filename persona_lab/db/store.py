@@ -130,12 +130,12 @@ class Store(
             if converted and time.monotonic() - reported >= PROGRESS_INTERVAL_S:
                 reported = time.monotonic()
                 with self._read() as session:
-                    left = count_old_rows(session)
+                    remaining = count_old_rows(session)
                 log.info(
                     "database upgrade: converted the answers of %d chats, %d answers left; "
                     "the server starts after that",
                     chats,
-                    left,
+                    remaining,
                     extra={"event": "database_upgrade"},
                 )
         with self._read() as session:

@@ -54,17 +54,17 @@ Circuits = Callable[[], Mapping[tuple[str, str, str], str]]
 class ModelLabels:
     """The labels of models: a model without a known name is "other"."""
 
-    def __init__(self, known: Iterable[str]) -> None:
-        """``known`` are the models, as ``provider:model``, that have a name of their own."""
-        self._known = frozenset(known)
+    def __init__(self, models: Iterable[str]) -> None:
+        """``models`` are those, as ``provider:model``, that have a name of their own."""
+        self._models = frozenset(models)
 
     def __call__(self, spec: str) -> tuple[str, str]:
         """Return provider and model for labels: a file's name, the mock without its options."""
         provider, _, name = spec.partition(":")
         if provider not in PROVIDER_NAMES:
             return OTHER, OTHER
-        name = name if spec in self._known else name.partition("?")[0]
-        if f"{provider}:{name}" not in self._known:
+        name = name if spec in self._models else name.partition("?")[0]
+        if f"{provider}:{name}" not in self._models:
             return provider, OTHER
         return provider, Path(name).name
 
@@ -74,7 +74,7 @@ class Metrics:
 
     def __init__(
         self,
-        known: Iterable[str],
+        models: Iterable[str],
         *,
         circuits: Circuits = dict,
         cache: Callable[[], tuple[int, int]] = lambda: (0, 0),
@@ -83,12 +83,12 @@ class Metrics:
         """Create metrics without any count.
 
         Args:
-            known: The models that have a name of their own, as ``provider:model``.
+            models: The models that have a name of their own, as ``provider:model``.
             circuits: Returns the states of circuit breakers.
             cache: Returns hits and misses of the response cache.
             engines: Returns the statistics of each local engine.
         """
-        self.names = ModelLabels(known)
+        self.names = ModelLabels(models)
         self.queues: dict[str, Callable[[], int]] = {}
         """A queue's name → a function that returns its length. A queue's owner adds it here."""
         self._circuits = circuits

@@ -41,12 +41,19 @@ def request(id: str | None = None) -> Iterator[str]:  # noqa: A002 - callers say
     Don't yield from an async generator inside of it; use :func:`with_request_context` there.
 
     Args:
-        id: The client's id: 1 to 64 letters, digits and ``_.-``. If it is None or invalid, the id
-            of the present request is used, or else a new one.
+        id: The client's id; see :func:`choose_id`.
     """
-    given = id if id is not None and _CLIENT_ID.fullmatch(id) else request_id() or new_id()
-    with _as_current(_Request(given)):
-        yield given
+    chosen = choose_id(id)
+    with _as_current(_Request(chosen)):
+        yield chosen
+
+
+def choose_id(client_id: str | None) -> str:
+    """Return ``client_id``, if it is 1 to 64 letters, digits and ``_.-``.
+
+    Otherwise return the id of the present request, or else a new one.
+    """
+    return client_id if client_id and _CLIENT_ID.fullmatch(client_id) else request_id() or new_id()
 
 
 def request_id() -> str:

@@ -359,12 +359,11 @@ def _trim_to_step(entries: list[Entry]) -> list[Entry]:
     if not entries or "position" not in entries[0]:
         return entries
     step = math.ceil(entries[0]["position"] / _TRIM_STEP) * _TRIM_STEP
-    kept = [entry for entry in entries if entry.get("position", step) >= step]
-    while kept and kept[0]["sender"] != "user":
-        kept = kept[1:]
-    return (
-        kept if 2 * len(kept) > len(entries) and len(entries) - len(kept) < _TRIM_STEP else entries
-    )
+    trimmed = [entry for entry in entries if entry.get("position", step) >= step]
+    while trimmed and trimmed[0]["sender"] != "user":
+        trimmed = trimmed[1:]
+    removed = len(entries) - len(trimmed)
+    return trimmed if 2 * len(trimmed) > len(entries) and removed < _TRIM_STEP else entries
 
 
 def _entry(message: Message | str, sender: str = "") -> Entry:

@@ -39,9 +39,9 @@ from persona_lab.errors import StorageError
 from persona_lab.monitor.request_context import with_request_context
 from persona_lab.pipeline.chat_turns import ChatTurns
 from persona_lab.pipeline.observers import Observer, store_and_notify
-from persona_lab.pipeline.prompt_size import build_fitting_prompt
 from persona_lab.pipeline.summaries import Summarizer
 from persona_lab.pipeline.target import Target, resolve_target
+from persona_lab.pipeline.token_budget import build_fitting_prompt
 from persona_lab.pipeline.turn import Turn, TurnParts
 from persona_lab.pipeline.turn_metadata import language_of
 from persona_lab.pipeline.turn_state import TurnRequest

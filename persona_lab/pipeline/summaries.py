@@ -18,7 +18,7 @@ from persona_lab.clients.middleware.wrapper import CallContext
 from persona_lab.db.generations import GenerationResult
 from persona_lab.db.tables import Generation
 from persona_lab.errors import OnlyThoughts
-from persona_lab.pipeline.prompt_size import prompt_tokens
+from persona_lab.pipeline.token_budget import prompt_tokens
 from persona_lab.pipeline.turn_metadata import cost_of, language_of
 from persona_lab.pipeline.turn_state import TurnRequest, TurnState, milliseconds
 from persona_lab.redaction import redact

@@ -28,7 +28,7 @@ from persona_lab.errors import (
 )
 from persona_lab.monitor.request_context import bind_fields
 from persona_lab.pipeline.drafts import finish_despite_cancel
-from persona_lab.pipeline.prompt_size import build_fitting_prompt
+from persona_lab.pipeline.token_budget import build_fitting_prompt
 from persona_lab.pipeline.turn_metadata import language_of, message_metadata
 from persona_lab.pipeline.turn_state import TurnRequest, TurnState
 from persona_lab.redaction import MASK, redact

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from persona_lab.errors import InvalidRequest
 from persona_lab.lab import Lab
-from persona_lab.monitor.request_context import request
+from persona_lab.monitor.request_context import choose_id
 from persona_lab.server.auth import client_language
 from persona_lab.server.error_responses import error_response, status_of
 from persona_lab.server.root_path import route_path, with_root_path
@@ -102,8 +102,7 @@ class RequestIdHeader:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        with request(Headers(scope=scope).get("x-request-id")) as given:
-            request_id = given
+        request_id = choose_id(Headers(scope=scope).get("x-request-id"))
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":

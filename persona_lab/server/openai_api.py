@@ -304,7 +304,7 @@ def completions_app(lab: Lab) -> FastAPI:
     """Return the app of ``/v1``.
 
     Raises:
-        ConfigurationError: ``templates/doors.yaml`` is invalid.
+        ConfigurationError: ``templates/openai_api.yaml`` is invalid.
     """
     app = create_api_app(
         lab,
@@ -316,5 +316,5 @@ def completions_app(lab: Lab) -> FastAPI:
         title="Persona Lab, OpenAI-compatible",
         version="1",
     )
-    app.state.texts = load_texts(lab.settings.templates_dir, "doors.yaml")
+    app.state.texts = load_texts(lab.settings.templates_dir, "openai_api.yaml")
     return app

@@ -114,9 +114,9 @@ class Operations:
         newest = await asyncio.to_thread(self.store.newest_version, agent.id, user_id=self.user_id)
         if newest is None:
             return DraftState(None, [], is_committed=False)
-        kept, draft = snapshot_of(newest), self._snapshot(agent, newest.options)
-        changes = changed_fields(kept.persona, draft.persona)
-        return DraftState(info_of(newest), changes, kept.is_same(draft))
+        saved, draft = snapshot_of(newest), self._snapshot(agent, newest.options)
+        changes = changed_fields(saved.persona, draft.persona)
+        return DraftState(info_of(newest), changes, saved.is_same(draft))
 
     async def commit_version(self, persona_id: str, message: str = "") -> AgentVersion:
         """Keep the present state of a persona as its next version. Raises NothingToCommit."""

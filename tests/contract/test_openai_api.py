@@ -28,7 +28,7 @@ from persona_lab.settings import ROOT, Settings
 from persona_lab.translations import Translations
 from persona_lab.types import Chunk, Options, Prompt, Usage
 
-WORDS = Translations(ROOT / "templates" / "doors.yaml")
+WORDS = Translations(ROOT / "templates" / "openai_api.yaml")
 HEARD = WORDS("heard", "ja")
 
 

@@ -231,7 +231,7 @@ def test_a_wrong_file_of_words_is_named_with_its_key(
     assert str(stopped.value).startswith(complaint)
 
 
-@pytest.mark.parametrize("file", ["doors.yaml", "fallbacks.yaml", "summary.yaml", "ui.yaml"])
+@pytest.mark.parametrize("file", ["fallbacks.yaml", "openai_api.yaml", "summary.yaml", "ui.yaml"])
 def test_a_mistyped_key_of_texts_is_named(tmp_path: Path, file: str) -> None:
     text = (ROOT / "templates" / file).read_text("utf-8")
     key = next(iter(Translations(ROOT / "templates" / file))).partition(".")[0]

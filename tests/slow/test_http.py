@@ -1,4 +1,4 @@
-"""The doors of the app as it is started: real clients, many at once, and whatever may be sent."""
+"""The HTTP interfaces of the started app: real clients, many at once, and invalid requests."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ROUNDS = 2
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApp]:
-    with run_app(tmp_path_factory.mktemp("doors"), REQUESTS_PER_MINUTE="0") as app:
+    with run_app(tmp_path_factory.mktemp("interfaces"), REQUESTS_PER_MINUTE="0") as app:
         yield app
 
 

@@ -13,7 +13,7 @@ from persona_lab.server.openai_messages import ChatMessage, conversation, drop_a
 from persona_lab.settings import ROOT
 from persona_lab.translations import Translations
 
-WORDS = Translations(ROOT / "templates" / "doors.yaml")
+WORDS = Translations(ROOT / "templates" / "openai_api.yaml")
 HEARD, OPENING, GO_ON = (WORDS(key, "en") for key in ("heard", "opening", "go_on"))
 PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
 

@@ -169,12 +169,12 @@ class RateLimiter:
     ) -> Reservation:
         windows, sliding = _strategies(storage)
         budgets = self._token_budgets(user_id) if estimate else []
-        await self._left(storage, budgets, estimate)
+        await self._tokens_left(storage, budgets, estimate)
         if requests and self.requests and not await sliding.hit(self._requests(), user_id):
             free_in = await self._seconds_until_free(storage, self._requests(), user_id)
             raise _limit_error(RateLimitError, free_in)
         while True:  # again if a concurrent request took the tokens
-            reserved = min(estimate + answer, await self._left(storage, budgets, estimate))
+            reserved = min(estimate + answer, await self._tokens_left(storage, budgets, estimate))
             for number, budget in enumerate(budgets, 1):
                 if not await windows.hit(budget.item, budget.owner, cost=reserved):
                     await self._correct(storage, budgets[:number], -reserved)
@@ -184,7 +184,9 @@ class RateLimiter:
                 until = [await storage.get_expiry(key) for key in keys]
                 return Reservation(reserved, tuple(until), type(storage))
 
-    async def _left(self, storage: _Storage, budgets: Sequence[TokenBudget], estimate: int) -> int:
+    async def _tokens_left(
+        self, storage: _Storage, budgets: Sequence[TokenBudget], estimate: int
+    ) -> int:
         """Return the tokens that are left in the budget with the fewest.
 
         Raises:
@@ -192,12 +194,12 @@ class RateLimiter:
         """
         fewest = estimate if not budgets else sys.maxsize
         for budget in budgets:
-            left = budget.item.amount - await storage.get(budget.item.key_for(budget.owner))
+            remaining = budget.item.amount - await storage.get(budget.item.key_for(budget.owner))
             if estimate > budget.item.amount:  # it exceeds an empty window too
                 raise _limit_error(budget.error, self._day, limit=budget.item.amount)
-            if estimate > left:
+            if estimate > remaining:
                 await self._refuse(_strategies(storage)[0], budget)
-            fewest = min(fewest, left)
+            fewest = min(fewest, remaining)
         return fewest
 
     async def _refuse(self, windows: Any, budget: TokenBudget) -> None:
@@ -218,13 +220,13 @@ class RateLimiter:
         The window counts the requests of the current minute and a share of those of the previous
         minute. That share shrinks linearly.
         """
-        before, before_left, current, current_left = await storage.get_sliding_window(
+        previous, previous_ttl, current, current_ttl = await storage.get_sliding_window(
             item.key_for(user_id), self._minute
         )
         room = self.requests - current  # the share of the previous minute must be smaller
-        if before and room > 0:
-            return float(before_left - self._minute * room / before)
-        return float(current_left % self._minute)  # until the current minute is the previous one
+        if previous and room > 0:
+            return float(previous_ttl - self._minute * room / previous)
+        return float(current_ttl % self._minute)  # until the current minute is the previous one
 
     def _requests(self) -> RateLimitItem:
         from limits import RateLimitItemPerSecond
@@ -329,7 +331,7 @@ class RateLimitedClient(ClientWrapper):
         reservation = await self._limiter.check_and_update(
             self._user_id, estimate, options.max_tokens, requests=self._requests
         )
-        text, usage, left = "", None, False
+        text, usage, stopped = "", None, False
         try:
             async with contextlib.aclosing(self.client.stream(prompt, options)) as chunks:
                 async for chunk in chunks:
@@ -337,11 +339,11 @@ class RateLimitedClient(ClientWrapper):
                     usage = chunk.usage or usage
                     yield chunk
         except (asyncio.CancelledError, GeneratorExit):
-            left = True
+            stopped = True
             raise
         finally:
             if self._counted:
                 # The provider charges for the prompt and the text so far if the user stops.
-                estimated = estimate + estimate_tokens(text) if text or left else 0
-                spent = usage.total_tokens if usage is not None else estimated
-                await self._limiter.reconcile(self._user_id, reservation, spent)
+                estimated = estimate + estimate_tokens(text) if text or stopped else 0
+                used = usage.total_tokens if usage is not None else estimated
+                await self._limiter.reconcile(self._user_id, reservation, used)

@@ -1,4 +1,4 @@
-"""Count the tokens of a prompt, and build a prompt that fits the model's context window."""
+"""Budget the tokens of a model's context window: count a prompt, and build one that fits."""
 
 from __future__ import annotations
 
