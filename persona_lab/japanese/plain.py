@@ -33,7 +33,7 @@ _CLAUSE_BREAKS = _SENTENCE_BREAKS | {"、", "「", "『", "（"}
 _SORRY = ("恐れ入る", "おそれいる", "恐れいる")
 _LASTING = ("困る", "考える", "悩む", "急ぐ", "待つ", "望む", "探す", "求める")
 """Verbs whose お〜です means that the act is going on."""
-_HAPPENING = ("ある", "できる", "出来る", "言える", "いえる", "謂える", "思える")
+HAPPENING = ("ある", "できる", "出来る", "言える", "いえる", "謂える", "思える")
 """Verbs without a will: their 〜ましょう supposes."""
 _THANKS_FOR_WORK = ("お疲れ様", "お疲れさま", "ご苦労様", "ご苦労さま", "ご馳走様", "ごちそうさま")
 
@@ -471,7 +471,7 @@ class _PlainRewriter:
 
 def _conjugate_masu(lemma: str, type_: str, form: Form) -> str:
     """Conjugate a verb like its 〜ます. 言えましょう supposes, it isn't a proposal."""
-    if form == "volitional" and lemma in _HAPPENING:
+    if form == "volitional" and lemma in HAPPENING:
         return lemma + "だろう"
     return conjugate(lemma, type_, form)
 

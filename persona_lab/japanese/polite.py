@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from persona_lab.japanese.morphology import NO_WORD, Form, Word, conjugate, words_of
-from persona_lab.japanese.plain import QUESTION_WORDS, has_question_word_before
+from persona_lab.japanese.plain import HAPPENING, QUESTION_WORDS, has_question_word_before
 
 _SENTENCE_ENDS = "。！？!?…\n"
 _BUT_PARTICLES = ("が", "けど", "けれど", "けれども")
@@ -67,6 +67,14 @@ _CONTRACTIONS = {
     "じゃう": "でしまう",
     "とく": "ておく",
     "どく": "でおく",
+    "とける": "ておく",
+    "どける": "でおく",
+    "てく": "ていく",
+    "でく": "でいく",
+    "とる": "ている",
+    "どる": "でいる",
+    "ちまう": "てしまう",
+    "じまう": "でしまう",
 }
 _MASU_ENDINGS: dict[Form, str] = {
     "plain": "ます",
@@ -75,6 +83,15 @@ _MASU_ENDINGS: dict[Form, str] = {
     "negative_past": "ませんでした",
     "volitional": "ましょう",
 }
+_NEGATED_WITH_N = frozenset(
+    """
+    しれる 知れる 知る 分かる わかる 判る できる 出来る なる 要る いる おる ある 足りる つまる
+    たまる 見える 聞こえる 思い出せる 構う かまう 変わる 済む すむ くれる もらう れる られる
+    """.split()  # noqa: SIM905 - easier to read than 30 strings
+)
+"""Verbs whose ん denies: 知らん. 教えん may mean 教えよう or 教えない."""
+_HONORIFIC_ENDINGS = ("なさる", "なはる", "たまう", "給う")
+"""Verbs whose command follows a stem: 行きなさい, 進みたまえ."""
 _LAUGH_MARKS = ("笑", "泣", "汗", "涙", "草", "w", "ww", "www")
 _STEMS_BEFORE_NAI = ("もったい", "勿体", "くだら", "とんでも")
 """Words that form one adjective with ない, which is no negation."""
@@ -82,6 +99,7 @@ _POLITE_PARTICLES = {
     "ぜ": "よ",
     "ぞ": "よ",
     "わ": "",
+    "わー": "",
     "さ": "",
     "なあ": "ね",
     "なぁ": "ね",
@@ -238,6 +256,8 @@ class _Clause:
             return [_SET_PHRASES["".join(surfaces)]]
         if surfaces[:1] == ["すま"] and surfaces[2:3] == ["、"] and not self.words[0].kept:
             surfaces[:2] = ["すみ", "ません"]  # すまない, すまん
+        if surfaces[-2:] in (["また", "な"], ["また", "ね"]) and not self.words[-2].kept:
+            surfaces[-1:] = []
         parting = surfaces[:2] == ["じゃあ", "ね"]
         if not parting and surfaces and surfaces[0] in _POLITE_WORDS and not self.words[0].kept:
             whole = _POLITE_WORDS[surfaces[0]]
@@ -286,6 +306,9 @@ class _Clause:
         if asked:
             return self._rewrite_explanation(tail)
         if doubt := _count_doubt(tail):
+            if last.form.startswith("意志推量形"):  # 何を話そうかな
+                found = self._rewrite_ending()
+                return (found[0], found[1] + "か", tail[doubt:]) if found else None
             return 0, "でしょうか", tail[doubt:]
         if tail[:1] == ["な"] and last.is_verb() and last.form.startswith(("終止", "連体")):
             return self._forbidden(last)
@@ -365,7 +388,8 @@ class _Clause:
             states = last.form.startswith(("終止", "連体"))  # not ご心配なく
             return self._rewrite_negative("negative", 1) if states else None
         if last.type == "助動詞-ヌ" and last.surface == "ん" and before.surface != "いか":
-            return (2, _masu_form(before, "negative")) if before.is_verb() else None  # 知らん
+            denies = before.is_verb() and before.lemma in _NEGATED_WITH_N
+            return (2, _masu_form(before, "negative")) if denies else None  # 知らん
         if last.is_adjective() and last.lemma in _SLURRED_ENDS:
             if before.is_adjective():  # うまくねえ
                 return 1, "ないです"
@@ -390,7 +414,7 @@ class _Clause:
                 return (0, "です") if self.question else None
             if not self._is_request():
                 return None
-            if before.lemma in _CONTRACTIONS:  # 待ってて
+            if _is_contraction(before):  # 待ってて
                 return 2, conjugate(*_expand_contraction(before), "te") + "ください"
             return 1, last.surface + "ください"
         if last.surface == "よう" and before.is_verb() and before.form.startswith("連用形"):
@@ -403,11 +427,17 @@ class _Clause:
             return 1, last.surface + "です"
         noun = last.pos.startswith(("名詞", "代名詞", "接尾辞")) or last.surface in ("そう", "どう")
         state = "形状詞可能" in last.pos and before.pos == "副詞"  # もう無理。
-        if self._calls_somebody():
+        if self._calls_somebody() or self._ends_in_character(last, before):
             return None
         if noun and self.final and (self.question or self._particles() or state):
             return 1, last.surface + "です"
         return None
+
+    @staticmethod
+    def _ends_in_character(last: Word, before: Word) -> bool:
+        """Tell whether a noun is a character's own ending: 思うロボ？, かもロボね."""
+        follows = before.surface == "も" or (before.is_predicate() and before.surface != "な")
+        return follows and len(last.surface) <= 3 and all("ァ" <= c <= "ー" for c in last.surface)
 
     def _forbidden(self, verb: Word) -> tuple[int, str, list[str]] | None:
         """Rewrite 行くな！ as 行かないでください！.
@@ -444,7 +474,7 @@ class _Clause:
         if before.type == "助動詞-ナイ":  # 行かないで
             return self.word().surface == "で" and earlier.lemma in _REQUESTED
         verb = before
-        if verb.lemma in _CONTRACTIONS or verb.lemma in ("いる", "おく", "みる", "くる", "いく"):
+        if _is_contraction(verb) or verb.lemma in ("いる", "おく", "みる", "くる", "いく"):
             back = 3
             while self.word(back).surface in ("て", "で"):
                 back += 1
@@ -452,6 +482,8 @@ class _Clause:
         return self._may_request(verb)
 
     def _rewrite_past(self, before: Word, third: Word) -> tuple[int, str] | None:
+        if before.lemma == "じゃう" and not third.is_verb():  # 印象的じゃった
+            return 2, "でした"
         if before.is_verb():
             return 2, _masu_form(before, "past")
         if before.lemma in ("ない", "無い"):
@@ -479,7 +511,7 @@ class _Clause:
 
     def _rewrite_verb(self, last: Word, before: Word) -> tuple[int, str] | None:
         if last.form.startswith("意志推量形"):
-            return 1, _masu_form(last, "volitional")
+            return self._rewrite_volitional(last, before)
         if last.surface.endswith("ん"):  # 生み出せんぞ: a negation, or 生み出せる
             return None
         if last.lemma in ("うる", "得る") and before.is_verb():  # 起こりうる
@@ -489,18 +521,32 @@ class _Clause:
                 if before.surface == "と":  # 見とくれ
                     return None
                 return (2 if before.pos == "接頭辞" else 1), "ください"
-            if last.lemma in ("なさる",):
+            if last.lemma in _HONORIFIC_ENDINGS:
                 if before.is_verb() and self.word(3).pos != "接頭辞":  # not お帰りなさい
                     return 2, conjugate(before.lemma, before.type, "te") + "ください"
                 return None
-            if last.lemma in ("くださる", "下さる", "いらっしゃる", "いたす", "致す", "参る"):
+            if last.lemma in _NOT_COMMANDED:
                 return None
-            return 1, conjugate(last.lemma, last.type, "te") + "ください"
+            verb = _IRU if last.lemma == "おる" else last
+            return 1, conjugate(*_expand_contraction(verb), "te") + "ください"
         if last.form.startswith(("終止形", "連体形")):
             return 1, _masu_form(last, "plain")
         return None
 
+    def _rewrite_volitional(self, last: Word, before: Word) -> tuple[int, str]:
+        """Rewrite 行こう as 行きましょう, but a supposition as でしょう: できよう, 開かれよう."""
+        subject = {"が", "は", "も"} & {word.surface for word in self.words[: self.predicate_end]}
+        if last.lemma == "ある" and before.surface == "で" and before.type == "助動詞-ダ":
+            return 2, "でしょう"  # 学生であろう
+        comes_about = last.lemma == "なる" and before.surface == "と"
+        passive = last.lemma in ("れる", "られる") and bool(subject)
+        if last.lemma in HAPPENING or comes_about or passive:
+            return 1, last.lemma + "でしょう"
+        return 1, _masu_form(last, "volitional")
 
+
+_NOT_COMMANDED = ("くださる", "下さる", "いらっしゃる", "いたす", "致す", "参る", "れる", "られる")
+"""Verbs whose command is no plain one, or belongs to another time: 行かれよ."""
 _ARU = Word("ある", "ある", "動詞", "五段-ラ行", "終止形")
 _IRU = Word("いる", "いる", "動詞", "上一段-ア行", "終止形")
 
@@ -509,9 +555,13 @@ def _masu_form(verb: Word, form: Form) -> str:
     return conjugate(*_expand_contraction(verb), "stem") + _MASU_ENDINGS[form]
 
 
+def _is_contraction(verb: Word) -> bool:
+    return verb.pos.startswith("助動詞") and verb.lemma in _CONTRACTIONS
+
+
 def _expand_contraction(verb: Word) -> tuple[str, str]:
     """Return dictionary form and conjugation without contraction: てる is ている."""
-    if not verb.pos.startswith("助動詞") or verb.lemma not in _CONTRACTIONS:
+    if not _is_contraction(verb):
         return verb.lemma, verb.type
     lemma = _CONTRACTIONS[verb.lemma]
     return lemma, "上一段" if lemma.endswith("いる") else "五段"
