@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Mapping, Sequence
-from functools import cached_property
-from operator import itemgetter
+from functools import cached_property, lru_cache
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -27,6 +26,8 @@ _Texts = Annotated[
     BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
 ]
 _FORMS = get_args(Form)
+_MAX_CACHED_WORDS = 4096
+_CLAUSE_ENDS = frozenset(("、", "が", "けど", "けれど", "けれども", "から", "し"))
 
 
 class WordPattern(BaseModel):
@@ -70,7 +71,8 @@ class WordPattern(BaseModel):
 class Rule(BaseModel):
     """Replaces the words of ``pattern``, if the words to the ``left`` and ``right`` match too.
 
-    ``left: start`` and ``right: end`` mean the edges of the sentence, without marks and emoji.
+    ``left: start`` and ``right: end`` mean the edges of the sentence, without marks and emoji;
+    ``right: clause`` also the edge of a clause, before 、, が, けど, から and し.
     In ``replacement``, {1} is the first word of the pattern as it is, {1.base} its dictionary form;
     {1.te}, {1.past}, {1.negative}, {1.negative_past}, {1.stem}, {1.volitional} and {1.if} are the
     verb in that form. The caller fills in other names in braces.
@@ -80,7 +82,9 @@ class Rule(BaseModel):
 
     pattern: Annotated[tuple[WordPattern, ...], Field(min_length=1)]
     left: Literal["start"] | WordPattern | None = Field(default=None, union_mode="left_to_right")
-    right: Literal["end"] | WordPattern | None = Field(default=None, union_mode="left_to_right")
+    right: Literal["end", "clause"] | WordPattern | None = Field(
+        default=None, union_mode="left_to_right"
+    )
     replacement: str
 
     @model_validator(mode="before")
@@ -91,7 +95,11 @@ class Rule(BaseModel):
                 if old in value:
                     raise ValueError(f'"{old}" is now "{new}"')
             for side in ("left", "right"):
-                if isinstance(value.get(side), str) and value[side] not in ("start", "end"):
+                if isinstance(value.get(side), str) and value[side] not in (
+                    "start",
+                    "end",
+                    "clause",
+                ):
                     value = {**value, side: {"word": value[side]}}
         return value
 
@@ -130,6 +138,8 @@ class Rule(BaseModel):
             return False
         if self.right == "end":
             return stop == end
+        if self.right == "clause":
+            return stop == end or words[stop].surface in _CLAUSE_ENDS
         return not isinstance(self.right, WordPattern) or (
             stop < len(words) and self.right.matches(words[stop])
         )
@@ -151,31 +161,24 @@ class Rule(BaseModel):
 
 
 class Rules:
-    """Rules in their order, indexed by the first word of their pattern."""
+    """Rules in their order."""
 
     def __init__(self, rules: Sequence[Rule]) -> None:
-        self._by_word: dict[str, list[tuple[int, Rule]]] = {}
-        self._by_base: dict[str, list[tuple[int, Rule]]] = {}
-        self._others: list[tuple[int, Rule]] = []
-        for number, rule in enumerate(rules):
-            first = rule.pattern[0]
-            for word in first.word:
-                self._by_word.setdefault(word, []).append((number, rule))
-            for base in () if first.word else first.base:
-                self._by_base.setdefault(base, []).append((number, rule))
-            if not (first.word or first.base):
-                self._others.append((number, rule))
-        self._for_any_word = [rule for _, rule in self._others]
-        """The rules for a word that no rule names."""
+        self._rules = tuple(rules)
+        self.at = lru_cache(maxsize=_MAX_CACHED_WORDS)(self._rules_at)
+        """Return the rules whose first word a word matches, in their order."""
 
-    def at(self, word: Word) -> list[Rule]:
-        """Return the rules that may apply at ``word``, in their order."""
-        by_word = self._by_word.get(word.surface)
-        by_base = self._by_base.get(word.lemma)
-        if not by_word and not by_base:
-            return self._for_any_word
-        found = [*(by_word or ()), *(by_base or ()), *self._others]
-        return [rule for _, rule in sorted(found, key=itemgetter(0))]
+    def _rules_at(self, word: Word) -> tuple[Rule, ...]:
+        return tuple(rule for rule in self._rules if rule.pattern[0].matches(word))
+
+
+def applies(words: Sequence[Word], rules: Rules) -> bool:
+    """Return whether one of ``rules`` matches some of the words of a sentence."""
+    return any(
+        rule.matches(words, at, len(words))
+        for at, word in enumerate(words)
+        for rule in rules.at(word)
+    )
 
 
 def rewrite(words: Sequence[Word], rules: Rules, placeholders: Mapping[str, str]) -> str:

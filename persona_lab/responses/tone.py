@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 
 from persona_lab.db.tables import Agent
 from persona_lab.errors import TemplateError
-from persona_lab.japanese.rewrite import Rule, Rules
+from persona_lab.japanese.rewrite import Rule, Rules, WordPattern
 from persona_lab.responses.changes import Edit, trim
 from persona_lab.responses.filters import Filter, Step
 from persona_lab.responses.passages import SENTENCE_MARKS, Kind, Passage, PassageParser
@@ -42,6 +42,8 @@ class Tone(StrictModel):
     enabled: bool = True
     already_matches: tuple[NonEmptyText, ...] = ()
     """Ends of sentences that are in the tone already."""
+    leaves: tuple[Annotated[tuple[WordPattern, ...], Field(min_length=1)], ...] = ()
+    """Consecutive words of sentences that stay as they are, for example of a dialect."""
     rules: tuple[Rule, ...] = ()
     examples: dict[NonEmptyText, NonEmptyText] = Field(default_factory=dict)
     """Sentences and their rewritten forms. The tests check the rules with them."""
@@ -76,6 +78,10 @@ class Tone(StrictModel):
     def _compiled_rules(self) -> Rules:
         return Rules(self.rules)
 
+    @cached_property
+    def _compiled_leaves(self) -> Rules:
+        return Rules([Rule(pattern=patterns, replacement="") for patterns in self.leaves])
+
     def apply(self, sentence: str, *, keep: Sequence[str] = (), endings: Sequence[str] = ()) -> str:
         """Return ``sentence`` in this tone. The rewriting is idempotent.
 
@@ -97,7 +103,7 @@ class Tone(StrictModel):
     def _rewrite_once(self, sentence: str, keep: Sequence[str], endings: Sequence[str]) -> str:
         from persona_lab.japanese import to_casual, to_plain, to_polite
         from persona_lab.japanese.morphology import words_of
-        from persona_lab.japanese.rewrite import rewrite
+        from persona_lab.japanese.rewrite import applies, rewrite
 
         endings_in_tone = (*self.already_matches, *(endings if self.takes_ending else ()))
         if sentence.rstrip(SENTENCE_MARKS + "」』）) 　\n♪～").endswith(endings_in_tone):
@@ -111,8 +117,11 @@ class Tone(StrictModel):
             text = to_casual(sentence, keep=keep)
         if not self.rules:
             return text
+        words = words_of(text, keep)
+        if applies(words, self._compiled_leaves):
+            return sentence
         placeholders = {"ending": endings[0] if endings else ""}
-        return rewrite(words_of(text, keep), self._compiled_rules, placeholders)
+        return rewrite(words, self._compiled_rules, placeholders)
 
 
 class _File(StrictModel):
