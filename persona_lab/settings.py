@@ -133,6 +133,9 @@ class Settings(BaseSettings):
 
     llm_timeout: float = Field(default=30, gt=0)
     """Seconds that a remote model may be silent before its answer begins, all tries together."""
+    llm_thinking_timeout: float = Field(default=300, gt=0)
+    """The same for models that think before they answer, if it is longer, and for models that
+    `data/models.yaml` doesn't know. If only `LLM_TIMEOUT` is set, it applies to them too."""
     llm_connect_timeout: float = Field(default=10, gt=0)
     """Seconds that a server may take to accept a connection."""
     llm_idle_timeout: float | None = Field(default=None, gt=0)

@@ -33,6 +33,7 @@ class ModelInfo(StrictModel):
         context: Length of the context window, in tokens.
         languages: Languages that it answers in.
         vision: Whether it reads images.
+        thinks: Whether it thinks before it answers; None if that isn't known.
         accepts: Sampling options that the provider takes for this model.
         sampling: Values of sampling options to use by default.
         input_price: US dollars per million tokens of input. Overrides
@@ -52,6 +53,7 @@ class ModelInfo(StrictModel):
     context: int = 4096
     languages: tuple[str, ...] = ("ja", "en")
     vision: bool = False
+    thinks: bool | None = None
     accepts: frozenset[str] = frozenset({"temperature", "top_p", "max_tokens", "stop"})
     sampling: Sampling = Sampling()
     input_price: float | None = None

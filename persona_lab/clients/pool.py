@@ -251,10 +251,11 @@ class ClientPool:
         """
         settings = self.settings
         chosen: dict[str, Any] = info.sampling.model_dump(exclude_none=True)
+        remote_timeout = self._remote_timeout(info)
         chosen |= {
-            "timeout": settings.local_timeout if info.is_local else settings.llm_timeout,
+            "timeout": settings.local_timeout if info.is_local else remote_timeout,
             "connect_timeout": settings.llm_connect_timeout,
-            "idle_timeout": settings.llm_idle_timeout or settings.llm_timeout,
+            "idle_timeout": settings.llm_idle_timeout or remote_timeout,
             "total_timeout": settings.llm_total_timeout,
             "retries": settings.llm_retries,
         }
@@ -268,6 +269,21 @@ class ClientPool:
                 value = repr(info.name)
                 raise InvalidOption(info.spec, option=form, why="no_such_form", value=value)
         return options
+
+    def _remote_timeout(self, info: ModelInfo) -> float:
+        """Return the timeout of a remote model, in seconds.
+
+        Thoughts aren't an answer, so a model that thinks first is silent for longer. A model of
+        which that isn't known may think. ``LLM_TIMEOUT`` applies to all models if it is the only
+        one that is set.
+        """
+        given = self.settings
+        is_set = "llm_timeout" in given.model_fields_set
+        if info.thinks and "llm_thinking_timeout" in given.model_fields_set:
+            is_set = False
+        if is_set or info.thinks is False or info.is_local or info.is_practice:
+            return given.llm_timeout
+        return max(given.llm_timeout, given.llm_thinking_timeout)
 
     def fallback_chain(self, spec: str = "") -> list[ModelInfo]:
         """Return a model and its fallback models.

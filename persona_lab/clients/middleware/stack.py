@@ -2,7 +2,7 @@
 
 ::
 
-    CachedClient(RateLimitedClient(CircuitBreakerClient(RetryingClient(client of the provider))))
+    CachedClient(RateLimitedClient(CircuitBreakerClient(RetryingClient(QueueingClient(client)))))
 
 Middleware that keeps state between calls, such as the circuit breaker, wraps a client once, in
 :meth:`ClientStack.wrap_shared`. Middleware that depends on the caller wraps it for each call, in
@@ -27,6 +27,7 @@ from persona_lab.clients.middleware.circuit_breaker import (
     Clock,
 )
 from persona_lab.clients.middleware.retry import RetryingClient
+from persona_lab.clients.middleware.server_queue import QueueingClient
 from persona_lab.clients.middleware.wrapper import CallContext, Sleep, Wrap
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ class ClientStack:
 
         It has no circuit breaker, because errors of one account say nothing about other accounts.
         """
+        if client.bound:
+            client = QueueingClient(client, clock=self._clock, sleep=self._sleep)
         return RetryingClient(client, clock=self._clock, sleep=self._sleep)
 
     def wrap_for_call(self, client: LLMClientInterface, context: CallContext) -> LLMClientInterface:
