@@ -18,7 +18,13 @@ from typing import Any
 from persona_lab.personas.cards.document import V3_FIELDS
 from persona_lab.personas.cards.labels import LABELS, is_user, language_of
 from persona_lab.personas.cards.model import OWN, Card, Note, Row, own_part
-from persona_lab.personas.persona import PERSONA_FIELDS, Example, Persona, clean_text
+from persona_lab.personas.persona import (
+    NAME_LENGTH,
+    PERSONA_FIELDS,
+    Example,
+    Persona,
+    clean_text,
+)
 from persona_lab.types import LANGUAGES
 from persona_lab.unicode_text import is_blank
 
@@ -30,6 +36,9 @@ _SPEAKER = re.compile(r"^[ \t]*([^:：\n]{1,60})[:：][ \t]*(.*)$")
 _SEPARATORS = re.compile(r"[,、，;；\n]+|\s[/／+|｜]\s|／")
 _LINES = re.compile(r"\n+")
 _SENTENCE = re.compile(r"[。！？](?=.)|[.!?] +[A-Z]")
+_QUOTED_PART = re.compile('「([^「」]*)」|“([^“”]*)”|"([^"]*)"')
+_MAX_TEXT = 200_000
+"""Characters of a field that are read; a persona holds no more."""
 _MAX_TRAIT = 40
 """Characters of a trait. A longer part is prose, and the text stays in one piece."""
 _LINE = 200
@@ -99,11 +108,11 @@ def fit(name: str, value: Any) -> tuple[Any, bool]:
     spec = PERSONA_FIELDS[name]
     match spec.kind:
         case "name" | "text":
-            text = clean_text(str(value))
+            text = clean_text(str(value)[: 4 * spec.limit])
             if spec.kind == "name":
                 text = " ".join(text.split())
                 text = "" if is_blank(text) else text
-            return text[: spec.limit], len(text) > spec.limit
+            return text[: spec.limit], max(len(text), len(value) // 4) > spec.limit
         case "choice":
             return (value, False) if value in spec.values else (spec.values[0], True)
         case "examples":
@@ -126,11 +135,23 @@ def fit(name: str, value: Any) -> tuple[Any, bool]:
 def split_list(text: str) -> list[str]:
     """Return the parts of a list in one text: with commas, slashes or lines between them.
 
-    Sentences stay whole.
+    Sentences and quoted parts stay whole.
     """
+    quoted = _QUOTED_PART.findall(text)
+    if quoted and not _QUOTED_PART.sub("", text).strip(" \t\n,、，;；/／・+"):
+        return [part.strip() for parts in quoted for part in parts if part.strip()]
     separators = _LINES if _SENTENCE.search(text) else _SEPARATORS
     parts = [part.strip(" \t・•*-「」\"“”'") for part in separators.split(text)]
     return [part for part in parts if part]
+
+
+def join_list(items: Sequence[str], language: str) -> str:
+    """Return ``items`` as one text that :func:`split_list` takes apart again."""
+    between = "、" if language == "ja" else ", "
+    if any(split_list(item) != [item] for item in items):
+        left, right = "「」" if language == "ja" else "“”"
+        items = [f"{left}{item}{right}" for item in items]
+    return between.join(items)
 
 
 def fill_macros(text: str, char: str, user: str) -> str:
@@ -207,12 +228,13 @@ def map_card(card: Card, *, user_name: str = "") -> Plan:
 
 
 def _map_fields(data: Mapping[str, Any], user_name: str = "") -> Draft:
-    char = data.get("nickname") or data["name"]
+    char = (data.get("nickname") or data["name"])[:NAME_LENGTH]
+    user_name = user_name[:NAME_LENGTH]
     prompt_texts = [data["description"], data["personality"], data["scenario"]]
     language = language_of("".join([*prompt_texts, data["first_mes"], data["mes_example"]]))
 
     def text(name: str, words: Mapping[str, str] = _USER_IN_TEXT) -> str:
-        return fill_macros(data[name], char, user_name or words[language]).strip()
+        return fill_macros(data[name][:_MAX_TEXT], char, user_name or words[language]).strip()
 
     draft = Draft({"language": language})
     draft.put("name", "name", data["name"])
@@ -240,7 +262,9 @@ def _map_fields(data: Mapping[str, Any], user_name: str = "") -> Draft:
         draft.put(" + ".join(sources), "background", background)
     draft.put("first_mes", "greeting", text("first_mes", _USER_IN_SPEECH))
     user = user_name or _USER_IN_SPEECH[language]
-    exchanges, loose = read_dialogue(_named_turns(data["mes_example"], data["name"]), _CHAR)
+    exchanges, loose = read_dialogue(
+        _named_turns(data["mes_example"][:_MAX_TEXT], data["name"]), _CHAR
+    )
     if not exchanges and loose:
         exchanges, loose = [Example(ai=loose)], ""
     filled = [
@@ -266,7 +290,7 @@ def _named_turns(text: str, name: str) -> str:
         lambda m: "{{user}}" if (m[2] or m[3]).lower() == "user" else _CHAR,
         text.replace("\r\n", "\n"),
     )
-    if not name.strip():
+    if not name.strip() or len(name) > NAME_LENGTH:
         return text
     own_name = re.compile(rf"^[ \t]*{re.escape(name.strip())}[ \t]*(?=[:：])", re.MULTILINE)
     return own_name.sub(_CHAR, text)
@@ -395,19 +419,18 @@ def _changed_fields(data: Mapping[str, Any], plain: Persona, persona: Persona) -
 def _render(persona: Persona) -> dict[str, str]:
     """Return the six fields of V1 for ``persona``."""
     language = persona.language if persona.language in LANGUAGES else LANGUAGES[0]
-    between = "、" if language == "ja" else ", "
     colon = "：" if language == "ja" else ": "
     lines = []
     for name in _LABELLED:
         value = getattr(persona, name)
-        value = value if isinstance(value, str) else between.join(value)
+        value = value if isinstance(value, str) else join_list(value, language)
         if value:
             lines.append(f"{LABELS[name][language][0]}{colon}{value}")
     parts = (persona.description, persona.background, "\n".join(lines))
     return {
         "name": persona.name,
         "description": "\n\n".join(part for part in parts if part),
-        "personality": between.join(persona.personalities),
+        "personality": join_list(persona.personalities, language),
         "scenario": "",
         "first_mes": persona.greeting,
         "mes_example": _dialogue(persona.examples),

@@ -94,7 +94,7 @@ def write_png(
         added.append(_chunk(b"tEXt", keyword_bytes + b"\0" + base64.b64encode(content)))
     parts = [SIGNATURE]
     for kind, _, chunk in _chunks(picture):
-        if kind == b"IEND" and added:
+        if kind in (b"IEND", b"") and added:
             parts += added
             added = []
         parts.append(chunk)

@@ -26,26 +26,23 @@ from persona_lab.personas.persona import PERSONA_FIELDS, Example, clean_text
 MAX_SHEET_LENGTH = 200_000
 """Characters."""
 
-_MARKS = r"[ \t　]*(?:[-*+•・●○■□◆◇▼▶◎★☆※>#|｜]+[ \t　]*|\d{1,2}[.)．）][ \t　]*)*"
+_MARKS = "-*+•・●○■□◆◇▼▶◎★☆※>#|｜_ \t　"
+"""Marks before a label, and bold marks around it."""
+_NUMBER = re.compile(r"\d{1,2}[.)．）][ \t　]*+")
 _HEADING = re.compile(
-    _MARKS + r"(?:【(?P<a>[^】\n]{1,40})】|《(?P<b>[^》\n]{1,40})》|〔(?P<c>[^〕\n]{1,40})〕"
+    r"(?:【(?P<a>[^】\n]{1,40})】|《(?P<b>[^》\n]{1,40})》|〔(?P<c>[^〕\n]{1,40})〕"
     r"|\[(?P<d>[^\]\n:：]{1,40})\]|［(?P<e>[^］\n:：]{1,40})］|<(?P<f>[^<>\n]{1,40})>)"
-    r"[ \t　]*[:：＝=]?[ \t　]*(?P<rest>.*)"
+    r"[ \t　]*+[:：＝=]?(?P<rest>.*)"
 )
-_LABEL = re.compile(
-    _MARKS + r"(?P<bold>\*\*|__)?(?P<label>[^:：＝=|｜\t\n]{1,40}?)[ \t　]*(?:\*\*|__)?"
-    r"[ \t　]*(?P<mark>[:：＝=|｜\t])[ \t　]*(?:\*\*|__)?[ \t　]*(?P<rest>.*)"
-)
-_HASHES = re.compile(r"[ \t]{0,3}#{1,6}[ \t]+(?P<label>[^\n#]{1,40}?)[ \t#]*")
-_ALONE = re.compile(
-    _MARKS + r"(?:\*\*|__)?(?P<label>[^\n*_]{1,40}?)(?:\*\*|__)?[ \t　]*[:：]?[ \t　]*"
-)
+_HASHES = re.compile(r"[ \t]{0,3}#{1,6}[ \t]+(?P<label>[^\n#:：]{1,40})#*[ \t]*")
+_AFTER_LABEL = re.compile("[:：＝=|｜\t]")
+_MAX_LABEL = 60
 _W_FIELD = re.compile(
     r"(?P<label>[A-Za-zぁ-んァ-ヶ一-龠ー][\w ’'/-]{0,40}?)[ \t]*\([ \t\n]*"
     r"(?P<values>[\"“”][^\"“”\n]*[\"“”](?:\s*\+\s*[\"“”][^\"“”\n]*[\"“”])*)\s*\)"
 )
 _W_VALUE = re.compile(r"[\"“”]([^\"“”\n]*)[\"“”]")
-_W_HEAD = re.compile(r"\[?\s*\b(?:character|char)\s*\(", re.IGNORECASE)
+_W_HEAD = re.compile(r"\b(?:character|char)[ \t]{0,3}\(", re.IGNORECASE)
 _EXCHANGE = re.compile(r"^[ \t]*>[ \t]?(.*)$")
 _QUOTED = re.compile(r"^[ \t　]*[-*・]?[ \t　]*[「『“\"](.+)[」』”\"][ \t　]*$")
 _FREE = ("greeting", "examples", "background", "description")
@@ -233,23 +230,31 @@ def _is_rule(line: str) -> bool:
 
 def _label_of(line: str) -> tuple[str, str, bool]:
     """Return the label of a line, the text after it, and whether the line is surely a heading."""
+    if match := _HASHES.fullmatch(line):
+        return match["label"].strip(_MARKS), "", True
+    line = line.lstrip(_MARKS)
+    if match := _NUMBER.match(line):
+        line = line[match.end() :].lstrip(_MARKS)
     if match := _HEADING.fullmatch(line):
         groups = match.groupdict()
         rest = groups.pop("rest")
         label = next(value for value in groups.values() if value)
         return label.strip(), rest.strip(), True
-    if (match := _HASHES.fullmatch(line)) and not re.search("[:：]", match["label"]):
-        return match["label"].strip(), "", True
-    if match := _LABEL.fullmatch(line):
-        label, rest = match["label"].strip("*_ 　"), match["rest"].strip()
-        if match["mark"] in "|｜":
-            rest = rest.rstrip("|｜ \t")
-        if not label or rest.startswith("//") or _is_prose(label):
-            return "", "", False
-        return label, rest, False
-    if (match := _ALONE.fullmatch(line)) and plain_label(match["label"]) in FIELD_OF_LABEL:
-        return match["label"].strip(), "", True
-    return "", "", False
+    alone = line[: _MAX_LABEL + 1].strip(_MARKS + ":：")
+    if len(line) <= _MAX_LABEL and plain_label(alone) in FIELD_OF_LABEL:
+        return alone, "", True
+    match = _AFTER_LABEL.search(line[:_MAX_LABEL])
+    if match is None:
+        return "", "", False
+    label = line[: match.start()].strip(_MARKS)
+    rest = line[match.end() :].strip()
+    if match[0] in "|｜":
+        rest = rest.rstrip("|｜ \t")
+    if rest.startswith("**"):
+        rest = rest.removeprefix("**").strip()  # **Name:** …
+    if not label or rest.startswith("//") or _is_prose(label):
+        return "", "", False
+    return label, rest, False
 
 
 def _is_prose(label: str) -> bool:

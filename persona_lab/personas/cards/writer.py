@@ -12,7 +12,7 @@ from persona_lab.errors import CardError
 from persona_lab.personas.cards import charx, png
 from persona_lab.personas.cards.document import write_document
 from persona_lab.personas.cards.labels import LABELS
-from persona_lab.personas.cards.mapping import map_card
+from persona_lab.personas.cards.mapping import join_list, map_card
 from persona_lab.personas.cards.model import MAX_INLINE_BYTES, Card, Format
 from persona_lab.personas.cards.plain_data import write_json, write_yaml
 from persona_lab.personas.cards.reader import (
@@ -130,17 +130,15 @@ def write_sheet(persona: Persona) -> str:
     for name in PERSONA_FIELDS:
         value = getattr(persona, name)
         label = LABELS[name][language][0]
-        if name == "examples" and value:
-            lines += ["", f"【{label}】", *map(_exchange, value)]
-        elif name == "language" and value:
-            words = {"ja": ("日本語", "英語"), "en": ("Japanese", "English")}[language]
-            lines.append(_line(label, words[0 if value == "ja" else 1], language))
-        elif name not in ("examples", "greeting") and value:
-            between = "、" if language == "ja" else ", "
-            text = value if isinstance(value, str) else between.join(value)
+        if name == "language":
+            value = "日本語" if language == "ja" else "English"
+        if name not in ("examples", "greeting") and value:
+            text = value if isinstance(value, str) else join_list(value, language)
             lines.append(_line(label, text, language))
     if persona.greeting:
         lines += ["", f"【{LABELS['greeting'][language][0]}】", persona.greeting]
+    if persona.examples:
+        lines += ["", f"【{LABELS['examples'][language][0]}】", *map(_exchange, persona.examples)]
     return "\n".join(lines).strip() + "\n"
 
 
