@@ -128,7 +128,7 @@ def test_second_person_finds_another_address(persona, reply, quotes):
         (WATASHI, "お客様のお荷物です。佐藤君が運びます。"),
         (BOKU, "あなた方の町です。貴方ならできます。"),
         (BOKU, "暴君の話です。君主と臣下がいました。"),
-        (BOKU, "壁に「お前は誰だ」と書いてあります。"),
+        (BOKU, "「お前は誰だ」と書いてあります。"),
         (CAT, "お主、なかなかやるな。"),
     ],
 )

@@ -15,16 +15,18 @@ from persona_lab.personas.fidelity.mark import (
     RuleName,
     Unmeasured,
 )
+from persona_lab.personas.fidelity.register import politeness
 from persona_lab.personas.fidelity.self_reference import first_person, second_person
 from persona_lab.personas.persona import Persona
 
 RULES: dict[RuleName, Callable[[Answer], Iterator[Fault]]] = {
+    "politeness": politeness,
     "first_person": first_person,
     "second_person": second_person,
     "forbidden_word": forbidden_word,
 }
 """Each rule yields the faults that it finds, or raises :class:`CannotMeasure`."""
-JAPANESE_RULES: frozenset[RuleName] = frozenset(["first_person", "second_person"])
+JAPANESE_RULES: frozenset[RuleName] = frozenset(["politeness", "first_person", "second_person"])
 """The rules that know Japanese only."""
 MIN_PRECISION = 0.9
 """A rule with a lower measured precision doesn't judge."""
