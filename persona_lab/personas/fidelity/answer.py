@@ -21,6 +21,7 @@ CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`|https?://\S+|[\w.+-]+@[\w-]+\.[\w
 _LABEL = re.compile(r"[^\s、。！？!?…「」『』（）()\[\]*`:：はがをにでとへ]{1,20}")
 """A speaker's name before speech."""
 _CALLED_PLAINLY = re.compile("号?[、！!？?]")
+_SAID_BY = re.compile(r"[」』]?と、?((?!私|僕|俺|彼|自分)[一-龥ァ-ヶA-Za-zー]{1,12})[がは]")
 _CALLED = re.compile(r"(?:さん|さま|様|殿|先輩|先生|博士|閣下|ちゃん|くん|君)[、。！？!?…]")
 
 
@@ -140,9 +141,16 @@ def _without_others(line: list[Part], name: str) -> Iterator[Part]:
             )
             if _LABEL.fullmatch(label):
                 other = not _is_name_of(label, name)
-        if other and part.kind is Kind.SPEECH:
+        if part.kind is Kind.SPEECH and (other or _is_said_by_other(line[at + 1 :], name)):
             part = replace(part, kind=Kind.QUOTATION)
         yield part
+
+
+def _is_said_by_other(after: list[Part], name: str) -> bool:
+    """Tell whether the narration after a speech (」と父が言った) names another speaker."""
+    narration = next((part.text for part in after if part.kind is Kind.NARRATION), "")
+    match = _SAID_BY.match(narration)
+    return match is not None and not _is_name_of(match[1], name)
 
 
 def _is_aside(part: Part) -> bool:

@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from persona_lab.personas.fidelity.answer import Answer, Message
+from persona_lab.personas.fidelity.character import (
+    ai_admission,
+    author_note,
+    instructions,
+    speaks_for_user,
+)
 from persona_lab.personas.fidelity.error_rates import ERROR_RATES
 from persona_lab.personas.fidelity.forbidden import forbidden_word
 from persona_lab.personas.fidelity.mark import (
@@ -16,6 +22,7 @@ from persona_lab.personas.fidelity.mark import (
     Unmeasured,
 )
 from persona_lab.personas.fidelity.register import politeness
+from persona_lab.personas.fidelity.script import broken_conjugation, foreign_text
 from persona_lab.personas.fidelity.self_reference import first_person, second_person
 from persona_lab.personas.persona import Persona
 
@@ -24,9 +31,17 @@ RULES: dict[RuleName, Callable[[Answer], Iterator[Fault]]] = {
     "first_person": first_person,
     "second_person": second_person,
     "forbidden_word": forbidden_word,
+    "ai_admission": ai_admission,
+    "instructions": instructions,
+    "speaks_for_user": speaks_for_user,
+    "author_note": author_note,
+    "foreign_text": foreign_text,
+    "broken_conjugation": broken_conjugation,
 }
 """Each rule yields the faults that it finds, or raises :class:`CannotMeasure`."""
-JAPANESE_RULES: frozenset[RuleName] = frozenset(["politeness", "first_person", "second_person"])
+JAPANESE_RULES: frozenset[RuleName] = frozenset(
+    ["politeness", "first_person", "second_person", "foreign_text", "broken_conjugation"]
+)
 """The rules that know Japanese only."""
 MIN_PRECISION = 0.9
 """A rule with a lower measured precision doesn't judge."""
