@@ -22,6 +22,7 @@ from persona_lab.personas.fidelity.mark import (
     Unmeasured,
 )
 from persona_lab.personas.fidelity.register import politeness
+from persona_lab.personas.fidelity.role_language import role_language, sentence_ending
 from persona_lab.personas.fidelity.script import broken_conjugation, foreign_text
 from persona_lab.personas.fidelity.self_reference import first_person, second_person
 from persona_lab.personas.persona import Persona
@@ -30,6 +31,8 @@ RULES: dict[RuleName, Callable[[Answer], Iterator[Fault]]] = {
     "politeness": politeness,
     "first_person": first_person,
     "second_person": second_person,
+    "role_language": role_language,
+    "sentence_ending": sentence_ending,
     "forbidden_word": forbidden_word,
     "ai_admission": ai_admission,
     "instructions": instructions,
@@ -40,7 +43,15 @@ RULES: dict[RuleName, Callable[[Answer], Iterator[Fault]]] = {
 }
 """Each rule yields the faults that it finds, or raises :class:`CannotMeasure`."""
 JAPANESE_RULES: frozenset[RuleName] = frozenset(
-    ["politeness", "first_person", "second_person", "foreign_text", "broken_conjugation"]
+    [
+        "politeness",
+        "first_person",
+        "second_person",
+        "role_language",
+        "sentence_ending",
+        "foreign_text",
+        "broken_conjugation",
+    ]
 )
 """The rules that know Japanese only."""
 MIN_PRECISION = 0.9
