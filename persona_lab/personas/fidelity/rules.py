@@ -25,6 +25,13 @@ from persona_lab.personas.fidelity.register import politeness
 from persona_lab.personas.fidelity.role_language import role_language, sentence_ending
 from persona_lab.personas.fidelity.script import broken_conjugation, foreign_text
 from persona_lab.personas.fidelity.self_reference import first_person, second_person
+from persona_lab.personas.fidelity.wear import (
+    catchphrase_missing,
+    catchphrase_worn,
+    length,
+    repetition,
+    repetition_over_turns,
+)
 from persona_lab.personas.persona import Persona
 
 RULES: dict[RuleName, Callable[[Answer], Iterator[Fault]]] = {
@@ -33,6 +40,8 @@ RULES: dict[RuleName, Callable[[Answer], Iterator[Fault]]] = {
     "second_person": second_person,
     "role_language": role_language,
     "sentence_ending": sentence_ending,
+    "catchphrase_missing": catchphrase_missing,
+    "catchphrase_worn": catchphrase_worn,
     "forbidden_word": forbidden_word,
     "ai_admission": ai_admission,
     "instructions": instructions,
@@ -40,6 +49,9 @@ RULES: dict[RuleName, Callable[[Answer], Iterator[Fault]]] = {
     "author_note": author_note,
     "foreign_text": foreign_text,
     "broken_conjugation": broken_conjugation,
+    "length": length,
+    "repetition": repetition,
+    "repetition_over_turns": repetition_over_turns,
 }
 """Each rule yields the faults that it finds, or raises :class:`CannotMeasure`."""
 JAPANESE_RULES: frozenset[RuleName] = frozenset(
