@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from persona_lab.db.tables import Agent
-from persona_lab.responses.changes import Edit, trim
-from persona_lab.responses.code_fences import CodeFenceTracker
-from persona_lab.responses.filters import Filter, Step
-from persona_lab.responses.model_markup import StripModelMarkup
-from persona_lab.responses.speaker_labels import (
+from persona_lab.answer_text.code_fences import CodeFenceTracker
+from persona_lab.answer_text.speaker_labels import (
     BRACKET_FRAMES,
     HEADER_FRAMES,
     SpeakerLabels,
     comparison_key,
     continues_sentence,
 )
+from persona_lab.db.tables import Agent
+from persona_lab.responses.changes import Edit, trim
+from persona_lab.responses.filters import Filter, Step
+from persona_lab.responses.model_markup import StripModelMarkup
 from persona_lab.responses.user_turns import StopAtUserTurn
 
 

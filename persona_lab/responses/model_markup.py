@@ -18,16 +18,16 @@ from __future__ import annotations
 
 import re
 
-from persona_lab.db.tables import Agent
-from persona_lab.responses.changes import Edit
-from persona_lab.responses.code_fences import CodeFenceTracker, CodeSpanTracker
-from persona_lab.responses.filters import Filter
-from persona_lab.responses.speaker_labels import (
+from persona_lab.answer_text.code_fences import CodeFenceTracker, CodeSpanTracker
+from persona_lab.answer_text.speaker_labels import (
     BRACKET_FRAMES,
     SpeakerLabels,
     comparison_key,
     continues_sentence,
 )
+from persona_lab.db.tables import Agent
+from persona_lab.responses.changes import Edit
+from persona_lab.responses.filters import Filter
 
 _TAGS = ("think", "thinking", "thought", "thoughts", "reasoning", "reflection", "seed:think")
 THOUGHTS = {

@@ -20,9 +20,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, Protocol
 
+from persona_lab.answer_text.code_fences import CodeFenceTracker
 from persona_lab.db.tables import Agent
 from persona_lab.responses.changes import Edit
-from persona_lab.responses.code_fences import CodeFenceTracker
 from persona_lab.responses.filter_rules import Subject, read_filter_rules
 from persona_lab.responses.filters import Filter, Step
 from persona_lab.responses.listed_words import SEPARATOR_CHARACTERS, ListedWords, skeleton

@@ -2,9 +2,9 @@
 
 ``templates/tones.yaml`` lists the tones: the names of a persona's tones that choose each of them,
 and the rules that rewrite a sentence. Only speech is rewritten, see
-:mod:`persona_lab.responses.passages`. The unit is the sentence: a stream holds back the unfinished
-sentence, and a sentence of which it isn't known yet whether it is narration. A sentence that is in
-the tone already stays unchanged. So do names and text that isn't Japanese.
+:mod:`persona_lab.answer_text.passages`. The unit is the sentence: a stream holds back the
+unfinished sentence, and a sentence of which it isn't known yet whether it is narration. A sentence
+that is in the tone already stays unchanged. So do names and text that isn't Japanese.
 
 SudachiPy is imported for the first Japanese sentence of a persona with a tone, not before.
 """
@@ -18,12 +18,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from persona_lab.answer_text.passages import SENTENCE_MARKS, Kind, Passage, PassageParser
 from persona_lab.db.tables import Agent
 from persona_lab.errors import TemplateError
 from persona_lab.japanese.rewrite import Rule, Rules, WordPattern
 from persona_lab.responses.changes import Edit, trim
 from persona_lab.responses.filters import Filter, Step
-from persona_lab.responses.passages import SENTENCE_MARKS, Kind, Passage, PassageParser
 from persona_lab.unicode_text import comparable, has_japanese
 from persona_lab.yaml_config import NonEmptyText, StrictModel, load
 

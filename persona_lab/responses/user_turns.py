@@ -20,11 +20,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from persona_lab.db.tables import Agent
-from persona_lab.responses.changes import Edit
-from persona_lab.responses.code_fences import CodeFenceTracker
-from persona_lab.responses.filters import Filter
-from persona_lab.responses.speaker_labels import (
+from persona_lab.answer_text.code_fences import CodeFenceTracker
+from persona_lab.answer_text.speaker_labels import (
     ASSISTANT_LABELS,
     HEADER_FRAMES,
     LIST_FRAMES,
@@ -33,6 +30,9 @@ from persona_lab.responses.speaker_labels import (
     comparison_key,
     continues_sentence,
 )
+from persona_lab.db.tables import Agent
+from persona_lab.responses.changes import Edit
+from persona_lab.responses.filters import Filter
 
 MAX_HELD_LENGTH = 600
 """Most characters that are held back after a label."""

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.roleplay import read_answers
 
-from persona_lab.responses.passages import Kind, Passage, PassageParser
+from persona_lab.answer_text.passages import Kind, Passage, PassageParser
 
 
 def passages(text: str, name: str = "") -> list[Passage]:

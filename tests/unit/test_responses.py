@@ -5,6 +5,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from persona_lab.answer_text.speaker_labels import USER_LABELS
 from persona_lab.db.tables import Agent
 from persona_lab.redaction import MASK, redact
 from persona_lab.responses.changes import FALLBACK_STEP, changed_sentences, restore
@@ -12,7 +13,6 @@ from persona_lab.responses.cleanup import LAST_STEPS, STEPS
 from persona_lab.responses.filters import Filter, Step
 from persona_lab.responses.processor import ResponseProcessor
 from persona_lab.responses.secret_filter import RedactSecrets
-from persona_lab.responses.speaker_labels import USER_LABELS
 from persona_lab.unicode_text import to_storable
 
 AGENT = Agent(name="さくら")

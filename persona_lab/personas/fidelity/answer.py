@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from persona_lab.answer_text.passages import Kind, PassageParser
 from persona_lab.japanese.morphology import Word, words_of
 from persona_lab.personas.persona import Persona
-from persona_lab.responses.passages import Kind, PassageParser
 from persona_lab.types import PromptMessage
 
 Message = PromptMessage | Mapping[str, str]

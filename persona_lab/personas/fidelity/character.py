@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 
+from persona_lab.answer_text.passages import Kind
+from persona_lab.answer_text.speaker_labels import USER_LABELS
 from persona_lab.personas.fidelity.answer import CODE, Answer
 from persona_lab.personas.fidelity.mark import CannotMeasure, Fault
 from persona_lab.personas.fidelity.reference import own_lines, profile
 from persona_lab.personas.persona import Persona
-from persona_lab.responses.passages import Kind
-from persona_lab.responses.speaker_labels import USER_LABELS
 
 
 def _any_of(*alternatives: str, flags: int = 0) -> re.Pattern[str]:

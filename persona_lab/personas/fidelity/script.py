@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 
+from persona_lab.answer_text.passages import Kind
 from persona_lab.japanese.morphology import NO_WORD, Word
 from persona_lab.personas.fidelity.answer import CODE, Answer, Part, Token
 from persona_lab.personas.fidelity.mark import Fault
 from persona_lab.personas.fidelity.reference import own_lines, profile
-from persona_lab.responses.passages import Kind
 
 _IDEOGRAPH = "[\u3400-\u4dbf\u4e00-\u9fff々]"
 _HAN = re.compile(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from persona_lab.answer_text.passages import Kind
 from persona_lab.japanese.morphology import words_of
 from persona_lab.personas.fidelity.answer import Answer
 from persona_lab.personas.fidelity.mark import CannotMeasure, Fault
 from persona_lab.personas.fidelity.reference import own_lines
-from persona_lab.responses.passages import Kind
 
 MISSING_AFTER = 6
 """Answers in a row without any catch-phrase that are one too many."""

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from enum import Enum, StrEnum, auto
 from typing import NamedTuple
 
-from persona_lab.responses.code_fences import CodeFenceTracker
+from persona_lab.answer_text.code_fences import CodeFenceTracker
 from persona_lab.unicode_text import has_japanese
 
 

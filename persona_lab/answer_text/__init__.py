@@ -1,0 +1,1 @@
+"""The form of an answer's text: passages, speaker labels and code fences."""
