@@ -10,20 +10,18 @@ path to a ``.gguf`` file, or ``owner/repo:file`` on the hub. For a file that isn
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import json
 import os
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
-
-import jinja2
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from persona_lab.clients.base import LLMClientInterface
 from persona_lab.clients.catalog import ModelInfo
+from persona_lab.clients.chat_template import TEMPLATE_ERRORS, chat_template
 from persona_lab.clients.error_mapping import map_error
 from persona_lab.clients.provider import Provider
 from persona_lab.clients.weights import (
@@ -182,10 +180,20 @@ class LocalClient(LLMClientInterface):
                     step.finish,
                     Usage(step.prompt_tokens, step.completion_tokens, step.cached_tokens),
                     self.info.name,
+                    self._prompt_form(prompt),
                 )
                 return
         finally:
             generation.cancel()
+
+    def _prompt_form(self, prompt: Prompt) -> dict[str, Any]:
+        """Return metadata that names the form of the prompt, {} if it is the template's own."""
+        engine = self.engine
+        source = "" if engine is None else engine.model.metadata("tokenizer.chat_template")
+        if engine is None or not source or prompt.kind == "transcript":
+            return {}
+        form = chat_template(source, engine.model.bos, engine.model.eos, self.info.name).form
+        return {} if form == "messages" else {"prompt_form": form or "plain"}
 
     def _map_error(self, error: Exception) -> ProviderError:
         """Map an exception of the engine to an error of a provider."""
@@ -259,6 +267,10 @@ class LocalClient(LLMClientInterface):
                 max_bytes=self.settings.local_memory * 1_000_000,
                 progress=self._set_progress,
             )
+            source = engine.model.metadata("tokenizer.chat_template")
+            if source:  # its proof takes a moment, and it may have something to log
+                with contextlib.suppress(*TEMPLATE_ERRORS):
+                    chat_template(source, engine.model.bos, engine.model.eos, self.info.name)
         return engine
 
     def _set_progress(self, share: float) -> None:
@@ -268,37 +280,28 @@ class LocalClient(LLMClientInterface):
         """Return the tokens of the prompt and the stop strings that its format needs."""
         if prompt.kind == "transcript":
             return model.tokenize(prompt.system, bos=True), ()
-        template = model.metadata("tokenizer.chat_template")
-        if not template:
+        source = model.metadata("tokenizer.chat_template")
+        text = self._render(source, prompt, model) if source else None
+        if text is None:
             return model.tokenize(plain_transcript(prompt), bos=True), PLAIN_STOP_STRINGS
-        messages = [
-            {**message, "content": neutralize_control_tokens(model, message["content"])}
-            for message in prompt.messages()
-        ]
-        text = self._render(template, messages, model)
         begins = bool(model.bos) and text.startswith(model.bos)
         return model.tokenize(text, special=True, bos=not begins), ()
 
-    def _render(self, template: str, messages: list[dict[str, str]], model: Model) -> str:
-        """Render the chat template.
+    def _render(self, source: str, prompt: Prompt, model: Model) -> str | None:
+        """Render the chat template; None if it doesn't bring out all words of a prompt.
 
         Raises:
             BadRequest: The template refuses the conversation.
         """
-        render = functools.partial(
-            compile_template(template).render,
-            add_generation_prompt=True,
-            bos_token=model.bos,
-            eos_token=model.eos,
-        )
+        messages: list[dict[str, Any]] = [
+            {**message, "content": neutralize_control_tokens(model, message["content"])}
+            for message in prompt.messages()
+        ]
         try:
-            return render(messages=messages)
-        except _TEMPLATE_ERRORS:
-            pass  # some templates have no system role: use the first user message
-        try:
-            return render(messages=_without_system(messages))
-        except _TEMPLATE_ERRORS as error:
-            raise BadRequest(str(error), provider="local", model=self.info.name) from error
+            template = chat_template(source, model.bos, model.eos, self.info.name)
+            return template.render(messages)
+        except TEMPLATE_ERRORS as wrong:
+            raise BadRequest(str(wrong), provider="local", model=self.info.name) from wrong
 
 
 Client = LocalClient
@@ -366,40 +369,6 @@ def plain_transcript(prompt: Prompt) -> str:
     names = {"user": "User", "assistant": "Assistant"}
     turns = [f"{names[turn.role]}: {turn.content}" for turn in prompt.turns]
     return "\n".join([prompt.system, "", *turns, "Assistant:"])
-
-
-@functools.lru_cache(maxsize=32)
-def compile_template(template: str) -> jinja2.Template:
-    """Compile a chat template in a sandbox, because it comes from a downloaded file."""
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _strftime_now
-    return environment.from_string(template)
-
-
-_TEMPLATE_ERRORS = (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError)
-"""Errors that a template may raise."""
-
-
-def _raise_exception(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
-
-
-def _strftime_now(form: str) -> str:
-    return datetime.now().astimezone().strftime(form)
-
-
-def _without_system(messages: list[dict[str, str]]) -> list[dict[str, str]]:
-    if not messages or messages[0]["role"] != "system":
-        return messages
-    system, *turns = messages
-    first = next((turn for turn in turns if turn["role"] == "user"), None)
-    return [
-        {**turn, "content": f"{system['content']}\n\n{turn['content']}"} if turn is first else turn
-        for turn in turns
-    ]
 
 
 async def _cancel_with_caller(submitting: Coroutine[Any, Any, Generation]) -> Generation:
