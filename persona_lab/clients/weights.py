@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from persona_lab.clients.catalog import ModelInfo
 from persona_lab.errors import ModelUnavailable, Offline
+from persona_lab.llama import part_names, part_paths
 from persona_lab.llama.bindings import Progress
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def find_weights(info: ModelInfo, settings: Settings, progress: Progress | None 
         if kind == "package":
             return _from_package(info, name, settings.models_dir)
         if (path := find_file(info.source)) is not None:
-            return path
+            return _first_part(info, path)
         hub = HUB_FILE.fullmatch(info.source)
         if hub is None:
             raise no_file_error(info)
@@ -65,8 +66,18 @@ def find_local_weights(info: ModelInfo, settings: Settings) -> Path | None:
         return find_weights(info, settings)
     from huggingface_hub import try_to_load_from_cache
 
-    cached = try_to_load_from_cache(hub["repo"], hub["file"])
-    return Path(cached) if isinstance(cached, str) else None
+    cached = [try_to_load_from_cache(hub["repo"], name) for name in part_names(hub["file"])]
+    return Path(str(cached[0])) if all(isinstance(path, str) for path in cached) else None
+
+
+def _first_part(info: ModelInfo, path: Path) -> Path:
+    """Return the part of a split model that is loaded, if all parts are there."""
+    parts = part_paths(path)
+    missing = next((part for part in parts if not part.is_file()), None)
+    if missing is not None:
+        reason = f"a part of the model is missing: {missing}"
+        raise weights_unavailable(info, "no_part", reason, path=str(missing))
+    return parts[0]
 
 
 def no_file_error(info: ModelInfo) -> ModelUnavailable:
@@ -119,22 +130,30 @@ def _from_package(info: ModelInfo, name: str, folder: Path) -> Path:
 
 
 def _from_hub(info: ModelInfo, repo: str, file: str, progress: Progress | None = None) -> Path:
-    """Return a file from the hub's cache, where a Space preloads files; download it if needed."""
+    """Return a file from the hub's cache, where a Space preloads files; download it if needed.
+
+    All parts of a split model are downloaded, and the first is returned.
+    """
     from huggingface_hub import errors, hf_hub_download
 
+    names, paths = part_names(file), list[str]()
     where: dict[str, Any] = {"repo": repo, "file": file}
     try:
-        return Path(hf_hub_download(repo, file, tqdm_class=progress and _progress_bar(progress)))
+        for number, name in enumerate(names):
+            where["file"] = name
+            bar = progress and _progress_bar(_share_of(progress, number, len(names)))
+            paths.append(hf_hub_download(repo, name, tqdm_class=bar))
+        return Path(paths[0])
     except (errors.LocalEntryNotFoundError, ConnectionError, TimeoutError) as error:
         raise Offline(provider="local", model=info.name) from error
     except (errors.HfHubHTTPError, errors.EntryNotFoundError) as error:
-        reason = f"the hub has no {file} in {repo} for us"
+        reason = f"the hub has no {where['file']} in {repo} for us"
         raise weights_unavailable(info, "not_on_hub", reason, **where) from error
     except errors.HFValidationError as error:
         reason = f"{repo} is no name of a repository"
         raise weights_unavailable(info, "no_repository", reason, **where) from error
     except OSError as error:
-        reason = f"{file} from {repo}: {error}"
+        reason = f"{where['file']} from {repo}: {error}"
         raise weights_unavailable(info, "download", reason, cause=str(error), **where) from error
 
 
@@ -148,6 +167,11 @@ def weights_unavailable(info: ModelInfo, why: str, reason: str, **details: Any) 
         reason=reason,
         **details,
     )
+
+
+def _share_of(progress: Progress, number: int, count: int) -> Progress:
+    """Return the progress of one of ``count`` downloads."""
+    return lambda share: progress((number + share) / count)
 
 
 def _progress_bar(progress: Progress) -> Any:

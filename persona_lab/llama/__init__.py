@@ -44,14 +44,16 @@ turns bytes into text without partial characters or stop strings; :mod:`kv_cache
 tokens are in which cells; :mod:`prefix_cache` keeps what is outside of the context;
 :mod:`generation` is one answer; :mod:`scheduler` decides what each step evaluates; :mod:`engine`
 has the thread and accepts requests; :mod:`engine_stats` has its statistics; :mod:`registry` keeps
-all engines within the memory; :mod:`file_check` detects files that would end the process. None of
-them knows personas, prompts or asyncio; :mod:`persona_lab.clients.local` does.
+all engines within the memory; :mod:`file_check` detects files that would end the process;
+:mod:`file_parts` names the parts of a split model. None of them knows personas, prompts or asyncio;
+:mod:`persona_lab.clients.local` does.
 """
 
 from persona_lab.llama.bindings import Model
 from persona_lab.llama.engine import Engine
 from persona_lab.llama.engine_stats import EngineStats
 from persona_lab.llama.file_check import check_file
+from persona_lab.llama.file_parts import part_names, part_paths
 from persona_lab.llama.generation import Generation, Step
 from persona_lab.llama.registry import (
     close_engines,
@@ -71,6 +73,8 @@ __all__ = [
     "check_file",
     "close_engines",
     "open_engine",
+    "part_names",
+    "part_paths",
     "release_engines",
     "running_engines",
 ]

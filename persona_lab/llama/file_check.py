@@ -14,6 +14,7 @@ from pathlib import Path
 from cachetools import LRUCache
 
 from persona_lab.llama.bindings import Context, Model, model_unavailable
+from persona_lab.llama.file_parts import part_paths
 
 _ROOT = Path(__file__).parents[2]
 _CRASHES = {signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE}
@@ -31,10 +32,11 @@ def check_file(path: Path) -> None:
         ModelUnavailable: It would end the process that loads it.
     """
     try:
-        facts = path.stat()
+        facts = [part.stat() for part in part_paths(path)]
     except OSError:
         return
-    if not _loads_safely(path, facts.st_size, facts.st_mtime_ns):
+    size, changed = sum(f.st_size for f in facts), max(f.st_mtime_ns for f in facts)
+    if not _loads_safely(path, size, changed):
         raise model_unavailable(path, "damaged_file", "not a GGUF file, or a damaged one")
 
 

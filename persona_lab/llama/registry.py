@@ -15,6 +15,7 @@ from pathlib import Path
 
 from persona_lab.llama.bindings import Progress, model_unavailable
 from persona_lab.llama.engine import Engine
+from persona_lab.llama.file_parts import part_paths
 
 ENGINE_OVERHEAD_BYTES = 250_000_000
 """Bytes that an engine takes beside weights and cells: the larger of the two packaged models."""
@@ -128,7 +129,7 @@ def _load(
 
 def _file_size(path: Path) -> int:
     try:
-        return path.stat().st_size
+        return sum(part.stat().st_size for part in part_paths(path))
     except OSError:  # loading it reports the error
         return 0
 

