@@ -9,7 +9,7 @@ import tracemalloc
 from collections import Counter
 
 import pytest
-from test_cards_files import CARDS, OWN_CASES
+from support.card_files import CARDS, OWN_CASES
 
 from persona_lab.errors import CardError
 from persona_lab.personas.cards import map_card, read_card, read_sheet, write_card
