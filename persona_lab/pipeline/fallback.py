@@ -34,12 +34,11 @@ class _UnknownValue:
 
 
 class ErrorHandler:
-    """Turns an error into a text: what happened, what is stored, what to do next.
+    """Turns an error into a text: what happened, and one thing to do.
 
     Args:
-        words: The texts of ``templates/fallbacks.yaml``: one for each error code, ``persona``
-            (the frame for a persona's answer) and ``broken_off`` (the frame after a partial
-            answer).
+        words: The texts of ``templates/fallbacks.yaml``: one for each error code, and
+            ``broken_off`` (the frame after a partial answer).
     """
 
     def __init__(self, words: Translations) -> None:
@@ -49,12 +48,12 @@ class ErrorHandler:
             ConfigurationError: An error code has none.
         """
         self._words = words
-        for key in sorted({*errors_by_code(), "persona", "broken_off"}):
+        for key in sorted({*errors_by_code(), "broken_off"}):
             if key not in words:
                 raise ConfigurationError(f"fallbacks.yaml: {key}: has no words")
 
     def error_text(self, error: BaseException, language: str) -> str:
-        """Return the text for ``error`` without a persona's frame, as a page shows it."""
+        """Return the text for ``error`` without a frame, as a page shows it."""
         mapped = map_error(error)
         details = dict(mapped.details)
         reason = f"reasons.{details.get('why')}"
@@ -90,8 +89,7 @@ class ErrorHandler:
             original_message: The user's message. Only its length is logged.
             agent: The persona that should have answered, or its id.
             language: The language of the text; None for the persona's language.
-            begun: Whether a part of the answer was shown already. The text then has no
-                introduction.
+            begun: Whether a part of the answer was shown already. The text then says so.
 
         Returns:
             The answer. Its metadata has ``error`` (the text without a frame), ``error_type``,
@@ -101,12 +99,7 @@ class ErrorHandler:
         persona = agent if isinstance(agent, Agent) else None
         text_language = language or (persona.language if persona else "ja")
         text = self.error_text(mapped, text_language)
-        if begun:
-            content = self._words("broken_off", text_language, words=text)
-        elif persona and persona.name:
-            content = self._words("persona", text_language, name=persona.name, words=text)
-        else:
-            content = text
+        content = self._words("broken_off", text_language, words=text) if begun else text
         fields: dict[str, Any] = {
             "event": "answer_failed",
             "code": mapped.code,

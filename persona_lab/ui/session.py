@@ -70,7 +70,7 @@ class Visitor:
     def error_text(self, error: PersonaLabError) -> str:
         """Return the text of ``templates/fallbacks.yaml`` for an error.
 
-        It says what happened, what was saved, and what to do next.
+        It says what happened, and one thing to do.
         """
         if isinstance(error, InvalidPersona):
             field, reason = error.details["field"], error.details["reason"]

@@ -16,6 +16,7 @@ import pytest
 from support.fake_servers import FAKE_PROVIDERS, PIECES, SECRET, FakeHttpProvider, FakeOpenAI
 from support.fakes import NO_PROCESSING, ChatUser
 from support.faulty_server import FaultyResponse, FaultyServer, refusing_url
+from support.texts import FALLBACKS
 
 from persona_lab import errors
 from persona_lab.clients.middleware.stack import ClientStack
@@ -34,66 +35,54 @@ DRIP = "…"
 @dataclass(frozen=True)
 class Row:
     """One fault. ``asked``: requests that the server sees; ``opens``: the circuit, at a threshold
-    of one; ``moves``: another model may answer; ``words``: of what is shown; ``kept``: of the
-    answer; ``patience``: the settings that make it quick."""
+    of one; ``moves``: another model may answer; ``kept``: of the answer;
+    ``patience``: the settings that make it quick."""
 
     fault: str
     error: type[PersonaLabError]
     asked: int
     opens: bool
     moves: bool
-    words: str
     kept: str = ""
     patience: dict[str, float] = field(default_factory=dict)
 
 
-KEY = "APIキーを受け付けませんでした"
-NAME = "というモデルがありません"
-FORM = "の内容を受け付けませんでした"
-PAID = "利用枠を使い切っています"
-LONG = "長さを超えました"
-BUSY = "混み合っています"
-RATE = "短い時間に送りすぎた"
-LATE = "時間内に届きませんでした"
-AWAY = "つながりませんでした"
-ODD = "読める返事が返りませんでした"
-NO = "答えないと、モデルか提供元が判断しました"
 SOON: Any = {"llm_timeout": 0.5}
 IDLE: Any = {"llm_idle_timeout": 0.3}
 WHOLE: Any = {"llm_total_timeout": 0.8}
 
 # fmt: off
 MATRIX = [
-    #    fault                         class                  asked opens  moves  words  kept
-    Row("connection refused",          errors.Offline,          0, True,  True,  AWAY),
-    Row("401",                         errors.BadKey,           1, False, True,  KEY),
-    Row("403",                         errors.BadKey,           1, False, True,  KEY),
-    Row("404 model",                   errors.ModelNotFound,    1, False, True,  NAME),
-    Row("400",                         errors.BadRequest,       1, False, True,  FORM),
-    Row("429",                         errors.RateLimited,      3, False, True,  RATE),
-    Row("429, Retry-After: 7",         errors.RateLimited,      3, False, True,  RATE),
-    Row("429, Retry-After: 3600",      errors.RateLimited,      1, False, True,  RATE),
-    Row("quota",                       errors.QuotaExceeded,    1, False, True,  PAID),
-    Row("500",                         errors.Overloaded,       3, True,  True,  BUSY),
-    Row("503",                         errors.Overloaded,       3, True,  True,  BUSY),
-    Row("529",                         errors.Overloaded,       3, True,  True,  BUSY),
-    Row("context too long",            errors.ContextTooLong,   1, False, True,  LONG),
-    Row("not a stream",                errors.InvalidResponse,  1, False, True,  ODD),
-    Row("malformed SSE",               errors.InvalidResponse,  1, False, True,  ODD),
-    Row("empty answer",                errors.InvalidResponse,  1, False, True,  ODD),
-    Row("white space only",            errors.InvalidResponse,  1, False, True,  ODD),
-    Row("refusal",                     errors.Refused,          1, False, False, NO),
-    Row("content filter",              errors.Refused,          1, False, False, NO,   WORD),
-    Row("hang before the head",        errors.ModelTimeout,     1, True,  True,  LATE, "",   SOON),
-    Row("hang before the first token", errors.ModelTimeout,     1, True,  True,  LATE, "",   SOON),
-    Row("hang between tokens",         errors.ModelTimeout,     1, True,  False, LATE, WORD, IDLE),
-    Row("slow drip",                   errors.ModelTimeout,     1, True,  False, LATE, WORD, WHOLE),
-    Row("drop before the first token", errors.Offline,          3, True,  True,  AWAY),
-    Row("drop in mid-stream",          errors.Offline,          1, True,  False, AWAY, WORD),
-    Row("end without a reason",        errors.Offline,          1, True,  False, AWAY, WORD),
-    Row("error event at once",         errors.Overloaded,       3, True,  True,  BUSY),
-    Row("error event in mid-stream",   errors.Overloaded,       1, True,  False, BUSY, WORD),
-    Row("malformed SSE in mid-stream", errors.InvalidResponse,  1, False, False, ODD,  WORD),
+    #    fault                         class                  asked opens  moves  kept
+    Row("connection refused",          errors.Offline,          0, True,  True),
+    Row("401",                         errors.BadKey,           1, False, True),
+    Row("403",                         errors.BadKey,           1, False, True),
+    Row("404 model",                   errors.ModelNotFound,    1, False, True),
+    Row("400",                         errors.BadRequest,       1, False, True),
+    Row("429",                         errors.RateLimited,      3, False, True),
+    Row("429, Retry-After: 7",         errors.RateLimited,      3, False, True),
+    Row("429, Retry-After: 3600",      errors.RateLimited,      1, False, True),
+    Row("quota",                       errors.QuotaExceeded,    1, False, True),
+    Row("500",                         errors.Overloaded,       3, True,  True),
+    Row("503",                         errors.Overloaded,       3, True,  True),
+    Row("529",                         errors.Overloaded,       3, True,  True),
+    Row("context too long",            errors.ContextTooLong,   1, False, True),
+    Row("not a stream",                errors.InvalidResponse,  1, False, True),
+    Row("malformed SSE",               errors.InvalidResponse,  1, False, True),
+    Row("empty answer",                errors.InvalidResponse,  1, False, True),
+    Row("white space only",            errors.InvalidResponse,  1, False, True),
+    Row("refusal",                     errors.Refused,          1, False, False),
+    Row("content filter",              errors.Refused,          1, False, False, WORD),
+    Row("hang before the head",        errors.ModelTimeout,     1, True,  True, "",   SOON),
+    Row("hang before the first token", errors.ModelTimeout,     1, True,  True, "",   SOON),
+    Row("hang between tokens",         errors.ModelTimeout,     1, True,  False, WORD, IDLE),
+    Row("slow drip",                   errors.ModelTimeout,     1, True,  False, WORD, WHOLE),
+    Row("drop before the first token", errors.Offline,          3, True,  True),
+    Row("drop in mid-stream",          errors.Offline,          1, True,  False, WORD),
+    Row("end without a reason",        errors.Offline,          1, True,  False, WORD),
+    Row("error event at once",         errors.Overloaded,       3, True,  True),
+    Row("error event in mid-stream",   errors.Overloaded,       1, True,  False, WORD),
+    Row("malformed SSE in mid-stream", errors.InvalidResponse,  1, False, False, WORD),
 ]
 # fmt: on
 
@@ -266,10 +255,10 @@ async def test_fault_has_its_error_retries_text_and_stored_answer(
     assert at.asked == row.asked
     assert met["attempts"] == (row.asked or 3)
     assert at.circuits == ["open" if row.opens else "closed"]
-    assert row.words in reply.content
-    frame = "（ここで途切れました。" if row.kept else "（テスト太郎は、いま答えられません。"
+    text = reply.metadata["error"]
+    shown = FALLBACKS("broken_off", "ja", words=text) if row.kept else text
     said = reply.content.replace(DRIP, "")
-    assert said.startswith("\n\n".join(filter(None, [row.kept, frame])))
+    assert said == "\n\n".join(filter(None, [row.kept, shown]))
     assert at.visitor.thread() == [("user", "やあ", "ok"), ("ai", reply.content, "failed")]
     [record] = at.lab.store.records(user_id=at.visitor.user_id)
     assert (record.status, record.error_type) == ("failed", row.error.type.value)
@@ -328,7 +317,7 @@ async def test_open_circuit_blocks_requests_until_the_cooldown_ends(
         reply = await at.say()
     assert at.asked == 2
     assert reply.metadata["code"] == "circuit_open"
-    assert "秒ほど問い合わせを休んでいます" in reply.content
+    assert reply.content == FALLBACKS("circuit_open", "ja", seconds=reply.metadata["seconds"])
     assert at.circuits == ["open"]
 
 

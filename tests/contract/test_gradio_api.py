@@ -546,7 +546,9 @@ def test_values_of_the_wrong_kind_are_refused_as_such(
     "name", slow_after(1, ["\u200b\u200d", "\ufeff\u3164", "\x00\x1b", "\u202e", "　"])
 )
 def test_a_name_that_shows_nothing_is_refused_in_words(client: Client, name: str) -> None:
-    words = said("invalid_persona", "ja", field=PAGE("field.name", "ja"), reason="空です")
+    words = said(
+        "invalid_persona", "ja", field=PAGE("field.name", "ja"), reason=PAGE("reason.empty", "ja")
+    )
     assert refusal(client, {"name": name}, api_name="/save_persona") == words
     kept = client.predict(WHOLE, api_name="/save_persona")
     assert refusal(client, {"name": name}, kept["id"], api_name="/save_persona") == words

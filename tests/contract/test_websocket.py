@@ -15,6 +15,7 @@ from starlette.websockets import WebSocket
 from support.app_process import wait_until
 from support.fakes import reply_with
 from support.http_server import ApiServer, ApiUser, create_api_user, serve_api
+from support.texts import FALLBACKS
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
@@ -142,7 +143,7 @@ async def test_a_failed_answer_has_an_error_beside_the_fallback(api: ApiServer) 
         *_, error, end = await answer(socket)
         assert error["fallback"] is True
         assert error["error"]["code"] == error["error"]["type"] == "timeout"
-        assert error["error"]["message"].startswith("The model didn't answer in time.")
+        assert error["error"]["message"] == FALLBACKS("timeout", "en")
         assert end["metadata"]["fallback"] is True
         assert error["error"]["message"] in end["content"]
         await say(socket, "まだいる？")

@@ -11,6 +11,7 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.fakes import NO_SECRETS, SECRETS, ChatUser, reply_with
+from support.texts import FALLBACKS
 
 from persona_lab.clients.moderation import OpenAIModerator
 from persona_lab.db.tables import Agent, Role
@@ -759,7 +760,7 @@ class _Watching:
     [
         (_Watching("いやな"), "テスト太郎です。", "moderation"),
         (_Watching("ない語"), "いやな返事", None),
-        (_Watching(error=Offline()), "（テスト太郎は、いま答えられません。", None),
+        (_Watching(error=Offline()), FALLBACKS("offline", "ja"), None),
     ],
 )
 async def test_with_a_moderator_nothing_is_shown_that_it_has_not_seen(
