@@ -96,6 +96,9 @@ class VersionDiff:
 
 
 def persona_hash(persona: Mapping[str, Any]) -> str:
-    """Return the hash of a persona's fields. Equal fields have equal hashes."""
+    """Return the hash of a persona's fields: 16 hexadecimal digits.
+
+    Each answer keeps it, to tell later which version it is from.
+    """
     text = json.dumps(persona, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

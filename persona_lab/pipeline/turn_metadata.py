@@ -9,6 +9,8 @@ from persona_lab.clients.pricing import priced
 from persona_lab.db.tables import Agent, Generation, Message
 from persona_lab.errors import ProviderError, RateLimitError
 from persona_lab.monitor.request_context import request_id
+from persona_lab.personas.persona import persona_of
+from persona_lab.personas.versions import persona_hash
 from persona_lab.pipeline.turn_state import TurnState, milliseconds
 from persona_lab.responses.changes import restore
 from persona_lab.types import Language, Prompt, Usage
@@ -30,7 +32,7 @@ async def cost_of(info: ModelInfo, usage: Usage, client: LLMClientInterface | No
         return None
 
 
-def answer_metadata(state: TurnState, record: Generation) -> dict[str, Any]:
+def answer_metadata(agent: Agent, state: TurnState, record: Generation) -> dict[str, Any]:
     """Return the metadata of an answer. Its ``model`` is the provider's own name of the model."""
     usage = state.usage_or_estimate
     # A rate-limited turn sent nothing: don't store its prompt.
@@ -40,6 +42,7 @@ def answer_metadata(state: TurnState, record: Generation) -> dict[str, Any]:
         "model": state.model or record.model,
         "provider": record.provider,
         "spec": state.info.spec,
+        "persona_hash": persona_hash(persona_of(agent)),
         "usage": usage.as_dict(),
         "cached_tokens": usage.cached_tokens,
         "estimated": usage.estimated,

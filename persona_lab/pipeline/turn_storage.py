@@ -71,7 +71,7 @@ class TurnStorage:
         """
         state.usage = state.usage_or_estimate
         generation = await self._generation(request, state)
-        state.metadata = answer_metadata(state, generation)
+        state.metadata = answer_metadata(request.agent, state, generation)
         result = _result(request, state, generation)
         store: Callable[[], Message | None] = functools.partial(self.store.record, generation)
         has_answer = draft is not None and bool(state.content)

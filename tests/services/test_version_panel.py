@@ -12,6 +12,7 @@ from persona_lab.personas.persona import Persona
 from persona_lab.personas.versions import DraftState, VersionDiff
 from persona_lab.translations import load_texts
 from persona_lab.types import Language
+from persona_lab.ui.render.chat import build_thread
 from persona_lab.ui.render.versions import (
     diff_html,
     history_html,
@@ -72,11 +73,13 @@ async def test_line_says_when_only_a_template_changed(visitor: Visitor, lab: Lab
 
 async def test_message_is_proposed_by_the_kinds_of_changes(visitor: Visitor, lab: Lab) -> None:
     _, state = await edit(visitor, lab, background="", roles=["医師"], greeting="やあ", gender="女")
-    expected = {
-        "ja": "性別、あいさつを追加、背景を削除、役割を変更",
-        "en": "Add Gender, Greeting; Remove Background; Change Role",
+    names = ("gender", "greeting", "background", "roles")
+    patterns = {
+        "ja": "{}、{}を追加、{}を削除、{}を変更",
+        "en": "Add {}, {}; Remove {}; Change {}",
     }
-    assert proposed_message(state, visitor) == expected[visitor.language]
+    labels = [visitor.translate(f"field.{name}") for name in names]
+    assert proposed_message(state, visitor) == patterns[visitor.language].format(*labels)
     first = visitor.translate("versions.first_message")
     assert proposed_message(DraftState(None, [], False), visitor) == first
 
@@ -113,3 +116,32 @@ async def test_list_has_each_version_and_says_what_was_restored(visitor: Visitor
 def test_every_field_has_a_label_for_messages(visitor: Visitor) -> None:
     for name in Persona().to_dict():
         assert visitor.translate(f"field.{name}")
+
+
+async def test_answers_name_their_version_and_say_when_the_persona_changed(
+    visitor: Visitor, lab: Lab
+) -> None:
+    operations = visitor.operations(lab)
+    agent = await operations.create_persona(name="さくら")
+    await operations.commit_version(agent.id)
+    chat = await operations.create_chat(agent.id)
+    for background in ("港町", "山里"):
+        async for _ in operations.send("やあ", chat.id, agent.id):
+            pass
+        agent = await operations.update_persona(agent.id, background=background)
+    thread = build_thread(
+        await operations.list_messages(chat.id),
+        agent,
+        visitor,
+        await operations.list_versions(agent.id),
+    )
+    footers = [turn["content"][1].value for turn in thread if turn["role"] == "assistant"]
+    older = visitor.translate("chat.older_persona")
+    assert [("v1" in footer, older in footer) for footer in footers] == [
+        (True, True),
+        (False, True),
+    ]
+    await operations.update_persona(agent.id, background="港町")
+    agent = await operations.get_persona(agent.id)
+    thread = build_thread(await operations.list_messages(chat.id), agent, visitor)
+    assert older not in thread[-1]["content"][1].value

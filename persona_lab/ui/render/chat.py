@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from html import escape
 from typing import Any
@@ -10,6 +10,8 @@ from typing import Any
 import gradio as gr
 
 from persona_lab.db.tables import Agent, Chat, Message
+from persona_lab.personas.persona import persona_of
+from persona_lab.personas.versions import VersionInfo, persona_hash
 from persona_lab.responses.changes import changed_sentences, restore
 from persona_lab.types import now
 from persona_lab.ui.render.markdown import message_html
@@ -56,13 +58,26 @@ def answer_footer_html(answer: str, details: dict[str, Any], visitor: Visitor) -
     return f'{warning}{line}<div class="under{failed}">{copy}{raw}{fold}</div>'
 
 
-def build_thread(messages: Sequence[Message], agent: Agent, visitor: Visitor) -> Thread:
+def build_thread(
+    messages: Sequence[Message],
+    agent: Agent,
+    visitor: Visitor,
+    versions: Sequence[VersionInfo] = (),
+) -> Thread:
     """Convert the rows of a chat to the value of gr.Chatbot.
 
     It begins with the greeting, which the prompt mentions too. A user's message without an
     answer gets a note that it has none.
+
+    Args:
+        messages: The rows.
+        agent: The persona. Answers of another state of it say so.
+        visitor: The visitor.
+        versions: The versions of the persona, which the answers name.
     """
     thread: Thread = []
+    present = persona_hash(persona_of(agent))
+    numbers = {version.hash: version.number for version in reversed(versions)}
     if agent.greeting:
         thread.append({"role": "assistant", "content": message_html(agent.greeting)})
     for message, following in zip(messages, [*messages, None][1:], strict=True):
@@ -74,15 +89,33 @@ def build_thread(messages: Sequence[Message], agent: Agent, visitor: Visitor) ->
             if message.status in ("stopped", "interrupted"):
                 status = escape(visitor.translate("chat.status." + message.status))
                 content += f"\n\n<em>{status}</em>"
-            content = [
-                content,
-                gr.HTML(answer_footer_html(message.content, message.details, visitor)),
-            ]
+            footer = answer_footer_html(message.content, message.details, visitor)
+            maker = maker_html(message.details, present, numbers, visitor)
+            content = [content, gr.HTML(maker + footer)]
         thread.append({"role": role, "content": content})
         if role == "user" and (following is None or following.sender == "user"):
             unanswered = f"<em>{escape(visitor.translate('chat.status.unanswered'))}</em>"
             thread.append({"role": "assistant", "content": unanswered})
     return thread
+
+
+def maker_html(
+    details: Mapping[str, Any], present: str, versions: Mapping[str, int], visitor: Visitor
+) -> str:
+    """Return which version of the persona gave an answer, and whether it has changed since.
+
+    Args:
+        details: The metadata of the answer.
+        present: The hash of the persona.
+        versions: The numbers of the persona's versions by their hashes.
+        visitor: The visitor.
+    """
+    maker = details.get("persona_hash", "")
+    number = versions.get(maker)
+    parts = [f"v{number}"] if number else []
+    if maker and maker != present:
+        parts.append(visitor.translate("chat.older_persona"))
+    return f'<p class="maker">{escape(" · ".join(parts))}</p>' if parts else ""
 
 
 def without_old_footers(thread: Thread) -> Thread:

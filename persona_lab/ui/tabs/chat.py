@@ -57,7 +57,8 @@ class ChatActions:
         if not chat_id:
             return build_thread([], agent, visitor)
         messages = await operations.list_messages(chat_id)
-        return build_thread(messages, agent, visitor)
+        versions = await operations.list_versions(agent.id)
+        return build_thread(messages, agent, visitor, versions)
 
     async def open_chat(self, persona: str, chat_id: str, visitor: Visitor) -> tuple[Any, ...]:
         """Return values for (chat_id, list, thread), with ``chat_id`` open, or a new chat."""
