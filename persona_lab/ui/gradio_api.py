@@ -53,12 +53,9 @@ def input_finder(page: gr.Blocks) -> FindInputs:
         ]
         for path, endpoint in described.items()
     }
-    # An event without a function runs in the browser only.
-    called = {index: event for index, event in page.fns.items() if event.fn or event.cancels}
-    events = {
-        index: [CallInput()] * (0 if event.cancels else len(event.inputs))
-        for index, event in called.items()
-    }
+    # An event without a function runs in the browser only, or cancels other events.
+    called = {index: event for index, event in page.fns.items() if event.fn}
+    events = {index: [CallInput()] * len(event.inputs) for index, event in called.items()}
     private = {event.api_name: events[index] for index, event in called.items()}
 
     def find(name: str, index: int | None) -> list[CallInput] | None:
