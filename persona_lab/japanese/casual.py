@@ -61,6 +61,22 @@ _NOUNS_WITH_PREFIX = (
     "家族",
     "両親",
     "住まい",
+    "心配",
+    "意見",
+    "質問",
+    "提案",
+    "指示",
+    "協力",
+    "理解",
+    "説明",
+    "相談",
+    "連絡",
+    "報告",
+    "指摘",
+    "希望",
+    "用件",
+    "言葉",
+    "気持ち",
 )
 """Nouns that lose their お or ご."""
 
@@ -146,7 +162,7 @@ class _CasualRewriter:
         for length, much in ((1, "大変"), (2, "誠に"), (2, "まことに")):
             following = [self.word(by).surface for by in range(length + 2)]
             apologizes = "".join(following[length:]) in _APOLOGIES
-            thanked = following[length] == "ありがとう"
+            thanked = following[length].startswith("ありがた") or length == 2
             if "".join(following[:length]) == much and (apologizes or thanked):
                 return length, "本当に"
         return None
@@ -177,6 +193,8 @@ class _CasualRewriter:
                 form = conjugate_like(after, *(_COME_BACK if came else _GO_ON))
                 return (2, word.surface + form) if form is not None else None
             if after.lemma in ("しまう", "仕舞う") and after.surface[:2] == "しま":
+                if (after.surface, third.surface) == ("しまい", "、"):
+                    return 2, ("じゃ" if voiced else "ちゃ") + "って"
                 return 2, ("じゃ" if voiced else "ちゃ") + after.surface[2:]
             if after.lemma == "おく" and after.surface[:1] == "お":
                 return 2, ("ど" if voiced else "と") + after.surface[1:]
@@ -198,11 +216,14 @@ class _CasualRewriter:
             return 2, "じゃ"
         if word.pos == "助詞-準体助詞" and word.surface == "の":
             denies = [self.word(by).surface for by in (1, 2, 3)] == ["で", "は", "ない"]
-            if after.surface == "だ" or denies:
+            if after.surface in ("だ", "だろう") or denies:
                 return 1, "ん"
+        if word.surface in ("て", "で") and (after.surface, third.surface) == ("くれ", "、"):
+            return (2, word.surface) if self.was_polite and not after.kept else None
         if (word.surface, after.surface) == ("けれど", "も"):
             return 2, "けど"
-        if word.pos == "助詞-接続助詞" and word.surface in _BUT_PARTICLES:
+        but = word.pos == "助詞-接続助詞" and word.surface in _BUT_PARTICLES
+        if but and not self.word(-1).form.startswith("未然形"):  # 湿さ, taken for 湿す
             return 1, "けど"
         return None
 
@@ -228,9 +249,15 @@ class _CasualRewriter:
             te = self.word(2).surface in ("て", "た", "たら")
             known = "知っ" if te else conjugate_like(after, "知る", "五段-ラ行")
             return (2, known) if known is not None else None
+        said = before.surface in ("に", "も", "と", "を", "は", "ば")
+        if word.lemma == "申し上げる" and self.was_polite and ("サ変" in before.pos or said):
+            verb = ("言う", "五段-ワア行") if said else ("する", "サ行変格")
+            te = after.surface in ("た", "て", "たら")
+            form = conjugate(*verb, "te")[:-1] if te else conjugate_like(word, *verb)
+            return (1, form) if form is not None else None
         if word.lemma in _HUMBLE and self.was_polite and before.pos not in ("", "助詞-接続助詞"):
             others = before.surface == "が" and self.word(-2).pos != "代名詞"  # 電車が参ります
-            comes = word.lemma != "申す" and (others or before.surface == "から")
+            comes = word.lemma != "申す" and (others or before.surface in ("から", "より"))
             verb = _COME if comes else _HUMBLE[word.lemma]
             if after.surface in ("た", "て", "たら"):
                 return 1, conjugate(*verb, "te")[:-1]
@@ -270,7 +297,18 @@ class _CasualRewriter:
         if stem.surface == "いで":
             return self._rewrite_naru(2, *_BE)
         verb = stem if stem.is_verb() else verb_of_noun(stem)
-        return self._rewrite_naru(2, verb.lemma, verb.type) if verb is not None else None
+        if verb is None:
+            return None
+        honours = (self.word(2).surface, self.word(3).lemma) == ("さ", "れる")
+        if honours and self.word().surface == "お":  # お話しされる
+            te = self.word(4).surface in ("た", "て", "たら")
+            form = (
+                conjugate(verb.lemma, verb.type, "te")[:-1]
+                if te
+                else conjugate_like(self.word(3), verb.lemma, verb.type)
+            )
+            return (4, form) if form is not None and (not te or form[-1:] != "ん") else None
+        return self._rewrite_naru(2, verb.lemma, verb.type)
 
     def _rewrite_naru(self, offset: int, lemma: str, type_: str) -> tuple[int, str] | None:
         """Return the verb in the form of the なる that follows に at ``offset``."""
@@ -287,14 +325,27 @@ class _CasualRewriter:
         word, before, after = self.word(), self.word(-1), self.word(1)
         if (word.surface, after.surface) == ("だろう", "か"):
             return 2, "だろう" if before.surface == "ん" else "かな"  # どうするんだろう
-        if word.surface != "か" or word.pos != "助詞-終助詞":
+        if word.surface != "か" or word.pos not in ("助詞-終助詞", "助詞-副助詞"):
             return None
-        if self.asked_politely and before.surface == "の" and after.surface[:1] in "、…":
-            return 1, ""  # どうしたんですか、先生
+        if self.asked_politely and after.surface[:1] in ("、", "…", "."):
+            ended = after.surface != "、" and before.is_predicate()
+            if before.surface == "の" or ended:  # どうしたんですか、先生
+                return 1, ""
+            if self._calls_after_comma():  # 困っていますか、先生？
+                return 1, "の" if before.is_verb() else ""
+        if word.pos == "助詞-副助詞":
+            return None
         self.is_question = self.was_polite and after.surface == "。"
         if after.surface in ("？", "?") or self.is_question:
             return 1, word.surface if before.form.startswith("意志推量形") else ""
         return None
+
+    def _calls_after_comma(self) -> bool:
+        """Tell whether the sentence asks somebody whom it calls: 何ですか、田中さん？."""
+        rest = self.words[self.at + 2 :]
+        named = [word for word in rest if word.is_spoken()]
+        asks = any(word.surface in ("？", "?") for word in rest)
+        return asks and all(word.pos.startswith(("名詞", "接尾辞", "接頭辞")) for word in named)
 
     def _rewrite_copula(self) -> tuple[int, str] | None:
         word, before, after = self.word(), self.word(-1), self.word(1)
@@ -309,6 +360,8 @@ class _CasualRewriter:
             if after.surface == "、" and self.word(2).pos in ("代名詞", "連体詞"):  # 何だ、これは
                 self.is_question = True
                 return 1, ""
+            if after.surface == "、" and self._calls_after_comma():
+                return 1, ""
         noun = before.pos.startswith(("名詞", "代名詞", "接尾辞", "形状詞", "副詞", "助詞-副助詞"))
         stem = before.pos == "助動詞" and before.lemma.startswith(("そう", "よう", "みたい"))
         return (1, "だよ") if (noun or stem) and self.was_polite and _ends_sentence(after) else None
@@ -316,7 +369,10 @@ class _CasualRewriter:
     def _rewrite_word(self) -> tuple[int, str] | None:
         word = self.word()
         after = self.word(1).surface
-        if word.surface in _CASUAL_DIRECTIONS and after not in ("こそ", "様", "さま"):
+        if word.surface == "だろ" and after != "う" and self.was_polite:
+            return 1, "でしょ"
+        particle = self.word(1).pos.startswith(("助詞", "助動詞")) or not self.word(1).is_spoken()
+        if word.surface in _CASUAL_DIRECTIONS and particle and after != "こそ":
             to = (word.surface, after) == ("どちら", "へ")
             return 1, "どこ" if to else _CASUAL_DIRECTIONS[word.surface]
         return (1, _CASUAL_PRONOUNS[word.surface]) if word.surface in _CASUAL_PRONOUNS else None

@@ -168,6 +168,12 @@ class _PlainRewriter:
             pass
         else:
             lemma, type_ = _HUMBLE.get(verb.lemma, (verb.lemma, verb.type))
+            if verb.surface == "はおり" and before.surface in ("に", "で"):  # は, and おる
+                self.out.append("は")
+                lemma, type_ = _HUMBLE["おる"]
+            asks = verb.lemma == "願える" and "お" in (self.word(-2).surface, self.word(-3).surface)
+            if asks and self._rewrite_asked_stem():  # お聞かせ願えますか
+                lemma, type_ = "もらえる", "下一段-ア行"
             if verb.lemma in ("存じる", "存ずる") and before.is_adjective():  # 伺いたく存じます
                 self.out[-1] = before.lemma + "と"
             elif verb.lemma in ("存じる", "存ずる") and before.surface not in ("と", "に"):
@@ -178,7 +184,20 @@ class _PlainRewriter:
                 return False
             self.out.append(_conjugate_masu(lemma, type_, form))
         self.at += length
+        if form == "plain" and self.word().surface == "な":  # 分かるな would forbid
+            self.out.append("ね")
+            self.at += 1
         return True
+
+    def _rewrite_asked_stem(self) -> bool:
+        """Rewrite お聞かせ of お聞かせ願える as 聞かせて."""
+        for length in (1, 2):
+            stem, prefix = self.word(-length), self.word(-length - 1)
+            if prefix.surface == "お" and stem.is_verb() and len(self.out) > length:
+                said = "".join(self.out[-length:])
+                self.out[-length - 1 :] = [_te_of_stem(said, self.word(-1))]
+                return True
+        return False
 
     def _greets(self, verb: Word, before: Word, form: Form) -> bool:
         """Tell whether verb and ます are a greeting: はじめまして, ようこそいらっしゃいました."""
@@ -211,7 +230,8 @@ class _PlainRewriter:
         if stem.surface == "越し":
             self.out[-2:] = ["来て"]
         elif verb is not None:
-            self.out[-2:] = [conjugate(verb.lemma, verb.type, "te")]
+            brings = "きて" if verb.lemma == "持つ" and self.word(-3).surface != "を" else ""
+            self.out[-2:] = [conjugate(verb.lemma, verb.type, "te") + brings]
         elif "サ変" in stem.pos:
             self.out[-2:] = [stem.surface + "して"]
         else:
@@ -290,6 +310,9 @@ class _PlainRewriter:
         do = stem if stem.pos.startswith("動詞") else None
         if do is None and prefix.surface == "お" and "サ変" not in stem.pos:
             do = verb_of_noun(stem)
+        if do is None and "サ変" in stem.pos and verb.lemma in ("する", "いたす", "致す"):
+            self.out[-2:] = [stem.surface + conjugate("する", "サ行変格", form)]  # ご理解しました
+            return True
         if do is None or do.lemma == "持つ":  # 持ってくる or 持つ
             return False
         if do.lemma == "察す":
@@ -469,9 +492,14 @@ class _PlainRewriter:
         return 1
 
 
+def _te_of_stem(said: str, last: Word) -> str:
+    """Return the て form of a verb's stem ``said`` that ends with the word ``last``."""
+    return said[: -len(last.surface)] + conjugate(last.lemma, last.type, "te")
+
+
 def _conjugate_masu(lemma: str, type_: str, form: Form) -> str:
     """Conjugate a verb like its 〜ます. 言えましょう supposes, it isn't a proposal."""
-    if form == "volitional" and lemma in HAPPENING:
+    if form == "volitional" and lemma in (*HAPPENING, "れる", "られる"):
         return lemma + "だろう"
     return conjugate(lemma, type_, form)
 
