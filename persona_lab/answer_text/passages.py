@@ -86,7 +86,9 @@ _SPEAKERS = re.compile(
     r"|うち[はもが]|あなた|貴方|君[はがのをにも、]|きみ|キミ|お前|おまえ|貴殿|そなた|みんな"
 )
 """Pronouns of the speaker and the listener."""
-_AFTER_SPEECH = re.compile(r"と(?!は|も|いう|いった|か|[書記呼])[^。]*[たるうくすむぶぐつ][。…\s]*")
+_AFTER_SPEECH = re.compile(
+    r"と(?!は|も|いう|いった|か|[書記呼])[^。]*[たるうくすむぶぐつ](?:[。…！？\s]|$)"
+)
 """What follows speech in its sentence: と彼は微笑んだ。"""
 
 

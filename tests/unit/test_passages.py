@@ -84,6 +84,8 @@ def test_in_a_novel_the_text_in_brackets_is_the_speech(
         "「ありがとう」は英語で何と言う？",
         "「行く。」と『待て。来い。』",
         "彼は「行く」と言った。",
+        "「教えていただけますか？」と、優しくお願いしてみてください。",
+        "「一緒に行こう」と声をかけてみてください。",
     ],
 )
 def test_a_quotation_is_part_of_its_sentence(text: str) -> None:
