@@ -81,6 +81,38 @@ def test_the_first_of_the_personas_tones_that_is_known_counts() -> None:
     assert final("明日は雨だ。", "簡潔") == "明日は雨だ。"
 
 
+@pytest.mark.parametrize(
+    ("said", "wanted"),
+    [
+        ("行くのよ。", "行くのにゃ。"),
+        ("もう思い出せないの。", "もう思い出せないのにゃ。"),
+        ("何が来るの？", "何が来るのにゃ？"),
+        ("一緒に行くよね？", "一緒に行くにゃ？"),
+        ("それは嬉しいわね。", "それは嬉しいにゃ。"),
+        ("待ってください。", "待ってくださいにゃ。"),
+        ("話を聞かせてくれ。", "話を聞かせてくれにゃ。"),
+        ("もちろんさ！", "もちろんにゃ！"),
+        ("一人では危険よ。", "一人では危険にゃ。"),
+        ("押すなよ！", "押すなにゃ！"),
+    ],
+)
+def test_an_ending_takes_the_place_of_the_particles(said: str, wanted: str) -> None:
+    assert final(said, "語尾", sentence_endings=["にゃ"]) == wanted
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        *("行くな！", "ここを開けるな。", "よく見えるな。"),
+        *("何か…", "誰か！", "夢のような…", "どこかで見たような…"),
+        *("聞け、冒険者たちよ。", "ようこそ、レインよ。", "力を見せてみよ。"),
+        *("なかなかの根性や。", "面白いやないか。", "よう来たのじゃ。"),
+    ],
+)
+def test_an_ending_leaves_what_it_would_turn_round(said: str) -> None:
+    assert final(said, "語尾", sentence_endings=["にゃ"]) == said
+
+
 def test_the_personas_own_endings_stand_at_its_sentences() -> None:
     said = final("魚です。食べたいよ！どこ？", "語尾", sentence_endings=["にゃ", "にゃん"])
     assert said == "魚ですにゃ。食べたいにゃ！どこ？"
