@@ -169,6 +169,10 @@ class LLMClientInterface(ABC):
         This does nothing unless the model :attr:`is_loaded`.
         """
 
+    async def fetch_context(self) -> int | None:
+        """Ask the server for the length of the context, in tokens; None if it doesn't say."""
+        return None
+
     ready = former_property("LLMClientInterface", "ready", "is_loaded")
     loaded = former_property("LLMClientInterface", "loaded", "load_progress")
     warm = former_method("LLMClientInterface", "warm", "load")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import date
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from persona_lab import settings
 from persona_lab.clients.options import Sampling
@@ -13,6 +13,9 @@ from persona_lab.clients.registry import get_provider
 from persona_lab.errors import UnknownModel
 from persona_lab.settings import ProviderName
 from persona_lab.yaml_config import StrictModel, dotted_place, load
+
+ASSUMED_CONTEXT = 32_768
+"""Context of a remote model of which nothing is known, in tokens. Today's models have more."""
 
 MAX_NAME_LENGTH = 300
 """Maximum length of ``provider:model``, in characters. Records, logs and labels contain it."""
@@ -31,6 +34,7 @@ class ModelInfo(StrictModel):
         prompt: "chat", or "transcript" for a base model.
         examples: Whether example exchanges are part of the system text or turns before the chat.
         context: Length of the context window, in tokens.
+        is_context_assumed: Whether nobody said how long the context is.
         languages: Languages that it answers in.
         vision: Whether it reads images.
         thinks: Whether it thinks before it answers; None if that isn't known.
@@ -51,6 +55,7 @@ class ModelInfo(StrictModel):
     prompt: Literal["chat", "transcript"] = "chat"
     examples: Literal["system", "turns"] = "system"
     context: int = 4096
+    is_context_assumed: bool = False
     languages: tuple[str, ...] = ("ja", "en")
     vision: bool = False
     thinks: bool | None = None
@@ -139,7 +144,10 @@ class Catalog:
             return self._families[max(alike, key=len)].model_copy(update={"name": name})
         if (hosted := self._hosted(name)) is not None and provider in ("openai", "anthropic"):
             return hosted.model_copy(update={"provider": provider, "name": name} | _ELSEWHERE)
-        return ModelInfo.model_validate({"provider": provider, "name": name, "source": name})
+        facts: dict[str, Any] = {"provider": provider, "name": name, "source": name}
+        if get_provider(provider).key_setting:
+            facts |= {"context": ASSUMED_CONTEXT, "is_context_assumed": True}
+        return ModelInfo.model_validate(facts)
 
     def _hosted(self, name: str) -> ModelInfo | None:
         """Return the facts of a model that another server hosts, by its name without prefixes."""

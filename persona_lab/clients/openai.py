@@ -8,6 +8,8 @@ are sent to OpenAI only.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 import json
 import re
@@ -18,6 +20,7 @@ from persona_lab.clients.catalog import ModelInfo, bare_name
 from persona_lab.clients.event_stream import ErrorEvent, Event, integers, string, text_of
 from persona_lab.clients.http import AnswerEvent, HttpClient, data_url, open_sdk
 from persona_lab.clients.provider import Provider
+from persona_lab.clients.server_facts import TIMEOUT_S, fetch_context
 from persona_lab.errors import (
     BadKey,
     ContextTooLong,
@@ -129,6 +132,28 @@ class OpenAIClient(HttpClient):
             persona = hashlib.sha256(prompt.system.encode()).hexdigest()
             body["prompt_cache_key"] = persona[:32]
         return "/chat/completions", {**body, "messages": _messages(prompt)}
+
+    async def fetch_context(self) -> int | None:
+        """Ask the server for the length of the context, in tokens; None if it doesn't say."""
+        import httpx2
+        import openai
+
+        async def fetch(method: str, url: str, body: dict[str, Any] | None) -> Any:
+            send = self._sdk.get if method == "GET" else self._sdk.post
+            more = {} if body is None else {"body": body}
+            try:
+                timeout = {"timeout": TIMEOUT_S}
+                answer = await send(url, cast_to=httpx2.Response, options=timeout, **more)
+                return answer.json()
+            except (openai.OpenAIError, httpx2.HTTPError, ValueError):
+                return None
+
+        if self._is_official:
+            return None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(TIMEOUT_S):
+                return await fetch_context(fetch, self._base_url, self.info.name)
+        return None
 
     def read_event(self, event: Event) -> AnswerEvent:
         """Read an event, or a whole completion of a server that doesn't stream."""

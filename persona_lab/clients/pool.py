@@ -16,6 +16,8 @@ from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from cachetools import TTLCache
+
 from persona_lab.clients.api_keys import ApiKeys, UserKeys
 from persona_lab.clients.base import LLMClientInterface
 from persona_lab.clients.catalog import Catalog, ModelInfo
@@ -29,6 +31,9 @@ from persona_lab.errors import (
 from persona_lab.lazy_imports import import_libraries
 from persona_lab.settings import Settings
 from persona_lab.types import Options
+
+MAX_CONTEXTS, CONTEXT_TTL_S = 256, 600.0
+"""Models whose context is remembered, and for how many seconds. A server may load another."""
 
 
 class ClientPool:
@@ -63,6 +68,8 @@ class ClientPool:
         self._injected = injected
         self._wrap = wrap
         self._files: dict[str, ModelInfo] = {}
+        self._contexts: TTLCache[str, int] = TTLCache(MAX_CONTEXTS, CONTEXT_TTL_S)
+        """The contexts that servers said, by ``provider:model``; 0 if a server says none."""
         self._reset()
 
     def _reset(self) -> None:
@@ -136,7 +143,8 @@ class ClientPool:
             return self._injected.info
         info = self.catalog.find(spec or self.settings.default_model)
         if not info.is_local:
-            return info
+            context = self._contexts.get(info.spec) if info.is_context_assumed else None
+            return info if context is None else _with_context(info, context)
         if info.spec not in self.catalog.models:
             info = self._named_file(info)
         # The settings limit the context of a local model; its training limits it too.
@@ -201,6 +209,19 @@ class ClientPool:
         if self._injected is None:
             await asyncio.to_thread(self._prepare, self.info(spec))
         return self.get(spec)
+
+    async def measure_context(self, info: ModelInfo, client: LLMClientInterface) -> ModelInfo:
+        """Return ``info`` with the context that the server says, if nothing else says it.
+
+        Args:
+            info: The model.
+            client: Its client.
+        """
+        if not info.is_context_assumed:
+            return info
+        if info.spec not in self._contexts:
+            self._contexts[info.spec] = await client.fetch_context() or 0
+        return _with_context(info, self._contexts[info.spec])
 
     def _prepare(self, info: ModelInfo) -> None:
         provider = get_provider(info.provider)
@@ -363,6 +384,13 @@ class ClientPool:
 def _missing_key(info: ModelInfo) -> MissingKey:
     variable = get_provider(info.provider).key_setting.upper()
     return MissingKey(provider=info.provider, model=info.name, variable=variable)
+
+
+def _with_context(info: ModelInfo, context: int) -> ModelInfo:
+    """Return ``info`` with a context that its server said; 0 means that it said none."""
+    if not context:
+        return info
+    return info.model_copy(update={"context": context, "is_context_assumed": False})
 
 
 def _client_class(info: ModelInfo) -> type[LLMClientInterface]:

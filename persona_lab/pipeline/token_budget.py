@@ -19,6 +19,17 @@ TURN_MARKUP_TOKENS = 8
 """Tokens that a chat template adds to each prompt message, at most."""
 
 
+SHORT_CONTEXT_CHARACTERS = 2000
+"""Characters of a turn that fit into the context of any model."""
+
+
+def is_long(agent: Agent, message: str, context: Sequence[Entry]) -> bool:
+    """Return whether a turn may be too long for a small context."""
+    persona = len(agent.model_dump_json())
+    turns = sum(len(entry["content"]) for entry in context)
+    return persona + len(message) + turns > SHORT_CONTEXT_CHARACTERS
+
+
 def prompt_tokens(prompt: Prompt, count: Callable[[str], int]) -> int:
     """Return the tokens of ``prompt`` with the markup of its turns, by the counter ``count``."""
     turns = sum(count(turn.content) + TURN_MARKUP_TOKENS for turn in prompt.turns)

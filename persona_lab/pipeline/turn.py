@@ -28,7 +28,7 @@ from persona_lab.errors import (
 )
 from persona_lab.monitor.request_context import bind_fields
 from persona_lab.pipeline.drafts import finish_despite_cancel
-from persona_lab.pipeline.token_budget import build_fitting_prompt
+from persona_lab.pipeline.token_budget import build_fitting_prompt, is_long
 from persona_lab.pipeline.turn_metadata import language_of, message_metadata
 from persona_lab.pipeline.turn_state import TurnRequest, TurnState
 from persona_lab.redaction import MASK, redact
@@ -295,6 +295,8 @@ class Turn:
         options = request.target.options
         if state.failed:
             options = parts.clients.options(info, **request.target.overrides)
+        if info.is_context_assumed and is_long(request.agent, request.message, context):
+            info = await parts.clients.measure_context(info, client)
         state.prompt, state.context = await build_fitting_prompt(
             parts.prompt_builder,
             request.agent,
@@ -304,6 +306,9 @@ class Turn:
             max_tokens=options.max_tokens,
             count=client.count_tokens,
         )
+        if left_out := len(context) - len(state.context):
+            size = {"tokens": info.context, "is_assumed": info.is_context_assumed}
+            state.client_metadata |= {"left_out": {"messages": left_out, **size}}
         if state.failed:
             options = replace(options, total_timeout=max(0.0, self._time_left()))
         text = ""

@@ -86,6 +86,10 @@ class ClientWrapper(LLMClientInterface):
         """Prefill the common prefix of ``prompts``."""
         await self.client.prefill(prompts)
 
+    async def fetch_context(self) -> int | None:
+        """Ask the server for the length of the context, in tokens; None if it doesn't say."""
+        return await self.client.fetch_context()
+
     def count_tokens(self, text: str) -> int:
         """Return the number of tokens in ``text``."""
         return self.client.count_tokens(text)

@@ -119,9 +119,18 @@ def answer_figures_html(metadata: dict[str, Any], visitor: Visitor) -> str:
         names = {"model": metadata["spec"], "absent": failed_models[0]["model"]}
         parts.insert(0, visitor.translate("figures.stands_in", **names))
     note = "" if metadata.get("fallback") else _end_note(metadata.get("finish_reason"), visitor)
-    note = note and f'<p class="cut">{escape(note)}</p>'
+    notes = [note, _context_note(metadata.get("left_out"), visitor)]
+    note = "".join(f'<p class="cut">{escape(text)}</p>' for text in notes if text)
     spans = "".join(f"<span>{escape(part)}</span>" for part in parts)
     return f'{note}<div class="figures">{spans}</div>'
+
+
+def _context_note(left_out: dict[str, Any] | None, visitor: Visitor) -> str:
+    """Return which messages the model didn't get; "" if it got all."""
+    if not left_out:
+        return ""
+    key = "figures.left_out_assumed" if left_out["is_assumed"] else "figures.left_out"
+    return visitor.translate(key, count=left_out["messages"], tokens=left_out["tokens"])
 
 
 def _end_note(reason: str | None, visitor: Visitor) -> str:
