@@ -184,7 +184,7 @@ def _float(value: Any) -> float | None:
 
 def _repair_data(fields: dict[str, Any], repair: _Repair) -> dict[str, Any]:
     data: dict[str, Any] = {}
-    extensions = fields.pop("extensions", None)
+    extensions = fields.pop("extensions", None) or None
     if extensions is not None and not isinstance(extensions, dict):
         repair.keep("extensions", extensions)
         extensions = None
@@ -329,7 +329,7 @@ def _repair_book(book: Any, repair: _Repair) -> dict[str, Any] | None:
         repair.keep(path, book)
         return None
     entries = book.pop("entries", None)
-    extensions = book.pop("extensions", None)
+    extensions = book.pop("extensions", None) or None
     for name, convert in _BOOK_FIELDS.items():
         if name in book:
             value = repair.apply(f"{path}.{name}", book.pop(name), convert)
@@ -444,6 +444,8 @@ def _keys(value: Any) -> list[str]:
 
 
 def _extensions(value: Any) -> dict[str, Any]:
+    if value == []:  # how some languages write an empty mapping
+        return {}
     if not isinstance(value, dict):
         raise _UnusableError
     return value
