@@ -261,6 +261,16 @@ def test_edit_changes_only_the_fields_concerned() -> None:
     assert edit_card(card, persona) is card
 
 
+def test_edit_renews_the_copies_that_old_programs_read() -> None:
+    document = v3(first_mes="Hi") | {"name": "リン", "first_mes": "Hi", "chat": "x"}
+    card = read_card(dump(document))
+    assert [row.source for row in map_card(card).rows if row.source.startswith("../")] == [
+        "../chat"
+    ]
+    edited = edit_card(card, Persona(**{**_fields(map_card(card).persona), "greeting": "Ho"}))
+    assert edited.outside == {"name": "リン", "first_mes": "Ho", "chat": "x"}
+
+
 def test_edited_export_is_told_from_the_original() -> None:
     card = read_card(CARDS / "minimal_v2.json")
     persona = map_card(card).persona

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 from persona_lab.personas.cards.document import PROMPT_FIELDS, V3_FIELDS
 from persona_lab.personas.cards.mapping import map_card
-from persona_lab.personas.cards.model import OWN, Card, Fate, Format, Row
+from persona_lab.personas.cards.model import OWN, Card, Fate, Format, Row, outside_fields
 from persona_lab.personas.cards.png import fits_png
 from persona_lab.personas.cards.writer import fits_inline
 
@@ -133,7 +133,7 @@ def _unknown(card: Card) -> list[Row]:
         for name in card.data["extensions"]
         if name != OWN
     ]
-    return rows + [Row(f"../{name}", "", "kept", "reads.unknown") for name in card.outside]
+    return rows + [Row(f"../{name}", "", "kept", "reads.unknown") for name in outside_fields(card)]
 
 
 def _file_fate(program: Program) -> tuple[Fate, str]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from persona_lab.personas.cards.document import V3_FIELDS
 from persona_lab.personas.cards.labels import LABELS, is_user, language_of
-from persona_lab.personas.cards.model import OWN, Card, Note, Row, own_part
+from persona_lab.personas.cards.model import OWN, Card, Note, Row, outside_fields, own_part
 from persona_lab.personas.persona import (
     NAME_LENGTH,
     PERSONA_FIELDS,
@@ -323,7 +323,7 @@ def _kept_rows(card: Card) -> list[Row]:
     rows += [Row(name, "", "kept", "row.unknown") for name in data if name not in known]
     rows += [Row(f"extensions.{name}", "", "kept") for name in data["extensions"] if name != OWN]
     rows += [Row(path, "", "kept", "row.unusable") for path in own_part(data).get("kept", {})]
-    rows += [Row(f"../{name}", "", "kept", "row.unknown") for name in card.outside]
+    rows += [Row(f"../{name}", "", "kept", "row.unknown") for name in outside_fields(card)]
     if card.picture is not None:
         rows.append(Row("picture", "", "kept"))
     rows += [Row(f"file:{path}", "", "kept") for path in card.members]

@@ -110,6 +110,15 @@ class Card:
         return own_part(self.data).get("edited") is True
 
 
+def outside_fields(card: Card) -> list[str]:
+    """Return the names of fields beside ``data``, without the copies that old programs read."""
+    return [
+        name
+        for name, value in card.outside.items()
+        if name not in card.data or card.data[name] != value
+    ]
+
+
 def own_part(data: Mapping[str, Any]) -> dict[str, Any]:
     """Return our part of the extensions of ``data``; empty if there is none."""
     part = data.get("extensions", {}).get(OWN)
