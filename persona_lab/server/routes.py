@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 
 from persona_lab.lab import Lab
+from persona_lab.server.cards import cards_app
 from persona_lab.server.health import Readiness, healthz
 from persona_lab.server.metrics_endpoint import MetricsEndpoint
 from persona_lab.server.openai_api import completions_app
@@ -24,6 +25,7 @@ def routes(lab: Lab, *, shared: bool = False) -> list[BaseRoute]:
         Route("/readyz", Readiness(lab).answer),
         Route("/metrics", MetricsEndpoint(lab, shared=shared).answer),
         WebSocketRoute("/ws/{chat_id}", ChatSocket(lab).handle),
+        Mount("/api/v1/cards", cards_app(lab)),
         Mount("/api/v1", rest_app(lab)),
         Mount("/v1", completions_app(lab)),
     ]
