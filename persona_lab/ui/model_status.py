@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from html import escape
 from pathlib import Path
 
@@ -101,8 +101,11 @@ class ModelStatus:
         self._prefetcher.reschedule(visitor)
         yield status_html("ready", visitor)
 
-    def wire(self, model: gr.Dropdown, status: Component, loaded: gr.events.Dependency) -> None:
-        """Load the model when it is chosen, and after the event ``loaded``."""
+    def wire(
+        self, model: gr.Dropdown, status: Component, after: Sequence[gr.events.Dependency]
+    ) -> None:
+        """Load the model when it is chosen, and after each of the events ``after``."""
         options = {"concurrency_limit": None, **PRIVATE_EVENT}
-        loaded.then(self.load_model, [model], [status], **options)
+        for event in after:
+            event.then(self.load_model, [model], [status], **options)
         model.input(self.load_model, [model], [status], trigger_mode="always_last", **options)

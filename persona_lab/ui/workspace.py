@@ -18,6 +18,7 @@ from persona_lab.ui.persona_view import PersonaView
 from persona_lab.ui.tabs import Tab, find_tab
 from persona_lab.ui.tabs.chat import ChatTab
 from persona_lab.ui.tabs.compare import CompareTab
+from persona_lab.ui.tabs.connect import ConnectTab
 from persona_lab.ui.tabs.persona import PersonaTab
 
 # The functions of ``personaLab`` are in static/; form_lock.js and draft.js explain most of them.
@@ -53,6 +54,7 @@ class Workspace:
         self._visitors = page.visitors
         self._actions = PersonaActions(view)
         self._autosave = Autosave(view)
+        self._key_events = find_tab(tabs, ConnectTab).key_events
         self._model_status = ModelStatus(page.visitors, page.prefetcher)
 
     async def on_load(
@@ -122,7 +124,7 @@ class Workspace:
         )
         loaded.then(None, js=UNLOCK_FORM)
         loaded.success(None, [view.editor.saved], js=CONFIRM_DRAFT)
-        self._model_status.wire(model, view.header.model_status, loaded)
+        self._model_status.wire(model, view.header.model_status, [loaded, *self._key_events])
         for name, component in (("persona", view.editor.persona_id), ("model", model)):
             component.change(
                 None, [component], None, js=f"(id) => personaLab.remember('{name}', id)"

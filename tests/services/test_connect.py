@@ -22,6 +22,7 @@ from persona_lab.lab import Lab
 from persona_lab.settings import ROOT
 from persona_lab.translations import Translations
 from persona_lab.ui.labels import key_labels
+from persona_lab.ui.page import build
 from persona_lab.ui.session import Visitor, Visitors
 from persona_lab.ui.tabs.connect import KEYED_PROVIDERS, ConnectActions, key_state, token_label
 from persona_lab.ui.visitor_keys import (
@@ -385,3 +386,20 @@ async def test_create_token_raises_when_name_is_too_long(server_lab: Lab, pages:
     with pytest.raises(InvalidRequest):
         await ConnectActions(server_lab, pages).create_token("長" * 1000, visitor)
     assert server_lab.store.list_tokens(user_id=visitor.user_id) == []
+
+
+async def test_model_state_is_renewed_after_each_event_of_keys(lab: Lab) -> None:
+    page, _ = build(lab)
+    keys = [
+        event
+        for event in page.fns.values()
+        if event.name in ("on_use_key", "on_forget_key", "_on_open")
+        and any(component.elem_id == "key-openai-state" for component in event.outputs)
+    ]
+    renewed = {
+        event.trigger_after
+        for event in page.fns.values()
+        if any(component.elem_id == "ready" for component in event.outputs)
+    }
+    assert len(keys) == 1 + 2 * len(KEYED_PROVIDERS)
+    assert {event._id for event in keys} <= renewed  # noqa: SLF001 - Gradio's id of an event

@@ -156,6 +156,8 @@ class ConnectTab:
     def __init__(self, page: PageContext) -> None:
         self._page = page
         self._actions = ConnectActions(page.lab, page.visitors)
+        self.key_events: list[gr.events.Dependency] = []
+        """The events after which other keys may be in use, so a model's state may change."""
 
     def build(self, frame: gr.Tab) -> None:
         """Create the components."""
@@ -348,16 +350,20 @@ class ConnectTab:
         """Connect the events."""
         zone, keys, tokens = self._zone, self._changed_by_key, self._changed_by_token
         options: dict[str, Any] = {"js": WITH_TIME_ZONE, **PRIVATE_EVENT}
-        self._frame.select(self._on_open, [zone], [*keys, *tokens], **options)
+        opened = self._frame.select(self._on_open, [zone], [*keys, *tokens], **options)
+        self.key_events = [opened]
         for provider, form in self._key_forms.items():
-            gr.on(
+            used = gr.on(
                 [form.box.submit, form.use.click],
                 self._use_key_handler(provider),
                 [form.box],
                 [form.box, *keys],
                 **PRIVATE_EVENT,
             )
-            form.forget.click(self._forget_key_handler(provider), [], keys, **PRIVATE_EVENT)
+            forgotten = form.forget.click(
+                self._forget_key_handler(provider), [], keys, **PRIVATE_EVENT
+            )
+            self.key_events += [used, forgotten]
         gr.on(
             [self._name.submit, self._create.click],
             self._on_create_token,
