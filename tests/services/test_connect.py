@@ -156,7 +156,9 @@ async def test_user_key_overrides_server_key_and_state_shows_it(
     await ask(visitor, lab)
     actions = ConnectActions(lab, pages)
     visitor = await actions.use_key("openai", USER_KEY, visitor)
-    assert visitor.translate("connect.key_state.own") in key_state("openai", visitor)
+    assert visitor.translate("connect.key_state.own", end=USER_KEY[-4:]) in key_state(
+        "openai", visitor
+    )
     await ask(visitor, lab, "自分の")
     await ask(await at(pages, "two"), lab, "ほかのこと")
     assert key_server.keys == [SERVER_KEY, USER_KEY, SERVER_KEY]
@@ -261,17 +263,27 @@ async def test_key_store_forgets_key_when_page_is_idle(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["", "  ", "二つの 言葉", "sk 1", "sk-1\nsk-2", "s" * 401, '"level":', "everyone"]
+    ("key", "reason"),
+    [
+        ("", "empty_key"),
+        ("  ", "empty_key"),
+        ("二つの 言葉", "key_spaces"),
+        ("sk-1\nsk-2", "key_spaces"),
+        ("s" * 401, "long_key"),
+        ('"level":', "key_characters"),
+        ("everyone", "no_key"),
+        ("sk-bogus-1234567890", "no_key"),
+    ],
 )
-async def test_use_key_raises_when_key_is_malformed(
-    server_lab: Lab, pages: Visitors, key: str
+async def test_use_key_names_the_rule_when_key_is_malformed(
+    server_lab: Lab, pages: Visitors, key: str, reason: str
 ) -> None:
     visitor = await at(pages, "one")
     with pytest.raises(gr.Error) as refused:
         await ConnectActions(server_lab, pages).use_key("openai", key, visitor)
     assert key.strip() == "" or key.strip() not in str(refused.value)
-    words = "connect.no_key" if key.strip() else "connect.empty_key"
-    assert visitor.translate(words) in str(refused.value)
+    limit = {"no_key": 20, "long_key": 400}.get(reason)
+    assert visitor.translate(f"connect.{reason}", limit=limit) in str(refused.value)
     assert pages.with_current_keys(visitor).service is server_lab.service
 
 

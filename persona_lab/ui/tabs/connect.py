@@ -24,8 +24,10 @@ from persona_lab.ui.session import Visitor, Visitors
 
 KEYED_PROVIDERS = tuple(provider.name for provider in list_keyed_providers())
 """The providers that need a key."""
-_KEY_FORM = re.compile(r"[\w.:~+/=-]{20,400}", re.ASCII)
-"""The form of a key. It excludes plain words, which would be redacted from answers."""
+MIN_KEY_LENGTH = 20
+"""Minimum number of characters. It excludes plain words, which would be redacted from answers."""
+MAX_KEY_LENGTH = 400
+_KEY_CHARACTERS = re.compile(r"[\w.:~+/=-]+", re.ASCII)
 
 _EXAMPLE_PROGRAM = """from openai import OpenAI
 
@@ -42,13 +44,34 @@ copy.addEventListener("click", () => (copy.dataset.copy = pre.innerText));"""
 """Copies the example as it is displayed: in one language, with the page's address."""
 
 
+def key_fault(key: str, visitor: Visitor) -> str:
+    """Return why ``key`` can't be a provider's key, in the visitor's language; "" if it can."""
+    if not key:
+        return visitor.translate("connect.empty_key")
+    if re.search(r"\s", key):
+        return visitor.translate("connect.key_spaces")
+    if not _KEY_CHARACTERS.fullmatch(key):
+        return visitor.translate("connect.key_characters")
+    if len(key) < MIN_KEY_LENGTH:
+        return visitor.translate("connect.no_key", limit=MIN_KEY_LENGTH)
+    if len(key) > MAX_KEY_LENGTH:
+        return visitor.translate("connect.long_key", limit=MAX_KEY_LENGTH)
+    return ""
+
+
 def key_state(provider: str, visitor: Visitor) -> str:
-    """Return HTML that says whose key is used, and to which custom server it is sent."""
+    """Return HTML that says whose key is used, and to which custom server it is sent.
+
+    Of the visitor's own key it shows the last four characters, to tell keys apart.
+    """
     clients = visitor.service.clients
-    state = "own" if provider in clients.user_key_providers else "house"
-    if get_provider(provider).api_key(clients.settings) is None:
+    key = get_provider(provider).api_key(clients.settings)
+    state, details = "house", {}
+    if key is None:
         state = "none"
-    words = escape(visitor.translate(f"connect.key_state.{state}"))
+    elif provider in clients.user_key_providers:
+        state, details = "own", {"end": key.get_secret_value()[-4:]}
+    words = escape(visitor.translate(f"connect.key_state.{state}", **details))
     server = get_provider(provider).custom_url(clients.settings)
     if server:
         host = urlsplit(server).netloc.rpartition("@")[2]
@@ -103,12 +126,15 @@ class ConnectActions:
             The visitor with the new service.
 
         Raises:
-            gr.Error: The key is empty or has a wrong form.
+            gr.Error: The key is empty or has a wrong form; the error says which rule it breaks.
         """
         key = key.strip()
-        if not (_KEY_FORM.fullmatch(key) and visitor.session):
+        fault = key_fault(key, visitor)
+        if not (fault or visitor.session):
+            fault = visitor.translate("error.title")
+        if fault:
             raise gr.Error(
-                visitor.translate("connect.no_key" if key else "connect.empty_key"),
+                fault,
                 title=visitor.translate("error.title"),
                 duration=6,
                 print_exception=False,
@@ -333,7 +359,10 @@ class ConnectTab:
                     visitor = await self._actions.use_key(provider, key or "", visitor)
                 except gr.Error as error:  # shown beside the box until a key is accepted
                     warning = f'<p class="warning" role="alert">{escape(error.message)}</p>'
-                    return {form.state: key_state(provider, visitor) + warning}
+                    state = key_state(provider, visitor)
+                    if provider not in visitor.service.clients.user_key_providers:
+                        state = ""  # the warning says it
+                    return {form.state: state + warning}
                 return {form.box: "", **self._show_keys(visitor)}
 
         return on_use_key
