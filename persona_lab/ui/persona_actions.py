@@ -10,7 +10,9 @@ from html import escape
 import gradio as gr
 
 from persona_lab.db.tables import Agent
+from persona_lab.errors import InputError
 from persona_lab.ui.events import Update
+from persona_lab.ui.example_dialog import ExampleDialog
 from persona_lab.ui.persona_view import PersonaView
 from persona_lab.ui.session import Visitor
 from persona_lab.ui.undo_history import UndoStep
@@ -24,8 +26,9 @@ def status_html(text: str) -> str:
 class PersonaActions:
     """Handlers of the editor's buttons. Ids from the page are checked by the operations."""
 
-    def __init__(self, view: PersonaView) -> None:
+    def __init__(self, view: PersonaView, examples: ExampleDialog) -> None:
         self._view = view
+        self._examples = examples
         self._lab = view.lab
         self._visitors = view.visitors
         self._editor = view.editor
@@ -110,6 +113,24 @@ class PersonaActions:
             return update | {
                 self._editor.saved: status_html(text),
                 versions.history_dialog: gr.update(visible=False),
+            }
+
+    async def add_example(
+        self, persona_id: str, question: str, answer: str, model: str, request: gr.Request
+    ) -> Update:
+        """Make a question and its answer an example. The chat and the tried message stay."""
+        visitor = await self._visitors.from_request(request)
+        dialog = self._examples
+        with visitor.error_toasts():
+            try:
+                agent = await dialog.add(persona_id, question or "", answer or "", visitor)
+            except InputError as error:
+                text = escape(visitor.error_text(error))
+                return {dialog.problem: f'<p class="warning" role="alert">{text}</p>'}
+            update = await self._view.show(agent, model, visitor)
+            return update | {
+                self._editor.saved: status_html(visitor.translate("example.added")),
+                dialog.box: gr.update(visible=False),
             }
 
     async def _show_step(

@@ -29,6 +29,7 @@ MODULES = (
     "tabs",
     "answers",
     "dialogs",
+    "examples",
     "main",
 )
 """The modules in the order in which they run: a module follows those that it imports."""

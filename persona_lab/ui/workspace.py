@@ -11,6 +11,7 @@ import gradio as gr
 from persona_lab.errors import PersonaLabError
 from persona_lab.ui.autosave import Autosave
 from persona_lab.ui.events import PRIVATE_EVENT, Update, noop_for_cancel
+from persona_lab.ui.example_dialog import ExampleDialog
 from persona_lab.ui.model_status import ModelStatus, model_choices
 from persona_lab.ui.page_context import PageContext
 from persona_lab.ui.persona_actions import PersonaActions
@@ -52,7 +53,8 @@ class Workspace:
         )
         self._lab = page.lab
         self._visitors = page.visitors
-        self._actions = PersonaActions(view)
+        self._examples = ExampleDialog(page)
+        self._actions = PersonaActions(view, self._examples)
         self._autosave = Autosave(view)
         self._key_events = find_tab(tabs, ConnectTab).key_events
         self._model_status = ModelStatus(page.visitors, page.prefetcher)
@@ -107,6 +109,7 @@ class Workspace:
         """Connect the events to the components. Call it inside the Blocks."""
         draft = self._wire_load(page)
         self._wire_buttons(draft)
+        self._wire_examples()
         self._wire_form()
 
     def _wire_load(self, page: gr.Blocks) -> gr.Textbox:
@@ -184,6 +187,25 @@ class Workspace:
             **LOCK_FORM,
         )
         restored.then(None, js=UNLOCK_FORM)
+
+    def _wire_examples(self) -> None:
+        """Create the dialog of examples, and connect its button."""
+        self._examples.build()
+        self._examples.wire()
+        example = self._examples.confirm.click(
+            self._actions.add_example,
+            self._examples.confirm_inputs,
+            [
+                *self._view.persona_dropdowns,
+                *self._view.editor.changed_by_undo,
+                self._examples.box,
+                self._examples.problem,
+            ],
+            trigger_mode="once",
+            **LOCK_FORM,
+        )
+        example.then(None, js=UNLOCK_FORM)
+        example.then(None, js="() => personaLab.closeDialog('example-dialog')")
 
     def _wire_form(self) -> None:
         """Connect the fields of the form, the message to try, and the model."""

@@ -231,6 +231,25 @@ def test_version_is_saved_compared_and_restored(user: BrowserUser) -> None:
     expect(history).to_have_count(0)
 
 
+@pytest.mark.core
+def test_answer_becomes_an_example_after_correction(user: BrowserUser) -> None:
+    page = user.page
+    user.text_box("try-message").fill("おすすめは何ですか？")
+    user.text_box("try-message").press("Enter")
+    page.click("#tried .example")
+    dialog = page.locator("#example-dialog")
+    expect(dialog.locator("#example-question textarea")).to_have_value("おすすめは何ですか？")
+    answer = dialog.locator("#example-answer textarea")
+    expect(answer).to_be_focused()
+    answer.fill("玉露です。")
+    page.click("#example-confirm")
+    expect(dialog).to_have_count(0)
+    expect(page.locator("#saved")).to_contain_text("会話例に加えました")
+    expect(user.preview).to_contain_text("おすすめは何ですか？")
+    expect(user.preview).to_contain_text("玉露です。")
+    expect(page.locator("#tried .example")).to_be_focused()
+
+
 def test_new_persona_is_single_and_its_name_is_selected(user: BrowserUser) -> None:
     for _ in range(2):
         user.persona_button("new").click()

@@ -1,4 +1,4 @@
-"""An answer with the model's own words first, as trials and comparisons show it."""
+"""Answers of trials and comparisons as HTML, and the button that makes one an example."""
 
 from __future__ import annotations
 
@@ -28,4 +28,12 @@ def raw_answer_html(text: str, raw: str, metadata: Mapping[str, Any], visitor: V
     return (
         f'{html}\n\n<details class="finished"><summary>{finished}</summary>'
         f"{message_html(text, changed=changed)}</details>"
+    )
+
+
+def example_button_html(question: str, answer: str, visitor: Visitor) -> str:
+    """Return the button that makes a question and its answer an example."""
+    return (
+        f'<button type="button" class="copy example" data-question="{escape(question)}"'
+        f' data-answer="{escape(answer)}">{escape(visitor.translate("example.open"))}</button>'
     )

@@ -14,6 +14,7 @@ from persona_lab.personas.persona import persona_of
 from persona_lab.personas.versions import VersionInfo, persona_hash
 from persona_lab.responses.changes import changed_sentences, restore
 from persona_lab.types import now
+from persona_lab.ui.render.answer import example_button_html
 from persona_lab.ui.render.markdown import message_html
 from persona_lab.ui.render.text import answer_figures_html, turn_html
 from persona_lab.ui.session import Visitor
@@ -25,9 +26,12 @@ Thread = list[dict[str, Any]]
 finished answer is its HTML, and the HTML under it, which screen readers don't announce."""
 
 
-def answer_footer_html(answer: str, details: dict[str, Any], visitor: Visitor) -> str:
-    """Return the HTML under an answer: latency and cost, a copy button, the folded prompt."""
+def answer_footer_html(
+    question: str, answer: str, details: dict[str, Any], visitor: Visitor
+) -> str:
+    """Return the HTML under an answer: latency and cost, buttons, the folded prompt."""
     translate = visitor.translate
+    example = "" if details.get("fallback") else example_button_html(question, answer, visitor)
     copy = (
         f'<button type="button" class="copy" data-copy="{escape(answer)}">'
         f"{escape(translate('chat.copy'))}</button>"
@@ -55,7 +59,7 @@ def answer_footer_html(answer: str, details: dict[str, Any], visitor: Visitor) -
     warning = f'<p class="warning" role="alert">{escape(unsaved)}</p>' if unsaved else ""
     failed = " failed" if details.get("fallback") else ""
     line = answer_figures_html(details, visitor)
-    return f'{warning}{line}<div class="under{failed}">{copy}{raw}{fold}</div>'
+    return f'{warning}{line}<div class="under{failed}">{copy}{example}{raw}{fold}</div>'
 
 
 def build_thread(
@@ -76,12 +80,14 @@ def build_thread(
         versions: The versions of the persona, which the answers name.
     """
     thread: Thread = []
+    question = ""
     present = persona_hash(persona_of(agent))
     numbers = {version.hash: version.number for version in reversed(versions)}
     if agent.greeting:
         thread.append({"role": "assistant", "content": message_html(agent.greeting)})
     for message, following in zip(messages, [*messages, None][1:], strict=True):
         role = "user" if message.sender == "user" else "assistant"
+        question = message.content if role == "user" else question
         changed = changed_sentences(message.content, message.details.get("changes") or ())
         content: Any = message_html(message.content, changed=changed)
         if role == "assistant":
@@ -89,7 +95,7 @@ def build_thread(
             if message.status in ("stopped", "interrupted"):
                 status = escape(visitor.translate("chat.status." + message.status))
                 content += f"\n\n<em>{status}</em>"
-            footer = answer_footer_html(message.content, message.details, visitor)
+            footer = answer_footer_html(question, message.content, message.details, visitor)
             maker = maker_html(message.details, present, numbers, visitor)
             content = [content, gr.HTML(maker + footer)]
         thread.append({"role": role, "content": content})

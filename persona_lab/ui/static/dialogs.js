@@ -1,9 +1,12 @@
 // Dialogs whose content is Gradio components. The server shows and hides them.
+let opener; // what had the focus when the dialog opened
+
 const pressClose = (dialog) => dialog.querySelector("button.dialog-close")?.click();
 
-// Marks the dialog for assistive technology, and moves the focus into it: to its text box, or else
+// Marks the dialog for assistive technology, and moves the focus into it: to its last text box, or else
 // to its button that closes it.
 export const openDialog = (id) => {
+  opener = document.activeElement;
   const dialog = document.getElementById(id);
   if (!dialog) return;
   const title = dialog.querySelector("h3");
@@ -26,15 +29,18 @@ export const openDialog = (id) => {
       }
     }
   };
-  const box = dialog.querySelector("textarea");
+  const box = [...dialog.querySelectorAll("textarea")].at(-1);
   (box || dialog.querySelector("button.dialog-close"))?.focus();
-  box?.select();
+  if (box?.rows > 1) box.setSelectionRange(box.value.length, box.value.length);
+  else box?.select();
 };
 
-// Returns the focus to the button that opened the dialog, unless the dialog is still open.
-export const closeDialog = (id, opener) => {
+// Returns the focus to what had it when the dialog opened, or else to the button with the id
+// `next`, unless the dialog is still open.
+export const closeDialog = (id, next) => {
   setTimeout(() => {
-    const dialog = document.getElementById(id);
-    if (!dialog?.offsetParent && !dialog?.getClientRects().length) document.getElementById(opener)?.focus();
+    if (document.getElementById(id)?.getClientRects().length) return;
+    const usable = opener?.isConnected && !opener.disabled;
+    (usable ? opener : document.getElementById(next))?.focus();
   }, 50);
 };

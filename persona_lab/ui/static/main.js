@@ -2,6 +2,7 @@
 import { closeDialog, openDialog } from "./dialogs.js";
 import { byHand, handOver, kept, regained, unsavedFields } from "./draft.js";
 import { language } from "./early.js";
+import { pressedExample } from "./examples.js";
 import { chosen, opened, opening, reopening } from "./form_lock.js";
 import { taken } from "./message_boxes.js";
 import { keep } from "./storage.js";
@@ -19,6 +20,7 @@ window.personaLab = {
   regained,
   taken,
   openDialog,
+  pressedExample,
   closeDialog,
   // An API key that was entered and the answers of a comparison exist in this page only.
   losesByReload: () =>

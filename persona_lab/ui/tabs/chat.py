@@ -94,7 +94,8 @@ class ChatActions:
         thread = await self.load_thread(persona, chat_id, visitor)
         thread.append({"role": "user", "content": message_html(message)})
         events = operations.send(message, chat_id, persona, model=model, pending=True)
-        async with aclosing(self._stream_thread(events, thread, chat_id, model, visitor)) as steps:
+        answer = self._stream_thread(events, thread, message, chat_id, model, visitor)
+        async with aclosing(answer) as steps:
             async for step in steps:
                 yield step
 
@@ -109,6 +110,8 @@ class ChatActions:
         thread = await self.load_thread(persona, chat_id, visitor)
         while thread and thread[-1]["role"] == "assistant" and len(thread) > 1:
             thread.pop()
+        messages = await visitor.operations(self.lab).list_messages(chat_id, limit=10)
+        question = next((m.content for m in reversed(messages) if m.sender == "user"), "")
         events = visitor.operations(self.lab).regenerate(chat_id, model=model, pending=True)
         failed = ""
 
@@ -121,7 +124,7 @@ class ChatActions:
                     yield event
 
         async with aclosing(
-            self._stream_thread(watched(), thread, chat_id, model, visitor)
+            self._stream_thread(watched(), thread, question, chat_id, model, visitor)
         ) as steps:
             async for step in steps:
                 yield step
@@ -133,6 +136,7 @@ class ChatActions:
         self,
         events: AsyncGenerator[Event, None],
         thread: Thread,
+        question: str,
         chat_id: str,
         model: str,
         visitor: Visitor,
@@ -156,7 +160,7 @@ class ChatActions:
                         changed = changed_sentences(text, metadata.get("changes") or ())
                         answer = [
                             message_html(text, changed=changed),
-                            gr.HTML(answer_footer_html(text, metadata, visitor)),
+                            gr.HTML(answer_footer_html(question, text, metadata, visitor)),
                         ]
                     yield chat_id, [*thread, {"role": "assistant", "content": answer}], saved
         finally:

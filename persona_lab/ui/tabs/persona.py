@@ -28,7 +28,7 @@ from persona_lab.types import Usage
 from persona_lab.ui.events import PRIVATE_EVENT, Update
 from persona_lab.ui.page_context import PageContext
 from persona_lab.ui.persona_form import Form, build_section
-from persona_lab.ui.render.answer import raw_answer_html
+from persona_lab.ui.render.answer import example_button_html, raw_answer_html
 from persona_lab.ui.render.persona import stopped_html
 from persona_lab.ui.render.text import (
     answer_figures_html,
@@ -180,10 +180,13 @@ async def try_message(
                 continue
             metadata = batch[-1].metadata if batch else {}
             failed = " failed" if metadata.get("fallback") else ""
+            button = ""
+            if metadata and not failed:
+                button = f'<div class="under">{example_button_html(message, text, visitor)}</div>'
             yield (
                 f'<div class="answer{failed}" aria-live="polite"><b>{name}</b>'
                 f"{raw_answer_html(text, raw, metadata, visitor)}"
-                f"{answer_figures_html(metadata, visitor)}</div>"
+                f"{answer_figures_html(metadata, visitor)}{button}</div>"
             )
 
 
