@@ -71,7 +71,7 @@ def take(chromium: Browser, url: str, language: str, database_url: str) -> None:
     page.locator("#compare-message textarea").fill(question)
     page.locator("#compare-run").click()
     for column in range(2):
-        page.wait_for_selector(f"#column-{column} .again", state="visible", timeout=PATIENCE)
+        page.wait_for_selector(f"#column-{column} .rerun", state="visible", timeout=PATIENCE)
     shoot(page, f"compare.{language}")
 
     page.get_by_role("tab").nth(2).click()

@@ -43,7 +43,7 @@ from persona_lab.pipeline.summaries import Summarizer
 from persona_lab.pipeline.target import Target, resolve_target
 from persona_lab.pipeline.token_budget import build_fitting_prompt
 from persona_lab.pipeline.turn import Turn, TurnParts
-from persona_lab.pipeline.turn_metadata import language_of
+from persona_lab.pipeline.turn_metadata import agent_language
 from persona_lab.pipeline.turn_state import TurnRequest
 from persona_lab.pipeline.turn_storage import TurnStorage
 from persona_lab.types import Event, Language, Prompt, Reply
@@ -362,7 +362,7 @@ class LLMService:
         count: Callable[[str], int] = estimate_tokens
         if chat_id is not None:
             context = await self.context_manager.get_context(
-                chat_id, user_id=user_id, language=language_of(agent)
+                chat_id, user_id=user_id, language=agent_language(agent)
             )
             if self.clients.available(info):
                 count = (await self.clients.open(model)).count_tokens

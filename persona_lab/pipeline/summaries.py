@@ -19,7 +19,7 @@ from persona_lab.db.generations import GenerationResult
 from persona_lab.db.tables import Generation
 from persona_lab.errors import OnlyThoughts
 from persona_lab.pipeline.token_budget import prompt_tokens
-from persona_lab.pipeline.turn_metadata import cost_of, language_of
+from persona_lab.pipeline.turn_metadata import agent_language, cost_of
 from persona_lab.pipeline.turn_state import TurnRequest, TurnState, milliseconds
 from persona_lab.redaction import redact
 from persona_lab.responses.model_markup import strip_model_markup
@@ -133,7 +133,7 @@ class Summarizer:
         to_summarize = await self._context_manager.to_summarize(
             chat_id,
             user_id=user_id,
-            language=language_of(agent),
+            language=agent_language(agent),
             sent_from=sent_from,
             fits=lambda prompt: (
                 prompt_tokens(prompt, client.count_tokens) + _MAX_SUMMARY_TOKENS <= info.context

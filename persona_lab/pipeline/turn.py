@@ -29,7 +29,7 @@ from persona_lab.errors import (
 from persona_lab.monitor.request_context import bind_fields
 from persona_lab.pipeline.drafts import finish_despite_cancel
 from persona_lab.pipeline.token_budget import build_fitting_prompt, is_long
-from persona_lab.pipeline.turn_metadata import language_of, message_metadata
+from persona_lab.pipeline.turn_metadata import agent_language, message_metadata
 from persona_lab.pipeline.turn_state import TurnRequest, TurnState
 from persona_lab.redaction import MASK, redact
 from persona_lab.responses.changes import MODERATION_STEP, Change
@@ -186,7 +186,7 @@ class Turn:
             request.chat_id,
             user_id=request.user_id,
             before=request.question,
-            language=language_of(request.agent),
+            language=agent_language(request.agent),
             state=request.chat_state,
         )
 

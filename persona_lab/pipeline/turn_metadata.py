@@ -98,6 +98,6 @@ def failed_attempt(error: ProviderError) -> dict[str, Any]:
     }
 
 
-def language_of(agent: Agent) -> Language:
+def agent_language(agent: Agent) -> Language:
     """Return the language of ``agent``; Japanese for a value that isn't supported."""
     return "en" if agent.language == "en" else "ja"

@@ -1,4 +1,4 @@
-"""Clean an answer: speaker labels, white space, open code fences, and the list of all steps."""
+"""Clean an answer: white space, blank lines, open code fences; and the first and last steps."""
 
 from __future__ import annotations
 

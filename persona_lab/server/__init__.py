@@ -21,7 +21,7 @@ from persona_lab.server.session_cookie import (
     COOKIE,
     LANGUAGE_COOKIE,
     VisitorCookie,
-    language_of,
+    visitor_language,
     visitor_secret,
 )
 from persona_lab.server.single_instance import check_port, only_instance
@@ -35,7 +35,7 @@ __all__ = [
     "RequestIdHeader",
     "VisitorCookie",
     "check_port",
-    "language_of",
     "only_instance",
+    "visitor_language",
     "visitor_secret",
 ]

@@ -16,7 +16,7 @@ from persona_lab.db.store import TOKEN_PREFIX, Store
 from persona_lab.errors import NotFound, Unauthorized
 from persona_lab.lab import Lab
 from persona_lab.server.operations import Operations
-from persona_lab.server.session_cookie import is_cross_site, language_of, visitor_secret
+from persona_lab.server.session_cookie import is_cross_site, visitor_language, visitor_secret
 from persona_lab.types import Language
 
 
@@ -62,7 +62,7 @@ async def authenticate(connection: HTTPConnection, store: Store) -> Caller:
 
 def client_language(connection: HTTPConnection) -> Language:
     """Return the language of messages to this client."""
-    return language_of(connection.cookies, connection.headers)
+    return visitor_language(connection.cookies, connection.headers)
 
 
 def token_from(connection: HTTPConnection) -> str | None:

@@ -31,7 +31,7 @@ def visitor_secret(cookies: Mapping[str, str]) -> str | None:
     return secret if _SECRET.fullmatch(secret) else None
 
 
-def language_of(cookies: Mapping[str, str], headers: Mapping[str, str]) -> Language:
+def visitor_language(cookies: Mapping[str, str], headers: Mapping[str, str]) -> Language:
     """Return the language chosen on the page, or the client's, or Japanese."""
     chosen = cookies.get(LANGUAGE_COOKIE, "")
     if chosen in LANGUAGES:

@@ -20,13 +20,15 @@ def build_alert_marker(lab: Lab, page: gr.Blocks, bilingual: Callable[[str], str
     The check doesn't identify the visitor: an open page without other requests must not keep its
     keys alive.
     """
-    active = f'<p class="unseen stands" role="status">{bilingual("insights.alerts_stand")}</p>'
+    active = (
+        f'<p class="visually-hidden active" role="status">{bilingual("insights.alerts_stand")}</p>'
+    )
 
     def check(shown: str | None) -> Any:
         current = active if lab.monitor.alerts.current else ""
         return gr.skip() if current == (shown or "") else current  # announced once
 
-    marker = gr.HTML(elem_id="watch")
+    marker = gr.HTML(elem_id="alert-marker")
     gr.on(
         [page.load, gr.Timer(CHECK_INTERVAL_S).tick],
         check,

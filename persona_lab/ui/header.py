@@ -48,7 +48,7 @@ def build_header(
         '<nav><button type="button" lang="ja" data-language="ja">日本語</button>'
         '<button type="button" lang="en" data-language="en">EN</button>'
         '<button type="button" data-light>'
-        f'<span class="unseen">{bilingual("bar.light")}</span></button></nav>'
+        f'<span class="visually-hidden">{bilingual("bar.light")}</span></button></nav>'
         f'<dialog aria-labelledby="sure"><form method="dialog">'
         f'<p id="sure">{bilingual("bar.sure")}</p>'
         f'<button value="">{bilingual("bar.stay")}</button> '

@@ -19,7 +19,7 @@ from persona_lab.errors import InvalidPersona, PersonaLabError
 from persona_lab.lab import Lab
 from persona_lab.pipeline.fallback import ErrorHandler
 from persona_lab.pipeline.service import LLMService
-from persona_lab.server import language_of, visitor_secret
+from persona_lab.server import visitor_language, visitor_secret
 from persona_lab.server.operations import Operations
 from persona_lab.translations import Translations
 from persona_lab.types import Language
@@ -139,7 +139,7 @@ class Visitors:
         return Visitor(
             "",
             request.session_hash or "",
-            language_of(dict(request.cookies), request.headers),
+            visitor_language(dict(request.cookies), request.headers),
             self._translations,
             self._lab.error_handler,
             self._lab.service,

@@ -83,7 +83,7 @@ def test_columns_are_added_rerun_and_removed(user: BrowserUser) -> None:
     for column in range(3):
         expect(user.column_answer(column)).to_contain_text("「三人に」")
     user.text_box("compare-message").fill("ひとりに")
-    user.locator("#column-1 button.again").click()
+    user.locator("#column-1 button.rerun").click()
     expect(user.column_answer(1)).to_contain_text("「ひとりに」")
     expect(user.column_answer(0)).to_contain_text("「三人に」")
     kept = [personas[n].input_value() for n in (1, 2)]

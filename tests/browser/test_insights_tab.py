@@ -103,7 +103,9 @@ def test_alert_marks_the_insights_tab_on_every_tab(open_page: PageOpener, tmp_pa
         user.open_tab("chat")
         user.send("やあ")
         for each in (user, other):
-            expect(each.locator("#watch")).to_contain_text(each.text("insights.alerts_stand"))
+            expect(each.locator("#alert-marker")).to_contain_text(
+                each.text("insights.alerts_stand")
+            )
             assert each.page.evaluate(mark) == '""'
         other.open_tab("insights")
         expect(other.locator("#insights-alerts")).to_contain_text(

@@ -323,11 +323,11 @@ def test_preview_fills_the_window_and_marks_hidden_text(user: BrowserUser) -> No
     }"""
     user.page.wait_for_function(at_foot)
     paper = user.locator("#prompt-preview .paper")
-    expect(paper).to_have_class(re.compile("goes-on"))
+    expect(paper).to_have_class(re.compile("has-more"))
     user.page.evaluate("window.scrollTo(0, 300)")
     user.page.wait_for_function(at_foot)
     paper.evaluate("element => element.scrollTo(0, element.scrollHeight)")
-    expect(paper).not_to_have_class(re.compile("goes-on"))
+    expect(paper).not_to_have_class(re.compile("has-more"))
 
 
 def test_chip_list_opens_downwards_when_there_is_room(user: BrowserUser) -> None:

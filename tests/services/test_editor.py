@@ -23,7 +23,7 @@ from persona_lab.db.tables import Agent, Message
 from persona_lab.errors import EmptyMessage, NotFound, RateLimited, UnknownModel
 from persona_lab.lab import Lab
 from persona_lab.personas.persona import persona_of
-from persona_lab.server import COOKIE, LANGUAGE_COOKIE, language_of
+from persona_lab.server import COOKIE, LANGUAGE_COOKIE, visitor_language
 from persona_lab.settings import ROOT
 from persona_lab.translations import Translations
 from persona_lab.types import Event, Prompt, PromptMessage, Span, Trace
@@ -558,7 +558,7 @@ def test_language_cookie_overrides_browser_language(
     accepted: str, cookie: str, language: str
 ) -> None:
     cookies = {LANGUAGE_COOKIE: cookie} if cookie else {}
-    assert language_of(cookies, {"accept-language": accepted}) == language
+    assert visitor_language(cookies, {"accept-language": accepted}) == language
 
 
 async def test_visitor_is_identified_by_cookie_else_session(

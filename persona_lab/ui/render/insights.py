@@ -55,7 +55,7 @@ def board_html(summary: Summary, visitor: Visitor) -> str:
         for draw in (_answers_chart, _latency_chart, _tokens_chart, _cost_chart)
     )  # in the order of the numbers above them
     return (
-        f'<h2 class="unseen">{escape(translate("tab.insights"))}</h2>{status}'
+        f'<h2 class="visually-hidden">{escape(translate("tab.insights"))}</h2>{status}'
         f'<div class="numbers">{_headline_numbers(summary, visitor)}</div>'
         f'{charts.PATTERNS}<div class="charts">{drawn}</div>'
         f"{_tables(summary, visitor)}{_explanations(visitor)}"

@@ -23,7 +23,7 @@ const fitPaper = () => {
   const [side, sheet] = [document.getElementById("prompt-side"), paper].map((e) => e.getBoundingClientRect());
   const room = Math.floor(window.innerHeight - 16 - side.top - (side.height - sheet.height));
   document.documentElement.style.setProperty("--paper-height", `${Math.max(220, room)}px`);
-  paper.classList.toggle("goes-on", paper.scrollHeight - paper.scrollTop - paper.clientHeight > 8);
+  paper.classList.toggle("has-more", paper.scrollHeight - paper.scrollTop - paper.clientHeight > 8);
 };
 const markInvalid = () => {
   const wrong = document.querySelector("#saved [data-wrong]")?.dataset.wrong;

@@ -247,7 +247,7 @@ class ChatTab:
                 elem_id="chat-again",
                 size="sm",
                 visible=False,
-                elem_classes="again",
+                elem_classes="rerun",
             )
 
     @property

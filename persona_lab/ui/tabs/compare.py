@@ -191,7 +191,7 @@ class CompareTab:
             empty = f'<p class="empty">{self._page.bilingual("compare.empty")}</p>'
             status = gr.HTML(empty if number == 0 else "", elem_classes="result")
             rerun = gr.Button(
-                i18n("compare.again"), size="sm", visible=False, elem_classes="tool again"
+                i18n("compare.again"), size="sm", visible=False, elem_classes="tool rerun"
             )
         return Column(frame, model, persona, answer, status, rerun, remove)
 
