@@ -12,9 +12,9 @@ def echo(text: str) -> str:
 with gr.Blocks(title="Bare") as page:
     for name in ("Persona", "Compare", "Chat", "Models"):
         with gr.Tab(name):
-            told = gr.Textbox(label="Message")
+            message = gr.Textbox(label="Message")
             shown = gr.Textbox(label="Answer")
-            gr.Button("Send").click(echo, told, shown)
+            gr.Button("Send").click(echo, message, shown)
 
 if __name__ == "__main__":
     page.launch(ssr_mode=False, show_error=False)

@@ -16,7 +16,7 @@ from persona_lab.ui import serve
 launch = frame.launch
 
 
-def launch_emptied(page: gr.Blocks, *given: Any, **named: Any) -> None:
+def launch_emptied(page: gr.Blocks, *args: Any, **options: Any) -> None:
     """What ``frame.launch`` does, with a page whose ``on_edit`` is empty."""
     by_id = {block.elem_id: block for block in page.blocks.values()}
     name, preview = by_id["field-name"], by_id["prompt-preview"]
@@ -26,7 +26,7 @@ def launch_emptied(page: gr.Blocks, *given: Any, **named: Any) -> None:
 
     (edited,) = [call for call in page.fns.values() if call.name == "on_edit"]
     edited.fn = empty
-    launch(page, *given, **named)
+    launch(page, *args, **options)
 
 
 if __name__ == "__main__":

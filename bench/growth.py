@@ -87,17 +87,17 @@ def fill(store: Store, file: Path, user: str, personas: int, messages: int) -> f
     before, text = _size(store, file), 0
     for first in range(0, max(1, messages // LENGTH), 500):
         chats: list[dict[str, Any]] = []
-        told: list[dict[str, Any]] = []
+        message_rows: list[dict[str, Any]] = []
         for number in range(first, min(first + 500, max(1, messages // LENGTH))):
             moment = BEGIN + timedelta(minutes=number)
             chat = {"id": new_id(), "user_id": user, "agent_id": ids[number % personas],
                     "title": "光合成", "created_at": moment, "updated_at": moment}  # fmt: skip
             chats.append(chat)
-            told += [_message(chat["id"], at, key, moment) for at in range(LENGTH)]
-        text += sum(len(message["content"].encode()) for message in told)
+            message_rows += [_message(chat["id"], at, key, moment) for at in range(LENGTH)]
+        text += sum(len(message["content"].encode()) for message in message_rows)
         with store.engine.begin() as connection:
             connection.execute(tables["chat"].insert(), chats)
-            connection.execute(tables["message"].insert(), told)
+            connection.execute(tables["message"].insert(), message_rows)
             links = [{"chat_id": chat["id"], "hash": key} for chat in chats]
             connection.execute(tables["chatprompt"].insert(), links)
     return (_size(store, file) - before - text) / max(LENGTH, messages)
@@ -147,9 +147,9 @@ async def _send(side: Side) -> None:
         raise RuntimeError(reply.content)
 
 
-def _call(method: str, **given: Any) -> Action:
+def _call(method: str, **options: Any) -> Action:
     return lambda side: asyncio.to_thread(
-        getattr(side.lab.store, method), user_id=side.user, **given
+        getattr(side.lab.store, method), user_id=side.user, **options
     )
 
 

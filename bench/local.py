@@ -42,14 +42,14 @@ Tokens = list[int]
 class Timing(NamedTuple):
     """Seconds since the first request of the job: the request, the first token, the last."""
 
-    asked: float
+    requested: float
     first: float
     last: float
     tokens: int
 
     @property
     def wait(self) -> float:
-        return self.first - self.asked
+        return self.first - self.requested
 
 
 # ── the contenders, each in a process of its own ──────────────────────────────────────────
@@ -65,21 +65,21 @@ class Ours:
     def together(self, prompts: Sequence[Tokens], count: int) -> list[Timing]:
         from persona_lab.llama import SamplerOptions, Step
 
-        watches = [_Watch() for _ in prompts]
+        listeners = [_Listener() for _ in prompts]
         begun = time.perf_counter()
-        for prompt, watch in zip(prompts, watches, strict=True):
+        for prompt, listener in zip(prompts, listeners, strict=True):
 
-            def hear(news: Any, watch: _Watch = watch) -> None:
+            def hear(news: Any, listener: _Listener = listener) -> None:
                 if not isinstance(news, Step):
                     raise news
                 if news.queue_position is None:
-                    watch.token(news.completion_tokens, over=news.finish is not None)
+                    listener.token(news.completion_tokens, over=news.finish is not None)
 
-            watch.asked = time.perf_counter()
+            listener.requested = time.perf_counter()
             self.engine.submit(
                 prompt, hear, max_tokens=count, options=SamplerOptions(temperature=0)
             )
-        return [watch.timing(begun) for watch in watches]
+        return [listener.timing(begun) for listener in listeners]
 
     def warm(self, tokens: Tokens) -> None:
         self.engine.prefill(tokens)
@@ -120,16 +120,16 @@ class LlamaClass:
         )
 
     def together(self, prompts: Sequence[Tokens], count: int) -> list[Timing]:
-        watches = [_Watch() for _ in prompts]
+        listeners = [_Listener() for _ in prompts]
         begun = time.perf_counter()
-        for watch in watches:
-            watch.asked = begun
-        for prompt, watch in zip(prompts, watches, strict=True):
+        for listener in listeners:
+            listener.requested = begun
+        for prompt, listener in zip(prompts, listeners, strict=True):
             for number, _ in enumerate(self.llama.generate(prompt, temp=0), 1):
-                watch.token(number, over=number == count)
+                listener.token(number, over=number == count)
                 if number == count:
                     break
-        return [watch.timing(begun) for watch in watches]
+        return [listener.timing(begun) for listener in listeners]
 
 
 class Server:
@@ -145,11 +145,11 @@ class Server:
         self.server = xllamacpp.Server(params)
 
     def together(self, prompts: Sequence[Tokens], count: int) -> list[Timing]:
-        watches = [_Watch() for _ in prompts]
+        listeners = [_Listener() for _ in prompts]
         begun = time.perf_counter()
 
-        def ask(prompt: Tokens, watch: _Watch) -> None:
-            watch.asked = time.perf_counter()
+        def ask(prompt: Tokens, listener: _Listener) -> None:
+            listener.requested = time.perf_counter()
             heard = 0
 
             def hear(news: Any) -> None:
@@ -159,7 +159,7 @@ class Server:
                     over = choice["finish_reason"] is not None
                     heard += not over
                     used = piece.get("usage") or {}
-                    watch.token(used.get("completion_tokens", heard), over=over)
+                    listener.token(used.get("completion_tokens", heard), over=over)
 
             self.server.handle_completions(
                 {
@@ -174,18 +174,18 @@ class Server:
             )
 
         threads = [
-            threading.Thread(target=ask, args=both) for both in zip(prompts, watches, strict=True)
+            threading.Thread(target=ask, args=both) for both in zip(prompts, listeners, strict=True)
         ]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        return [watch.timing(begun) for watch in watches]
+        return [listener.timing(begun) for listener in listeners]
 
 
 @dataclass
-class _Watch:
-    asked: float = 0
+class _Listener:
+    requested: float = 0
     first: float = 0
     last: float = 0
     tokens: int = 0
@@ -201,7 +201,7 @@ class _Watch:
     def timing(self, begun: float) -> Timing:
         if not self.over.wait(600):
             raise TimeoutError("an answer took ten minutes")
-        return Timing(self.asked - begun, self.first - begun, self.last - begun, self.tokens)
+        return Timing(self.requested - begun, self.first - begun, self.last - begun, self.tokens)
 
 
 def _resident() -> float:
@@ -215,8 +215,8 @@ def _serve(kind: str, path: Path, threads: int, pipe: Connection) -> None:
     os.dup2(2, 1)
     contender = {"ours": Ours, "llama": LlamaClass, "server": Server}[kind](path, threads)
     pipe.send(None)
-    while (asked := pipe.recv()) is not None:
-        name, arguments = asked
+    while (request := pipe.recv()) is not None:
+        name, arguments = request
         pipe.send(getattr(contender, name)(*arguments))
     os._exit(0)
 

@@ -199,8 +199,8 @@ async def in_turns(
         if number % (2 * EXCHANGES) == 0:
             pipeline.start_chat()
         pair = [(ours, timings[0]), (theirs, timings[1])]
-        for call, kept in pair if number % 2 else pair[::-1]:
-            kept.append(await call())
+        for call, results in pair if number % 2 else pair[::-1]:
+            results.append(await call())
     return timings
 
 

@@ -119,8 +119,10 @@ def a_month(user: str, personas: list[str]) -> Iterator[Generation]:
         for _ in range(chance.randint(8, 30) if working else chance.randint(0, 5)):
             provider, model, first, price = chance.choices(MONTH, [6, 3, 2, 1])[0]
             failed = chance.random() < 0.03
-            asked, said = (0, 0) if failed else (chance.randint(300, 2000), chance.randint(20, 300))
-            cost = None if price is None else (asked + 5 * said) * price / 1e6
+            prompt, answer = chance.randint(300, 2000), chance.randint(20, 300)
+            if failed:
+                prompt, answer = 0, 0
+            cost = None if price is None else (prompt + 5 * answer) * price / 1e6
             first *= chance.lognormvariate(0, 0.5)
             yield Generation(
                 user_id=user,
@@ -130,11 +132,11 @@ def a_month(user: str, personas: list[str]) -> Iterator[Generation]:
                 model=model,
                 status="failed" if failed else "ok",
                 error_type="rate_limit" if failed else None,
-                prompt_tokens=asked,
-                cached_tokens=int(asked * chance.choice([0, 0.8, 0.9])),
-                completion_tokens=said,
+                prompt_tokens=prompt,
+                cached_tokens=int(prompt * chance.choice([0, 0.8, 0.9])),
+                completion_tokens=answer,
                 first_token_ms=None if failed else first,
-                total_ms=first + 15 * said,
+                total_ms=first + 15 * answer,
                 cost=cost,
                 created_at=today - timedelta(days=days, hours=chance.uniform(0, 8)),
             )

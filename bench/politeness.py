@@ -47,10 +47,10 @@ def read(path: Path = CORPUS) -> tuple[Rows, Rows]:
 
 def scores(rows: Rows, levels: list[int]) -> tuple[float, float]:
     """(share of exact levels, balanced accuracy of polite against plain)."""
-    truth, told = np.array([level for _, level in rows]), np.array(levels)
+    truth, predicted = np.array([level for _, level in rows]), np.array(levels)
     polite, plain = truth < 4, truth == 4
-    balanced = ((told[polite] < 4).mean() + (told[plain] == 4).mean()) / 2
-    return float((truth == told).mean()), float(balanced)
+    balanced = ((predicted[polite] < 4).mean() + (predicted[plain] == 4).mean()) / 2
+    return float((truth == predicted).mean()), float(balanced)
 
 
 def fit(rows: Rows, rounds: int = 300) -> tuple[list[str], npt.NDArray[np.float32]]:
@@ -70,9 +70,9 @@ def fit(rows: Rows, rounds: int = 300) -> tuple[list[str], npt.NDArray[np.float3
     mean, square = np.zeros_like(weights), np.zeros_like(weights)
     for step in range(1, rounds + 1):
         raw = inputs @ weights
-        told = np.exp(raw - raw.max(1, keepdims=True))
-        told /= told.sum(1, keepdims=True)
-        slope = inputs.T @ (told - wanted) / len(rows) + RIDGE * weights
+        predicted = np.exp(raw - raw.max(1, keepdims=True))
+        predicted /= predicted.sum(1, keepdims=True)
+        slope = inputs.T @ (predicted - wanted) / len(rows) + RIDGE * weights
         mean = 0.9 * mean + 0.1 * slope
         square = 0.99 * square + 0.01 * slope**2
         weights -= 0.05 * (mean / (1 - 0.9**step)) / (np.sqrt(square / (1 - 0.99**step)) + 1e-8)

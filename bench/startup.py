@@ -21,10 +21,10 @@ def measure() -> Measured:
     bare: list[float] = []
     lab: list[float] = []
     first: list[float] = []
-    with tempfile.TemporaryDirectory() as kept:
+    with tempfile.TemporaryDirectory() as folder:
         for _ in range(1 + ROUNDS):
-            bare.append(_start("bench.bare_app", Path(kept)))
-            lab.append(_start("app.py", Path(kept)))
+            bare.append(_start("bench.bare_app", Path(folder)))
+            lab.append(_start("app.py", Path(folder)))
             with tempfile.TemporaryDirectory() as empty:
                 first.append(_start("app.py", Path(empty)))
     return report(bare[1:], lab[1:], first[1:])

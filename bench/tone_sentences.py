@@ -92,12 +92,12 @@ def main() -> int:
     parser.add_argument("number", type=int)
     parser.add_argument("seed", type=int)
     parser.add_argument("conversations", type=Path)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     tones = Tones(ROOT / "templates" / "tones.yaml").tones
-    tone = next((tone for tone in tones if tone.name == given.tone), None)
+    tone = next((tone for tone in tones if tone.name == arguments.tone), None)
     if tone is None:
-        parser.error(f"{given.tone}: there is {', '.join(tone.name for tone in tones)}")
-    for line in draw(tone, given.number, given.seed, given.conversations):
+        parser.error(f"{arguments.tone}: there is {', '.join(tone.name for tone in tones)}")
+    for line in draw(tone, arguments.number, arguments.seed, arguments.conversations):
         print(json.dumps(line, ensure_ascii=False))
     return 0
 

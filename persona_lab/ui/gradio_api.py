@@ -108,7 +108,7 @@ class Endpoints:
             persona_id: The id of the persona to change; empty creates one.
 
         Returns:
-            The persona as it is kept, with its id.
+            The persona as it is saved, with its id.
         """
         # A client may send back an unchanged value of list_personas.
         fields = clean_persona({k: v for k, v in persona.items() if k not in ("id", "demo")})
@@ -191,10 +191,10 @@ class Endpoints:
         """The exact prompt that would be sent, to the byte, and where each part comes from.
 
         Args:
-            persona_id: The id of a kept persona; empty when persona is given.
+            persona_id: The id of a saved persona; empty when persona is given.
             message: What the user would say; may be empty.
             model: The model it would go to, as provider:name; empty takes the default.
-            persona: Fields of a persona that isn't kept, or changes to the kept one.
+            persona: Fields of a persona that isn't saved, or changes to the saved one.
 
         Returns:
             prompt, system, turns, kind, stop, template, rule, reason and spans (start, end, field).
@@ -215,9 +215,9 @@ class Endpoints:
 
         Args:
             message: What you say.
-            persona_id: The id of a kept persona; empty when persona is given.
+            persona_id: The id of a saved persona; empty when persona is given.
             model: The model, as provider:name; empty takes the default.
-            persona: Fields of a persona that isn't kept, or changes to the kept one.
+            persona: Fields of a persona that isn't saved, or changes to the saved one.
 
         Returns:
             content, chat_id (empty), done, and on the last step metadata.

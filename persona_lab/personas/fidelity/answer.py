@@ -11,11 +11,11 @@ from persona_lab.answer_text.passages import Kind, PassageParser
 from persona_lab.japanese.morphology import Word, words_of
 from persona_lab.personas.persona import Persona
 from persona_lab.types import PromptMessage
+from persona_lab.unicode_text import has_japanese
 
 Message = PromptMessage | Mapping[str, str]
 """A message of the conversation: a value with ``role`` and ``content``, or a mapping of them."""
 
-_JAPANESE = re.compile("[\u3041-\u30ff\u3400-\u9fff]")
 CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`|https?://\S+|[\w.+-]+@[\w-]+\.[\w.]+", re.DOTALL)
 """Code and addresses."""
 _LABEL = re.compile(r"[^\s、。！？!?…「」『』（）()\[\]*`:：はがをにでとへ]{1,20}")
@@ -107,7 +107,7 @@ class Answer:
     @cached_property
     def is_japanese(self) -> bool:
         """Whether the answer has Japanese text."""
-        return _JAPANESE.search(self.text) is not None
+        return has_japanese(self.text)
 
 
 def parts_of(text: str, name: str) -> Iterator[Part]:
