@@ -300,8 +300,8 @@ class LocalClient(LLMClientInterface):
         try:
             template = chat_template(source, model.bos, model.eos, self.info.name)
             return template.render(messages)
-        except TEMPLATE_ERRORS as wrong:
-            raise BadRequest(str(wrong), provider="local", model=self.info.name) from wrong
+        except TEMPLATE_ERRORS as error:
+            raise BadRequest(str(error), provider="local", model=self.info.name) from error
 
 
 Client = LocalClient

@@ -173,7 +173,7 @@ class SafetyFilter(Filter):
         self._may_have_words = False
         """Whether the held text may have a listed word."""
         self._before = ""
-        self._given = ""
+        self._last_output = ""
         """The last characters of the output."""
         self._read = 0
         """The number of characters before the held text."""
@@ -272,16 +272,16 @@ class SafetyFilter(Filter):
         out = self._masked(unit, has_sign, may_have_words)
         self._read += len(unit)
         self._before = (self._before + unit)[-_LOOKBEHIND_LENGTH:]
-        self._given = (self._given + out)[-2:]
+        self._last_output = (self._last_output + out)[-2:]
         self._fences.feed(unit)
         return out
 
     def _closing_text(self) -> str:
         """Return the text that ends the answer so far: a closing code fence and a blank line."""
-        if not self._given:
+        if not self._last_output:
             return ""
         self._fences.end_line()
-        lines = len(self._given) - len(self._given.rstrip("\n"))
+        lines = len(self._last_output) - len(self._last_output.rstrip("\n"))
         if self._fences.open:
             return ("" if lines else "\n") + self._fences.open + "\n\n"
         return "\n\n"[lines:]

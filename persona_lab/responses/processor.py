@@ -46,8 +46,8 @@ class ReplyStream:
     def __init__(self, steps: Sequence[Step], agent: Agent) -> None:
         self._steps = steps
         self._filters = [step.open(agent) for step in steps]
-        self._seen: list[str] = []
-        self._given: list[list[str]] = [[] for _ in steps]
+        self._inputs: list[str] = []
+        self._outputs: list[list[str]] = [[] for _ in steps]
         self._judge = max(
             at for at, step in enumerate(steps) if step.masks and not step.shows_pending
         )
@@ -70,7 +70,7 @@ class ReplyStream:
 
         Labels and the like are removed from it.
         """
-        judged = "".join(self._given[self._judge])
+        judged = "".join(self._outputs[self._judge])
         return judged if self.ended else judged + self._filters[self._judge].pending
 
     @property
@@ -93,25 +93,26 @@ class ReplyStream:
             half = self._returned and text[0] == "\n"
             self._returned = text[-1] == "\r"
             text = to_storable(text[half:])
-        self._seen.append(text)
-        for filter_, given in zip(self._filters, self._given, strict=True):
+        self._inputs.append(text)
+        for filter_, output in zip(self._filters, self._outputs, strict=True):
             text = filter_.feed(text)
-            given.append(text)
+            output.append(text)
         return text
 
     def finish(self) -> tuple[str, tuple[str, ...]]:
         """Return the rest of the finished text, and the names of the steps that changed any."""
         text = ""
-        for filter_, given in zip(self._filters, self._given, strict=True):
+        for filter_, output in zip(self._filters, self._outputs, strict=True):
             text = filter_.feed(text) + filter_.finish()
-            given.append(text)
+            output.append(text)
         applied: list[str] = []
-        seen = "".join(self._seen)
-        for step, filter_, pieces in zip(self._steps, self._filters, self._given, strict=True):
-            before, seen = seen, "".join(pieces)
-            if before != seen:
+        before = "".join(self._inputs)
+        for step, filter_, pieces in zip(self._steps, self._filters, self._outputs, strict=True):
+            after = "".join(pieces)
+            if before != after:
                 applied += filter_.applied or (step.name,)
-            self._texts.append((before, seen))
+            self._texts.append((before, after))
+            before = after
         return text, tuple(applied)
 
     def changes(self) -> tuple[Change, ...]:
@@ -120,18 +121,18 @@ class ReplyStream:
         Call it after :meth:`finish`. A step without changes costs one comparison.
         """
         found: list[Change] = []
-        for step, filter_, (seen, given) in zip(
+        for step, filter_, (before, after) in zip(
             self._steps, self._filters, self._texts, strict=True
         ):
             if filter_.ended and filter_.consumed is not None:  # the filter didn't read the rest
-                seen = seen[: filter_.consumed]
-                found = [change for change in found if change.end <= len(seen)]
-            if seen == given:
+                before = before[: filter_.consumed]
+                found = [change for change in found if change.end <= len(before)]
+            if before == after:
                 continue
-            edits = filter_.edits(seen, given)
+            edits = filter_.edits(before, after)
             if edits is None:
-                edits = difference(seen, given, masks=step.masks)
-            found = compose(found, edits, seen, given, step.name, masks=step.masks)
+                edits = difference(before, after, masks=step.masks)
+            found = compose(found, edits, before, after, step.name, masks=step.masks)
         return tuple(found)
 
 

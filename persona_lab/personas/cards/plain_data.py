@@ -76,8 +76,8 @@ def read_json(text: str) -> Any:
             parse_float=_to_number,
             parse_constant=str,
         )
-    except json.JSONDecodeError as wrong:
-        raise CardError("card_json", line=wrong.lineno) from None
+    except json.JSONDecodeError as error:
+        raise CardError("card_json", line=error.lineno) from None
     except RecursionError:
         raise CardError("card_depth", limit=MAX_DEPTH) from None
     return _checked(value)
@@ -96,8 +96,8 @@ def read_yaml(text: str) -> Any:
     """
     try:
         return _checked(_build(text))
-    except yaml.YAMLError as wrong:
-        mark = getattr(wrong, "problem_mark", None)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
         raise CardError("card_yaml", line=mark.line + 1 if mark else 1) from None
     except ValueError:  # an escape that names no character
         raise CardError("card_yaml", line=1) from None

@@ -160,14 +160,14 @@ def _read_text(text: str) -> Card:
     if stripped.startswith(("{", "[")):
         try:
             return _with_source(_read_value(read_json(text)), "json")
-        except CardError as wrong:
-            if wrong.details["why"] != "card_json" or not _looks_like_sheet(stripped):
+        except CardError as error:
+            if error.details["why"] != "card_json" or not _looks_like_sheet(stripped):
                 raise
             return _read_sheet_card(text)
     try:
         value = read_yaml(text)
-    except CardError as wrong:
-        if wrong.details["why"] != "card_yaml" or not is_sheet(text):
+    except CardError as error:
+        if error.details["why"] != "card_yaml" or not is_sheet(text):
             raise
         return _read_sheet_card(text)
     if isinstance(value, dict) and _is_known(value) and not _has_labels(value):
