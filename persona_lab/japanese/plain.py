@@ -18,6 +18,7 @@ _HUMBLE = {
     "下さる": ("くれる", "下一段-ラ行"),
     "存じる": ("思う", "五段-ワア行"),
     "存ずる": ("思う", "五段-ワア行"),
+    "存じ上げる": ("知る", "五段-ラ行"),
     "かしこまる": ("分かる", "五段-ラ行"),
 }
 """Humble or polite verb → the plain verb, with its conjugation."""
@@ -137,6 +138,8 @@ class _PlainRewriter:
             return False  # the answer to thanks
         if self._greets(verb, before, form) or self._wishes(length):
             return False
+        if before.lemma == "願う" and form == "plain" and self.word(length).pos.startswith("名詞"):
+            return False  # お願いします and a character's own ending
         if verb.lemma in _SORRY and form == "plain":
             if self.word(2).surface not in ("が", "けど", "けれど"):  # 恐れ入りますが
                 return False
@@ -379,6 +382,8 @@ class _PlainRewriter:
             return False
         if [self.word(-back).surface for back in (4, 3, 2, 1)] == ["お", "気", "を", "つけ"]:
             self.out[-4:] = ["気", "を", "つけて" + give]
+        elif honorific and before.surface == "越し":
+            self.out[-2:] = ["来て" + give]
         elif honorific and before.pos.startswith("動詞"):
             self.out[-2:] = [conjugate(before.lemma, before.type, "te") + give]
         elif before.surface == "ご覧":
@@ -409,9 +414,10 @@ class _PlainRewriter:
         if word.type != "助動詞-デス" or word.surface == "す":  # でやんす
             return False
         before, after = self.word(-1), self.word(1)
+        stem = before.form.startswith("語幹") or before.form == "連用形-一般"  # お勧めです
         drops = not before.kept and (
-            before.is_adjective()
-            or before.is_verb()
+            (before.is_adjective() and not stem)
+            or (before.is_verb() and not stem)
             or before.type in ("助動詞-タ", "助動詞-ヌ", "助動詞-マス")
         )
         length = 1

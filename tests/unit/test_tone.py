@@ -379,6 +379,29 @@ def test_osaka_speech_is_as_a_native_would_say_it(text: str, expected: str) -> N
     assert final(text, "関西弁") == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("変化が見られます。", "変化が見られるのだ。"),
+        ("状況を安定させますよ。", "状況を安定させるのだ。"),
+        ("もう覚えてるよ。", "もう覚えてるのだ。"),
+        ("光栄です、佐藤様。", "光栄なのだ、佐藤様。"),
+        ("そうですね、先輩。", "そうだね、先輩。"),
+        ("次の話題に移りましょう。", "次の話題に移ろう。"),
+        ("実現を目指して参ります。", "実現を目指していくのだ。"),
+        ("歩んでまいりましょう。", "歩んでいこう。"),
+        ("先生がいらっしゃいます。", "先生がいるのだ。"),
+        ("誰かいらっしゃいますか？", "誰かいるか？"),
+        ("嘘なんじゃない。", "嘘なんじゃない。"),
+        ("来ないんじゃない？", "来ないんじゃない？"),
+        ("とてもいいじゃない？", "とてもいいじゃない？"),
+        ("猫じゃない。", "猫じゃないのだ。"),
+    ],
+)
+def test_noda_speech_is_as_its_speakers_say_it(text: str, expected: str) -> None:
+    assert final(text, "のだ") == expected
+
+
 def test_a_sentence_that_may_be_narration_waits_for_the_next_line() -> None:
     stream = processor.open_stream(speaking("敬語"))
     assert stream.feed("彼は静かに頷いた。") == ""
