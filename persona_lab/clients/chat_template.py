@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import re
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, NoReturn
@@ -35,6 +36,12 @@ _PROBE: tuple[Message, ...] = (
     {"role": "user", "content": "Question word delta."},
 )
 """A conversation of known words."""
+
+
+_OPEN_THOUGHT = re.compile(
+    r"(<(?:think|thinking|thought|reasoning|seed:think)>|\[THINK\]|◁think▷|<\|START_THINKING\|>)\s*$",
+    re.IGNORECASE,
+)
 
 
 def without_system(messages: list[Message]) -> list[Message]:
@@ -70,6 +77,8 @@ class ChatTemplate:
 
     Attributes:
         form: The name of the form; "" if the words come out in none.
+        open_thought: The tag with which the template begins the answer's thought, "" if it begins
+            none.
     """
 
     def __init__(self, source: str, bos: str, eos: str) -> None:
@@ -82,6 +91,9 @@ class ChatTemplate:
         """
         self._source, self._bos, self._eos = source, bos, eos
         self.form = next(filter(self._proves, _FORMS), "")
+        text = self._render(_FORMS[self.form](list(_PROBE))) if self.form else ""
+        opened = _OPEN_THOUGHT.search(text)
+        self.open_thought = f"{opened[1]}\n" if opened else ""
 
     def render(self, messages: list[Message]) -> str | None:
         """Render a conversation.

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from persona_lab.clients.base import LLMClientInterface
 from persona_lab.clients.catalog import ModelInfo
-from persona_lab.clients.chat_template import TEMPLATE_ERRORS, chat_template
+from persona_lab.clients.chat_template import TEMPLATE_ERRORS, ChatTemplate, chat_template
 from persona_lab.clients.error_mapping import map_error
 from persona_lab.clients.provider import Provider
 from persona_lab.clients.weights import (
@@ -155,6 +155,10 @@ class LocalClient(LLMClientInterface):
             loop.call_soon_threadsafe(steps.put_nowait, step)
 
         generation = await self._submit(prompt, options, send)
+        template = self._template(prompt)
+        form = template.form or "plain" if template is not None else "messages"
+        # Some templates open a thought, and the model ends it. Its begin belongs to the answer.
+        thought = template.open_thought if template is not None and template.form else ""
         end = loop.time() + options.total_timeout
         deadline = min(loop.time() + options.timeout, end)
         try:
@@ -171,29 +175,29 @@ class LocalClient(LLMClientInterface):
                     continue
                 if step.finish is None:
                     given = loop.time()
-                    yield Chunk(step.text)
+                    yield Chunk(thought + step.text if step.text else "")
+                    thought = "" if step.text else thought
                     end += loop.time() - given  # the reader's time doesn't count
                     deadline = min(loop.time() + options.idle, end)
                     continue
                 yield Chunk(
-                    step.text,
+                    thought + step.text if step.text else "",
                     step.finish,
                     Usage(step.prompt_tokens, step.completion_tokens, step.cached_tokens),
                     self.info.name,
-                    self._prompt_form(prompt),
+                    {} if form == "messages" else {"prompt_form": form},
                 )
                 return
         finally:
             generation.cancel()
 
-    def _prompt_form(self, prompt: Prompt) -> dict[str, Any]:
-        """Return metadata that names the form of the prompt, {} if it is the template's own."""
+    def _template(self, prompt: Prompt) -> ChatTemplate | None:
+        """Return the chat template that the prompt was rendered with, None if there is none."""
         engine = self.engine
         source = "" if engine is None else engine.model.metadata("tokenizer.chat_template")
         if engine is None or not source or prompt.kind == "transcript":
-            return {}
-        form = chat_template(source, engine.model.bos, engine.model.eos, self.info.name).form
-        return {} if form == "messages" else {"prompt_form": form or "plain"}
+            return None
+        return chat_template(source, engine.model.bos, engine.model.eos, self.info.name)
 
     def _map_error(self, error: Exception) -> ProviderError:
         """Map an exception of the engine to an error of a provider."""

@@ -122,3 +122,17 @@ def test_conversation_without_system_or_user_is_rendered() -> None:
     assert template.render(MESSAGES[1:2]) == "<u>やあ<a>"
     assert template.render(MESSAGES[:1]) == "<u>あなたはミナです。<a>"
     assert "ミナ" in str(template.render([MESSAGES[0], MESSAGES[2]]))
+
+
+@pytest.mark.parametrize(
+    ("ending", "tag"),
+    [
+        ("<think>\n", "<think>\n"),
+        ("<think>", "<think>\n"),
+        ("[THINK]", "[THINK]\n"),
+        ("<think>\n\n</think>\n\n", ""),
+        ("", ""),
+    ],
+)
+def test_thought_that_a_template_opens_is_known(ending: str, tag: str) -> None:
+    assert ChatTemplate(CHATML + ending, "", "").open_thought == tag
