@@ -44,7 +44,7 @@ ProviderName = Annotated[str, AfterValidator(_is_provider)]
 _ENDPOINTS = {
     "openai_base_url": (
         *("/chat/completions", "/completions", "/responses", "/embeddings", "/moderations"),
-        "/models",
+        *("/models", "/api/chat", "/api/generate", "/api/tags"),
     ),
     "anthropic_base_url": ("/v1/messages", "/messages", "/v1/complete", "/v1/models", "/v1"),
 }

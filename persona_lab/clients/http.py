@@ -15,6 +15,7 @@ from abc import abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, cast
+from urllib.parse import urlsplit
 
 from cachetools import LRUCache
 from pydantic import SecretStr
@@ -34,6 +35,7 @@ from persona_lab.errors import (
     Offline,
     Overloaded,
     ProviderError,
+    WrongAddress,
 )
 from persona_lab.settings import Settings
 from persona_lab.types import Chunk, Image, Options, Prompt, Usage
@@ -46,6 +48,9 @@ log = logging.getLogger(__name__)
 
 MAX_REPAIRED_MODELS = 256
 """Maximum number of models of which a client remembers what they need."""
+
+API_PATH = "/v1"
+"""The path of the API at most servers. It is tried if the address in the settings has no path."""
 
 LATER_STATUSES = (409, 425, 429, 499, 502, 503, 504, 529)
 """Statuses of a server that may take the same request later."""
@@ -159,9 +164,34 @@ class HttpClient(LLMClientInterface):
         """Return the usage. Counts that the provider didn't send are 0."""
 
     async def stream(self, prompt: Prompt, options: Options) -> AsyncGenerator[Chunk, None]:
-        """Stream an answer. See :meth:`LLMClientInterface.stream`."""
+        """Stream an answer. See :meth:`LLMClientInterface.stream`.
+
+        If the server refuses a part of the request by its name, the request is sent again without
+        that part.
+        """
         check_key(self.info, self._key)
         self.check_images(prompt)
+        path, body = self.request(prompt, options)
+        for attempt in range(MAX_REPAIRS + 1):
+            repairs, has_text = self._repairs.get(self.info.name, Repairs()), False
+            sending = self._post(repairs.prefix + path, repairs.apply(body), options)
+            try:
+                async with contextlib.aclosing(self._read(sending, prompt, options)) as chunks:
+                    async for chunk in chunks:
+                        has_text = has_text or bool(chunk.text)
+                        yield chunk
+                return
+            except ProviderError as error:
+                is_last = has_text or attempt == MAX_REPAIRS
+                learned = None if is_last else self._learn(repairs, error, path, body)
+                if learned is None:
+                    raise
+                self._repairs[self.info.name] = learned
+
+    async def _read(
+        self, opening: Awaitable[httpx2.Response], prompt: Prompt, options: Options
+    ) -> AsyncGenerator[Chunk, None]:
+        """Send one request and stream its answer."""
         answer, text, half, is_cut, empty_events = AnswerEvent(), "", "", False, 0
         max_characters = options.max_tokens * MAX_TOKEN_LENGTH
         decoder = EventDecoder()
@@ -169,7 +199,6 @@ class HttpClient(LLMClientInterface):
         def is_complete() -> bool:
             return bool(answer.finish_reason) or decoder.is_ended or answer.is_last
 
-        opening = self._send(prompt, options)
         with (
             translate_errors(self.info, self._key, self._sdk_error),
             ignore_errors_after_end(is_complete, self._sdk_error),
@@ -213,36 +242,23 @@ class HttpClient(LLMClientInterface):
         other.info = info
         return other
 
-    async def _send(self, prompt: Prompt, options: Options) -> httpx2.Response:
-        """Send the request and return the response, whose body isn't read yet.
-
-        If the server refuses a part of the request by its name, the request is sent again without
-        that part.
-        """
-        path, body = self.request(prompt, options)
-        for _ in range(MAX_REPAIRS):
-            repairs = self._repairs.get(self.info.name, Repairs())
-            try:
-                return await self._post(path, repairs.apply(body), options)
-            except self._sdk_error as error:
-                learned = self._learn(repairs, error, body)
-                if learned is None:
-                    raise
-                self._repairs[self.info.name] = learned
-        return await self._post(path, self._repairs[self.info.name].apply(body), options)
-
-    def _learn(self, repairs: Repairs, error: Exception, body: dict[str, Any]) -> Repairs | None:
+    def _learn(
+        self, repairs: Repairs, error: ProviderError, path: str, body: dict[str, Any]
+    ) -> Repairs | None:
         """Return the repairs that a refusal asks for, None if it is another error."""
-        mapped = map_error(error, provider=self.info.provider, model=self.info.name)
-        if not isinstance(mapped, BadRequest | Overloaded) or getattr(mapped, "status", None) in (
-            None,
-            *LATER_STATUSES,
-        ):
-            return None
-        said = read_error_body(getattr(error, "body", None))
-        learned = repairs.learn(said, body, self.required)
+        if isinstance(error, WrongAddress):
+            self._repairs.pop(self.info.name, None)
+            has_path = path.startswith(API_PATH) or urlsplit(self._base_url).path.strip("/")
+            learned = None if repairs.prefix or has_path else replace(repairs, prefix=API_PATH)
+        else:
+            is_later = error.status is None or error.status in LATER_STATUSES
+            is_refusal = isinstance(error, BadRequest) or type(error) is ProviderError
+            if not is_refusal and not (isinstance(error, Overloaded) and not is_later):
+                return None
+            said = read_error_body(getattr(error.__cause__, "body", None))
+            learned = repairs.learn(said, body, self.required)
         if learned is not None:
-            more = {"event": "request_repaired", "model": self.info.spec, "status": mapped.status}
+            more = {"event": "request_repaired", "model": self.info.spec, "status": error.status}
             log.info("a request is changed for %s", self.info.spec, extra=more)
         return learned
 

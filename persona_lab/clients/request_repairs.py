@@ -60,6 +60,7 @@ class Repairs:
     """What one model at one server needs in its requests.
 
     Attributes:
+        prefix: What precedes the path of the endpoint.
         left_out: Parameters that are left out.
         renamed: New names of parameters.
         values: The only value of a parameter.
@@ -68,6 +69,7 @@ class Repairs:
         is_system_plain: Whether the system text is one text without parts.
     """
 
+    prefix: str = ""
     left_out: frozenset[str] = frozenset()
     renamed: Mapping[str, str] = field(default_factory=dict)
     values: Mapping[str, float] = field(default_factory=dict)

@@ -10,6 +10,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import httpx2
 import pytest
 from support.clients import ALL_OPTIONS, OPTION_NAMES, PROMPT_WITH_IMAGES, collect_chunks
 from support.fake_servers import PROMPT, FakeAnthropic, FakeOpenAI
@@ -18,7 +19,7 @@ from support.faulty_server import FaultyResponse, FaultyServer
 from persona_lab.clients.anthropic import AnthropicClient
 from persona_lab.clients.catalog import Catalog, ModelInfo
 from persona_lab.clients.openai import OpenAIClient
-from persona_lab.errors import BadRequest, OptionRefused, Overloaded, ProviderError
+from persona_lab.errors import BadRequest, OptionRefused, Overloaded, ProviderError, WrongAddress
 from persona_lab.settings import ROOT, Settings
 from persona_lab.types import Options, Prompt
 
@@ -255,3 +256,70 @@ async def test_claude_4_gets_one_of_temperature_and_top_p(name: str, both: bool)
     (request,) = await ask(provider="anthropic", name=name)
     assert "temperature" in request
     assert ("top_p" in request) is both
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        b'data: {"error": {"message": "Unknown parameter: \'seed\'."}}\n\n',
+        b'event: error\ndata: {"error": {"message": "seed is not supported", "code": 400}}\n\n',
+    ],
+)
+async def test_refusal_in_a_stream_is_answered_too(event: bytes) -> None:
+    first, second = await ask(FaultyResponse([event]))
+    assert first.keys() - second.keys() == {"seed"}
+
+
+async def test_refusal_behind_words_is_an_error() -> None:
+    begun = FakeOpenAI().answer_events()[:2]
+    event = b'data: {"error": {"message": "Unknown parameter: \'seed\'."}}\n\n'
+    with pytest.raises(ProviderError):
+        await ask(FaultyResponse([*begun, event]))
+
+
+class PathServer:
+    """A server that has the endpoint of chats at ``/v1`` only."""
+
+    def __init__(self, wrong: FaultyResponse) -> None:
+        self.paths: list[str] = []
+        self._wrong = wrong
+
+    def respond(self, request: httpx2.Request) -> httpx2.Response:
+        self.paths.append(request.url.path)
+        if request.url.path == "/v1/chat/completions":
+            return httpx2.Response(200, content=b"".join(FakeOpenAI().answer_events()))
+        content = b"".join(self._wrong.parts)
+        return httpx2.Response(self._wrong.status, content=content)
+
+
+@pytest.mark.parametrize("address", ["http://host", "http://host/", "http://host/api/chat"])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        FaultyResponse([b"404 page not found"], 404),
+        FaultyResponse([b'{"detail": "Not Found"}'], 404),
+        FaultyResponse([b'{"error": "Unexpected endpoint or method. (POST /chat/completions)"}']),
+    ],
+)
+async def test_version_is_added_to_an_address_without_path(
+    address: str, wrong: FaultyResponse
+) -> None:
+    server = PathServer(wrong)
+    http = httpx2.AsyncClient(transport=httpx2.MockTransport(server.respond))
+    info = ModelInfo(provider="openai", name="m")
+    client = OpenAIClient(info, Settings(openai_base_url=address), http_client=http)
+    for _ in range(2):
+        await collect_chunks(client)
+    assert server.paths == ["/chat/completions", *["/v1/chat/completions"] * 2]
+
+
+@pytest.mark.parametrize("address", ["http://host/v2", "http://host"])
+async def test_wrong_address_is_named(address: str) -> None:
+    def respond(_: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(404, text="404 page not found")
+
+    http = httpx2.AsyncClient(transport=httpx2.MockTransport(respond))
+    info = ModelInfo(provider="openai", name="m")
+    client = OpenAIClient(info, Settings(openai_base_url=address), http_client=http)
+    with pytest.raises(WrongAddress):
+        await collect_chunks(client)
