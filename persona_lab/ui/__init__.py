@@ -4,9 +4,10 @@
 them. ``page_blocks.py`` turns each error of a call into a message. Opening, editing and changing a
 persona is in ``persona_view.py``, ``autosave.py`` and ``persona_actions.py``; the state of the
 model is in ``model_status.py``. ``session.py`` identifies the visitor; ``visitor_keys.py`` stores
-visitors' provider keys. ``streaming.py`` paces streams, ``prefetch.py`` makes a local model prefill
-a prompt, and ``render/`` turns values into HTML. ``gradio_api.py`` declares the endpoints for
-programs. ``theme.py`` and ``static/`` hold the style and the browser's scripts.
+visitors' provider keys. ``running_answers.py`` lets answers go on without a page. ``streaming.py``
+paces streams, ``prefetch.py`` makes a local model prefill a prompt, and ``render/`` turns values
+into HTML. ``gradio_api.py`` declares the endpoints for programs. ``theme.py`` and ``static/`` hold
+the style and the browser's scripts.
 """
 
 from __future__ import annotations

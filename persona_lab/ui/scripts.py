@@ -30,6 +30,7 @@ MODULES = (
     "answers",
     "dialogs",
     "examples",
+    "returning",
     "main",
 )
 """The modules in the order in which they run: a module follows those that it imports."""

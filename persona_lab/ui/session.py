@@ -23,6 +23,7 @@ from persona_lab.server import visitor_language, visitor_secret
 from persona_lab.server.operations import Operations
 from persona_lab.translations import Translations
 from persona_lab.types import Language
+from persona_lab.ui.running_answers import RunningAnswers
 from persona_lab.ui.visitor_keys import Page, UserKeyStore
 
 log = logging.getLogger(__name__)
@@ -117,6 +118,7 @@ class Visitors:
         self._translations = translations
         self._known: LRUCache[str, str] = LRUCache(10_000)
         self.user_keys = UserKeyStore(lab)
+        self.answers = RunningAnswers()
 
     async def from_request(self, request: gr.Request) -> Visitor:
         """Return the visitor who sent ``request``.
@@ -151,9 +153,13 @@ class Visitors:
         return replace(visitor, service=self.user_keys.service(visitor.page))
 
     async def on_unload(self, request: gr.Request) -> None:
-        """Handle a closed page, or a broken connection: forget its keys after a grace period."""
-        user_id = self._known.get(_visitor_secret(request), "")
-        await self.user_keys.close_page((user_id, request.session_hash or ""))
+        """Handle a closed page, or a broken connection: forget its keys after a grace period.
+
+        An answer that runs is finished first. It may need the keys.
+        """
+        page = self._known.get(_visitor_secret(request), ""), request.session_hash or ""
+        await self.answers.wait(page)
+        await self.user_keys.close_page(page)
 
 
 def _visitor_secret(request: gr.Request) -> str:

@@ -16,7 +16,11 @@ Rewrite = Callable[[bytes], bytes]
 
 @contextmanager
 def reverse_proxy(
-    url: str, *, request: Rewrite = bytes, response: Rewrite = bytes
+    url: str,
+    *,
+    request: Rewrite = bytes,
+    response: Rewrite = bytes,
+    connections: set[socket.socket] | None = None,
 ) -> Iterator[str]:
     """Serve the app at ``url`` on another port until the block ends; yield the address.
 
@@ -24,12 +28,15 @@ def reverse_proxy(
         url: The address of the app.
         request: Changes the head of each request.
         response: Changes the head of each response.
+        connections: Receives the connections from the browser.
     """
     host, port = urlsplit(url).hostname, urlsplit(url).port
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
             with suppress(OSError), closing(socket.create_connection((host, port))) as upstream:
+                if connections is not None:
+                    connections.add(self.request)
                 head, rest = _read_head(self.request)
                 closes = re.sub(rb"(?im)^connection:.*\r\n", b"", head)
                 closes = closes.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from html import escape
 from typing import Any, ClassVar
 
@@ -14,7 +14,7 @@ from gradio.components import Component
 from persona_lab.db.tables import Agent
 from persona_lab.lab import Lab
 from persona_lab.responses.changes import changed_sentences
-from persona_lab.types import Event
+from persona_lab.types import Event, new_id
 from persona_lab.ui.events import PRIVATE_EVENT, Update, noop_for_cancel
 from persona_lab.ui.page_context import PageContext
 from persona_lab.ui.render.chat import (
@@ -36,14 +36,7 @@ class ChatActions:
     def __init__(self, lab: Lab, visitors: Visitors) -> None:
         self.lab = lab
         self.visitors = visitors
-        self._answering: dict[str, asyncio.Event] = {}
-
-    async def wait_until_saved(self, chat_id: str) -> None:
-        """Wait until a stopped answer is saved; return at once if none is running."""
-        finished = self._answering.get(chat_id)
-        if finished is not None:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(finished.wait(), timeout=10)
+        self.answers = visitors.answers
 
     async def list_chats(self, persona: str, visitor: Visitor) -> list[tuple[str, str]]:
         """Return the visitor's chats with a persona, newest first, as (title, id)."""
@@ -93,11 +86,40 @@ class ChatActions:
         await operations.get_persona(persona)
         thread = await self.load_thread(persona, chat_id, visitor)
         thread.append({"role": "user", "content": message_html(message)})
-        events = operations.send(message, chat_id, persona, model=model, pending=True)
-        answer = self._stream_thread(events, thread, message, chat_id, model, visitor)
-        async with aclosing(answer) as steps:
+        answer = self.answers.start(
+            chat_id,
+            visitor.page,
+            operations.send(message, chat_id, persona, model=model, pending=True),
+        )
+        steps = self._stream_thread(answer.follow(), thread, chat_id, model, visitor)
+        async with aclosing(steps):
             async for step in steps:
                 yield step
+
+    async def resume(
+        self, persona: str, chat_id: str, model: str, visitor: Visitor
+    ) -> AsyncGenerator[tuple[str, Thread, bool], None]:
+        """Stream the answer that runs in a chat, from its start. It belongs to this page now.
+
+        Yields:
+            The same as :meth:`send`; nothing if no answer runs.
+        """
+        thread = await self._load_thread_to_answer(persona, chat_id, visitor)  # checks the owner
+        answer = self.answers.get(chat_id)
+        if answer is None:
+            return
+        answer.page = visitor.page
+        steps = self._stream_thread(answer.follow(), thread, chat_id, model, visitor)
+        async with aclosing(steps):
+            async for step in steps:
+                yield step
+
+    async def _load_thread_to_answer(self, persona: str, chat_id: str, visitor: Visitor) -> Thread:
+        """Return the messages of a chat up to the user's last one."""
+        thread = await self.load_thread(persona, chat_id, visitor)
+        while thread and thread[-1]["role"] == "assistant" and len(thread) > 1:
+            thread.pop()
+        return thread
 
     async def regenerate(
         self, persona: str, chat_id: str, model: str, visitor: Visitor
@@ -107,24 +129,24 @@ class ChatActions:
         Yields:
             The same as :meth:`send`.
         """
-        thread = await self.load_thread(persona, chat_id, visitor)
-        while thread and thread[-1]["role"] == "assistant" and len(thread) > 1:
-            thread.pop()
-        messages = await visitor.operations(self.lab).list_messages(chat_id, limit=10)
-        question = next((m.content for m in reversed(messages) if m.sender == "user"), "")
-        events = visitor.operations(self.lab).regenerate(chat_id, model=model, pending=True)
+        thread = await self._load_thread_to_answer(persona, chat_id, visitor)
+        answer = self.answers.start(
+            chat_id,
+            visitor.page,
+            visitor.operations(self.lab).regenerate(chat_id, model=model, pending=True),
+        )
         failed = ""
 
         async def watched() -> AsyncGenerator[Event, None]:
             nonlocal failed
-            async with aclosing(events) as stream:
+            async with aclosing(answer.follow()) as stream:
                 async for event in stream:
                     if event.type == "done" and "fallback" in event.metadata:
                         failed = event.content
                     yield event
 
         async with aclosing(
-            self._stream_thread(watched(), thread, question, chat_id, model, visitor)
+            self._stream_thread(watched(), thread, chat_id, model, visitor)
         ) as steps:
             async for step in steps:
                 yield step
@@ -132,41 +154,37 @@ class ChatActions:
             gr.Warning(escape(failed, quote=False), duration=6)
             yield chat_id, await self.load_thread(persona, chat_id, visitor), True
 
+    async def _last_question(self, chat_id: str, visitor: Visitor) -> str:
+        messages = await visitor.operations(self.lab).list_messages(chat_id, limit=10)
+        return next((m.content for m in reversed(messages) if m.sender == "user"), "")
+
     async def _stream_thread(
         self,
         events: AsyncGenerator[Event, None],
         thread: Thread,
-        question: str,
         chat_id: str,
         model: str,
         visitor: Visitor,
     ) -> AsyncGenerator[tuple[str, Thread, bool], None]:
-        finished = self._answering[chat_id] = asyncio.Event()
         text, pending, saved = "", "", False
         thread = without_old_footers(thread)
-        try:
-            async with aclosing(batch_events(events)) as batches:
-                async for batch in batches:
-                    for event in batch:
-                        saved |= event.type == "start"  # a heartbeat doesn't tell
-                        text = event.content if event.type == "done" else text + event.content
-                        pending = event.pending
-                    answer: Any = message_html(text, pending=pending)
-                    if not text + pending:
-                        words = await waiting_text(model, visitor)
-                        answer = gr.HTML(waiting_html(words, visitor))
-                    if batch and batch[-1].type == "done":
-                        metadata = batch[-1].metadata
-                        changed = changed_sentences(text, metadata.get("changes") or ())
-                        answer = [
-                            message_html(text, changed=changed),
-                            gr.HTML(answer_footer_html(question, text, metadata, visitor)),
-                        ]
-                    yield chat_id, [*thread, {"role": "assistant", "content": answer}], saved
-        finally:
-            finished.set()
-            if self._answering.get(chat_id) is finished:
-                del self._answering[chat_id]
+        async with aclosing(batch_events(events)) as batches:
+            async for batch in batches:
+                for event in batch:
+                    saved |= event.type == "start"  # a heartbeat doesn't tell
+                    text = event.content if event.type == "done" else text + event.content
+                    pending = event.pending
+                answer: Any = message_html(text, pending=pending)
+                if not text + pending:
+                    words = await waiting_text(model, visitor)
+                    answer = gr.HTML(waiting_html(words, visitor))
+                if batch and batch[-1].type == "done":
+                    metadata = batch[-1].metadata
+                    changed = changed_sentences(text, metadata.get("changes") or ())
+                    question = await self._last_question(chat_id, visitor)
+                    footer = answer_footer_html(question, text, metadata, visitor)
+                    answer = [message_html(text, changed=changed), gr.HTML(footer)]
+                yield chat_id, [*thread, {"role": "assistant", "content": answer}], saved
 
 
 class ChatTab:
@@ -216,6 +234,10 @@ class ChatTab:
         self._chat_id = gr.Textbox(visible="hidden", elem_id="chat-id")
         self._deleted_id = gr.Textbox(visible="hidden", elem_id="chat-deleted")
         self._sent = gr.Textbox(visible="hidden", elem_id="chat-taken")
+        self._running = gr.Textbox(visible="hidden")
+        """A new value makes the page follow the answer that runs in the open chat."""
+        self._return = gr.Button(visible="hidden", elem_id="chat-return")
+        """returning.js presses it when the page is visible again."""
 
     def _build_message_box(self) -> None:
         i18n = self._page.i18n
@@ -259,29 +281,36 @@ class ChatTab:
         """
         return [
             self._chat_id, self._list, self._thread, self._regenerate, self._delete, self._undo,
-            self._deleted_id, self._send, self._stop,
+            self._deleted_id, self._send, self._stop, self._running,
         ]  # fmt: skip
 
     # ── updates ───────────────────────────────────────────────────────────────────────────
 
     async def open_chat(self, persona_id: str, chat_id: str, visitor: Visitor) -> Update:
-        """Return updates that open a chat, or a new one where ``chat_id`` is empty."""
+        """Return updates that open a chat, or a new one where ``chat_id`` is empty.
+
+        An answer that runs in the chat goes on, and is followed. Those in the chats that the page
+        had open before are stopped.
+        """
         lab = self._page.lab
+        await self.actions.answers.stop_others(visitor.page, chat_id)
         chat_id, listed, thread = await self.actions.open_chat(persona_id, chat_id, visitor)
         deleted = await asyncio.to_thread(
             lab.store.deleted_chat, persona_id, user_id=visitor.user_id
         )
-        started = gr.update(visible=bool(chat_id))
+        running = bool(chat_id) and self.actions.answers.get(chat_id) is not None
+        started = gr.update(visible=bool(chat_id) and not running)
         return {
             self._chat_id: chat_id,
             self._list: listed,
             self._thread: thread,
             self._regenerate: started,
-            self._delete: started,
+            self._delete: gr.update(visible=bool(chat_id)),
             self._undo: gr.update(visible=deleted is not None),
             self._deleted_id: deleted.id if deleted else "",
-            self._send: gr.update(visible=True),
-            self._stop: gr.update(visible=False),
+            self._send: gr.update(visible=not running),
+            self._stop: gr.update(visible=running),
+            self._running: new_id() if running else gr.skip(),
         }
 
     async def open_newest(self, agent: Agent, model: str, visitor: Visitor) -> Update:
@@ -306,14 +335,19 @@ class ChatTab:
             return await self.open_chat(persona_id, chat_id or "", visitor)
 
     async def _on_answered(self, persona_id: str, chat_id: str, request: gr.Request) -> Update:
-        return await self._on_select(persona_id, chat_id, request)
+        visitor = await self._page.visitors.from_request(request)
+        with visitor.error_toasts():
+            if chat_id:  # a demo that was changed meanwhile has moved its chats to the copy
+                chat = await visitor.operations(self._page.lab).get_chat(chat_id)
+                persona_id = chat.agent_id
+            return await self.open_chat(persona_id, chat_id, visitor)
 
     async def _on_stop(self, persona_id: str, chat_id: str, request: gr.Request) -> Update:
         visitor = await self._page.visitors.from_request(request)
         with visitor.error_toasts():
             if chat_id:
                 await visitor.operations(self._page.lab).get_chat(chat_id)
-                await self.actions.wait_until_saved(chat_id)
+                await self.actions.answers.stop(chat_id)
             return await self.open_chat(persona_id, chat_id, visitor)
 
     async def _on_new(self, persona_id: str, request: gr.Request) -> Update:
@@ -347,9 +381,20 @@ class ChatTab:
                 async for _, thread, _saved in steps:
                     yield {self._thread: thread, **self._show_stop_button()}
 
+    async def _on_resume(
+        self, persona_id: str, chat_id: str, model: str, request: gr.Request
+    ) -> AsyncGenerator[Update, None]:
+        visitor = await self._page.visitors.from_request(request)
+        with visitor.error_toasts():
+            stream = self.actions.resume(persona_id, chat_id, model, visitor)
+            async with aclosing(stream) as steps:
+                async for _, thread, _saved in steps:
+                    yield {self._thread: thread, **self._show_stop_button()}
+
     async def _on_delete(self, persona_id: str, chat_id: str, request: gr.Request) -> Update:
         visitor = await self._page.visitors.from_request(request)
         with visitor.error_toasts():
+            await self.actions.answers.stop_others(visitor.page, "")
             await visitor.operations(self._page.lab).delete_chat(chat_id)
             return await self.open_chat(persona_id, "", visitor)
 
@@ -393,15 +438,24 @@ class ChatTab:
             concurrency_limit=None,
             **PRIVATE_EVENT,
         )
-        self.streams = [sending, regenerating]
+        resuming = self._running.change(
+            self._on_resume,
+            [*open_chat, model],
+            [self._thread, self._send, self._stop, self._regenerate],
+            concurrency_limit=None,
+            **PRIVATE_EVENT,
+        )
+        self.streams = [sending, regenerating, resuming]
         for stream in self.streams:
             stream.success(self._on_answered, open_chat, self.components, **PRIVATE_EVENT)
-        # Leaving a chat stops its running answer.
+        # Leaving a chat stops its running answer. After a return to the page, the same chat is
+        # opened again: its answer goes on.
         for leave, handler, inputs in (
             (self._stop.click, self._on_stop, open_chat),
             (self._new.click, self._on_new, [persona_id]),
             (self._list.input, self._on_select, [persona_id, self._list]),
             (self._delete.click, self._on_delete, open_chat),
+            (self._return.click, self._on_select, open_chat),
         ):
             stopped = leave(noop_for_cancel, cancels=self.streams, queue=False, **PRIVATE_EVENT)
             stopped.then(handler, inputs, self.components, **PRIVATE_EVENT)
