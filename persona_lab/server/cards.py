@@ -91,7 +91,10 @@ _ERROR: dict[str, Any] = {"model": ErrorOut, "description": "An error."}
 _ERRORS: dict[int | str, dict[str, Any]] = dict.fromkeys((401, 413, 422, 500, 503), _ERROR)
 _FormatQuery = Annotated[Format, Query(description="The format of the file.")]
 _READ_RESPONSE: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The file.", "content": {"application/octet-stream": {}}}
+    200: {
+        "description": "The file.",
+        "content": {type_.partition(";")[0]: {} for type_ in _MEDIA_TYPES.values()},
+    }
 }
 
 

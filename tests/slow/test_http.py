@@ -218,7 +218,8 @@ def try_out(served: RunningApp, where: str, token: str, own: dict[str, str]) -> 
 def test_no_request_of_the_schema_causes_a_server_error(
     served: RunningApp, token: str, own: dict[str, str]
 ) -> None:
-    assert len(try_out(served, "/api/v1/openapi.json", token, own)) == 15
+    assert len(try_out(served, "/api/v1/openapi.json", token, own)) == 20
+    assert len(try_out(served, "/api/v1/cards/openapi.json", token, own)) == 4
     assert len(try_out(served, "/v1/openapi.json", token, own)) == 3
     assert "Traceback" not in served.log
 
@@ -237,7 +238,7 @@ def examples(readme: str, heading: str) -> list[str]:
 def test_documented_examples_run_unchanged(served: RunningApp) -> None:
     known: dict[str, Any] = {"__name__": "example"}
     found = examples("docs/http-api.md", "From a program")
-    assert len(found) == 5
+    assert len(found) == 7
     for text in found:  # in their order: a later one uses what an earlier one made
         said = io.StringIO()
         with contextlib.redirect_stdout(said):
