@@ -35,6 +35,7 @@ def found(rule: str, reply: str, persona: Persona = MISAKI, user: str = "こん�
         "AIである私には、味がわかりません。",
         "人工知能なので、疲れません。",
         "実は私、AIなんです。",
+        "はい、AIです。",
     ],
 )
 def test_ai_admission_is_found_for_a_person(reply):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from persona_lab.answer_text.passages import Kind, PassageParser
 from persona_lab.japanese.morphology import Word, words_of
@@ -20,9 +20,16 @@ CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`|https?://\S+|[\w.+-]+@[\w-]+\.[\w
 """Code and addresses."""
 _LABEL = re.compile(r"[^\s、。！？!?…「」『』（）()\[\]*`:：はがをにでとへ]{1,20}")
 """A speaker's name before speech."""
+_DIALOGUE = re.compile("」[ 　]*\n[ 　]*「")
+"""Speech in the line after speech: speakers take turns."""
+_NAME_PART = re.compile("[一-龥々]+|[ァ-ヶー]+|[ぁ-ん]+|[A-Za-z0-9-]+")
+_CALLED_LOUDLY = re.compile("号?[！!]")
 _CALLED_PLAINLY = re.compile("号?[、！!？?]")
+_ASIDE = re.compile("[（(][^（）()]*[）)]")
 _SAID_BY = re.compile(r"[」』]?と、?((?!私|僕|俺|彼|自分)[一-龥ァ-ヶA-Za-zー]{1,12})[がは]")
-_CALLED = re.compile(r"(?:さん|さま|様|殿|先輩|先生|博士|閣下|ちゃん|くん|君)[、。！？!?…]")
+_CALLED = re.compile(
+    "(?:先輩|先生|博士|閣下)[、。！？!?…]|(?:さん|さま|様|殿|ちゃん|くん|君)(?![はがだでに])"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,40 +117,64 @@ class Answer:
         return has_japanese(self.text)
 
 
-def parts_of(text: str, name: str) -> Iterator[Part]:
+def parts_of(text: str, name: str) -> list[Part]:
     """Divide ``text``, which the persona ``name`` says, into its passages.
 
-    Speech that another speaker's label introduces, or that calls the persona by name and title,
-    is somebody else's: it becomes a quotation.
+    Models also write lines of other speakers. Their speech becomes a quotation: from another
+    speaker's label to the next label of the persona, and where narration names another speaker. If
+    a line without a label calls the persona by name, or speech follows speech line by line, no line
+    without a label is surely the persona's.
     """
     parser = PassageParser(name)
     at = 0
-    line: list[Part] = []
+    parts: list[Part] = []
     for passage in (*parser.feed(text), *parser.finish()):
         narrated = passage.doubtful and parser.narrative
         kind = Kind.NARRATION if narrated else passage.kind
-        line.append(Part(kind, passage.text, at, passage.doubtful))
+        parts.append(Part(kind, passage.text, at, passage.doubtful))
         at += len(passage.text)
-        if passage.text.endswith("\n"):
-            yield from _without_others(line, name)
-            line = []
-    yield from _without_others(line, name)
+    return _without_others(parts, name)
 
 
-def _without_others(line: list[Part], name: str) -> Iterator[Part]:
-    """Return the passages of a line; speech of others is a quotation."""
-    other = any(part.kind is Kind.SPEECH and is_addressed(part.text, name) for part in line)
-    for at, part in enumerate(line):
-        if part.kind in (Kind.NARRATION, Kind.SPEECH) and part.text.rstrip().endswith(("「", "『")):
-            label = part.text.rstrip()[:-1].strip().rstrip(":：").strip()
-            label = label or (
-                line[at - 2].text.strip() if at > 1 and _is_aside(line[at - 1]) else ""
-            )
-            if _LABEL.fullmatch(label):
-                other = not _is_name_of(label, name)
-        if part.kind is Kind.SPEECH and (other or _is_said_by_other(line[at + 1 :], name)):
-            part = replace(part, kind=Kind.QUOTATION)
-        yield part
+def _without_others(parts: list[Part], name: str) -> list[Part]:
+    found: list[Part] = []
+    unlabelled: list[int] = []
+    other = labelled = called = False
+    new_line = True
+    for at, part in enumerate(parts):
+        label = _label_of(part, name, new_line=new_line)
+        if label:
+            other, labelled = not _is_name_of(label, name), True
+        elif new_line and not other:
+            labelled = False
+        if part.kind is Kind.SPEECH:
+            if not labelled:
+                unlabelled.append(at)
+                called = called or is_addressed(part.text, name)
+            if other or _is_said_by_other(parts[at + 1 : at + 3], name):
+                part = replace(part, kind=Kind.QUOTATION)
+        new_line = part.text.endswith("\n") or (new_line and not part.text.strip())
+        found.append(part)
+    dialogue = _DIALOGUE.search("".join(part.text for part in parts))
+    for at in unlabelled if called or dialogue else ():
+        found[at] = replace(found[at], kind=Kind.QUOTATION)
+    return found
+
+
+def _label_of(part: Part, name: str, *, new_line: bool) -> str:
+    """Return the speaker's name that a passage gives for the speech after it; "" without one."""
+    text = part.text.strip()
+    if part.kind in (Kind.NARRATION, Kind.SPEECH) and text.endswith(("「", "『")):
+        label = _ASIDE.sub("", text[:-1]).strip().rstrip(":：").strip()
+        return label if _LABEL.fullmatch(label) else ""
+    if part.kind is Kind.DIRECTION and new_line and _LABEL.fullmatch(text[1:-1]):
+        label = text[1:-1]
+        return label if _is_name_of(label, name) or _is_persons_name(label) else ""
+    return ""
+
+
+def _is_persons_name(text: str) -> bool:
+    return all(word.pos.startswith("名詞-固有名詞-人名") for word in words_of(text))
 
 
 def _is_said_by_other(after: list[Part], name: str) -> bool:
@@ -153,10 +184,6 @@ def _is_said_by_other(after: list[Part], name: str) -> bool:
     return match is not None and not _is_name_of(match[1], name)
 
 
-def _is_aside(part: Part) -> bool:
-    return part.kind is Kind.DIRECTION
-
-
 def _is_name_of(label: str, name: str) -> bool:
     """Tell whether a speaker's label is the persona's name or a part of it."""
     return not name or label in name or name in label or label[:2] == name[:2]
@@ -164,15 +191,25 @@ def _is_name_of(label: str, name: str) -> bool:
 
 def is_addressed(sentence: str, name: str) -> bool:
     """Tell whether a sentence calls the persona ``name``: somebody else speaks."""
-    if len(name) < 2:
-        return False
-    if sentence.strip().startswith(name) and _CALLED_PLAINLY.match(sentence.strip()[len(name) :]):
-        return True
-    for length in range(len(name), 1, -1):
-        at = sentence.find(name[:length])
-        if at >= 0:
-            return bool(_CALLED.match(sentence[at + length :]))
+    text = sentence.strip()
+    for called in _names(name):
+        at = text.find(called)
+        if at < 0:
+            continue
+        after = text[at + len(called) :]
+        if _CALLED.match(after) or (at == 0 and _CALLED_PLAINLY.match(after)):
+            return True
+        if len(called) > 2 and _CALLED_LOUDLY.match(after):
+            return True
     return False
+
+
+@lru_cache(maxsize=256)
+def _names(name: str) -> tuple[str, ...]:
+    """Return a name and its parts, such as 星野 and ミア of 星野ミア."""
+    parts = [match[0] for match in _NAME_PART.finditer(name)]
+    beginnings = [name[:length] for length in range(len(name) - 1, 1, -1)]
+    return tuple(dict.fromkeys(each for each in (name, *parts, *beginnings) if len(each) > 1))
 
 
 def _role_and_content(message: Message) -> tuple[str, str]:

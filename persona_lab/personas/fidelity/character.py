@@ -38,7 +38,9 @@ _IS = (
 )
 _AI_ADMISSION = _any_of(
     rf"{_SELF}(?:は|、)[^。！？!?\n、]{{0,14}}?、?{_MODEL}{_IS}",  # 私はただのAIです
-    rf"(?:^|[、「\s])(?:あくまで(?:も)?|ただの|単なる|所詮)?{_MODEL}"
+    rf"(?:はい|ええ|うん|そうです)[、。]\s*{_MODEL}{_IS}",
+    rf"、{_MODEL}(?:だから|ですから|なので)。",
+    rf"(?:^|[、「\s.…])(?:あくまで(?:も)?|ただの|単なる|所詮)?{_MODEL}"
     "(?:として[、は]|(?:なので|ですので|ですから|だから)[、はの])",
     rf"{_MODEL}(?:である|の|な)(?:の?で)?、?{_SELF}(?![一-龥])",  # AIである私
     rf"{_SELF}の(?:ような){_MODEL}",
@@ -82,12 +84,18 @@ _NOTE_LINE = _any_of(
 )
 _NOTE_WORDS = _any_of(
     "ロールプレイ|(?:場面|シーン)(?:の?転換|を?変更|チェンジ|[がを](?:変わ|切り替|転換|変え|移))",
+    "(?:場面|話題)[をに][^）)]{0,16}(?:転換|移行)|(?:場面|シーン)終了",
     "シーン(?:は|が|の(?:終|始))|(?:という|との)設定|設定(?:を(?:追加|活か|変更|想定)|に(?:移行|変更))",
     "物語(?:を(?:進|展開|続|締)|の(?:展開|幕))|ストーリー(?:を|の|が)",
     "展開(?:に移行|を(?:促|示唆|提案|提供)|させ)|(?:対話|会話)を(?:終|締め)",
-    "各?キャラクター(?:の|が|は|を)|(?:返答|回答|応答|返事)を(?:待ち|想定|期待|お待ち)",
+    "各?キャラクター(?:の|が|は|を)|(?:返答|回答|応答|返事)を(?:待ちます|想定|期待|お待ち)",
     "(?:ユーザー|プレイヤー)の(?:返答|反応|返事|入力|発言|選択|行動)|読者|文字数|緊張感を高めるため",
 )
+_STAGING = re.compile(
+    "[（(](?:ここで(?:は|、|場面|話題)|この(?:質問|返答|提案|展開|場面|発言|回答|会話|対話|やり取り|後)(?:によ|では|は|で|、))"
+    "[^（）()\\n]*(?:ます|ました|です|展開|追加|転換)。?[）)]"
+)
+"""Brackets in which the author explains the scene: （ここで、鐘が鳴ります）."""
 _MAX_NOTE = 120
 """Characters of the longest bracket that is judged by its words: longer ones hold speech."""
 _BRACKET = re.compile(r"[（(\[［【]([^（）()\[\]［］【】「」\n]+)[）)\]］】]")
@@ -182,6 +190,7 @@ def author_note(answer: Answer) -> Iterator[Fault]:
 def _note_spans(answer: Answer) -> list[tuple[int, int]]:
     text = answer.text
     found = [match.span() for match in _NOTE_LINE.finditer(text)]
+    found += [m.span() for m in _STAGING.finditer(text) if not _SPOKEN.search(m[0])]
     for match in _BRACKET.finditer(text):
         within = match[1]
         about = len(within) <= _MAX_NOTE and _NOTE_WORDS.search(within)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache
 
+from persona_lab.answer_text.passages import Kind
 from persona_lab.japanese.morphology import Word, words_of
 from persona_lab.personas.fidelity.answer import Answer, Part, Token
 from persona_lab.personas.fidelity.mark import CannotMeasure, Fault
@@ -16,12 +17,15 @@ def forbidden_word(answer: Answer) -> Iterator[Fault]:
     """Find the words of ``forbidden_words``, in any spelling with kana and in any inflection.
 
     A word in its dictionary form is found in each of its forms. Another form, such as 死ね, is
-    found only as it is.
+    found only as it is. Narration and the speech of others aren't searched: the persona doesn't say
+    them.
     """
     words = [word for word in answer.persona.forbidden_words if word.strip()]
     if not words:
         raise CannotMeasure(_FIELD, "not_stated")
     for part in answer.parts:
+        if part.kind in (Kind.NARRATION, Kind.DIRECTION, Kind.QUOTATION):
+            continue
         spans = {
             span: word
             for word in words

@@ -41,7 +41,7 @@ class ErrorRate:
     """How often a rule is wrong, measured on answers of models.
 
     Attributes:
-        judged: The marks that a person read.
+        judged: The marks that were read.
         wrong: Those of them that are no fault.
         seeded: The faults that were put into answers.
         found: Those of them that got a mark.

@@ -23,8 +23,8 @@ MIN_OWN_SHARE = 0.9
 _POLITE_WORDS = ("敬語", "丁寧", "ですます", "です・ます", "polite", "formal")
 _PLAIN_WORDS = ("タメ口", "ため口", "くだけた", "砕けた", "常体", "casual")
 _POLITE_TYPES = ("助動詞-マス", "助動詞-デス")
-_SELF_TALK = ("かな", "かしら", "っけ", "かも")
-_SET_PHRASES = re.compile(
+_SELF_TALK = ("かな", "かしら", "っけ", "かも", "なあ", "なぁ")
+SET_PHRASES = re.compile(
     r"ありがとう(?:ござい|御座い)|おはようござい|おめでとうござい|お(?:疲|つか)れ[様さ]|ご(?:ちそう|馳走)[様さ]"
     r"|(?:すみ|済み)ません|いただきます|お願い(?:します|いた|致)|お邪魔し|失礼(?:し|いた)|いらっしゃ|ごめんなさい"
     r"|お世話に|お待たせ|よろしく|いってきます|申し訳"
@@ -57,7 +57,7 @@ def politeness(answer: Answer) -> Iterator[Fault]:
     for part, register in measured:
         if register is None or register == expected:
             continue
-        if register == "polite" and _SET_PHRASES.search(part.text):
+        if register == "polite" and SET_PHRASES.search(part.text):
             continue
         if register == "plain" and _may_be_narration(part, answer.persona.name):
             continue
@@ -171,7 +171,8 @@ def _is_plain_end(words: Sequence[Word], ends: Sequence[Word], text: str) -> boo
         return False
     return last.form.startswith(("終止形", "意志推量形")) or (
         last.form.startswith("連体形")
-        and (not particles or particles[0] in ("の", "ん", "よ", "わ", "ね", "から", "けど", "し"))
+        and particles[:1] != []
+        and particles[0] in ("の", "ん", "よ", "わ", "ね", "から", "けど", "し")
     )
 
 
@@ -181,6 +182,8 @@ _INTERJECTIONS = ("なるほど", "もちろん", "どうぞ", "どう", "さす
 def _may_be_narration(part: Part, name: str) -> bool:
     """Tell whether a plain sentence may be narration instead of speech."""
     text = part.text.strip()
+    if name and text.startswith((f"{name}は", f"{name}が")):
+        return True
     if part.doubtful and (text.rstrip("。").endswith(("た", "だ")) or (name and name in text)):
         return True
     return bool(_THIRD_PERSON.search(text)) and part.doubtful

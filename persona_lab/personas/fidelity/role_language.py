@@ -17,7 +17,7 @@ _END = r"[。！？!?…～〜ー♪」』）)\s]*$"
 VARIETIES: dict[str, re.Pattern[str]] = {
     "関西": re.compile(
         r"(?:や(?:で|ん|ねん|ろ|な|わ|けど|から)|(?:る|た|い|ん|て)ねん|へん(?:で|わ|ねん|な|か|やん)?"
-        r"|(?:る|た|い|ん)やん|(?:る|た|う|ええ)で|あかん(?:で|わ|やん)?|してや|しとる(?:で|わ|な))"
+        r"|(?:る|た|い|ん)やん|(?:(?<!ま)る|た|う|ええ)で|あかん(?:で|わ|やん)?|してや|しとる(?:で|わ|な))"
         + _END
         + "|ほんま|せや(?:な|けど|から)|おおきに|なんでやねん|しゃあない|ちゃう(?:で|ねん)|やさかい"
     ),
@@ -32,7 +32,7 @@ VARIETIES: dict[str, re.Pattern[str]] = {
     "お嬢様": re.compile(
         r"(?:です|ます|ました|ません|でした)(?:わ(?:よ|ね)?|の(?:よ|ね)?|こと(?:よ|ね)?)"
         + _END
-        + r"|ませんこと|あそば[せしさす]|ごきげんよう|おほほ|くださいまし"
+        + r"|ませんこと|あそば[せしさす]|ごきげんよう|おほほ|くださいまし(?![たて])"
     ),
     "女性的": re.compile(
         r"(?:だ|る|た|い|う|く|す|む|ぶ|ぬ|つ|ぐ|ない)わ(?:よ|ね)?"
@@ -123,6 +123,8 @@ _COUSINS = {
     "荒っぽい": ("関西", "老人語", "武士"),
 }
 """Varieties whose speakers use forms of the variety, too."""
+_ROUGH_FIRST_PERSONS = ("僕", "ぼく", "ボク", "俺", "おれ", "オレ", "わし", "ワシ")
+"""With these, ぞ and ぜ are no variety of their own."""
 MIN_OWN_SENTENCES = 3
 MIN_SENTENCES = 3
 """Sentences of an answer that are needed to tell that its role language is missing."""
@@ -142,6 +144,7 @@ def role_language(answer: Answer) -> Iterator[Fault]:
             name
             for name in used[part.start]
             if name not in own.used and not own.used & set(_COUSINS.get(name, ()))
+            if not (name == "荒っぽい" and persona.first_person in _ROUGH_FIRST_PERSONS)
         ]
         if strange:
             yield Fault(*part.span, "examples", "・".join(sorted(own.main)))

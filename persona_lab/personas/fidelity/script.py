@@ -21,6 +21,10 @@ _CHINESE_ONLY = frozenset(
     "你您吗呢吧很她哪么们这那说为时个从见让对问间还没给过谁岁话该请觉现进啊呀嗎麼"
 )
 """Characters of Chinese that Japanese text of today doesn't have."""
+_CHINESE_WORDS = re.compile(
+    "(?<![\u4e00-\u9fff])(?:没有|但是|情况|如果|而且|可以(?!て)|什麼|這個|已經|好的|我的|多謝)(?![て])"
+)
+"""Words of Chinese whose characters are used in Japanese."""
 _SCRIPTS = {
     "hangul": "\u1100-\u11ff\u3130-\u318f\uac00-\ud7af",
     "cyrillic": "\u0400-\u04ff",
@@ -103,14 +107,18 @@ def foreign_text(answer: Answer) -> Iterator[Fault]:
         strange = [character for character in match[0] if _is_chinese(character)]
         if strange and not all(character in known for character in strange):
             spans.append(match.span())
+    spans += [m.span() for m in _CHINESE_WORDS.finditer(masked) if m[0] not in known]
     for match in _FOREIGN.finditer(masked):
         if match[0] not in known and not _in_face(masked, match.start(), match.end()):
             spans.append(match.span())
     for match in _LATIN.finditer(masked):
         if _is_foreign_word(match[0], known) and _in_japanese(masked, match.start(), match.end()):
             spans.append(match.span())
+    last = 0
     for start, end in sorted(spans):
-        yield Fault(start, end, "language", answer.persona.language)
+        if start >= last:
+            yield Fault(start, end, "language", answer.persona.language)
+            last = end
 
 
 @lru_cache(maxsize=4096)

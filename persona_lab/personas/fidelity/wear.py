@@ -10,6 +10,7 @@ from persona_lab.japanese.morphology import words_of
 from persona_lab.personas.fidelity.answer import Answer
 from persona_lab.personas.fidelity.mark import CannotMeasure, Fault
 from persona_lab.personas.fidelity.reference import own_lines
+from persona_lab.personas.fidelity.register import SET_PHRASES
 
 MISSING_AFTER = 6
 """Answers in a row without any catch-phrase that are one too many."""
@@ -27,6 +28,8 @@ MIN_REPEATED = 12
 """Characters of a repeated sentence."""
 MIN_REPEATED_OVER_TURNS = 16
 """Characters of a sentence that an earlier answer has, too."""
+MIN_FORMULA = 24
+"""Characters of a sentence with ありがとうございます and the like that is no formula any more."""
 _MARKS = re.compile(r"[\s、。！？!?…・「」『』（）()〜～ー♪*]+")
 _SENTENCE = re.compile(r"[^。！？!?\n「」『』（）()]+[。！？!?…]*")
 
@@ -54,7 +57,11 @@ def catchphrase_worn(answer: Answer) -> Iterator[Fault]:
     """Find a catch-phrase that comes twice in an answer, or in the third answer in a row."""
     lines = [line.text for line in own_lines(answer.persona)]
     for phrase in _phrases(answer):
-        found = [match.span() for match in re.finditer(re.escape(phrase), answer.text)]
+        found = [
+            (part.start + match.start(), part.start + match.end())
+            for part in answer.speech
+            for match in re.finditer(re.escape(phrase), part.text)
+        ]
         often = max((line.count(phrase) for line in lines), default=0)
         if len(found) >= 2 and often < 2:
             for start, end in found[1:]:
@@ -113,16 +120,18 @@ def repetition(answer: Answer) -> Iterator[Fault]:
     seen: set[str] = set()
     for match in _SENTENCE.finditer(answer.text):
         key = _MARKS.sub("", match[0])
-        if len(key) < MIN_REPEATED:
+        if len(key) < MIN_REPEATED or not any(map(str.isalpha, key)):
             continue
         if key in seen:
             yield Fault(*_trimmed(answer.text, *match.span()), "")
         seen.add(key)
     for match in _LOOP.finditer(answer.text):
-        yield Fault(*_trimmed(answer.text, *match.span()), "")
+        if len(set(match[1])) > 1 and any(map(str.isalpha, match[1])):  # no ああああ and ＝＝＝＝
+            yield Fault(*_trimmed(answer.text, *match.span()), "")
 
 
 _LOOP = re.compile(r"([^\n]{2,40}?)\1{4,}")
+"""Five times the same characters."""
 
 
 def repetition_over_turns(answer: Answer) -> Iterator[Fault]:
@@ -132,12 +141,16 @@ def repetition_over_turns(answer: Answer) -> Iterator[Fault]:
         raise CannotMeasure("", "too_few_examples")
     allowed = [*answer.persona.catchphrases, answer.persona.greeting, *answer.user_turns]
     said = "\n".join(earlier)
-    for match in _SENTENCE.finditer(answer.text):
-        key = _MARKS.sub("", match[0])
-        if len(key) < MIN_REPEATED_OVER_TURNS or any(match[0].strip() in each for each in allowed):
+    for part in answer.parts:
+        if part.kind in (Kind.LIST, Kind.BLOCK):
             continue
-        if key in said:
-            yield Fault(*_trimmed(answer.text, *match.span()), "")
+        for match in _SENTENCE.finditer(part.text):
+            key = _MARKS.sub("", match[0])
+            formula = len(key) < MIN_FORMULA and SET_PHRASES.search(match[0])
+            known = formula or any(match[0].strip() in each for each in allowed)
+            if len(key) >= MIN_REPEATED_OVER_TURNS and not known and key in said:
+                start = part.start + match.start()
+                yield Fault(*_trimmed(answer.text, start, start + len(match[0])), "")
 
 
 def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
