@@ -38,6 +38,7 @@ class AgentName(NamedTuple):
     name: str
     language: str
     demo: bool
+    label: str = ""
 
 
 class PersonaQueries(StoreBase):
@@ -140,7 +141,8 @@ class PersonaQueries(StoreBase):
                 if limit is not None and len(found) >= limit:
                     break
                 demo = col(Agent.owner_id).is_(None).label("demo")
-                page = columns(col(Agent.id), col(Agent.name), col(Agent.language), demo).where(*of)
+                shown = col(Agent.id), col(Agent.name), col(Agent.language), col(Agent.label), demo
+                page = columns(*shown).where(*of)
                 if search:
                     page = page.where(col(Agent.name).icontains(search, autoescape=True))
                 rest = None if limit is None else limit - len(found)
@@ -148,7 +150,10 @@ class PersonaQueries(StoreBase):
                     page.order_by(*order).limit(rest).offset(offset)
                 )
                 before = len(found)
-                found += [AgentName(row.id, row.name, row.language, bool(row.demo)) for row in rows]
+                found += [
+                    AgentName(row.id, row.name, row.language, bool(row.demo), row.label)
+                    for row in rows
+                ]
                 if len(found) > before:
                     offset = 0
                 elif offset:
@@ -207,7 +212,7 @@ class PersonaQueries(StoreBase):
             newest = session.exec(revisions_of(agent_id)).first()
             return agent.owner_id is not None and newest is not None
 
-    def duplicate_agent(self, agent_id: str, *, user_id: str, name: str) -> Agent:
+    def duplicate_agent(self, agent_id: str, *, user_id: str, name: str, label: str = "") -> Agent:
         """Create a copy, called ``name``, of a persona of the user or of a demo.
 
         The copy's first version is its state at the copy.
@@ -221,6 +226,7 @@ class PersonaQueries(StoreBase):
             agent = readable_agent(session, agent_id, user_id)
             persona = persona_of(agent) | renamed
             copy = insert_agent(session, persona, self._clock(), owner_id=user_id)
+            copy.label = label
             add_version(session, copy, Snapshot(persona), "", self._clock())
             return copy
 

@@ -136,6 +136,8 @@ class Agent(SQLModel, table=True):
     position: int = 0
     """The position of a demo in that file."""
     name: str
+    label: str = _added_field("")
+    """Tells copies of one name apart in lists. It is never sent to a model."""
     description: str = ""
     gender: str = ""
     background: str = ""

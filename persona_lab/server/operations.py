@@ -79,10 +79,10 @@ class Operations:
             self.store.update_agent, persona_id, user_id=self.user_id, **fields
         )
 
-    async def duplicate_persona(self, persona_id: str, name: str) -> Agent:
-        """A copy of the user's persona or of a demo, under another name."""
+    async def duplicate_persona(self, persona_id: str, name: str, label: str = "") -> Agent:
+        """A copy of the user's persona or of a demo. ``label`` tells it from others in lists."""
         return await asyncio.to_thread(
-            self.store.duplicate_agent, persona_id, user_id=self.user_id, name=name
+            self.store.duplicate_agent, persona_id, user_id=self.user_id, name=name, label=label
         )
 
     async def delete_persona(self, persona_id: str) -> None:

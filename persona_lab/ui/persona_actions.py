@@ -5,6 +5,7 @@ Each is the handler of an event. It calls one operation, and shows the result in
 
 from __future__ import annotations
 
+import itertools
 from html import escape
 
 import gradio as gr
@@ -46,9 +47,16 @@ class PersonaActions:
         operations = visitor.operations(self._lab)
         with visitor.error_toasts():
             agent = await operations.get_persona(persona_id)
-            name = visitor.translate("editor.copy_name", name=agent.name)
-            copy = await operations.duplicate_persona(persona_id, name)
+            label = await self._next_label(agent.name, visitor)
+            copy = await operations.duplicate_persona(persona_id, agent.name, label)
             return await self._view.open(copy.id, model, visitor)
+
+    async def _next_label(self, name: str, visitor: Visitor) -> str:
+        """Return the first label that no persona called ``name`` has."""
+        agents = await visitor.operations(self._lab).list_persona_names()
+        used = {agent.label for agent in agents if agent.name == name}
+        labels = (visitor.translate("editor.copy_label", number=n) for n in itertools.count(1))
+        return next(label for label in labels if label not in used)
 
     async def show_new_name(self, persona_id: str, request: gr.Request) -> Update:
         """Update the dropdowns of personas after a change of the name."""

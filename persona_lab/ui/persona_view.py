@@ -31,10 +31,15 @@ MAX_BUTTON_NAME = 20
 
 
 def persona_label(agent: AgentName, visitor: Visitor) -> str:
-    """Return a persona's name for a dropdown, which marks a demo."""
+    """Return a persona's name for a dropdown, with its label or the mark of a demo."""
     if agent.demo:
         return visitor.translate("persona.demo", name=agent.name)
-    return agent.name
+    return labelled_name(agent)
+
+
+def labelled_name(agent: AgentName) -> str:
+    """Return a persona's name with the label that tells copies apart."""
+    return f"{agent.name} · {agent.label}" if agent.label else agent.name
 
 
 def shorten(name: str, max_length: int = MAX_BUTTON_NAME) -> str:
@@ -118,7 +123,7 @@ class PersonaView:
         agents.sort(key=lambda agent: (agent.demo, agent.language != visitor.language))
         listed = [(persona_label(agent, visitor), agent.id) for agent in agents]
         opened = next((agent for agent in agents if agent.id == open_id), None)
-        name = opened.name if opened else "…"
+        name = labelled_name(opened) if opened else "…"
         current = (visitor.translate("compare.current", name=name), CURRENT)
         update: Update = {
             column.persona: gr.update(choices=[current, *listed]) for column in self.compare.columns

@@ -164,9 +164,10 @@ def test_undo_restores_the_name_and_duplicate_copies(user: BrowserUser) -> None:
     expect(user.text_box("field-name")).to_have_value("もとの名前")
     user.wait_until_ready()
     user.locator("#persona-duplicate").click()
-    expect(user.text_box("field-name")).to_have_value(
-        user.text("editor.copy_name", name="もとの名前")
+    expect(user.locator("#persona-head .label")).to_have_text(
+        user.text("editor.copy_label", number=1)
     )
+    expect(user.text_box("field-name")).to_have_value("もとの名前")
     assert len(user.own_personas()) == 2
 
 

@@ -125,6 +125,10 @@ ROWS: dict[str, list[dict[str, Any]]] = {
     "agentrole": [{"agent_id": "a", "role_id": "r"}],
     "agenttone": [{"agent_id": "a", "tone_id": "t", "position": 3}],
     "agentrevision": [{"id": 7, "agent_id": "a", "owner_id": "u", "persona": {"name": "前"}}],
+    "agentversion": [
+        {"id": "w", "agent_id": "a", "owner_id": "u", "number": 1, "persona": {"name": "前"},
+         "options": {}, "templates": {}, "hash": "h"},
+    ],
     "chat": [{"id": "c", "user_id": "u", "agent_id": "a", "title": "題"}],
     "message": [
         {"id": "m", "chat_id": "c", "position": 0, "sender": "user", "content": "やあ👩‍👩‍👧"},

@@ -641,6 +641,16 @@ def test_a_duplicate_is_the_users_own_and_apart_from_its_origin(store: Store, us
     assert persona_of(store.get_agent(demo.id, user_id=user)) == FULL
 
 
+def test_label_of_a_duplicate_is_apart_from_its_fields(store: Store, user: str) -> None:
+    agent = store.create_agent(user_id=user, **FULL)
+    copy = store.duplicate_agent(agent.id, user_id=user, name=FULL["name"], label="コピー 1")
+    assert persona_of(copy) == FULL
+    labels = {name.id: name.label for name in store.list_agent_names(user_id=user)}
+    assert (labels[agent.id], labels[copy.id]) == ("", "コピー 1")
+    changed = store.update_agent(copy.id, user_id=user, roles=[])
+    assert changed.label == "コピー 1"
+
+
 def test_a_deleted_persona_is_hidden_still_takes_edits_and_can_be_restored(
     store: Store, user: str
 ) -> None:

@@ -16,9 +16,10 @@ def head_html(agent: Agent, visitor: Visitor) -> str:
     """Return avatar, name and state as HTML: a demo, the visitor's own, or deleted elsewhere."""
     hue = sum(map(ord, agent.name)) * 47 % 360
     state = "demo" if agent.owner_id is None else "deleted" if agent.deleted_at else "own"
+    label = f'<span class="label">{escape(agent.label)}</span>' if agent.label else ""
     return (
         f'<div class="face" style="--hue:{hue}" aria-hidden="true">{escape(agent.name[:1])}</div>'
-        f'<div><h2>{escape(agent.name)}</h2><p class="{state}">'
+        f'<div><h2>{escape(agent.name)}</h2>{label}<p class="{state}">'
         f"{escape(visitor.translate('editor.state.' + state))}</p></div>"
     )
 
