@@ -19,7 +19,7 @@ from persona_lab.personas.persona import TRAITS, persona_of
 from persona_lab.ui.comparison_columns import CURRENT
 from persona_lab.ui.events import Update
 from persona_lab.ui.page_context import PageContext
-from persona_lab.ui.render.persona import head_html, hints_html, saved_html
+from persona_lab.ui.render.persona import head_html, hints_html, saved_html, suggestions_html
 from persona_lab.ui.session import Visitor
 from persona_lab.ui.tabs.chat import ChatTab
 from persona_lab.ui.tabs.compare import CompareTab
@@ -135,10 +135,12 @@ class PersonaView:
         """Return updates of all components for a persona, with its newest chat."""
         editor = self.editor
         agent = await self.find(persona_id, visitor)
-        suggestions = self._suggested_messages.get(agent.seed or "", [])
-        message = next(iter(suggestions), visitor.translate("compare.message_hint"))
+        messages = self._suggested_messages.get(agent.seed or "") or [
+            visitor.translations("compare.message_hint", agent.language)
+        ]
         update = await self.show(agent, model, visitor)
-        update |= {editor.tried: "", editor.try_message: message}
+        suggestions = suggestions_html(messages, fills="try-message")
+        update |= {editor.tried: "", editor.suggestions: suggestions}
         return update | await self.chat.open_newest(agent, model, visitor)
 
     async def show(self, agent: Agent, model: str, visitor: Visitor) -> Update:

@@ -26,6 +26,7 @@ MODULES = (
     "draft",
     "form_lock",
     "message_boxes",
+    "suggestions",
     "tabs",
     "answers",
     "dialogs",

@@ -247,20 +247,19 @@ def test_chat_continues_when_its_demo_changes_in_another_tab(user: BrowserUser) 
     assert [m.content for m in user.messages() if m.sender == "user"] == ["一つめ", "二つめ"]
 
 
-def test_empty_box_sends_the_suggestion_only_as_first_message(user: BrowserUser) -> None:
+def test_empty_box_sends_nothing_and_chips_fill_it(user: BrowserUser) -> None:
     user.open_tab("chat")
-    suggestion = user.text("compare.message_hint")
-    hint = user.text("chat.first_hint")
-    assert suggestion in hint
-    expect(user.locator("#chat-keys .first_hint")).to_be_visible()
-    expect(user.locator("#chat-keys .first_hint")).to_contain_text(hint)
-    user.locator("#chat-send").click()
-    user.wait_for_answers(1)
-    expect(user.locator("#thread [data-testid=user]")).to_have_text([suggestion])
-    expect(user.locator("#chat-keys .first_hint")).to_be_hidden()
     user.locator("#chat-send").click()
     expect(user.toast).to_have_text(user.error_text("empty_message"))
-    assert len(user.messages()) == 2
+    assert user.messages() == []
+    chip = user.locator("#chat-suggestions button").first
+    text = chip.inner_text()
+    chip.click()
+    expect(user.text_box("chat-message")).to_have_value(text)
+    user.locator("#chat-send").click()
+    user.wait_for_answers(1)
+    expect(user.locator("#thread [data-testid=user]")).to_have_text([text])
+    expect(user.locator("#chat-suggestions")).to_be_hidden()
 
 
 @pytest.mark.parametrize("language", ["ja", "en"])

@@ -357,3 +357,15 @@ def test_enter_makes_no_chip_when_composing(user: BrowserUser) -> None:
     user.page.keyboard.press("Enter")
     expect(user.chips("roles")).to_have_text(["看護師"])
     wait_until(lambda: [persona_of(a)["roles"] for a in user.own_personas()] == [["看護師"]])
+
+
+def test_own_test_line_stays_when_another_persona_is_opened(user: BrowserUser) -> None:
+    agent = user.create_persona("ほか")
+    user.open_persona(agent)
+    suggested = user.locator("#try-suggestions button").first.inner_text()
+    expect(user.text_box("try-message")).to_have_value(suggested)
+    user.text_box("try-message").fill("自分の文です。")
+    user.locator("#persona-duplicate").click()
+    expect(user.locator("#persona-head .label")).to_be_visible()
+    user.wait_until_ready()
+    expect(user.text_box("try-message")).to_have_value("自分の文です。")

@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 import pytest
 from gradio.state_holder import SessionState
+from support.texts import FALLBACKS
 
 from persona_lab.lab import Lab
 from persona_lab.ui.gradio_api import input_finder
@@ -48,3 +49,26 @@ async def test_input_finder_leaves_out_events_without_a_function(lab: Lab) -> No
     in_browser = [i for i, event in page.fns.items() if not event.fn]
     assert in_browser
     assert all(find("", index) is None for index in in_browser)
+
+
+async def test_empty_message_sends_nothing(lab: Lab) -> None:
+    page, _ = build(lab)
+    [send] = [event for event in page.fns.values() if event.name == "_on_send"]
+    request = gr.Request(session_hash="one", cookies={}, headers={"accept-language": "ja"})
+    agent = lab.store.list_agents(user_id="")[0]
+    with pytest.raises(gr.Error) as refused:
+        async for _ in send.fn("", agent.id, "", "mock:echo", request):
+            pass
+    assert refused.value.message == FALLBACKS("empty_message", "ja")
+
+
+async def test_opening_a_persona_leaves_the_message_boxes_alone(lab: Lab) -> None:
+    page, _ = build(lab)
+    boxes = {"try-message", "chat-message", "compare-message"}
+    written = {
+        (event.name, component.elem_id)
+        for event in page.fns.values()
+        for component in event.outputs
+        if component.elem_id in boxes
+    }
+    assert written == set()

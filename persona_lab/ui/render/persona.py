@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -22,6 +22,18 @@ def head_html(agent: Agent, visitor: Visitor) -> str:
         f'<div><h2>{escape(agent.name)}</h2>{label}<p class="{state}">'
         f"{escape(visitor.translate('editor.state.' + state))}</p></div>"
     )
+
+
+def suggestions_html(messages: Sequence[str] = (), *, fills: str) -> str:
+    """Return chips as HTML that fill the message box with the id ``fills``.
+
+    Boxes other than the trial's get their chips from suggestions.js.
+    """
+    chips = "".join(
+        f'<button type="button" data-suggest="{escape(text)}">{escape(text)}</button>'
+        for text in messages
+    )
+    return f'<div class="chips" data-fills="{fills}">{chips}</div>'
 
 
 def saved_html(agent: Agent, visitor: Visitor) -> str:

@@ -21,7 +21,7 @@ const restore = () => {
 };
 document.addEventListener("input", (event) => {
   const box = event.target.closest && boxes.find((id) => event.target.closest(`#${id}`));
-  if (!box) return;
+  if (!box || !event.isTrusted) return; // a suggestion or a restored text
   restored.add(box); // the visitor typed before the text was restored
   keep(`persona_lab.unsent.${box}`, event.target.value);
 });

@@ -25,6 +25,7 @@ from persona_lab.ui.render.chat import (
     without_old_footers,
 )
 from persona_lab.ui.render.markdown import message_html
+from persona_lab.ui.render.persona import suggestions_html
 from persona_lab.ui.render.text import waiting_html
 from persona_lab.ui.session import Visitor, Visitors
 from persona_lab.ui.streaming import batch_events, waiting_text
@@ -230,6 +231,7 @@ class ChatTab:
                     allow_tags=False,
                     latex_delimiters=[],
                 )
+                gr.HTML(suggestions_html(fills="chat-message"), elem_id="chat-suggestions")
                 self._build_message_box()
         self._chat_id = gr.Textbox(visible="hidden", elem_id="chat-id")
         self._deleted_id = gr.Textbox(visible="hidden", elem_id="chat-deleted")
@@ -261,7 +263,7 @@ class ChatTab:
         with gr.Row(elem_id="chat-foot"):
             hints = "".join(
                 f'<p class="{name}">{self._page.bilingual("chat." + name)}</p>'
-                for name in ("keys", "first_hint", "busy")
+                for name in ("keys", "busy")
             )
             gr.HTML(hints, elem_id="chat-keys")
             self._regenerate = gr.Button(
@@ -359,8 +361,6 @@ class ChatTab:
         visitor = await self._page.visitors.from_request(request)
         with visitor.error_toasts():
             started = False
-            if not (text or chat_id):  # the suggestion in the empty box
-                text = visitor.translate("compare.message_hint")
             stream = self.actions.send(text, persona_id, chat_id, model, visitor)
             async with aclosing(stream) as steps:
                 async for saved_id, thread, saved in steps:

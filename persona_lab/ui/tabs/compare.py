@@ -216,7 +216,7 @@ class CompareTab:
 
     @property
     def _run_outputs(self) -> list[Component]:
-        outputs: list[Component] = [self._run, self._stop, self._add, self._message]
+        outputs: list[Component] = [self._run, self._stop, self._add]
         for column in self.columns:
             outputs += [column.answer, column.status, column.rerun, column.remove]
         return outputs
@@ -305,7 +305,7 @@ class CompareTab:
         picks = [(values[c.model] or "", values[c.persona] or CURRENT) for c in chosen]
         with visitor.error_toasts():
             started = False
-            message = values[self._message] or visitor.translate("compare.message_hint")
+            message = values[self._message] or ""
             stream = self._actions.run(message, picks, values[self._page.persona_id], visitor)
             async with aclosing(stream) as steps:
                 async for cells in steps:
@@ -313,8 +313,6 @@ class CompareTab:
                     if not started:
                         started = True
                         update = self._show_start(chosen)
-                        if not values[self._message]:
-                            update[self._message] = message
                     for column, cell in zip(chosen, cells, strict=True):
                         if cell is not None:
                             answer, status = render_cell(cell, visitor)

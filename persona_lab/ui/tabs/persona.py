@@ -269,6 +269,7 @@ class PersonaTab:
             self.buttons["try_stop"] = gr.Button(
                 i18n("chat.stop"), elem_id="try-stop", scale=0, min_width=90, visible=False
             )
+        self.suggestions = gr.HTML(elem_id="try-suggestions")
         self.tried = gr.HTML(elem_id="tried")
 
     # ── groups of components ──────────────────────────────────────────────────────────────
@@ -294,7 +295,7 @@ class PersonaTab:
     @property
     def changed_by_open(self) -> list[Component]:
         """The components that change when another persona is opened."""
-        return [*self.changed_by_undo, self.tried, self.try_message]
+        return [*self.changed_by_undo, self.tried, self.suggestions]
 
     @property
     def edit_inputs(self) -> set[Component]:
