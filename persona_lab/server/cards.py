@@ -34,7 +34,7 @@ from persona_lab.personas.cards.model import MAX_FILE_BYTES
 from persona_lab.personas.persona import Persona
 from persona_lab.server.app import CallerDep, OperationsDep, create_api_app
 from persona_lab.server.error_responses import error_response
-from persona_lab.server.rest import ErrorOut
+from persona_lab.server.rest_schemas import ErrorOut
 from persona_lab.translations import Translations, load_texts
 from persona_lab.types import Language
 

@@ -8,7 +8,7 @@ from persona_lab.errors import InputError, NotFound, UnknownModel
 from persona_lab.lab import Lab
 from persona_lab.server.answer_events import MessageOut
 from persona_lab.server.operations import Operations
-from persona_lab.server.rest import AgentOut, ModelOut
+from persona_lab.server.rest_schemas import AgentOut, ModelOut
 from persona_lab.server.serializers import message_data, model_data, persona_data
 
 

@@ -20,7 +20,7 @@ from persona_lab.personas.persona import (
 )
 from persona_lab.prompts.trace import FIELDS
 from persona_lab.prompts.variables import template_variables
-from persona_lab.server.rest import AgentOut, NewPersona, PersonaFields
+from persona_lab.server.rest_schemas import AgentOut, NewPersona, PersonaFields
 from persona_lab.settings import ROOT
 from persona_lab.translations import Translations
 from persona_lab.ui.persona_form import Form, build_section
