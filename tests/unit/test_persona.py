@@ -9,6 +9,7 @@ import pytest
 from persona_lab.db.persona_rows import unsaved_agent
 from persona_lab.db.tables import Agent
 from persona_lab.errors import InvalidPersona
+from persona_lab.personas.cards.labels import LABELS
 from persona_lab.personas.demos import load_demos
 from persona_lab.personas.persona import (
     PERSONA_FIELDS,
@@ -23,6 +24,7 @@ from persona_lab.prompts.variables import template_variables
 from persona_lab.server.rest_schemas import AgentOut, NewPersona, PersonaFields
 from persona_lab.settings import ROOT
 from persona_lab.translations import Translations
+from persona_lab.types import LANGUAGES
 from persona_lab.ui.persona_form import Form, build_section
 
 NAMES = list(PERSONA_FIELDS)
@@ -174,3 +176,8 @@ def test_clean_persona_holds_the_limit_of_the_field(name: str) -> None:
 def test_clean_persona_refuses_an_unknown_field() -> None:
     with pytest.raises(InvalidPersona, match="nmae: unknown"):
         clean_persona({"nmae": "x"})
+
+
+def test_card_labels_name_every_field_in_both_languages() -> None:
+    assert LABELS.keys() == PERSONA_FIELDS.keys()
+    assert all(labels[language] for labels in LABELS.values() for language in LANGUAGES)

@@ -43,10 +43,9 @@ _MAX_TRAIT = 40
 """Characters of a trait. A longer part is prose, and the text stays in one piece."""
 _LINE = 200
 """Characters of a description that counts as a tagline."""
-_TEXT_GROUP = (
-    "description", "background", "gender", "first_person", "second_person", "sentence_endings",
-    "catchphrases", "forbidden_words", "personalities", "roles", "tones",
-)  # fmt: skip
+_TEXT_GROUP = tuple(
+    name for name in PERSONA_FIELDS if name not in ("name", "greeting", "examples", "language")
+)
 _GROUPS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("name",), ("name",)),
     (_TEXT_GROUP, ("description", "personality", "scenario")),
@@ -54,10 +53,10 @@ _GROUPS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("examples",), ("mes_example",)),
 )
 """Fields of the persona, and the fields of a card that hold them."""
-_LABELLED = (
-    "gender", "first_person", "second_person", "sentence_endings", "catchphrases",
-    "forbidden_words", "roles", "tones",
-)  # fmt: skip
+_LABELLED = tuple(
+    name for name in _TEXT_GROUP if name not in ("description", "background", "personalities")
+)
+"""Fields of the persona that a card's description has as labelled lines."""
 _KEPT_FIELDS = (
     "creator_notes", "system_prompt", "post_history_instructions", "alternate_greetings", "tags",
     "creator", "character_version", *V3_FIELDS,

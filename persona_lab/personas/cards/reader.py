@@ -36,10 +36,9 @@ ICON_DEFAULT = "assets/icon/images/persona_lab_default.png"
 for other programs; the second is that of the card's own asset ``ccdefault:``."""
 EMBEDDED = "embeded://"
 """The specification spells it so."""
-_OWN_FIELDS = (
-    "personalities", "roles", "tones", "first_person", "second_person", "sentence_endings",
-    "catchphrases", "forbidden_words", "background",
-)  # fmt: skip
+_OWN_FIELDS = PERSONA_FIELDS.keys() - {
+    "name", "description", "gender", "greeting", "examples", "language"
+}  # fmt: skip
 """Fields of a persona that no card has."""
 _PICTURES = (b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"\0\0\0\x1cftyp", b"\0\0\0 ftyp")
 
@@ -194,7 +193,7 @@ def _read_sheet_card(text: str) -> Card:
 
 
 def _is_known(document: Mapping[str, Any]) -> bool:
-    own = document.get("format") == OWN_FORMAT or not set(_OWN_FIELDS).isdisjoint(document)
+    own = document.get("format") == OWN_FORMAT or not _OWN_FIELDS.isdisjoint(document)
     return own or is_card(document)
 
 
@@ -206,7 +205,7 @@ def _read_value(document: Any) -> Card:
     if document.get("format") == OWN_FORMAT:
         return _read_own(document)
     if "spec" not in document and "data" not in document:
-        if not set(_OWN_FIELDS).isdisjoint(document):
+        if not _OWN_FIELDS.isdisjoint(document):
             return _read_persona(document)
         persona = document.get("persona")
         if isinstance(persona, dict) and not is_card(document):
