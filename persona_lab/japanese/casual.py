@@ -216,7 +216,8 @@ class _CasualRewriter:
             return 2, "じゃ"
         if word.pos == "助詞-準体助詞" and word.surface == "の":
             denies = [self.word(by).surface for by in (1, 2, 3)] == ["で", "は", "ない"]
-            if after.surface in ("だ", "だろう") or denies:
+            supposes = after.surface == "だろう" and third.surface != "か"
+            if after.surface == "だ" or supposes or denies:
                 return 1, "ん"
         if word.surface in ("て", "で") and (after.surface, third.surface) == ("くれ", "、"):
             return (2, word.surface) if self.was_polite and not after.kept else None

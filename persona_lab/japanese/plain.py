@@ -316,7 +316,8 @@ class _PlainRewriter:
         if do is None and "サ変" in stem.pos and verb.lemma in ("する", "いたす", "致す"):
             self.out[-2:] = [stem.surface + conjugate("する", "サ行変格", form)]  # ご理解しました
             return True
-        if do is None or do.lemma == "持つ":  # 持ってくる or 持つ
+        # お持ちします is 持ってくる or 持つ; one cannot 見舞う from the heart.
+        if do is None or do.lemma in ("持つ", "見舞う"):
             return False
         if do.lemma == "察す":
             self.out[-2:] = [conjugate("察する", "サ行変格", form)]
