@@ -20,6 +20,7 @@ Form = Literal["plain", "past", "te", "negative", "negative_past", "volitional",
 """行く, 行った, 行って, 行かない, 行かなかった, 行こう, 行き, 行ったら."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_MAX_CACHED_WORDS = 16_384
 _MAX_ANALYSIS_LENGTH = 10_000
 """Most characters of one analysis: SudachiPy takes up to 49,149 bytes."""
 _UNCHANGED_PARTS = re.compile(
@@ -91,6 +92,15 @@ def _tokenizer() -> Tokenizer:
     return tokenizer
 
 
+@lru_cache(maxsize=_MAX_CACHED_WORDS)
+def _word(surface: str, lemma: str, part_of_speech: int, kept: bool) -> Word:
+    """Return a word with its grammar, by SudachiPy's number of the part of speech."""
+    *parts, type_, form = _dictionary().pos_of(part_of_speech)
+    if lemma.endswith("ずる") and surface[len(lemma) - 2 :][:1] == "じ":  # 信じる, not 信ずる
+        lemma, type_ = lemma[:-2] + "じる", "上一段-ザ行"
+    return Word(surface, lemma, "-".join(part for part in parts if part != "*"), type_, form, kept)
+
+
 def words_of(text: str, keep: Sequence[str] = ()) -> list[Word]:
     """Return the morphemes of ``text``; their surfaces, joined, are ``text``.
 
@@ -107,22 +117,13 @@ def words_of(text: str, keep: Sequence[str] = ()) -> list[Word]:
     for piece in _split_long_text(text):
         # SudachiPy refuses half a surrogate pair.
         for morpheme in _tokenizer().tokenize(_SURROGATE.sub("?", piece)):
-            lemma = morpheme.dictionary_form()
             first, last = at, at + len(morpheme.surface())
-            surface = text[first:last]
             at = last
-            *pos, type_, form = morpheme.part_of_speech()
-            if (
-                lemma.endswith("ずる") and surface[len(lemma) - 2 :][:1] == "じ"
-            ):  # 信じる, not 信ずる
-                lemma, type_ = lemma[:-2] + "じる", "上一段-ザ行"
             found.append(
-                Word(
-                    surface,
-                    lemma,
-                    "-".join(part for part in pos if part != "*"),
-                    type_,
-                    form,
+                _word(
+                    text[first:last],
+                    morpheme.dictionary_form(),
+                    morpheme.part_of_speech_id(),
                     any(kept[first:last]),
                 )
             )

@@ -26,7 +26,7 @@ _Texts = Annotated[
     BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
 ]
 _FORMS = get_args(Form)
-_MAX_CACHED_WORDS = 4096
+_MAX_CACHED_WORDS = 16384
 _CLAUSE_ENDS = frozenset(("、", "が", "けど", "けれど", "けれども", "から", "し"))
 
 
