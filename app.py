@@ -27,6 +27,15 @@ OPENING = (
 """Variables that let Gradio show files of this machine to visitors, or let them change it."""
 
 
+def prefer_lowercase() -> None:
+    """Drop ``HTTP_PROXY`` where ``http_proxy`` is set, even to nothing, as curl and Python do."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        value = os.environ.get(name)
+        if value is not None:
+            os.environ.pop(name.upper(), None)
+            os.environ[name] = value
+
+
 def adjust_environment(settings: Settings) -> None:
     """Write what libraries read from the environment in the form that all of them understand."""
     for name in LOGGING:
@@ -53,6 +62,7 @@ def main() -> int:
     if dropped:
         print(f"Persona Lab: no files are served: {', '.join(dropped)} ignored", file=sys.stderr)
     try:
+        prefer_lowercase()
         settings = load_settings()
         adjust_environment(settings)
         check_port(settings.gradio_server_name, settings.gradio_server_port)

@@ -17,6 +17,11 @@ ENVIRONMENTS = {
     "Docker Desktop": {"HTTP_PROXY": REFUSING, "NO_PROXY": "localhost,127.0.0.0/8,::1/128"},
     "no scheme": {"http_proxy": "127.0.0.1:9", "no_proxy": "*.corp [::1]:80,[,a:b:c"},
     "all interfaces": {"http_proxy": REFUSING, "GRADIO_SERVER_NAME": "0.0.0.0"},  # noqa: S104
+    "two spellings": {
+        "http_proxy": "",
+        "HTTP_PROXY": "socks4://proxy",
+        "https_proxy": "http://a:1",
+    },
     "exceptions alone": {"NO_PROXY": "::1/128,fe80::/10"},
     "logs of the SDKs": {"OPENAI_LOG": "debug", "ANTHROPIC_LOG": "debug"},
 }
