@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Error, Page, expect
 from support.app_process import RunningApp, wait_until
 from support.browser import SLOW, BrowserUser
 from support.reverse_proxy import reverse_proxy
@@ -27,12 +27,14 @@ def lock(page: Page, connections: set[socket.socket]) -> None:
 
 
 def unlock(page: Page) -> None:
-    page.evaluate(
-        """() => {
-          delete document.hidden;
-          document.dispatchEvent(new Event("visibilitychange"));
-        }"""
-    )
+    """Show the page again. It may be reloading, because it has noticed the lost server."""
+    with suppress(Error):
+        page.evaluate(
+            """() => {
+              delete document.hidden;
+              document.dispatchEvent(new Event("visibilitychange"));
+            }"""
+        )
 
 
 @pytest.mark.parametrize("finished", [True, False])
