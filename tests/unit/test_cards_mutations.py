@@ -130,6 +130,9 @@ def test_mutated_sheets_give_a_plan_or_a_clear_error() -> None:
         ("Name: " + " " * 150_000 + "x").encode(),
         (" -" * 90_000 + "\nName: a").encode(),
         ('[Character("' + '"+"' * 60_000).encode(),
+        ((" ," * 245 + "\n") * 400 + "Name: a").encode(),
+        ("Name(" * 40_000).encode(),
+        ("性格：a\n\n" + "- b\n\n" * 30_000).encode(),
         ("a" + ": b" * 60_000 + "\nName: a").encode(),
         ("【" * 60_000 + "\nName: a").encode(),
         ("**" * 60_000 + "\nName: a").encode(),
@@ -142,7 +145,7 @@ def test_mutated_sheets_give_a_plan_or_a_clear_error() -> None:
         b'{"name": "a", ' + b'"k": 1, "k": 2, ' * 100_000 + b'"first_mes": "x"}',
         b'{"name": "a", "first_mes": ' + b"9" * 1_000_000 + b"}",
     ],
-    ids=range(20),
+    ids=range(23),
 )
 def test_hostile_file_is_read_in_bounded_time(data: bytes) -> None:
     start = time.process_time()

@@ -93,6 +93,9 @@ FIELD_OF_LABEL = {
     for labels in languages.values()
     for label in labels
 }
+ALL_LABELS = [
+    label for languages in LABELS.values() for labels in languages.values() for label in labels
+]
 _USERS = {plain_label(label) for label in USER_LABELS}
 _LANGUAGES = {
     plain_label(name): language for language, names in _LANGUAGE_NAMES.items() for name in names

@@ -29,13 +29,14 @@ from persona_lab.types import LANGUAGES
 from persona_lab.unicode_text import is_blank
 
 _MACRO = re.compile(r"\{\{\s*(char|user)\s*\}\}|<(user|char|bot)>", re.IGNORECASE)
-_USER_IN_TEXT = {"ja": "ユーザー", "en": "the user"}
-_USER_IN_SPEECH = {"ja": "あなた", "en": "you"}
+USER_IN_TEXT = {"ja": "ユーザー", "en": "the user"}
+USER_IN_SPEECH = {"ja": "あなた", "en": "you"}
 _START = re.compile(r"^[ \t]*<START>[ \t]*$", re.IGNORECASE | re.MULTILINE)
 _SPEAKER = re.compile(r"^[ \t]*([^:：\n]{1,60})[:：][ \t]*(.*)$")
 _SEPARATORS = re.compile(r"[,、，;；\n]+|\s[/／+|｜]\s|／")
 _LINES = re.compile(r"\n+")
 _SENTENCE = re.compile(r"[。！？](?=.)|[.!?] +[A-Z]")
+_PAIRS = ("「」", "『』", '""', "“”", "''", "()", "（）", "[]")
 _QUOTED_PART = re.compile('「([^「」]*)」|“([^“”]*)”|"([^"]*)"')
 _MAX_TEXT = 200_000
 """Characters of a field that are read; a persona holds no more."""
@@ -140,8 +141,17 @@ def split_list(text: str) -> list[str]:
     if quoted and not _QUOTED_PART.sub("", text).strip(" \t\n,、，;；/／・+"):
         return [part.strip() for parts in quoted for part in parts if part.strip()]
     separators = _LINES if _SENTENCE.search(text) else _SEPARATORS
-    parts = [part.strip(" \t・•*-「」\"“”'") for part in separators.split(text)]
+    parts = [unquote(part.strip(" \t・•*-")) for part in separators.split(unquote(text.strip()))]
     return [part for part in parts if part]
+
+
+def unquote(text: str) -> str:
+    """Return ``text`` without a pair of quotes or brackets around all of it."""
+    inner = text[1:-1]
+    pair = text[:1] + text[-1:]
+    if len(text) < 2 or pair not in _PAIRS or not {*pair}.isdisjoint(inner):
+        return text
+    return inner.strip()
 
 
 def join_list(items: Sequence[str], language: str) -> str:
@@ -232,7 +242,7 @@ def _map_fields(data: Mapping[str, Any], user_name: str = "") -> Draft:
     prompt_texts = [data["description"], data["personality"], data["scenario"]]
     language = language_of("".join([*prompt_texts, data["first_mes"], data["mes_example"]]))
 
-    def text(name: str, words: Mapping[str, str] = _USER_IN_TEXT) -> str:
+    def text(name: str, words: Mapping[str, str] = USER_IN_TEXT) -> str:
         return fill_macros(data[name][:_MAX_TEXT], char, user_name or words[language]).strip()
 
     draft = Draft({"language": language})
@@ -259,10 +269,10 @@ def _map_fields(data: Mapping[str, Any], user_name: str = "") -> Draft:
     ]
     if background := "\n\n".join(part for part in parts if part):
         draft.put(" + ".join(sources), "background", background)
-    draft.put("first_mes", "greeting", text("first_mes", _USER_IN_SPEECH))
-    user = user_name or _USER_IN_SPEECH[language]
+    draft.put("first_mes", "greeting", text("first_mes", USER_IN_SPEECH))
+    user = user_name or USER_IN_SPEECH[language]
     exchanges, loose = read_dialogue(
-        _named_turns(data["mes_example"][:_MAX_TEXT], data["name"]), _CHAR
+        named_turns(data["mes_example"][:_MAX_TEXT], data["name"]), _CHAR
     )
     if not exchanges and loose:
         exchanges, loose = [Example(ai=loose)], ""
@@ -283,7 +293,7 @@ _TURN = re.compile(
 )
 
 
-def _named_turns(text: str, name: str) -> str:
+def named_turns(text: str, name: str) -> str:
     """Return example messages with ``{{user}}`` and ``{{char}}`` as the speakers."""
     text = _TURN.sub(
         lambda m: "{{user}}" if (m[2] or m[3]).lower() == "user" else _CHAR,

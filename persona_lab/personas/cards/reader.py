@@ -78,7 +78,9 @@ def read_sheet(text: str) -> Plan:
         CardError: It is empty or too long, or a damaged card.
     """
     if text.lstrip("\ufeff \t\r\n").startswith("{"):
-        return map_card(read_card(text.encode("utf-8", "replace")))
+        card = read_card(text.encode("utf-8", "replace"))
+        if card.source != "sheet":
+            return map_card(card)
     return parse_sheet(text)
 
 
@@ -160,7 +162,7 @@ def _read_text(text: str) -> Card:
         try:
             return _with_source(_read_value(read_json(text)), "json")
         except CardError as error:
-            if error.details["why"] != "card_json" or not _looks_like_sheet(stripped):
+            if error.details["why"] != "card_json" or not is_sheet(text):
                 raise
             return _read_sheet_card(text)
     try:
@@ -174,10 +176,6 @@ def _read_text(text: str) -> Card:
     if is_sheet(text):
         return _read_sheet_card(text)
     return _with_source(_read_value(value), "yaml")
-
-
-def _looks_like_sheet(text: str) -> bool:
-    return text.startswith("[") and is_sheet(text)
 
 
 def _has_labels(document: Mapping[str, Any]) -> bool:

@@ -8,20 +8,33 @@ the persona has no field for, such as an age, go into the background as they are
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from persona_lab.errors import CardError
 from persona_lab.personas.cards.labels import (
+    ALL_LABELS,
     FIELD_OF_LABEL,
     is_user,
     language_named,
     language_of,
     plain_label,
 )
-from persona_lab.personas.cards.mapping import Draft, Plan, read_dialogue, split_list
+from persona_lab.personas.cards.mapping import (
+    USER_IN_SPEECH,
+    USER_IN_TEXT,
+    Draft,
+    Plan,
+    fill_macros,
+    named_turns,
+    read_dialogue,
+    split_list,
+    unquote,
+)
 from persona_lab.personas.cards.model import Row
-from persona_lab.personas.persona import PERSONA_FIELDS, Example, clean_text
+from persona_lab.personas.persona import NAME_LENGTH, PERSONA_FIELDS, Example, clean_text
 
 MAX_SHEET_LENGTH = 200_000
 """Characters."""
@@ -35,8 +48,17 @@ _HEADING = re.compile(
     r"[ \t　]*+[:：＝=]?(?P<rest>.*)"
 )
 _HASHES = re.compile(r"[ \t]{0,3}#{1,6}[ \t]+(?P<label>[^\n#:：]{1,40})#*[ \t]*")
+_MACRO = re.compile(r"<(start|user|char|bot)>|\{\{", re.IGNORECASE)
+_SHORT_LABEL = re.compile(
+    r"(?:^|(?<![ \t　,、;；/／|｜])[ \t　,、;；/／|｜]++)("
+    + "|".join(sorted((re.escape(label) for label in ALL_LABELS), key=len, reverse=True))
+    + r"|[^\s　,、;；:：|｜/／「」。]{1,15})[ \t　]?[:：](?!//)",
+    re.IGNORECASE,
+)
+"""A label in a line with several."""
 _AFTER_LABEL = re.compile("[:：＝=|｜\t]")
 _MAX_LABEL = 60
+_MAX_SHORT_LINE = 500
 _W_FIELD = re.compile(
     r"(?P<label>[A-Za-zぁ-んァ-ヶ一-龠ー][\w ’'/-]{0,40}?)[ \t]*\([ \t\n]*"
     r"(?P<values>[\"“”][^\"“”\n]*[\"“”](?:\s*\+\s*[\"“”][^\"“”\n]*[\"“”])*)\s*\)"
@@ -47,6 +69,7 @@ _EXCHANGE = re.compile(r"^[ \t]*>[ \t]?(.*)$")
 _QUOTED = re.compile(r"^[ \t　]*[-*・]?[ \t　]*[「『“\"](.+)[」』”\"][ \t　]*$")
 _FREE = ("greeting", "examples", "background", "description")
 """Fields whose lines may look like labels that nobody knows."""
+_ITEM_MARKS = ("-", "・", "*", "•")
 _TEXTS = ("examples", "background", "description", "greeting")
 
 
@@ -66,7 +89,7 @@ class _Part:
 def is_sheet(text: str) -> bool:
     """Return whether ``text`` has a label of a persona's field."""
     head = text[:MAX_SHEET_LENGTH]
-    return bool(_W_HEAD.search(head)) or any(part.target and part.label for part in _parts(head))
+    return _is_w(head) or any(part.target and part.label for part in _parts(head))
 
 
 def parse_sheet(text: str) -> Plan:
@@ -86,17 +109,23 @@ def parse_sheet(text: str) -> Plan:
     for part in parts:
         if part.target == "language":
             language = language_named(part.text) or language
+    name = next((part.text for part in parts if part.target == "name" and part.text), "")
+    name = unquote(name.partition("\n")[0].strip())[:NAME_LENGTH]
+    for part in parts:
+        if part.target != "examples":
+            speech = part.target == "greeting"
+            user = (USER_IN_SPEECH if speech else USER_IN_TEXT)[language]
+            part.lines = [fill_macros(line, name, user) for line in part.lines]
     draft = Draft({"language": language})
     background: list[str] = []
     sources: list[str] = []
     rows: list[Row] = []
-    name = next((part.text for part in parts if part.target == "name" and part.text), "")
     for target in PERSONA_FIELDS:
         same = [part for part in parts if part.target == target and part.text]
         if not same or target == "background":
             continue
         source = " + ".join(dict.fromkeys(part.label for part in same if part.label))
-        value, rest = _value(target, same, name)
+        value, rest = _value(target, same, name, USER_IN_SPEECH[language])
         if target == "language":
             rows.append(Row(source, target, "used"))
             continue
@@ -109,7 +138,9 @@ def parse_sheet(text: str) -> Plan:
             background.append(part.text)
             sources.append(part.label)
         elif part.text and not part.target:
-            background.append(f"{part.label}{'：' if language == 'ja' else ': '}{part.text}")
+            colon = "：" if language == "ja" else ": "
+            gap = "\n" if part.text.startswith(_ITEM_MARKS) else ""
+            background.append(f"{part.label}{colon.rstrip() if gap else colon}{gap}{part.text}")
             sources.append(part.label)
     if background:
         draft.put(
@@ -127,12 +158,17 @@ def _joined(parts: list[str]) -> str:
     return joined
 
 
-def _value(target: str, parts: list[_Part], name: str) -> tuple[object, str]:
+def _value(target: str, parts: list[_Part], name: str, user: str) -> tuple[object, str]:
     """Return the value of the field, and what goes into the background instead."""
     texts = [part.text for part in parts]
     kind = PERSONA_FIELDS[target].kind
     if target == "examples":
-        return _examples("\n".join(texts), name), ""
+        exchanges = _examples(named_turns("\n".join(texts), name), name)
+        filled = [
+            Example(*(fill_macros(side, name, user) for side in (each.user, each.ai)))
+            for each in exchanges
+        ]
+        return filled, ""
     if kind in ("list", "traits"):
         items = [item for text in texts for item in split_list(text)]
         limit = PERSONA_FIELDS[target].item_limit
@@ -175,9 +211,17 @@ def _speaker_of(text: str, name: str) -> str:
     return others[0] if has_user or others[0] in name else name
 
 
+def _is_w(text: str) -> bool:
+    """Return whether ``text`` has W++: a character, or two labels that we know."""
+    if _W_HEAD.search(text):
+        return True
+    labels = (plain_label(match["label"]) for match in _W_FIELD.finditer(text))
+    return sum(label in FIELD_OF_LABEL for label in labels) >= 2
+
+
 def _w_parts(text: str) -> tuple[list[_Part], str]:
     """Return the fields of W++ in ``text``, and the text around them."""
-    if not _W_HEAD.search(text):
+    if not _is_w(text):
         return [], text
     parts: list[_Part] = []
     rest: list[str] = []
@@ -205,7 +249,7 @@ def _w_parts(text: str) -> tuple[list[_Part], str]:
 def _parts(text: str) -> list[_Part]:
     """Return the labelled parts of a sheet; the first has no label."""
     parts = [_Part("", "background")]
-    for line in text.splitlines():
+    for line in _lines(text):
         label, rest, sure = _label_of(line)
         target = FIELD_OF_LABEL.get(plain_label(label), "") if label else ""
         current = parts[-1].target
@@ -218,9 +262,35 @@ def _parts(text: str) -> list[_Part]:
             continue
         elif parts[-1].label and not parts[-1].target and not line.strip():
             parts.append(_Part("", "background"))
+        elif _is_after_list(parts[-1], line):
+            parts.append(_Part("", "background", [line.rstrip()]))
         else:
             parts[-1].lines.append(line.rstrip())
     return parts
+
+
+def _is_after_list(part: _Part, line: str) -> bool:
+    """Return whether ``line`` is prose that an empty line divides from a short field."""
+    return (
+        part.target not in (*_TEXTS, "")
+        and not part.lines[-1]
+        and any(part.lines)
+        and bool(line.strip())
+        and not line.lstrip().startswith(_ITEM_MARKS)
+    )
+
+
+def _lines(text: str) -> Iterator[str]:
+    """Yield the lines of a sheet. One with several labels, of which we know two, is divided."""
+    for line in text.splitlines():
+        found = list(_SHORT_LABEL.finditer(line)) if len(line) <= _MAX_SHORT_LINE else []
+        known = [match for match in found if plain_label(match[1].lstrip("[")) in FIELD_OF_LABEL]
+        if len(known) < 2 or found[0].start(1) > len(line) - len(line.lstrip(_MARKS + "[")):
+            yield line
+            continue
+        starts = [*(match.start(1) for match in found), len(line)]
+        for start, end in itertools.pairwise(starts):
+            yield line[start:end].strip(" \t　,、;；/／|｜")
 
 
 def _is_rule(line: str) -> bool:
@@ -235,7 +305,7 @@ def _label_of(line: str) -> tuple[str, str, bool]:
     line = line.lstrip(_MARKS)
     if match := _NUMBER.match(line):
         line = line[match.end() :].lstrip(_MARKS)
-    if match := _HEADING.fullmatch(line):
+    if (match := _HEADING.fullmatch(line)) and not _MACRO.match(line):
         groups = match.groupdict()
         rest = groups.pop("rest")
         label = next(value for value in groups.values() if value)
@@ -246,8 +316,10 @@ def _label_of(line: str) -> tuple[str, str, bool]:
     match = _AFTER_LABEL.search(line[:_MAX_LABEL])
     if match is None:
         return "", "", False
-    label = line[: match.start()].strip(_MARKS)
+    label = line[: match.start()].strip(_MARKS + "[")
     rest = line[match.end() :].strip()
+    if rest.count("]") > rest.count("["):
+        rest = rest.removesuffix("]").strip()
     if match[0] in "|｜":
         rest = rest.rstrip("|｜ \t")
     if rest.startswith("**"):
