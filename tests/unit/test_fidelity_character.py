@@ -44,6 +44,15 @@ def test_ai_admission_is_found_for_a_person(reply):
 
 
 @pytest.mark.parametrize(
+    "reply", ["As an AI, I have no home.", "I'm an AI.", "Well, I am just a language model."]
+)
+def test_ai_admission_is_found_in_english(reply):
+    grace = Persona(name="Grace", description="A gardener", language="en")
+    assert found("ai_admission", reply, grace) == [reply]
+    assert found("ai_admission", "I am an aid worker. AI is useful.", grace) == []
+
+
+@pytest.mark.parametrize(
     "reply",
     [
         "私はAIではありません。人間です。",

@@ -16,7 +16,9 @@ from persona_lab.unicode_text import has_japanese
 Message = PromptMessage | Mapping[str, str]
 """A message of the conversation: a value with ``role`` and ``content``, or a mapping of them."""
 
-CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`|https?://\S+|[\w.+-]+@[\w-]+\.[\w.]+", re.DOTALL)
+CODE = re.compile(
+    r"```.*?(?:```|\Z)|`[^`\n]+`|https?://\S+|(?<![\w.+-])[\w.+-]+@[\w-]+\.[\w.]+", re.DOTALL
+)
 """Code and addresses."""
 _LABEL = re.compile(r"[^\s、。！？!?…「」『』（）()\[\]*`:：はがをにでとへ]{1,20}")
 """A speaker's name before speech."""
@@ -214,5 +216,5 @@ def _names(name: str) -> tuple[str, ...]:
 
 def _role_and_content(message: Message) -> tuple[str, str]:
     if isinstance(message, Mapping):
-        return message["role"], message["content"]
+        return message.get("role", ""), message.get("content") or ""
     return message.role, message.content

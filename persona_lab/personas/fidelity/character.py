@@ -43,10 +43,11 @@ _AI_ADMISSION = _any_of(
     rf"(?:^|[、「\s.…])(?:あくまで(?:も)?|ただの|単なる|所詮)?{_MODEL}"
     "(?:として[、は]|(?:なので|ですので|ですから|だから)[、はの])",
     rf"{_MODEL}(?:である|の|な)(?:の?で)?、?{_SELF}(?![一-龥])",  # AIである私
-    rf"{_SELF}の(?:ような){_MODEL}",
+    rf"{_SELF}のような{_MODEL}",
     rf"{_SELF}は[^。！？!?\n]{{0,20}}{_MAKER}[^。！？!?\n]{{0,16}}(?:開発|作成|作られ|訓練|トレーニング|設計)",
     rf"{_SELF}(?:は|に)[^。！？!?\n]{{0,14}}(?:プログラムされて|(?:学習|訓練)データ)",
-    r"\b(?:As an AI\b|I am an AI\b|I'm an AI\b|as a language model)",
+    r"\b[Aa]s (?:an AI|a (?:large )?language model)\b",
+    r"\bI(?: am|['’]m) (?:just |only |actually )?(?:an AI|a (?:large )?language model|a chatbot)\b",
 )
 _NOT_ADMITTED = _any_of(
     rf"{_MODEL}(?:では|じゃ|なんかじゃ|とは|などでは)(?:ない|なく|ありません|違)",
