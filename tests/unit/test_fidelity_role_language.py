@@ -82,7 +82,17 @@ def test_role_language_finds_answers_without_it(persona):
     assert found("role_language", reply, persona) == ["今日はとても晴れている。"]
 
 
-def test_role_language_abstains_without_lines():
+def test_role_language_is_read_from_tones_when_lines_are_few():
+    polite = Persona(name="空", tones=("敬語",))
+    assert found("role_language", "拙者が参るでござる。", polite) == ["拙者が参るでござる。"]
+    assert found("role_language", "私もそう思うわ。", polite) == []
+    osaka = Persona(name="空", tones=("関西弁",))
+    reply = "今日はとても晴れている。本は二階の棚にある。それから一緒に行こう。"
+    assert found("role_language", reply, osaka) == ["今日はとても晴れている。"]
+    assert found("role_language", reply + "ほんまやで。", osaka) == []
+
+
+def test_role_language_abstains_without_lines_and_tones():
     unmeasured = assess("それはあかんで。", Persona(name="空")).unmeasured
     assert ("role_language", "too_few_examples") in [(u.rule, u.reason) for u in unmeasured]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
@@ -66,7 +67,9 @@ _STATED: dict[str, tuple[str, ...]] = {
         "仙人",
         "長老",
         "のじゃ",
-        "老",
+        "老婆",
+        "老爺",
+        "老師",
         "爺",
         "婆",
         "古語",
@@ -96,11 +99,14 @@ _STATED: dict[str, tuple[str, ...]] = {
         "オネエ",
         "お嬢様",
         "令嬢",
-        "母",
+        "お母さん",
+        "母親",
         "おばあ",
     ),
     "荒っぽい": (
-        "荒",
+        "荒っぽ",
+        "荒々",
+        "荒くれ",
         "乱暴",
         "粗野",
         "ぶっきらぼう",
@@ -123,6 +129,8 @@ _COUSINS = {
     "荒っぽい": ("関西", "老人語", "武士"),
 }
 """Varieties whose speakers use forms of the variety, too."""
+_COMMON = frozenset(["女性的", "荒っぽい"])
+"""Varieties that ordinary speakers use now and then."""
 _ROUGH_FIRST_PERSONS = ("僕", "ぼく", "ボク", "俺", "おれ", "オレ", "わし", "ワシ")
 """With these, ぞ and ぜ are no variety of their own."""
 MIN_OWN_SENTENCES = 3
@@ -143,15 +151,17 @@ def role_language(answer: Answer) -> Iterator[Fault]:
         strange = [
             name
             for name in used[part.start]
-            if name not in own.used and not own.used & set(_COUSINS.get(name, ()))
-            if not (name == "荒っぽい" and persona.first_person in _ROUGH_FIRST_PERSONS)
+            if name in own.judged
+            and name not in own.used
+            and not own.used & set(_COUSINS.get(name, ()))
+            and not (name == "荒っぽい" and persona.first_person in _ROUGH_FIRST_PERSONS)
         ]
         if strange:
-            yield Fault(*part.span, "examples", "・".join(sorted(own.main)))
+            yield Fault(*part.span, own.field, "・".join(sorted(own.main)))
     if own.main and len(sentences) >= MIN_SENTENCES:
         expected = own.main | {cousin for name in own.main for cousin in _COUSINS.get(name, ())}
         if not any(set(found) & expected for found in used.values()):
-            yield Fault(*sentences[0].span, "examples", "・".join(sorted(own.main)))
+            yield Fault(*sentences[0].span, own.field, "・".join(sorted(own.main)))
 
 
 def sentence_ending(answer: Answer) -> Iterator[Fault]:
@@ -216,45 +226,55 @@ def _ends_with(part: Part, endings: Sequence[str]) -> bool:
     return part.text.strip().rstrip("。！？!?…～〜ー♪」』）) ").endswith(tuple(endings))
 
 
+@dataclass(frozen=True, slots=True)
 class OwnVarieties:
-    """The varieties that a persona may use, and those that most of its lines have.
+    """The varieties that a persona may use, and those that it must.
 
     Attributes:
+        field: The field that tells it.
         used: The varieties of its lines and fields.
-        main: The varieties that at least half of its lines have.
+        main: The varieties that at least half of its lines have, or that its tones ask for.
+        judged: The varieties that are strange if it doesn't use them.
     """
 
-    def __init__(self, used: frozenset[str], main: frozenset[str]) -> None:
-        self.used = used
-        self.main = main
+    field: str
+    used: frozenset[str]
+    main: frozenset[str]
+    judged: frozenset[str]
 
 
 @lru_cache(maxsize=256)
 def own_varieties(persona: Persona) -> OwnVarieties:
-    """Return the varieties of a persona.
+    """Return the varieties of a persona, from its lines; from its tones if there are few lines.
 
     Raises:
-        CannotMeasure: It has too few lines to tell.
+        CannotMeasure: It has too few lines, and no tones.
     """
     own = [part for line in own_lines(persona) for part in line.speech if _is_sentence(part)]
-    if len(own) < MIN_OWN_SENTENCES:
-        raise CannotMeasure("examples", "too_few_examples")
     found = [varieties_of(part) for part in own]
     text = "\n".join([profile(persona), *persona.sentence_endings, *persona.catchphrases])
-    used = {name for names in found for name in names}
-    used |= {name for name, words in _STATED.items() if any(word in text for word in words)}
+    used = {name for names in found for name in names} | _stated(text)
     used |= {
         name
         for each in (*persona.sentence_endings, *persona.catchphrases)
         for name in _matches(each)
     }
+    clear = frozenset(VARIETIES) - _COMMON
+    if len(own) < MIN_OWN_SENTENCES:
+        if not persona.tones:
+            raise CannotMeasure("examples", "too_few_examples")
+        main = _stated("\n".join(persona.tones)) & clear
+        return OwnVarieties("tones", frozenset(used), frozenset(main), clear)
     main = {
         name
-        for name in VARIETIES
-        if name not in ("女性的", "荒っぽい")
-        and sum(name in names for names in found) >= MIN_OWN_SHARE * len(found)
+        for name in clear
+        if sum(name in names for names in found) >= MIN_OWN_SHARE * len(found)
     }
-    return OwnVarieties(frozenset(used), frozenset(main))
+    return OwnVarieties("examples", frozenset(used), frozenset(main), frozenset(VARIETIES))
+
+
+def _stated(text: str) -> set[str]:
+    return {name for name, words in _STATED.items() if any(word in text for word in words)}
 
 
 def varieties_of(part: Part) -> tuple[str, ...]:
