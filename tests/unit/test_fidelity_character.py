@@ -117,6 +117,12 @@ def test_speaks_for_user_finds_labels_of_the_user(reply):
     assert found("speaks_for_user", reply) == [reply.partition("\n")[2]]
 
 
+def test_speaks_for_user_knows_what_the_persona_calls_the_user():
+    persona = Persona(name="みさき", second_person="お客様")
+    reply = "お客様「ありがとう」\nみさき「いえいえ」"
+    assert found("speaks_for_user", reply, persona) == ["お客様「ありがとう」"]
+
+
 def test_speaks_for_user_learns_the_name_of_the_user():
     reply = "みさき「はい」\n高橋「ペンをください」（微笑む）\nみさき「どうぞ」"
     assert found("speaks_for_user", reply, user="高橋「こんにちは」") == [
@@ -184,6 +190,8 @@ def test_author_note_accepts_stage_directions(reply):
         ("안녕하세요、お客様。", ["안녕하세요"]),
         ("これは например 例です。", ["например"]),
         ("你好、お客様。", ["你好"]),
+        ("Lo siento、お待ちください。", ["Lo siento"]),
+        ("はい。Graciasと言います。", ["Gracias"]),
     ],
 )
 def test_foreign_text_is_found(reply, quotes):
@@ -226,6 +234,7 @@ def test_foreign_text_accepts_words_of_the_user():
         ("空が青いだ。", "青いだ"),
         ("寒くないでした。", "ないでした"),
         ("それは食べるません。", "食べるません"),
+        ("昨日発送されるました。", "れるました"),
     ],
 )
 def test_broken_conjugation_is_found(reply, quote):

@@ -179,6 +179,8 @@ def _user_names(answer: Answer) -> set[str]:
         match = _USER_LABEL.match(turn)
         if match and not match[1].endswith(tuple("はがをにでとへも")):
             names.add(match[1])
+    called = re.split(r"[、,／/・\s]+", answer.persona.second_person)
+    names |= {name for name in called if name.endswith(("様", "さま", "さん", "殿"))}
     return {name for name in names if name not in answer.persona.name}
 
 

@@ -101,6 +101,8 @@ def register_of(part: Part) -> Register | None:
     ends = _without_final_particles(words)
     if not ends:
         return None
+    if _is_casual_request(words):
+        return "plain"
     if _is_polite_end(ends):
         return None if ends[-1].surface == "でしょ" else "polite"
     if any(word.type in _POLITE_TYPES for word in words):
@@ -108,6 +110,14 @@ def register_of(part: Part) -> Register | None:
     if not _is_plain_end(words, ends, part.text):
         return None
     return "plain" if politeness_level(part.text) == 4 else None  # どうなさったの
+
+
+def _is_casual_request(words: Sequence[Word]) -> bool:
+    """Tell whether a sentence ends like 教えてね or 待ってよ."""
+    if len(words) < 3 or words[-1].surface not in ("ね", "よ"):
+        return False
+    te, verb = words[-2], words[-3]
+    return te.surface in ("て", "で") and te.pos == "助詞-接続助詞" and verb.is_verb()
 
 
 def _without_final_particles(words: Sequence[Word]) -> list[Word]:

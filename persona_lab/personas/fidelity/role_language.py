@@ -121,6 +121,14 @@ _STATED: dict[str, tuple[str, ...]] = {
     "猫": ("猫", "ネコ", "ねこ", "にゃ"),
 }
 """Words in a persona's fields that ask for a variety."""
+_TONES = {
+    "関西": ("関西弁", "大阪弁", "京都弁"),
+    "老人語": ("老人",),
+    "武士": ("武士", "侍", "サムライ"),
+    "お嬢様": ("お嬢様",),
+    "猫": ("猫語", "ネコ語", "ねこ語"),
+}
+"""Words in a persona's tones with which it must speak a variety."""
 _COUSINS = {
     "老人語": ("武士", "関西"),
     "武士": ("老人語",),
@@ -263,7 +271,8 @@ def own_varieties(persona: Persona) -> OwnVarieties:
     if len(own) < MIN_OWN_SENTENCES:
         if not persona.tones:
             raise CannotMeasure("examples", "too_few_examples")
-        main = _stated("\n".join(persona.tones)) & clear
+        tones = "\n".join(persona.tones)
+        main = {name for name, words in _TONES.items() if any(word in tones for word in words)}
         return OwnVarieties("tones", frozenset(used), frozenset(main), clear)
     main = {
         name

@@ -40,6 +40,13 @@ _FOREIGN = re.compile(
 _LATIN = re.compile("[A-Za-z\u00c0-\u024f][A-Za-z\u00c0-\u024f'’-]*(?: [A-Za-z\u00c0-\u024f'’-]+)*")
 _ACCENTED = re.compile("[\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f]")
 _JAPANESE = re.compile("[\u3041-\u30ff\u3400-\u9fff]")
+_FOREIGN_PHRASES = re.compile(
+    "hola|(?:muchas )?gracias|lo siento|por favor|adi[oó]s|amig[oa]s?|se[nñ]or(?:a|ita)?"
+    "|buen[oa]s? \\w+|bonjour|merci|pardon|mon ami|danke|bitte|guten \\w+"
+    "|xie ?xie|ni ?hao|gomawo|annyeong\\w*",
+    re.IGNORECASE,
+)
+"""Everyday words of other languages, also at the beginning of a sentence."""
 _MIN_WORD = 4
 """Letters of the shortest Latin word that is marked: km, ms and vs are used in Japanese."""
 _USED_IN_JAPANESE = frozenset(
@@ -152,6 +159,8 @@ def _in_face(text: str, start: int, end: int) -> bool:
 
 
 def _is_foreign_word(text: str, known: str) -> bool:
+    if _FOREIGN_PHRASES.fullmatch(text) and text.lower() not in known:
+        return True
     letters = sum(map(str.isalpha, text))
     if letters < _MIN_WORD or text.lower() in known:
         return False
@@ -173,9 +182,9 @@ def _in_japanese(text: str, start: int, end: int) -> bool:
         "_-/.=<>{}[]@(\\\"'0123456789"
     ):
         return False
-    return bool(_JAPANESE.match(before[-1:] or " ") or before[-1:] in tuple("、。「（")) and bool(
-        _JAPANESE.match(after[:1] or " ")
-    )
+    follows = _JAPANESE.match(before[-1:]) or before[-1:] in ("", *"\n、。！？「（")
+    precedes = _JAPANESE.match(after[:1]) or after[:1] in tuple("、。！？」）")
+    return bool(follows and precedes)
 
 
 # ── conjugation ──
@@ -203,7 +212,7 @@ def _broken_in(part: Part) -> Iterator[Fault]:
 def _broken_length(before: Word, word: Word, after: Word) -> int:
     """Return how many words after ``before`` make a broken form; 0 for a sound one."""
     ends = before.form.startswith(("終止形", "連体形"))
-    is_verb = before.is_verb() and not before.type.startswith("助動詞")
+    is_verb = before.is_verb()
     is_past_polite = (word.type, word.surface, after.surface) == ("助動詞-デス", "でし", "た")
     match word.type:
         case "助動詞-マス" if before.surface + word.surface != "ますます":
