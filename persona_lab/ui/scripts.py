@@ -27,6 +27,7 @@ MODULES = (
     "form_lock",
     "message_boxes",
     "suggestions",
+    "field_notes",
     "tabs",
     "answers",
     "dialogs",

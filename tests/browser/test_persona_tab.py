@@ -369,3 +369,15 @@ def test_own_test_line_stays_when_another_persona_is_opened(user: BrowserUser) -
     expect(user.locator("#persona-head .label")).to_be_visible()
     user.wait_until_ready()
     expect(user.text_box("try-message")).to_have_value("自分の文です。")
+
+
+def test_text_over_its_limit_is_said_at_the_field_and_in_sight(user: BrowserUser) -> None:
+    user.open_persona(user.create_persona("長い"))
+    user.text_box("field-background").fill("あ" * 12_000)
+    note = user.locator("#field-background .field-note.over")
+    expect(note).to_contain_text("12,000 / 10,000")
+    expect(user.locator("#saved .warning")).to_be_in_viewport()
+    user.text_box("field-background").fill("あ" * 9_000)
+    expect(user.locator("#field-background .field-note")).to_have_text("9,000 / 10,000")
+    user.text_box("field-background").fill("あ")
+    expect(user.locator("#field-background .field-note")).to_have_text("")

@@ -35,6 +35,7 @@ from persona_lab.ui.render.persona import head_html, hints_html
 from persona_lab.ui.render.text import (
     answer_figures_html,
     format_cost,
+    meter_html,
     price_with_date,
     prompt_html,
 )
@@ -319,6 +320,23 @@ async def test_try_message_shows_fallback_when_model_fails(
     shown = [step async for step in steps][-1]
     assert 'class="answer failed"' in shown
     assert FALLBACKS("rate_limit", "en") in unescape(shown)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "state"),
+    [(100, "calm"), (3071, "calm"), (3072, "near"), (4096, "near"), (4097, "over")],
+    [(100, "calm"), (3071, "calm"), (3072, "near"), (4096, "near"), (4097, "over")],
+)
+def test_meter_turns_amber_and_red_at_the_limits(tokens: int, state: str) -> None:
+    assert f'class="meter {state}"' in meter_html(tokens, 4096, "x")
+
+
+async def test_prompt_panel_counts_against_the_context(
+    lab: Lab, actions: EditorActions, visitor: Visitor
+) -> None:
+    agent = Agent(**{**EMPTY, "personalities": [], "roles": [], "tones": []})
+    context = lab.clients.info("mock:echo").context
+    assert f" / {context:,}" in await actions.prompt_panel(agent, "mock:echo", "", visitor)
 
 
 # ── text for the page ─────────────────────────────────────────────────────────────────────

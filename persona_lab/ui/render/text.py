@@ -26,18 +26,42 @@ def _traced_html(prompt: Prompt) -> Iterator[str]:
     yield escape(prompt.system[position:])
 
 
-def prompt_html(prompt: Prompt, visitor: Visitor, *, tokens: int, about: bool, price: str) -> str:
+AMBER_SHARE = 0.75
+"""The share of a model's context from which the meter warns."""
+
+
+def meter_html(tokens: int, context: int, text: str) -> str:
+    """Return ``text`` with a bar as HTML: how much of the model's context the prompt takes.
+
+    Args:
+        tokens: The number of tokens of the prompt.
+        context: The length of the model's context window, in tokens.
+        text: The text beside the bar.
+    """
+    state = "over" if tokens > context else "near" if tokens >= AMBER_SHARE * context else "calm"
+    return (
+        f'<span class="meter {state}"><meter min="0" max="{context}" value="{tokens}"'
+        f' aria-hidden="true"></meter>{escape(text)}</span>'
+    )
+
+
+def prompt_html(
+    prompt: Prompt, visitor: Visitor, *, tokens: int, context: int = 0, about: bool, price: str
+) -> str:
     """Return the prompt panel as HTML: size, price, the rule of the template, and the text.
 
     Args:
         prompt: The prompt with its trace.
         visitor: The visitor, whose language is used.
         tokens: The number of tokens.
+        context: The length of the model's context window, in tokens; 0 if it isn't known.
         about: Whether ``tokens`` is an estimate.
         price: The price as text.
     """
     translate = visitor.translate
-    count = translate("preview.tokens_about" if about else "preview.tokens", count=f"{tokens:,}")
+    number = f"{tokens:,} / {context:,}" if context else f"{tokens:,}"
+    count = translate("preview.tokens_about" if about else "preview.tokens", count=number)
+    size = meter_html(tokens, context, count) if context else f"<span>{escape(count)}</span>"
     reason = prompt.trace.reasons.get(visitor.language, prompt.trace.reason)
     if prompt.trace.rule:
         rule = translate("preview.rule", number=prompt.trace.rule, reason=reason)
@@ -51,7 +75,7 @@ def prompt_html(prompt: Prompt, visitor: Visitor, *, tokens: int, about: bool, p
         else ""
     )
     return (
-        f'<div class="figures"><span>{escape(count)}</span><span>{escape(price)}</span>'
+        f'<div class="figures">{size}<span>{escape(price)}</span>'
         f"<span>{escape(kind)}</span></div>"
         f'<p class="rule"><code>{escape(prompt.trace.template)}</code> ← {escape(rule)}</p>{note}'
         f'<div class="paper" tabindex="0"><pre class="prompt">{"".join(_traced_html(prompt))}</pre>'

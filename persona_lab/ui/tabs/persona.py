@@ -7,6 +7,7 @@ copy; the demo itself doesn't change.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from html import escape
@@ -22,7 +23,7 @@ from persona_lab.db.persona_rows import unsaved_agent
 from persona_lab.db.tables import Agent
 from persona_lab.errors import PersonaLabError
 from persona_lab.lab import Lab
-from persona_lab.personas.persona import clean_persona, persona_of
+from persona_lab.personas.persona import PERSONA_FIELDS, clean_persona, persona_of
 from persona_lab.responses.changes import restore
 from persona_lab.types import Usage
 from persona_lab.ui.events import PRIVATE_EVENT, Update
@@ -69,6 +70,7 @@ class EditorActions:
             prompt,
             visitor,
             tokens=tokens,
+            context=0 if info.is_context_assumed else info.context,
             about=not info.is_local or not client or not client.is_loaded,
             price=price_with_date(cost, price_date(info), visitor),
         )
@@ -251,6 +253,10 @@ class PersonaTab:
         with gr.Accordion(i18n("editor.examples"), open=False, elem_id="fold-examples"):
             build_section("examples", fields, i18n)
         self.form = Form(fields)
+        limits = {
+            field.name: 0 if field.is_list else field.limit for field in PERSONA_FIELDS.values()
+        }
+        gr.HTML(f'<i hidden data-limits="{escape(json.dumps(limits))}"></i>', elem_id="limits")
 
     def _build_try_box(self) -> None:
         i18n = self._page.i18n
