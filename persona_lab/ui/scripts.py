@@ -28,6 +28,7 @@ MODULES = (
     "message_boxes",
     "suggestions",
     "field_notes",
+    "boxes",
     "tabs",
     "answers",
     "dialogs",

@@ -239,3 +239,29 @@ def test_visitors_do_not_see_each_others_personas(open_page: PageOpener) -> None
     one.reload()
     one.locator("#who input").click()
     expect(one.page.get_by_role("option", name="わたしだけの人", exact=True)).to_be_visible()
+
+
+@pytest.mark.parametrize("width", [820, 1024])
+def test_header_is_one_row_between_phone_and_desktop(user: BrowserUser, width: int) -> None:
+    user.page.set_viewport_size({"width": width, "height": 800})
+    box = user.locator("#topbar").bounding_box()
+    assert box is not None
+    assert box["height"] <= 80
+    assert user.page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_name_and_state_are_apart_on_a_very_narrow_screen(user: BrowserUser) -> None:
+    user.page.set_viewport_size({"width": 320, "height": 700})
+    name = user.locator("#brand h1").bounding_box()
+    state = user.locator("#ready p").bounding_box()
+    assert name is not None
+    assert state is not None
+    assert state["y"] >= name["y"] + name["height"] or state["x"] >= name["x"] + name["width"]
+
+
+def test_text_boxes_fit_their_text_after_a_resize(user: BrowserUser) -> None:
+    user.text_box("field-background").fill("長い文です。" * 40)
+    user.text_box("field-name").focus()
+    user.page.set_viewport_size({"width": 500, "height": 800})
+    hidden = "box => box.scrollHeight - box.clientHeight"
+    wait_until(lambda: user.text_box("field-background").evaluate(hidden) <= 4)

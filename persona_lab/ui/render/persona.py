@@ -66,7 +66,7 @@ def hints_html(persona: Mapping[str, Any], visitor: Visitor) -> str:
     incomplete = (e["user"] or e["ai"] for e in persona["examples"] if not (e["user"] and e["ai"]))
     if (half := next(incomplete, "")) != "":
         hints.append(visitor.translate("hint.half_example", text=half[:20]))
-    return "".join(f'<p class="warning">{escape(h)}</p>' for h in hints)
+    return "".join(f'<p class="hint">{escape(h)}</p>' for h in hints)
 
 
 def stopped_html(shown: str, visitor: Visitor) -> Any:
