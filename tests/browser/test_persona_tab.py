@@ -10,7 +10,7 @@ import pytest
 import yaml
 from playwright.sync_api import TimeoutError, expect  # noqa: A004
 from support.app_process import make_data_folder, run_app, wait_until
-from support.browser import BrowserUser, Ime, PageOpener
+from support.browser import ECHO, BrowserUser, Ime, PageOpener
 
 from persona_lab.personas.persona import persona_of
 
@@ -381,3 +381,16 @@ def test_text_over_its_limit_is_said_at_the_field_and_in_sight(user: BrowserUser
     expect(user.locator("#field-background .field-note")).to_have_text("9,000 / 10,000")
     user.text_box("field-background").fill("あ")
     expect(user.locator("#field-background .field-note")).to_have_text("")
+
+
+def test_trial_is_marked_when_the_persona_changed_after_it(user: BrowserUser) -> None:
+    user.open_persona(user.create_persona("まえ"))
+    user.enter("#model", ECHO)
+    mark = user.locator("#tried-older")
+    user.locator("#try-run").click()
+    expect(user.locator("#tried .figures")).to_be_visible()
+    expect(mark).to_be_hidden()
+    user.text_box("field-name").fill("あと")
+    expect(mark).to_be_visible()
+    user.locator("#try-run").click()
+    expect(mark).to_be_hidden()

@@ -198,7 +198,10 @@ def test_board_shows_four_numbers(visitor: Visitor) -> None:
     assert shown == {
         "number-answers": [
             "4",
-            say("insights.kinds", chat="2", compare="1", api="0", **{"try": "1"}),
+            " · ".join(
+                say(f"insights.kind.{kind}", count=count)
+                for kind, count in (("chat", "2"), ("compare", "1"), ("try", "1"))
+            ),
         ],
         "number-wait": [
             say("insights.wait_figure", p50="1.40", p95="2.30"),

@@ -137,8 +137,8 @@ def without_old_footers(thread: Thread) -> Thread:
 
 
 def chat_title(chat: Chat, visitor: Visitor) -> str:
-    """Return the title of a chat in the list: its age, and its first words."""
-    return f"{_age(chat.updated_at, visitor)} · {chat.title or visitor.translate('chat.untitled')}"
+    """Return the title of a chat in the list: its first words, and its age."""
+    return f"{chat.title or visitor.translate('chat.untitled')} · {_age(chat.updated_at, visitor)}"
 
 
 def _age(time: datetime, visitor: Visitor) -> str:

@@ -64,7 +64,11 @@ def board_html(summary: Summary, visitor: Visitor) -> str:
 
 def _headline_numbers(summary: Summary, visitor: Visitor) -> str:
     translate, total = visitor.translate, summary.total
-    kinds = {kind: f"{summary.kinds.get(kind, 0):,}" for kind in ANSWER_KINDS}
+    kinds = [
+        translate(f"insights.kind.{kind}", count=f"{summary.kinds[kind]:,}")
+        for kind in ANSWER_KINDS
+        if summary.kinds.get(kind)
+    ]
     first = total.first
     p50, p95 = format_seconds(first.p50), format_seconds(first.p95)
     wait = translate("insights.wait_figure", p50=p50, p95=p95)
@@ -72,7 +76,7 @@ def _headline_numbers(summary: Summary, visitor: Visitor) -> str:
     if first.p50 is None:
         wait, wait_text = "–", translate("insights.wait_none")
     stats = (
-        ("answers", f"{total.answers:,}", translate("insights.kinds", **kinds)),
+        ("answers", f"{total.answers:,}", " · ".join(kinds)),
         ("wait", wait, wait_text),
         ("cost", _format_price(total, visitor, short=True), _cost_text(summary, visitor)),
         ("errors", _format_percent(total.error_rate), _errors_text(summary, visitor)),

@@ -1,4 +1,7 @@
-// What Gradio leaves out of its boxes: their height after a resize, and the names of chips' buttons.
+// What Gradio leaves out of its boxes: their height after a resize, and the names of chips' buttons,
+// and the mark of an answer that is older than the form.
+import { page } from "./connection.js";
+import { watch } from "./dom.js";
 
 // Gradio fits a text box to its text at an input only.
 let resized;
@@ -12,6 +15,19 @@ addEventListener("resize", () => {
       if (box !== document.activeElement) box.dispatchEvent(new Event("input", { bubbles: true }));
   }, 200);
 });
+
+// The trial's answer is marked once the persona that gave it has changed.
+for (const kind of ["input", "click"])
+  document.addEventListener(kind, (event) => {
+    const changes = kind === "input" || event.target.closest?.(".token, #persona-revert, #persona-redo");
+    if (!event.isTrusted || !changes || !event.target.closest?.("#editor-form")) return;
+    if (document.querySelector("#tried .answer")) page.tried = "older";
+  }, true);
+setInterval(() => {
+  watch("tried", () => {
+    if (!document.querySelector("#tried .answer") || document.querySelector("#tried .waiting")) delete page.tried;
+  });
+}, 250);
 
 // Gradio names these buttons by number ("Remove 15") and not by their word.
 setInterval(() => {

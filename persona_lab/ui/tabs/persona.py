@@ -276,6 +276,8 @@ class PersonaTab:
                 i18n("chat.stop"), elem_id="try-stop", scale=0, min_width=90, visible=False
             )
         self.suggestions = gr.HTML(elem_id="try-suggestions")
+        older = self._page.bilingual("try.older")
+        gr.HTML(f'<p class="hint" role="status">{older}</p>', elem_id="tried-older")
         self.tried = gr.HTML(elem_id="tried")
 
     # ── groups of components ──────────────────────────────────────────────────────────────
