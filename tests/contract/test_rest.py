@@ -254,7 +254,7 @@ async def test_every_operation_checks_the_caller_first(api: ApiServer) -> None:
 def test_routes_are_exactly_the_known_ones(lab: Lab) -> None:
     """A new one needs its place in the tests of whom it lets in."""
     assert [getattr(route, "path", "") for route in routes(lab)] == [
-        "/healthz", "/readyz", "/metrics", "/ws/{chat_id}", "/api/v1", "/v1",
+        "/healthz", "/readyz", "/metrics", "/ws/{chat_id}", "/api/v1/cards", "/api/v1", "/v1",
     ]  # fmt: skip
 
 
