@@ -719,7 +719,7 @@ async def test_compare_and_try_use_no_fallback(make_lab: MakeLab) -> None:
         ({"llm_fallback": "mock:echo,nobody"}, "nobody is no model that is known"),
         ({"llm_fallback": "mock:parrot"}, "mock:parrot is no model that is known"),
         ({"llm_fallback": "anthropic:claude-haiku-4-5"}, "needs ANTHROPIC_API_KEY"),
-        ({"llm_fallback": "local:/nowhere/none.gguf"}, "file not found"),
+        ({"llm_fallback": "local:/nowhere/none.gguf"}, "there is no such file"),
     ],
 )
 def test_a_wrong_chain_stops_the_start_with_one_line(
