@@ -13,6 +13,8 @@ from support.app_process import run_app
 from support.browser import BrowserUser, PageOpener
 from werkzeug import Request, Response
 
+from persona_lab.ui.tabs.connect import MIN_KEY_LENGTH
+
 
 @pytest.mark.core
 def test_user_key_is_used_on_its_page_only_until_reload(
@@ -52,10 +54,13 @@ def test_user_key_is_used_on_its_page_only_until_reload(
         user.open_tab("connect")
         expect(state).to_contain_text(user.text("connect.key_state.none"))
         wrong = state.locator("[role=alert]")
-        for written, words in (("これは鍵ではない", "no_key"), ("", "empty_key")):
+        for written, reason in (
+            ("sk-short", user.text("connect.no_key", limit=MIN_KEY_LENGTH)),
+            ("", user.text("connect.empty_key")),
+        ):
             user.text_box("key-openai").fill(written)
             user.locator("#key-openai-use").click()
-            expect(wrong).to_have_text(user.text(f"connect.{words}"))
+            expect(wrong).to_have_text(reason)
         user.text_box("key-openai").fill(key)
         user.locator("#key-openai-use").click()
         expect(state).to_contain_text(user.text("connect.key_state.own", end=key[-4:]))

@@ -512,7 +512,7 @@ def test_save_persona_names_the_field_when_it_is_invalid(
 ) -> None:
     before = client.predict(api_name="/list_personas")
     label = PAGE(f"field.{field}", "ja") if f"field.{field}" in PAGE else field
-    assert f"「{label}」" in refusal(client, persona, api_name="/save_persona")
+    assert f"{label}：" in refusal(client, persona, api_name="/save_persona")
     assert client.predict(api_name="/list_personas") == before
 
 

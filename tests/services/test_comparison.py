@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, Callable
 
 import pytest
 from support.fakes import ChatUser, reply_with
+from support.texts import FALLBACKS
 
 from persona_lab.comparison.runner import MAX_COLUMNS, Cell, Comparison, Contestant
 from persona_lab.db.tables import Agent
@@ -124,7 +125,7 @@ async def test_column_failure_does_not_affect_others(
         "半分",
         "offline",
     )
-    assert "つながりませんでした" in failed.error
+    assert failed.error == FALLBACKS("offline", "ja")
     assert (done.state, done.text) == ("done", "はい")
 
 

@@ -325,7 +325,6 @@ async def test_try_message_shows_fallback_when_model_fails(
 @pytest.mark.parametrize(
     ("tokens", "state"),
     [(100, "calm"), (3071, "calm"), (3072, "near"), (4096, "near"), (4097, "over")],
-    [(100, "calm"), (3071, "calm"), (3072, "near"), (4096, "near"), (4097, "over")],
 )
 def test_meter_turns_amber_and_red_at_the_limits(tokens: int, state: str) -> None:
     assert f'class="meter {state}"' in meter_html(tokens, 4096, "x")

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, replace
+from html import unescape
 from types import SimpleNamespace
 from typing import Any
 
@@ -895,6 +896,6 @@ async def test_page_names_the_fallback_and_the_failed_model(
     lab = make_lab(llm_retries=0, llm_fallback="mock:echo")
     stood_in, own = await reply_of(lab, model="mock:echo?fail=offline"), await reply_of(lab)
     shown = answer_figures_html(stood_in.metadata, visitor)
-    assert "mock:echo?fail=offline" in shown
-    assert {"ja": "の代わりに", "en": "in place of"}[language] in shown
+    models = {"absent": "mock:echo?fail=offline", "model": "mock:echo"}
+    assert words("figures.stands_in", language, **models) in unescape(shown)
     assert "mock" not in answer_figures_html(own.metadata, visitor)

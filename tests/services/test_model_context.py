@@ -149,6 +149,7 @@ async def ask(lab: Lab, background: str, history: int) -> dict[str, Any]:
     user_id = ChatUser(lab).user_id
     events = lab.service.answer(agent, "元気？", user_id=user_id, context=context, model="openai:m")
     done = [event async for event in events][-1]
+    await lab.clients.aclose()
     assert done.content == FakeOpenAI().text
     return dict(done.metadata)
 
