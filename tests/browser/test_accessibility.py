@@ -61,6 +61,7 @@ def test_focus_moves_on_when_the_used_button_disappears(user: BrowserUser) -> No
         expect(there).to_be_focused()
 
     user.use_model(SLOW)
+    user.text_box("try-message").fill("長い話をして")
     press("try-run", "try-message")
     press("try-stop", "try-message")
     user.open_tab("chat")
@@ -75,6 +76,7 @@ def test_focus_moves_on_when_the_used_button_disappears(user: BrowserUser) -> No
     press("chat-undo", "chat-message")
     user.open_tab("compare")
     user.enter("#column-0", SLOW)
+    user.text_box("compare-message").fill("長い話をして")
     press("compare-run", "compare-message")
     press("compare-stop", "compare-message")
     expect(user.locator("#column-1-remove")).to_be_visible()
