@@ -23,13 +23,14 @@ from persona_lab.db.persona_rows import unsaved_agent
 from persona_lab.db.tables import Agent
 from persona_lab.errors import PersonaLabError
 from persona_lab.lab import Lab
-from persona_lab.personas.persona import PERSONA_FIELDS, clean_persona, persona_of
+from persona_lab.personas.persona import PERSONA_FIELDS, Persona, clean_persona, persona_of
 from persona_lab.responses.changes import restore
 from persona_lab.types import Usage
 from persona_lab.ui.events import PRIVATE_EVENT, Update
 from persona_lab.ui.page_context import PageContext
 from persona_lab.ui.persona_form import Form, build_section
 from persona_lab.ui.render.answer import example_button_html, raw_answer_html
+from persona_lab.ui.render.marks import marks_html, marks_of
 from persona_lab.ui.render.persona import stopped_html
 from persona_lab.ui.render.text import (
     answer_figures_html,
@@ -182,13 +183,15 @@ async def try_message(
                 continue
             metadata = batch[-1].metadata if batch else {}
             failed = " failed" if metadata.get("fallback") else ""
-            button = ""
+            under = ""
             if metadata and not failed:
-                button = f'<div class="under">{example_button_html(message, text, visitor)}</div>'
+                found = await marks_of(raw or text, Persona.from_agent(agent))
+                button = example_button_html(message, text, visitor)
+                under = f'{marks_html(found, visitor)}<div class="under">{button}</div>'
             yield (
                 f'<div class="answer{failed}" aria-live="polite"><b>{name}</b>'
                 f"{raw_answer_html(text, raw, metadata, visitor)}"
-                f"{answer_figures_html(metadata, visitor)}{button}</div>"
+                f"{answer_figures_html(metadata, visitor)}{under}</div>"
             )
 
 
