@@ -93,9 +93,14 @@ async def test_server_says_the_context(
 
 
 async def test_server_that_hangs_is_asked_for_three_seconds() -> None:
+    closed = asyncio.Event()
+
     async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read()
+        while await reader.read(65536):
+            pass
         writer.close()
+        await writer.wait_closed()
+        closed.set()
 
     server = await asyncio.start_server(hang, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
@@ -103,6 +108,8 @@ async def test_server_that_hangs_is_asked_for_three_seconds() -> None:
         began = asyncio.get_running_loop().time()
         assert await client.fetch_context() is None
         assert asyncio.get_running_loop().time() - began < 6
+    async with asyncio.timeout(5):
+        await closed.wait()
     server.close()
 
 
